@@ -1,1 +1,2 @@
-export {};
+export { type RunningPostgres, type StartOptions, startPostgres } from './start-postgres.ts';
+export { createTestDatabase, type TemplateRecipe, type TestDatabase } from './test-database.ts';

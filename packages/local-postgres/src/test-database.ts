@@ -1,0 +1,120 @@
+import { randomBytes } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+import pg from 'pg';
+
+const GONE_WITHIN_MS = 3_000;
+const POLL_MS = 20;
+
+export interface TemplateRecipe {
+  /** Databases of the same name are clones of one template, prepared once per mocha process. */
+  name: string;
+  migrate(url: string): Promise<void>;
+}
+
+export interface TestDatabase {
+  /** As the superuser. */
+  url: string;
+  /** Rejects when connections were left open; the database is dropped all the same. */
+  drop(): Promise<void>;
+}
+
+const templates = new Map<string, Promise<string>>();
+
+/** A fresh database on the server that the mocha fixture started: empty, or a clone of a migrated template. */
+export async function createTestDatabase(recipe?: TemplateRecipe): Promise<TestDatabase> {
+  const template = recipe === undefined ? 'template1' : await templateFor(recipe);
+  const name = uniqueName('test');
+  await asSuperuser((client) => client.query(`CREATE DATABASE ${name} TEMPLATE ${template}`));
+  return { url: urlOf(name), drop: () => dropDatabase(name) };
+}
+
+export async function dropTemplates(): Promise<void> {
+  for (const template of templates.values()) await dropDatabase(await template);
+  templates.clear();
+}
+
+function templateFor(recipe: TemplateRecipe): Promise<string> {
+  const known = templates.get(recipe.name);
+  if (known !== undefined) return known;
+  const made = makeTemplate(recipe);
+  templates.set(recipe.name, made);
+  return made;
+}
+
+async function makeTemplate(recipe: TemplateRecipe): Promise<string> {
+  // Unique, so that two mocha processes on one server do not meet.
+  const name = uniqueName('template');
+  await asSuperuser((client) => client.query(`CREATE DATABASE ${name}`));
+  await recipe.migrate(urlOf(name));
+  // A database with a connection cannot be cloned.
+  const left = await asSuperuser((client) => connectionsLeft(client, name));
+  if (left.length > 0) throw leaked(`Preparing the template "${recipe.name}"`, left);
+  return name;
+}
+
+async function dropDatabase(name: string): Promise<void> {
+  const left = await asSuperuser(async (client) => {
+    const open = await connectionsLeft(client, name);
+    await client.query(`DROP DATABASE ${name} WITH (FORCE)`);
+    return open;
+  });
+  if (left.length > 0) throw leaked(`The test that used database ${name}`, left);
+}
+
+interface Connection {
+  pid: number;
+  application_name: string;
+  query: string;
+}
+
+/** Who is still connected. A client that has just hung up gets a moment: its backend ends a little later. */
+async function connectionsLeft(client: pg.Client, database: string): Promise<Connection[]> {
+  const deadlineMs = Date.now() + GONE_WITHIN_MS;
+  for (;;) {
+    const { rows } = await client.query<Connection>(
+      `SELECT pid, application_name, query FROM pg_stat_activity
+       WHERE datname = $1 AND backend_type = 'client backend'`,
+      [database],
+    );
+    if (rows.length === 0 || Date.now() > deadlineMs) return rows;
+    await delay(POLL_MS);
+  }
+}
+
+function leaked(who: string, left: Connection[]): Error {
+  const list = left.map((c) => `  pid ${c.pid}, application "${c.application_name}", last query: ${c.query}`);
+  return new Error(
+    `${who} left ${left.length} connection(s) open; end every pool and client first:\n${list.join('\n')}`,
+  );
+}
+
+async function asSuperuser<T>(work: (client: pg.Client) => Promise<T>): Promise<T> {
+  const client = new pg.Client({ connectionString: superuserUrl(), application_name: 'test-database' });
+  await client.connect();
+  try {
+    return await work(client);
+  } finally {
+    await client.end();
+  }
+}
+
+function superuserUrl(): string {
+  const url = process.env.TEST_DATABASE_URL;
+  if (!url) {
+    throw new Error(
+      'TEST_DATABASE_URL is not set. Run mocha from the root of the checkout, whose .mocharc.json ' +
+        'requires local-postgres/mocha-fixture, or set it to the address of a superuser.',
+    );
+  }
+  return url;
+}
+
+function urlOf(database: string): string {
+  const url = new URL(superuserUrl());
+  url.pathname = `/${database}`;
+  return url.href;
+}
+
+function uniqueName(kind: string): string {
+  return `${kind}_${process.pid}_${randomBytes(5).toString('hex')}`;
+}
