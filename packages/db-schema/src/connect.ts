@@ -1,0 +1,46 @@
+import { Kysely, PostgresDialect } from 'kysely';
+import pg from 'pg';
+import type { Database } from './tables.ts';
+
+/** The group role whose rights a process works with, whatever login it came in by. */
+export type ServiceRole = 'ingest_api' | 'ingest_loader';
+
+export interface ConnectOptions {
+  readonly databaseUrl: string;
+  readonly role: ServiceRole;
+  /** Shown in `pg_stat_activity`. */
+  readonly applicationName: string;
+}
+
+/** bigint counts bytes, lines and rows here, all far below 2^53: they are numbers in this program. */
+const types: pg.CustomTypesConfig = {
+  getTypeParser: ((oid: number, format?: 'text' | 'binary') =>
+    oid === pg.types.builtins.INT8 && format !== 'binary'
+      ? Number
+      : pg.types.getTypeParser(oid, format)) as pg.CustomTypesConfig['getTypeParser'],
+};
+
+/**
+ * How every connection of this product is made: a fixed role and search_path (each name in our SQL says its
+ * schema), UTC, TCP keepalives (pg leaves them off; a dead host would hold its rows for two hours).
+ */
+export function clientConfig({ databaseUrl, role, applicationName }: ConnectOptions): pg.ClientConfig {
+  return {
+    connectionString: databaseUrl,
+    application_name: applicationName,
+    options: `-c role=${role} -c search_path=pg_catalog -c timezone=UTC`,
+    connectionTimeoutMillis: 10_000,
+    keepAlive: true,
+    keepAliveInitialDelayMillis: 15_000,
+    types,
+  };
+}
+
+/** A pool behind Kysely. `onIdleError` hears of idle connections that broke; the pool replaces them by itself. */
+export function openDatabase(
+  options: ConnectOptions & { readonly maxConnections: number; onIdleError(error: Error): void },
+): { db: Kysely<Database>; pool: pg.Pool } {
+  const pool = new pg.Pool({ ...clientConfig(options), max: options.maxConnections });
+  pool.on('error', options.onIdleError);
+  return { db: new Kysely<Database>({ dialect: new PostgresDialect({ pool }) }), pool };
+}

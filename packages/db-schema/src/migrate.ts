@@ -1,0 +1,47 @@
+import { Kysely, PostgresDialect } from 'kysely';
+import { type Migration, Migrator } from 'kysely/migration';
+import pg from 'pg';
+import * as ingest from './migrations/0001-ingest.ts';
+
+/** Forward-only, in this order. A migration that has been released is never changed: write the next one. */
+const MIGRATIONS: Record<string, Migration> = {
+  '0001-ingest': ingest,
+};
+
+/** What the database's owner must be able to do for `migrate`: create schemas, and create roles if they are missing. */
+export interface MigrationReport {
+  readonly applied: readonly string[];
+  readonly alreadyThere: number;
+}
+
+/**
+ * Brings the database up to the newest schema, in one transaction, under an advisory lock:
+ * two processes may run it at once, and the second finds nothing to do.
+ *
+ * @throws the database's own error, with the name of the migration that met it.
+ */
+export async function migrateToLatest(databaseUrl: string): Promise<MigrationReport> {
+  const pool = new pg.Pool({
+    connectionString: databaseUrl,
+    max: 1,
+    application_name: 'score-ingest migrate',
+    connectionTimeoutMillis: 10_000,
+  });
+  const db = new Kysely<never>({ dialect: new PostgresDialect({ pool }) });
+  try {
+    const migrator = new Migrator({
+      db,
+      provider: { getMigrations: async () => MIGRATIONS },
+      migrationTableSchema: 'ingest',
+    });
+    const { error, results = [] } = await migrator.migrateToLatest();
+    if (error !== undefined) {
+      const failed = results.find((result) => result.status === 'Error')?.migrationName ?? 'the first step';
+      throw new Error(`The migration stopped at ${failed}; nothing was changed.`, { cause: error });
+    }
+    const applied = results.map((result) => result.migrationName);
+    return { applied, alreadyThere: Object.keys(MIGRATIONS).length - applied.length };
+  } finally {
+    await db.destroy();
+  }
+}

@@ -1,0 +1,156 @@
+import type { ColumnType, Generated, GeneratedAlways } from 'kysely';
+import type { ModelName } from './model-name.ts';
+
+/** A column that the database fills in when it is left out. */
+type DefaultNow = ColumnType<Date, Date | undefined, Date>;
+type NullableJson<T> = ColumnType<T | null, string | null | undefined, string | null>;
+
+/** A revision's state as it is stored. `loading` is `queued` with a live load (docs/architecture.md). */
+export type StoredState =
+  | 'receiving'
+  | 'queued'
+  | 'published'
+  | 'superseded'
+  | 'held'
+  | 'failed'
+  | 'cancelled';
+
+export type Scope = 'push' | 'read' | 'operate' | 'admin';
+
+export type LoadOutcome = 'published' | 'superseded' | 'held' | 'failed' | 'retry' | 'lost';
+
+export type LoadPhase = 'copying' | 'building_key' | 'auditing' | 'attaching' | 'publishing';
+
+/** Why a revision failed: what, where, in a full sentence. */
+export interface RevisionError {
+  readonly code: string;
+  readonly detail: string;
+  readonly file?: string;
+  readonly line?: number;
+  readonly byte_offset?: number;
+}
+
+export interface RejectTotals {
+  readonly total: number;
+  readonly byCode: Readonly<Record<string, number>>;
+}
+
+export interface ApiTokenTable {
+  token_id: GeneratedAlways<number>;
+  name: string;
+  token_sha256: Buffer;
+  scopes: Scope[];
+  models: string[] | null;
+  created_at: DefaultNow;
+  expires_at: Date | null;
+  revoked_at: ColumnType<Date | null, undefined, Date>;
+  last_used_at: ColumnType<Date | null, undefined, Date>;
+}
+
+export interface ModelTable {
+  name: ModelName;
+  contract: ColumnType<Record<string, unknown>, string | undefined, string>;
+  created_at: DefaultNow;
+}
+
+export interface RunRevisionTable {
+  revision_id: GeneratedAlways<number>;
+  model: ModelName;
+  run_key: string;
+  revision: number;
+  state: Generated<StoredState>;
+  as_of: Date;
+  manifest_sha256: Buffer | null;
+  source: NullableJson<Record<string, unknown>>;
+  declared_by: string;
+  declared_at: DefaultNow;
+  queued_at: ColumnType<Date | null, Date | undefined, Date>;
+  loaded_at: ColumnType<Date | null, undefined, Date>;
+  published_at: ColumnType<Date | null, undefined, Date>;
+  row_count: ColumnType<number | null, undefined, number>;
+  rejects: NullableJson<RejectTotals>;
+  error: NullableJson<RevisionError>;
+}
+
+export interface PublicationTable {
+  publication_id: GeneratedAlways<number>;
+  model: ModelName;
+  revision_id: number;
+  published_at: DefaultNow;
+  published_by: string;
+  reason: string | null;
+}
+
+export interface UploadTable {
+  upload_id: string;
+  model: ModelName;
+  bytes: number;
+  sha256: Buffer | null;
+  /** Bytes that are synced to the disk. */
+  offset_bytes: Generated<number>;
+  metadata: NullableJson<Record<string, string | null>>;
+  created_by: string;
+  created_at: DefaultNow;
+  last_progress_at: DefaultNow;
+  received_at: Date | null;
+  removed_at: Date | null;
+}
+
+export interface RunFileTable {
+  revision_id: number;
+  name: string;
+  bytes: number;
+  sha256: Buffer | null;
+  lines: number | null;
+  upload_id: string;
+}
+
+export interface LoadAttemptTable {
+  attempt_id: GeneratedAlways<number>;
+  revision_id: number;
+  attempt: number;
+  worker: string;
+  started_at: DefaultNow;
+  updated_at: DefaultNow;
+  phase: Generated<LoadPhase>;
+  bytes_done: Generated<number>;
+  rows_done: Generated<number>;
+  finished_at: Date | null;
+  outcome: LoadOutcome | null;
+  error: string | null;
+  next_try_at: Date | null;
+}
+
+export interface RejectedLineTable {
+  revision_id: number;
+  file: string;
+  line: number;
+  byte_offset: number;
+  code: string;
+  detail: string;
+  excerpt: string;
+}
+
+export interface AuditEventTable {
+  event_id: GeneratedAlways<number>;
+  at: DefaultNow;
+  actor: string;
+  action: string;
+  model: string | null;
+  run_key: string | null;
+  revision: number | null;
+  detail: NullableJson<Record<string, unknown>>;
+}
+
+/** Every table that the service and the loader use; always named with its schema. */
+export interface Database {
+  'ingest.api_token': ApiTokenTable;
+  'ingest.model': ModelTable;
+  'ingest.run_revision': RunRevisionTable;
+  'ingest.publication': PublicationTable;
+  'ingest.upload': UploadTable;
+  'ingest.run_file': RunFileTable;
+  'ingest.load_attempt': LoadAttemptTable;
+  'ingest.rejected_line': RejectedLineTable;
+  'ingest.audit_event': AuditEventTable;
+}
