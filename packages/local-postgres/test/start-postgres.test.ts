@@ -86,7 +86,7 @@ describe('startPostgres', () => {
     expect(error.message).to.contain('unrecognized configuration parameter "no_such"');
   });
 
-  it('leaves no postmaster behind when its parent is killed with SIGKILL', async () => {
+  it('leaves no postmaster and no temporary data behind when its parent is killed with SIGKILL', async () => {
     const script = fileURLToPath(new URL('./start-and-wait.ts', import.meta.url));
     const parent = spawn(process.execPath, [script, dir], { stdio: ['ignore', 'pipe', 'inherit'] });
     const [line] = await once(createInterface(parent.stdout), 'line');
@@ -95,9 +95,9 @@ describe('startPostgres', () => {
 
     parent.kill('SIGKILL');
     const deadlineMs = Date.now() + 10_000;
-    while (isAlive(postmasterPid)) {
+    while (isAlive(postmasterPid) || (await exists(dir))) {
       if (Date.now() > deadlineMs)
-        throw new Error(`Postmaster ${postmasterPid} outlived its parent by 10 s.`);
+        throw new Error(`Postmaster ${postmasterPid} or ${dir} is left after 10 s.`);
       await delay(20);
     }
   });
@@ -120,6 +120,13 @@ async function rejection(promise: Promise<unknown>): Promise<Error> {
   );
   if (!(error instanceof Error)) throw new Error('It was expected to reject with an Error.');
   return error;
+}
+
+function exists(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    () => false,
+  );
 }
 
 function isAlive(pid: number): boolean {
