@@ -1,0 +1,61 @@
+// Formats and lints the staged content, not the files of the working tree: those may hold parts that are
+// not meant for this commit. What biome changes goes into the index, and is merged into the working tree.
+import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+const CHECKED = /\.([cm]?[jt]sx?|jsonc?|css|html)$/;
+
+const root = git('rev-parse', '--show-toplevel').trim();
+process.chdir(root);
+
+const staged = git('diff', '--cached', '--name-only', '--diff-filter=ACMR', '-z')
+  .split('\0')
+  .filter((path) => CHECKED.test(path));
+if (staged.length > 0) process.exitCode = formatAndLint(staged);
+
+function formatAndLint(paths: string[]): number {
+  const dir = mkdtempSync(join(tmpdir(), 'pre-commit-'));
+  try {
+    git('checkout-index', `--prefix=${dir}/`, '--', ...paths);
+    const before = new Map(paths.map((path) => [path, readFileSync(join(dir, path), 'utf8')]));
+    const biome = spawnSync(
+      join(root, 'node_modules/.bin/biome'),
+      ['check', '--write', '--no-errors-on-unmatched', `--config-path=${root}`, '--vcs-enabled=false', '.'],
+      { cwd: dir, stdio: ['ignore', 'ignore', 'inherit'] },
+    );
+    for (const [path, content] of before) {
+      const formatted = readFileSync(join(dir, path), 'utf8');
+      if (formatted !== content) takeOver(path, content, formatted, dir);
+    }
+    if (biome.status !== 0)
+      console.error('pre-commit: repair the faults above, stage them, and commit again.');
+    return biome.status ?? 1;
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
+}
+
+function takeOver(path: string, staged: string, formatted: string, dir: string): void {
+  const mode = git('ls-files', '--stage', '--', path).slice(0, 6);
+  const blob = execFileSync('git', ['hash-object', '-w', '--stdin'], { input: formatted, encoding: 'utf8' });
+  git('update-index', '--cacheinfo', `${mode},${blob.trim()},${path}`);
+  if (readFileSync(path, 'utf8') === staged) writeFileSync(path, formatted);
+  else mergeIntoWorkingTree(path, staged, dir);
+  console.error(`pre-commit: formatted ${path}`);
+}
+
+/** The file has parts that are not staged. Where they touch what was formatted, the file stays as it is. */
+function mergeIntoWorkingTree(path: string, staged: string, dir: string): void {
+  const base = join(dir, '.base');
+  writeFileSync(base, staged);
+  const merged = spawnSync('git', ['merge-file', '-p', '--quiet', path, base, join(dir, path)], {
+    encoding: 'utf8',
+  });
+  if (merged.status === 0) writeFileSync(path, merged.stdout);
+}
+
+function git(...args: string[]): string {
+  return execFileSync('git', args, { encoding: 'utf8', maxBuffer: 64 * 1024 * 1024 });
+}

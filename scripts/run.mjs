@@ -1,0 +1,62 @@
+#!/usr/bin/env node
+// `npm run lab`, `npm test`, `npm run setup`: makes the checkout ready, then runs the task on Node 26.
+// This file and scripts/setup/ run on whatever Node the machine has (18 or newer), with nothing installed.
+import { constants } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { runAttached, StepFailed } from './setup/run-step.mjs';
+import { setUp } from './setup/set-up.mjs';
+import { toolEnvironment } from './setup/tool-environment.mjs';
+
+const ROOT = fileURLToPath(new URL('..', import.meta.url)).replace(/\/$/, '');
+const TEST_FILES = ['packages/*/test/**/*.test.ts', 'apps/*/test/**/*.test.ts', 'e2e/**/*.test.ts'];
+
+const [task, ...args] = process.argv.slice(2);
+const tasks = { setup: async () => {}, test, lab };
+const run = Object.hasOwn(tasks, task ?? '') ? tasks[task] : undefined;
+
+if (run === undefined) {
+  console.error('Usage: node scripts/run.mjs setup|test|lab [arguments of the task]');
+  process.exit(2);
+}
+if (Number.parseInt(process.versions.node, 10) < 18) {
+  console.error(
+    `This needs Node 18 or newer to start from; here is ${process.version}. Install a newer one.`,
+  );
+  process.exit(2);
+}
+try {
+  await setUp(ROOT);
+  await run();
+} catch (error) {
+  if (!(error instanceof StepFailed)) throw error;
+  console.error(`\n${error.message}`);
+  process.exitCode = error.signal ? 128 + constants.signals[error.signal] : error.code;
+}
+
+async function test() {
+  await attached('biome', ['ci', '.'], 'Run `npm run format` to repair what can be repaired by itself.');
+  await attached('turbo', ['run', 'typecheck', '--output-logs=errors-only'], 'Repair the types named above.');
+  const namesFiles = args.some((arg) => /\.[cm]?ts$/.test(arg));
+  await attached(
+    'mocha',
+    namesFiles ? args : [...args, ...TEST_FILES],
+    'The tests that failed are listed above.',
+  );
+}
+
+async function lab() {
+  await attached(
+    'node',
+    [join(ROOT, 'scripts/lab/main.ts'), ...args],
+    'The lab did not end well; see above.',
+  );
+}
+
+function attached(tool, toolArgs, hint) {
+  return runAttached(join(ROOT, 'node_modules/.bin', tool), toolArgs, {
+    cwd: ROOT,
+    env: toolEnvironment(ROOT),
+    hint,
+  });
+}
