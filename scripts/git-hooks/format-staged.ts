@@ -5,14 +5,12 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-const CHECKED = /\.([cm]?[jt]sx?|jsonc?|css|html)$/;
-
 const root = git('rev-parse', '--show-toplevel').trim();
 process.chdir(root);
 
 const staged = git('diff', '--cached', '--name-only', '--diff-filter=ACMR', '-z')
   .split('\0')
-  .filter((path) => CHECKED.test(path));
+  .filter((path) => path !== '');
 if (staged.length > 0) process.exitCode = formatAndLint(staged);
 
 function formatAndLint(paths: string[]): number {

@@ -21,9 +21,17 @@ export async function setUp(root) {
 }
 
 async function install(root) {
-  const { packageManager } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
-  // --yes: a person's .npmrc may say no to every question of npx.
-  const args = ['--yes', packageManager, 'install', '--frozen-lockfile', '--reporter=append-only'];
+  const { packageManager, devDependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+  const args = [
+    // A person's .npmrc may say no to every question of npx.
+    '--yes',
+    packageManager,
+    'install',
+    '--frozen-lockfile',
+    '--reporter=append-only',
+    // Packages will run on this Node, not on the one that runs the install.
+    `--config.node-version=${devDependencies.node}`,
+  ];
   await runStep('npx', args, {
     cwd: root,
     // CI: no questions asked. Without a terminal pnpm would refuse to replace an outdated node_modules.
