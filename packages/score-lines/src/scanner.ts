@@ -1,7 +1,18 @@
+import { NEWLINE } from './ascii.ts';
+import { CopyRows } from './copy-rows.ts';
+import { writeExactLine } from './exact-line.ts';
+import { excerpt } from './excerpt.ts';
+import { LineCarry } from './line-carry.ts';
+import { LineFault } from './line-fault.ts';
 import type { RejectedLine } from './rejected-line.ts';
+import { writeUsualLines } from './usual-lines.ts';
 
 /** The columns of a row, in the order in which the scanner writes them. */
 export const COPY_COLUMNS = ['score', 'pk', 'attributes'] as const;
+
+const MAX_LINE_BYTES_DEFAULT = 1024 * 1024;
+/** 200 characters of up to four bytes. */
+const EXCERPT_BYTES = 800;
 
 /** What was seen so far; `lines` = `blank` + `rejected` + `rows`. */
 export interface LineCounts {
@@ -12,8 +23,12 @@ export interface LineCounts {
   readonly rows: number;
 }
 
+/** Scans one file, once. Its memory is bounded by the largest chunk and the longest line, not by the file. */
 export interface ScoreLineScanner {
-  /** Scans the next bytes of the file; returns the COPY rows that they complete (may be empty), for the caller to keep. */
+  /**
+   * Scans the next bytes of the file, cut anywhere, and returns the rows that they complete (it may be empty), for
+   * the caller to keep. Nothing of the chunk is held after the call.
+   */
   scan(chunk: Uint8Array): Buffer;
   /** Ends the file: returns the row of a last line without newline, if there is one. */
   finish(): Buffer;
@@ -21,12 +36,147 @@ export interface ScoreLineScanner {
 }
 
 export interface ScoreLineScannerOptions {
-  /** Called once for each refused line, in the order of the file. */
+  /** Called once for each refused line, in the order of the file. What it throws ends the scan. */
   onReject(rejected: RejectedLine): void;
   /** The longest line that is accepted, without its newline. 1 MiB when left out. */
   maxLineBytes?: number;
 }
 
-export function createScoreLineScanner(_options: ScoreLineScannerOptions): ScoreLineScanner {
-  throw new Error('The scanner is not built yet; only its types are.');
+/**
+ * Turns a file of JSON Lines into rows of PostgreSQL's COPY (FORMAT text, columns as COPY_COLUMNS), or says what
+ * is wrong with a line and where. See README.md for what is accepted.
+ */
+export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreLineScanner {
+  const maxLineBytes = options.maxLineBytes ?? MAX_LINE_BYTES_DEFAULT;
+  const rows = new CopyRows();
+  const carry = new LineCarry();
+  let carryFileOffset = 0;
+  let bytesSeen = 0;
+  let blank = 0;
+  let rejected = 0;
+  let skipsToNewline = false;
+  let finished = false;
+
+  function reject(fault: LineFault, bytes: Buffer, start: number, end: number, fileOffset: number): void {
+    rejected++;
+    options.onReject({
+      line: blank + rejected + rows.rowCount,
+      byteOffset: fileOffset + fault.at,
+      code: fault.code,
+      detail: fault.detail,
+      excerpt: excerpt(bytes, start, end),
+    });
+  }
+
+  function rejectTooLong(bytes: Buffer, start: number, end: number, fileOffset: number): void {
+    const detail = `The line is longer than ${maxLineBytes} bytes; perhaps newlines between the objects are missing.`;
+    const excerptEnd = Math.min(end, start + EXCERPT_BYTES);
+    reject(new LineFault('line_too_long', start, detail), bytes, start, excerptEnd, fileOffset);
+  }
+
+  /** Takes one line that the fast path did not; `fileOffset` is where `bytes` begins in the file. */
+  function takeExactLine(
+    bytes: Buffer,
+    start: number,
+    end: number,
+    fileOffset: number,
+    isCut: boolean,
+  ): void {
+    if (end - start > maxLineBytes) {
+      rejectTooLong(bytes, start, end, fileOffset);
+      return;
+    }
+    rows.reserve(2 * (end - start)); // Each byte of a line becomes at most two, see writeEscaped.
+    try {
+      if (!writeExactLine(bytes, start, end, rows)) blank++;
+    } catch (thrown) {
+      if (!(thrown instanceof LineFault)) throw thrown;
+      reject(thrown.endsEarly && isCut ? cutOff(end) : thrown, bytes, start, end, fileOffset);
+    }
+  }
+
+  /** Takes whole lines; the byte before `end` is the newline of the last one. */
+  function takeLines(bytes: Buffer, start: number, end: number, fileOffset: number, isCut = false): void {
+    let at = start;
+    for (;;) {
+      at = writeUsualLines(bytes, at, end, rows, maxLineBytes);
+      if (at === end) return;
+      const lineEnd = bytes.indexOf(NEWLINE, at);
+      takeExactLine(bytes, at, lineEnd, fileOffset, isCut);
+      at = lineEnd + 1;
+      if (at === end) return;
+    }
+  }
+
+  /** Keeps the beginning of a line, unless it is too long already: then the rest of it is passed over unseen. */
+  function carryOver(bytes: Buffer, start: number, end: number): void {
+    if (start === end || skipsToNewline) return;
+    if (carry.length === 0) carryFileOffset = bytesSeen + start;
+    if (carry.length + end - start <= maxLineBytes) {
+      carry.append(bytes, start, end);
+      return;
+    }
+    carry.append(bytes, start, Math.min(end, start + EXCERPT_BYTES));
+    rejectTooLong(carry.bytes, 0, carry.length, carryFileOffset);
+    carry.clear();
+    skipsToNewline = true;
+  }
+
+  /** Takes the line that earlier chunks began, if `bytes` ends it, and returns where the next one begins. */
+  function takeCarriedLine(bytes: Buffer): number {
+    if (carry.length === 0 && !skipsToNewline) return 0;
+    const end = bytes.indexOf(NEWLINE) + 1;
+    if (end === 0) return 0;
+    if (!skipsToNewline) {
+      carry.append(bytes, 0, end);
+      takeLines(carry.bytes, 0, carry.length, carryFileOffset);
+      carry.clear();
+    }
+    skipsToNewline = false;
+    return end;
+  }
+
+  function refuseWhenFinished(): void {
+    if (finished) throw new Error('The scanner has finished its file; create one scanner for each file.');
+  }
+
+  return {
+    scan(chunk) {
+      refuseWhenFinished();
+      const bytes = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength);
+      const start = takeCarriedLine(bytes);
+      const end = bytes.lastIndexOf(NEWLINE) + 1;
+      if (end > start) takeLines(bytes, start, end, bytesSeen);
+      carryOver(bytes, Math.max(start, end), bytes.length);
+      bytesSeen += bytes.length;
+      return rows.take();
+    },
+
+    finish() {
+      refuseWhenFinished();
+      finished = true;
+      if (carry.length > 0) {
+        carry.appendNewline();
+        takeLines(carry.bytes, 0, carry.length, carryFileOffset, true);
+        carry.clear();
+      }
+      return rows.take();
+    },
+
+    get counts() {
+      return {
+        bytes: bytesSeen,
+        lines: blank + rejected + rows.rowCount,
+        blank,
+        rejected,
+        rows: rows.rowCount,
+      };
+    },
+  };
+}
+
+function cutOff(at: number): LineFault {
+  const detail =
+    'The file ends in the middle of a line: it was cut, or was still being written. Send it again, whole.';
+  return new LineFault('cut_off', at, detail);
 }

@@ -1,0 +1,78 @@
+// Lines per second of score-lines against JSON.parse, for the lines that classifiers write. Run: node bench/scan.ts
+// Both read the same file in chunks of 1 MiB. The scanner gives finished COPY rows; JSON.parse is only asked to parse
+// each line, which is the least that a loader built on it would do.
+import { createScoreLineScanner } from '../packages/score-lines/src/index.ts';
+
+const CHUNK_BYTES = 1024 * 1024;
+const FILE_CHUNKS = 24;
+const ROUNDS = 7;
+
+const makers: Record<string, (key: number, score: number) => string> = {
+  usual: (key, score) => `{ "pk": "${key}", "score": "${Math.round(score * 1000)}" }\n`,
+  'usual, compact': (key, score) => `{"pk":"${key}","score":"${Math.round(score * 1000)}"}\n`,
+  'numeric score': (key, score) => `{"pk": "${key}", "score": ${score.toFixed(6)}}\n`,
+  'score first': (key, score) => `{"score": ${score.toFixed(6)}, "pk": "${key}"}\n`,
+  'with attributes': (key, score) =>
+    `{"pk": "${key}", "score": ${score.toFixed(6)}, "segment": "b${key % 10}", "reasons": ["income", "age"], "model": {"auc": 0.871, "n": ${key % 97}}}\n`,
+};
+
+function makeFile(makeLine: (key: number, score: number) => string): Buffer {
+  const lines: string[] = [];
+  let sizeBytes = 0;
+  for (let row = 0; sizeBytes < CHUNK_BYTES * FILE_CHUNKS; row++) {
+    const line = makeLine((row * 2_654_435_761) % 1_000_000_007, ((row * 7919) % 1_000_003) / 1_000_003);
+    lines.push(line);
+    sizeBytes += line.length;
+  }
+  return Buffer.from(lines.join(''));
+}
+
+function scanFile(file: Buffer): number {
+  const scanner = createScoreLineScanner({
+    onReject: (rejected) => {
+      throw new Error(`The benchmark's own line ${rejected.line} was refused: ${rejected.detail}`);
+    },
+  });
+  for (let at = 0; at < file.length; at += CHUNK_BYTES) scanner.scan(file.subarray(at, at + CHUNK_BYTES));
+  scanner.finish();
+  return scanner.counts.rows;
+}
+
+function parseFile(file: Buffer): number {
+  let rows = 0;
+  let rest = '';
+  for (let at = 0; at < file.length; at += CHUNK_BYTES) {
+    const lines = (rest + file.toString('utf8', at, Math.min(at + CHUNK_BYTES, file.length))).split('\n');
+    rest = lines.pop() ?? '';
+    for (const line of lines) {
+      if (JSON.parse(line).pk !== undefined) rows++;
+    }
+  }
+  return rows;
+}
+
+function bestSeconds(run: () => unknown): number {
+  let best = Number.POSITIVE_INFINITY;
+  for (let round = 0; round < ROUNDS; round++) {
+    const startedMs = performance.now();
+    run();
+    best = Math.min(best, (performance.now() - startedMs) / 1000);
+  }
+  return best;
+}
+
+const columns = ['lines', 'scanner M lines/s', 'MB/s', 'JSON.parse M lines/s', 'MB/s', 'ratio'];
+console.log(`| ${columns.join(' | ')} |\n|${'---|'.repeat(columns.length)}`);
+for (const [name, makeLine] of Object.entries(makers)) {
+  const file = makeFile(makeLine);
+  const rows = scanFile(file);
+  if (parseFile(file) !== rows) throw new Error(`Scanner and JSON.parse disagree on the rows of "${name}".`);
+  const scanSeconds = bestSeconds(() => scanFile(file));
+  const parseSeconds = bestSeconds(() => parseFile(file));
+  const rate = (seconds: number): string =>
+    `${(rows / seconds / 1e6).toFixed(2)} | ${(file.length / seconds / 1e6).toFixed(0)}`;
+  const ratio = (parseSeconds / scanSeconds).toFixed(1);
+  console.log(`| ${name} | ${rate(scanSeconds)} | ${rate(parseSeconds)} | ${ratio} |`);
+}
+const peakMiB = Math.round(process.resourceUsage().maxRSS / 1024);
+console.log(`Best of ${ROUNDS} rounds each, Node ${process.version}; peak resident memory ${peakMiB} MiB.`);

@@ -1,0 +1,98 @@
+import { CLOSE_BRACE, COLON, COMMA, OPEN_BRACE, QUOTE, TAB } from './ascii.ts';
+import { type LineTotals, refuseRepeated, skipValue } from './attribute-value.ts';
+import type { CopyRows } from './copy-rows.ts';
+import { skipByte, skipString, skipWhitespace } from './json-syntax.ts';
+import { LineFault } from './line-fault.ts';
+import { type Field, readPk, readScore } from './line-fields.ts';
+import { refuseNonObject } from './non-object.ts';
+import { decodeString, hasEscape, SeenKeys } from './seen-keys.ts';
+import { unexpectedByte } from './unexpected-byte.ts';
+
+/**
+ * Reads any line, from `start` to the newline at `end`, and writes its row. False for a blank line; throws a
+ * LineFault, with nothing written, when there is something wrong with it.
+ */
+export function writeExactLine(bytes: Uint8Array, start: number, end: number, rows: CopyRows): boolean {
+  const objectStart = skipWhitespace(bytes, start);
+  if (objectStart === end) return false;
+  if (bytes[objectStart] !== OPEN_BRACE) refuseNonObject(bytes, start, objectStart);
+
+  const totals: LineTotals = { writtenDigits: 0 };
+  const attributeSpans: number[] = [];
+  let attributeKeys: SeenKeys | undefined;
+  let pk: Field | undefined;
+  let score: Field | undefined;
+
+  let at = skipWhitespace(bytes, objectStart + 1);
+  while (bytes[at] !== CLOSE_BRACE) {
+    if (bytes[at] !== QUOTE) throw unexpectedByte(bytes, at, 'a key in double quotes');
+    const keyStart = at;
+    const keyEnd = skipString(bytes, at);
+    at = skipWhitespace(bytes, keyEnd);
+    at = skipWhitespace(bytes, skipByte(bytes, at, COLON, 'a colon after the key'));
+    if (isKey(bytes, keyStart, keyEnd, 'pk')) {
+      if (pk !== undefined) throw givenTwice('duplicate_pk_key', keyStart, 'pk');
+      pk = readPk(bytes, at, totals);
+      at = pk.next;
+    } else if (isKey(bytes, keyStart, keyEnd, 'score')) {
+      if (score !== undefined) throw givenTwice('duplicate_score_key', keyStart, 'score');
+      score = readScore(bytes, at, totals);
+      at = score.next;
+    } else {
+      attributeKeys ??= new SeenKeys(bytes);
+      refuseRepeated(attributeKeys, bytes, keyStart, keyEnd);
+      at = skipValue(bytes, at, 1, totals);
+      attributeSpans.push(keyStart, at);
+    }
+    at = skipWhitespace(bytes, at);
+    if (bytes[at] === CLOSE_BRACE) break;
+    at = skipWhitespace(bytes, skipByte(bytes, at, COMMA, 'a comma or a closing brace'));
+    if (bytes[at] === CLOSE_BRACE) throw unexpectedByte(bytes, at, 'a key in double quotes');
+  }
+  at = skipWhitespace(bytes, at + 1);
+  if (at !== end) throw unexpectedByte(bytes, at, 'the end of the line after its object');
+  if (pk === undefined) throw new LineFault('missing_pk', start, 'The line has no "pk".');
+  if (score === undefined) throw new LineFault('missing_score', start, 'The line has no "score".');
+
+  writeRow(bytes, pk, score, attributeSpans, rows);
+  return true;
+}
+
+function writeRow(
+  bytes: Uint8Array,
+  pk: Field,
+  score: Field,
+  attributeSpans: readonly number[],
+  rows: CopyRows,
+): void {
+  rows.writeEscaped(score.source, score.start, score.end);
+  rows.writeByte(TAB);
+  rows.writeEscaped(pk.source, pk.start, pk.end);
+  rows.writeByte(TAB);
+  if (attributeSpans.length === 0) rows.writeNull();
+  else {
+    for (let index = 0; index < attributeSpans.length; index += 2) {
+      rows.writeByte(index === 0 ? OPEN_BRACE : COMMA);
+      rows.writeEscaped(bytes, attributeSpans[index] as number, attributeSpans[index + 1] as number);
+    }
+    rows.writeByte(CLOSE_BRACE);
+  }
+  rows.endRow();
+}
+
+function isKey(bytes: Uint8Array, start: number, end: number, name: 'pk' | 'score'): boolean {
+  if (hasEscape(bytes, start, end)) return decodeString(bytes, start, end) === name;
+  if (end - start !== name.length + 2) return false;
+  for (let index = 0; index < name.length; index++) {
+    if (bytes[start + 1 + index] !== name.charCodeAt(index)) return false;
+  }
+  return true;
+}
+
+function givenTwice(code: 'duplicate_pk_key' | 'duplicate_score_key', at: number, name: string): LineFault {
+  return new LineFault(
+    code,
+    at,
+    `The line gives "${name}" twice; which of the two is meant cannot be known.`,
+  );
+}
