@@ -11,6 +11,8 @@ import { toolEnvironment } from './setup/tool-environment.mjs';
 const ROOT = fileURLToPath(new URL('..', import.meta.url)).replace(/\/$/, '');
 const TEST_FILES = ['packages/*/test/**/*.test.ts', 'apps/*/test/**/*.test.ts', 'e2e/**/*.test.ts'];
 
+const REPAIR_TYPES = 'Repair the types named above.';
+
 const [task, ...args] = process.argv.slice(2);
 const tasks = { setup: async () => {}, test, lab };
 const run = Object.hasOwn(tasks, task ?? '') ? tasks[task] : undefined;
@@ -36,7 +38,8 @@ try {
 
 async function test() {
   await attached('biome', ['ci', '.'], 'Run `npm run format` to repair what can be repaired by itself.');
-  await attached('turbo', ['run', 'typecheck', '--output-logs=errors-only'], 'Repair the types named above.');
+  await attached('turbo', ['run', 'typecheck', '--output-logs=errors-only'], REPAIR_TYPES);
+  await attached('tsc', ['--project', '.'], REPAIR_TYPES);
   const namesFiles = args.some((arg) => /\.[cm]?ts$/.test(arg));
   await attached(
     'mocha',

@@ -7,6 +7,6 @@ export function toolEnvironment(root) {
     PATH: join(root, 'node_modules/.bin') + delimiter + process.env.PATH,
     TURBO_TELEMETRY_DISABLED: '1',
     // Biome colours its output in logs too, unless it is told.
-    ...(process.stdout.isTTY || process.env.FORCE_COLOR ? {} : { NO_COLOR: '1' }),
+    ...(process.stdout.isTTY ? {} : { NO_COLOR: '1' }),
   };
 }

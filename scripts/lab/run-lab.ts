@@ -1,0 +1,50 @@
+import { type LabEnv, writeLabEnv } from './lab-env.ts';
+import type { LabSettings } from './lab-settings.ts';
+import { leaveHome } from './other-lab.ts';
+import { type PushRequest, pushAndShow } from './push-and-show.ts';
+import { startSystem } from './start-system.ts';
+import { stopped } from './stop-signal.ts';
+import { type Stoppable, stopInReverse } from './stoppable.ts';
+
+/** Starts everything, pushes, shows what landed, and stays up until a signal (or not, with --exit). */
+export async function runLab(
+  settings: LabSettings,
+  request: PushRequest,
+  signal: AbortSignal,
+): Promise<number> {
+  const parts: Stoppable[] = [];
+  const interrupted = stopped(signal);
+  try {
+    return await Promise.race([interrupted, work(settings, request, parts, interrupted)]);
+  } finally {
+    console.log('lab: stopping');
+    await stopInReverse(parts);
+    await leaveHome(settings.home);
+  }
+}
+
+async function work(
+  settings: LabSettings,
+  request: PushRequest,
+  parts: Stoppable[],
+  interrupted: Promise<number>,
+): Promise<number> {
+  const { env, broken } = await startSystem(settings, parts);
+  await writeLabEnv(settings.home, env);
+  const pushCode = await Promise.race([broken, pushAndShow(env, request)]);
+  if (settings.exit) return pushCode === 0 ? 0 : 1;
+  sayHowToGoOn(settings.home, env, pushCode);
+  await Promise.race([broken, interrupted]);
+  return 0;
+}
+
+function sayHowToGoOn(home: string, env: LabEnv, pushCode: number): void {
+  if (pushCode !== 0) console.log(`\nlab: the push ended with exit code ${pushCode}; see above.`);
+  console.log(`
+Status page    ${env.statusUrl}
+For a shell    source ${home}/lab.env    # then: npx uploader push DIR, psql "$DATABASE_URL"
+Push your own  npm run lab -- DIR         # from another terminal, while this one is up
+Logs           ${home}/logs
+
+The lab is up. Ctrl-C stops it; its data stays in ${home} for the next time.`);
+}
