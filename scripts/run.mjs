@@ -37,7 +37,13 @@ try {
 }
 
 async function test() {
-  await attached('biome', ['ci', '.'], 'Run `npm run format` to repair what can be repaired by itself.');
+  // It colours its output in logs too, unless it is told.
+  const colors = process.stdout.isTTY ? [] : ['--colors=off'];
+  await attached(
+    'biome',
+    ['ci', '.', ...colors],
+    'Run `npm run format` to repair what can be repaired by itself.',
+  );
   await attached('turbo', ['run', 'typecheck', '--output-logs=errors-only'], REPAIR_TYPES);
   await attached('tsc', ['--project', '.'], REPAIR_TYPES);
   const namesFiles = args.some((arg) => /\.[cm]?ts$/.test(arg));

@@ -6,7 +6,5 @@ export function toolEnvironment(root) {
     ...process.env,
     PATH: join(root, 'node_modules/.bin') + delimiter + process.env.PATH,
     TURBO_TELEMETRY_DISABLED: '1',
-    // Biome colours its output in logs too, unless it is told.
-    ...(process.stdout.isTTY ? {} : { NO_COLOR: '1' }),
   };
 }
