@@ -19,7 +19,7 @@ export type Scope = 'push' | 'read' | 'operate' | 'admin';
 
 export type LoadOutcome = 'published' | 'superseded' | 'held' | 'failed' | 'retry' | 'lost';
 
-export type LoadPhase = 'copying' | 'building_key' | 'auditing' | 'attaching' | 'publishing';
+export type LoadPhase = 'copying' | 'building_key' | 'attaching' | 'publishing';
 
 /** Why a revision failed: what, where, in a full sentence. */
 export interface RevisionError {
@@ -93,7 +93,7 @@ export interface UploadTable {
   created_at: DefaultNow;
   last_progress_at: DefaultNow;
   received_at: Date | null;
-  removed_at: Date | null;
+  removed_at: ColumnType<Date | null, undefined, Date>;
 }
 
 export interface RunFileTable {

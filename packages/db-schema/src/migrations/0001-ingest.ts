@@ -156,6 +156,7 @@ REVOKE DELETE, UPDATE ON ingest.audit_event FROM ingest_api;
 GRANT SELECT ON ingest.model, ingest.upload, ingest.run_file TO ingest_loader;
 GRANT UPDATE (contract) ON ingest.model TO ingest_loader; -- SELECT … FOR NO KEY UPDATE asks for a right to update
 GRANT SELECT, UPDATE ON ingest.run_revision TO ingest_loader;
+GRANT UPDATE (removed_at) ON ingest.upload TO ingest_loader;
 GRANT SELECT, INSERT, UPDATE ON ingest.load_attempt TO ingest_loader;
 GRANT SELECT, INSERT, DELETE ON ingest.rejected_line TO ingest_loader;
 GRANT SELECT, INSERT ON ingest.publication, ingest.audit_event TO ingest_loader;
