@@ -1,0 +1,200 @@
+import { randomBytes } from 'node:crypto';
+import type { Database, ModelName } from 'db-schema';
+import { type Kysely, sql, type Transaction } from 'kysely';
+import { recordAudit } from './audit.ts';
+import { type ManifestFile, manifestDigest } from './manifest.ts';
+import { queueCompleteRevisions } from './queue-complete-revisions.ts';
+
+export interface Declaration {
+  readonly model: ModelName;
+  readonly run: string;
+  readonly files: readonly ManifestFile[];
+  readonly asOf?: Date;
+  readonly source?: Record<string, unknown>;
+  readonly declaredBy: string;
+  /** Called inside the transaction with the bytes that are still to come; rejects when they do not fit. */
+  reserve(newBytes: number): Promise<void>;
+}
+
+export interface Declared {
+  readonly revisionId: number;
+  /** False when the newest revision of the run has this very content. */
+  readonly isNew: boolean;
+}
+
+/**
+ * Makes the run equal to the manifest: the newest revision if it has the same content, else a new one, which
+ * takes the place of older ones that are still on their way. Content that another revision of the model has
+ * sent, or half sent, is not sent again: its upload is shared.
+ */
+export async function declareRun(db: Kysely<Database>, declaration: Declaration): Promise<Declared> {
+  const declared = await db.transaction().execute(async (trx) => {
+    await lockRunKey(trx, declaration.model, declaration.run);
+    const newest = await newestRevision(trx, declaration.model, declaration.run);
+    const digest = manifestDigest(declaration.files);
+    if (newest !== undefined && isSameContent(newest, digest, declaration.asOf)) {
+      return { revisionId: newest.revision_id, isNew: false };
+    }
+    const revisionId = await insertRevision(trx, declaration, digest, newest);
+    const newBytes = await attachFiles(trx, declaration, revisionId);
+    await declaration.reserve(newBytes);
+    return { revisionId, isNew: true };
+  });
+  // A revision whose content is all there already (shared uploads, empty files) is complete from the start.
+  await queueCompleteRevisions(db);
+  return declared;
+}
+
+/** Declarations of one run come one after the other; those of other runs do not wait. */
+export async function lockRunKey(trx: Transaction<Database>, model: ModelName, run: string): Promise<void> {
+  await sql`SELECT pg_advisory_xact_lock(hashtextextended(${`run ${model} ${run}`}, 0))`.execute(trx);
+}
+
+export type NewestRevision = NonNullable<Awaited<ReturnType<typeof newestRevision>>>;
+
+export async function newestRevision(trx: Transaction<Database>, model: ModelName, run: string) {
+  return trx
+    .selectFrom('ingest.run_revision')
+    .select(['revision_id', 'revision', 'state', 'as_of', 'manifest_sha256', 'error'])
+    .where('model', '=', model)
+    .where('run_key', '=', run)
+    .orderBy('revision', 'desc')
+    .limit(1)
+    .executeTakeFirst();
+}
+
+function isSameContent(newest: NewestRevision, digest: Buffer, asOf: Date | undefined): boolean {
+  if (newest.state === 'cancelled') return false;
+  // What arrived was not what was declared: only sending it again can help.
+  if (newest.error?.code === 'content_mismatch') return false;
+  if (asOf !== undefined && asOf.getTime() !== newest.as_of.getTime()) return false;
+  return newest.manifest_sha256?.equals(digest) ?? false;
+}
+
+async function insertRevision(
+  trx: Transaction<Database>,
+  declaration: Declaration,
+  digest: Buffer,
+  newest: NewestRevision | undefined,
+): Promise<number> {
+  const { model, run, declaredBy, source } = declaration;
+  await trx
+    .insertInto('ingest.model')
+    .values({ name: model })
+    .onConflict((c) => c.doNothing())
+    .execute();
+  await cancelUnfinished(trx, model, run);
+  const revision = (newest?.revision ?? 0) + 1;
+  const { revision_id } = await trx
+    .insertInto('ingest.run_revision')
+    .values({
+      model,
+      run_key: run,
+      revision,
+      // Without a date of its own a run stands where it was first declared.
+      as_of: declaration.asOf ?? newest?.as_of ?? new Date(),
+      manifest_sha256: digest,
+      source: source === undefined ? null : JSON.stringify(source),
+      declared_by: declaredBy,
+    })
+    .returning('revision_id')
+    .executeTakeFirstOrThrow();
+  await recordAudit(trx, {
+    actor: declaredBy,
+    action: 'declare',
+    model,
+    run,
+    revision,
+    detail: { files: declaration.files.length, ...(source === undefined ? {} : { source }) },
+  });
+  return revision_id;
+}
+
+/**
+ * Older revisions of the run that have not been loaded are pointless now. One that a loader holds is left
+ * to it (its row is locked): it will be loaded, and the newer one replaces it.
+ */
+export async function cancelUnfinished(
+  trx: Transaction<Database>,
+  model: ModelName,
+  run: string,
+): Promise<void> {
+  await sql`
+    UPDATE ingest.run_revision SET state = 'cancelled'
+    WHERE revision_id IN (
+      SELECT revision_id FROM ingest.run_revision
+      WHERE model = ${model} AND run_key = ${run} AND state IN ('receiving', 'queued')
+      FOR NO KEY UPDATE SKIP LOCKED)`.execute(trx);
+}
+
+interface SharedUpload {
+  readonly upload_id: string;
+  readonly sha256: Buffer | null;
+  readonly bytes: number;
+  readonly offset_bytes: number;
+}
+
+/** @returns the bytes that are still to be sent. */
+async function attachFiles(
+  trx: Transaction<Database>,
+  declaration: Declaration,
+  revisionId: number,
+): Promise<number> {
+  const { model, files, declaredBy } = declaration;
+  const shared = await uploadsOfSameContent(trx, model, files);
+  const newUploads = [];
+  const runFiles = [];
+  let missingBytes = 0;
+  for (const file of files) {
+    const sha256 = Buffer.from(file.sha256, 'hex');
+    const reused = shared.get(`${file.sha256} ${file.bytes}`)?.pop();
+    const uploadId = reused?.upload_id ?? newUploadId();
+    if (reused === undefined) {
+      const received = file.bytes === 0 ? new Date() : null; // an empty file has nothing to send
+      newUploads.push({
+        upload_id: uploadId,
+        model,
+        bytes: file.bytes,
+        sha256,
+        created_by: declaredBy,
+        received_at: received,
+      });
+    }
+    missingBytes += file.bytes - (reused?.offset_bytes ?? 0);
+    runFiles.push({ ...file, sha256, revision_id: revisionId, upload_id: uploadId });
+  }
+  for (const batch of batches(newUploads)) await trx.insertInto('ingest.upload').values(batch).execute();
+  for (const batch of batches(runFiles)) await trx.insertInto('ingest.run_file').values(batch).execute();
+  return missingBytes;
+}
+
+/** Uploads by content; the furthest one last, so that `pop` takes it. No upload serves two files of a revision. */
+async function uploadsOfSameContent(
+  trx: Transaction<Database>,
+  model: ModelName,
+  files: readonly ManifestFile[],
+): Promise<Map<string, SharedUpload[]>> {
+  const { rows } = await sql<SharedUpload>`
+    SELECT u.upload_id, u.sha256, u.bytes, u.offset_bytes
+    FROM ingest.upload u
+    WHERE u.model = ${model} AND u.removed_at IS NULL
+      AND u.sha256 = ANY (${files.map((file) => Buffer.from(file.sha256, 'hex'))}::bytea[])
+    ORDER BY u.offset_bytes`.execute(trx);
+  const byContent = new Map<string, SharedUpload[]>();
+  for (const row of rows) {
+    const key = `${row.sha256?.toString('hex')} ${row.bytes}`;
+    const list = byContent.get(key);
+    if (list === undefined) byContent.set(key, [row]);
+    else list.push(row);
+  }
+  return byContent;
+}
+
+export function newUploadId(): string {
+  return randomBytes(16).toString('hex');
+}
+
+/** PostgreSQL takes at most 65,535 parameters a statement. */
+function* batches<T>(rows: readonly T[], size = 5_000): Generator<T[]> {
+  for (let start = 0; start < rows.length; start += size) yield rows.slice(start, start + size);
+}

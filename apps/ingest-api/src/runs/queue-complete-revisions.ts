@@ -1,0 +1,33 @@
+import type { Database } from 'db-schema';
+import { type Kysely, sql } from 'kysely';
+
+/** The channel that idle loaders listen on. */
+export const QUEUE_CHANNEL = 'ingest_queue';
+
+export interface QueuedRevision {
+  readonly revision_id: number;
+  readonly model: string;
+  readonly run_key: string;
+  readonly revision: number;
+}
+
+/**
+ * Queues every revision that has all its files, and wakes the loaders. Idempotent: called after each finished
+ * file, and by the sweep for what a crash left undone.
+ *
+ * It must be a statement of its own, after the file's `received_at` has committed: of two files that finish at
+ * once, the later one sees both.
+ */
+export async function queueCompleteRevisions(db: Kysely<Database>): Promise<readonly QueuedRevision[]> {
+  const { rows } = await sql<QueuedRevision>`
+    WITH complete AS (
+      UPDATE ingest.run_revision r
+      SET state = 'queued', queued_at = now()
+      WHERE r.state = 'receiving'
+        AND NOT EXISTS (
+          SELECT FROM ingest.run_file f JOIN ingest.upload u USING (upload_id)
+          WHERE f.revision_id = r.revision_id AND u.received_at IS NULL)
+      RETURNING r.revision_id, r.model, r.run_key, r.revision)
+    SELECT *, pg_notify(${QUEUE_CHANNEL}, revision_id::text) FROM complete`.execute(db);
+  return rows;
+}

@@ -1,0 +1,33 @@
+import type { StoredState } from 'db-schema';
+
+/** What a caller is shown: the stored states, and `loading` for a queued revision with a live load. */
+export type RunState = StoredState | 'loading';
+
+/** What a person or a program may ask for. */
+export type RunAction = 'upload' | 'withdraw' | 'retry' | 'publish';
+
+interface StateRule {
+  /** Where a revision may go from here, and who takes it there. */
+  readonly moves: Partial<
+    Record<RunState, 'uploader' | 'finish hook' | 'loader' | 'operator' | 'new revision'>
+  >;
+  readonly mayDo: readonly RunAction[];
+}
+
+/**
+ * The life of a revision, written once: code, API answers and docs/architecture.md go by this table.
+ * A fault of the machinery (network, database, disk) is never a state: it is tried again.
+ */
+export const RUN_STATES: Readonly<Record<RunState, StateRule>> = {
+  receiving: { moves: { queued: 'finish hook', cancelled: 'new revision' }, mayDo: ['upload', 'withdraw'] },
+  queued: { moves: { loading: 'loader', cancelled: 'new revision' }, mayDo: ['withdraw'] },
+  loading: {
+    moves: { published: 'loader', superseded: 'loader', held: 'loader', failed: 'loader' },
+    mayDo: [],
+  },
+  published: { moves: { superseded: 'loader' }, mayDo: [] },
+  superseded: { moves: { published: 'operator' }, mayDo: ['publish'] },
+  held: { moves: { published: 'operator', cancelled: 'operator' }, mayDo: ['publish', 'withdraw'] },
+  failed: { moves: { queued: 'operator', cancelled: 'operator' }, mayDo: ['retry', 'withdraw'] },
+  cancelled: { moves: {}, mayDo: [] },
+};

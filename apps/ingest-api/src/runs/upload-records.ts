@@ -1,0 +1,77 @@
+import type { Database, ModelName } from 'db-schema';
+import { type Kysely, sql } from 'kysely';
+import { IngestError } from '../errors.ts';
+import type { UploadRecords } from '../store/durable-store.ts';
+import { type QueuedRevision, queueCompleteRevisions } from './queue-complete-revisions.ts';
+
+/** The tus server's records, in PostgreSQL. */
+export function uploadRecords(db: Kysely<Database>): UploadRecords {
+  return {
+    async find(uploadId) {
+      const row = await db
+        .selectFrom('ingest.upload')
+        .select(['upload_id', 'bytes', 'offset_bytes', 'metadata', 'created_at'])
+        .where('upload_id', '=', uploadId)
+        .where('removed_at', 'is', null)
+        .executeTakeFirst();
+      if (row === undefined) return undefined;
+      return {
+        uploadId: row.upload_id,
+        sizeBytes: row.bytes,
+        offsetBytes: row.offset_bytes,
+        metadata: row.metadata,
+        createdAt: row.created_at,
+      };
+    },
+    async advance(uploadId, fromBytes, toBytes) {
+      const { numUpdatedRows } = await db
+        .updateTable('ingest.upload')
+        .set({ offset_bytes: toBytes, last_progress_at: sql<Date>`now()` })
+        .where('upload_id', '=', uploadId)
+        .where('offset_bytes', '=', fromBytes)
+        .where('removed_at', 'is', null)
+        .executeTakeFirst();
+      if (numUpdatedRows === 0n) {
+        throw new IngestError(
+          'offset_conflict',
+          `Upload ${uploadId} does not stand at ${fromBytes} any more; ask for its offset and go on from there.`,
+        );
+      }
+    },
+  };
+}
+
+/** The model that an upload belongs to; undefined for one that never was or is gone. */
+export async function modelOfUpload(db: Kysely<Database>, uploadId: string): Promise<ModelName | undefined> {
+  const row = await db
+    .selectFrom('ingest.upload')
+    .select('model')
+    .where('upload_id', '=', uploadId)
+    .where('removed_at', 'is', null)
+    .executeTakeFirst();
+  return row?.model;
+}
+
+/**
+ * The finish hook: the file is `received`, and with the last one its run is `queued`. Idempotent, as it may
+ * run twice, three times at once, or only in the sweep.
+ */
+export async function finishUpload(
+  db: Kysely<Database>,
+  uploadId: string,
+): Promise<readonly QueuedRevision[]> {
+  await markReceived(db, uploadId);
+  return queueCompleteRevisions(db);
+}
+
+/** Marks what has all its bytes; one upload, or every one that a crash left unmarked. */
+export async function markReceived(db: Kysely<Database>, uploadId?: string): Promise<void> {
+  await db
+    .updateTable('ingest.upload')
+    .set({ received_at: sql<Date>`now()` })
+    .whereRef('offset_bytes', '=', 'bytes')
+    .where('received_at', 'is', null)
+    .where('removed_at', 'is', null)
+    .$if(uploadId !== undefined, (query) => query.where('upload_id', '=', uploadId ?? ''))
+    .execute();
+}

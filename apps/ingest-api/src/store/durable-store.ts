@@ -1,0 +1,127 @@
+import { FileStore } from '@tus/file-store';
+import { ERRORS, Upload } from '@tus/utils';
+import { IngestError } from '../errors.ts';
+import { writeDurably } from './durable-write.ts';
+import { isUploadId, openForWriting } from './upload-files.ts';
+
+/** What the store must remember about an upload; kept in PostgreSQL, so that no record can be torn. */
+export interface UploadRecord {
+  readonly uploadId: string;
+  readonly sizeBytes: number;
+  /** Synced bytes. */
+  readonly offsetBytes: number;
+  readonly metadata: Record<string, string | null> | null;
+  readonly createdAt: Date;
+}
+
+export interface UploadRecords {
+  /** Resolves to undefined for an upload that never was, or that was removed. */
+  find(uploadId: string): Promise<UploadRecord | undefined>;
+  /** Moves the durable offset; rejects when it is not at `fromBytes` any more. */
+  advance(uploadId: string, fromBytes: number, toBytes: number): Promise<void>;
+}
+
+export interface DurableStoreOptions {
+  readonly dataDir: string;
+  readonly records: UploadRecords;
+  onProgress(uploadId: string): void;
+}
+
+/**
+ * The tus server's store: bytes in one file an upload, records elsewhere, and nothing acknowledged that is
+ * not synced. Creation and removal belong to the run that an upload is part of (`runs/`), not to the store.
+ */
+export class DurableStore extends FileStore {
+  readonly #options: DurableStoreOptions;
+  readonly #active = new Set<Promise<number>>();
+
+  constructor(options: DurableStoreOptions) {
+    // FileStore makes its folder without waiting for it: `prepareDataDir` has made it before.
+    super({ directory: options.dataDir, configstore: NO_FILES });
+    this.#options = options;
+    this.extensions = ['creation', 'creation-with-upload', 'termination'];
+  }
+
+  override async create(upload: Upload): Promise<Upload> {
+    return upload;
+  }
+
+  override async getUpload(uploadId: string): Promise<Upload> {
+    const record = isUploadId(uploadId) ? await this.#options.records.find(uploadId) : undefined;
+    if (record === undefined) throw ERRORS.FILE_NOT_FOUND;
+    return new Upload({
+      id: record.uploadId,
+      size: record.sizeBytes,
+      offset: record.offsetBytes,
+      ...(record.metadata === null ? {} : { metadata: record.metadata }),
+      creation_date: record.createdAt.toISOString(),
+    });
+  }
+
+  override write(source: AsyncIterable<Uint8Array>, uploadId: string, offsetBytes: number): Promise<number> {
+    const writing = this.#write(source, uploadId, offsetBytes).finally(() => this.#active.delete(writing));
+    this.#active.add(writing);
+    return writing;
+  }
+
+  /** Resolves when no write is under way; for a stop that loses nothing. */
+  async drained(): Promise<void> {
+    await Promise.allSettled(this.#active);
+  }
+
+  async #write(source: AsyncIterable<Uint8Array>, uploadId: string, offsetBytes: number): Promise<number> {
+    const { dataDir, records, onProgress } = this.#options;
+    let recordedBytes = offsetBytes;
+    let file: Awaited<ReturnType<typeof openForWriting>> | undefined;
+    try {
+      file = await openForWriting(dataDir, uploadId, offsetBytes);
+      return await writeDurably({
+        file,
+        source,
+        offsetBytes,
+        onProgress: () => onProgress(uploadId),
+        onDurable: async (durableBytes) => {
+          await records.advance(uploadId, recordedBytes, durableBytes);
+          recordedBytes = durableBytes;
+        },
+      });
+    } catch (error) {
+      throw toIngestError(error, uploadId);
+    } finally {
+      await file?.close();
+    }
+  }
+}
+
+/** FileStore wants a store for its own records; ours keeps none, and every method that would use it is replaced. */
+const NO_FILES = {
+  get: async () => undefined,
+  set: async () => undefined,
+  delete: async () => undefined,
+};
+
+const NO_ROOM = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
+/** The calls made on an upload's file; a socket's `connect`, `read` and `write` are not among them. */
+const FILE_CALLS = new Set(['open', 'fstat', 'ftruncate', 'writev', 'fdatasync', 'fsync', 'close']);
+
+function toIngestError(error: unknown, uploadId: string): unknown {
+  const { code, syscall } = error as NodeJS.ErrnoException;
+  if (code === undefined || syscall === undefined || !FILE_CALLS.has(syscall)) return error;
+  return NO_ROOM.has(code)
+    ? new IngestError(
+        'insufficient_storage',
+        `The disk is full: upload ${uploadId} can go on when there is room.`,
+        {
+          cause: error,
+          retryAfterSeconds: 60,
+        },
+      )
+    : new IngestError(
+        'storage_fault',
+        `The disk failed (${code}) while upload ${uploadId} was written; try again.`,
+        {
+          cause: error,
+          retryAfterSeconds: 10,
+        },
+      );
+}

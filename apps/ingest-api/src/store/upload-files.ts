@@ -1,0 +1,72 @@
+import { constants } from 'node:fs';
+import { type FileHandle, mkdir, open, statfs, unlink } from 'node:fs/promises';
+import path from 'node:path';
+
+/** Upload ids are made by us: 128 random bits in hex. Nothing else becomes a path. */
+const UPLOAD_ID = /^[0-9a-f]{32}$/;
+
+export function isUploadId(text: string): boolean {
+  return UPLOAD_ID.test(text);
+}
+
+/** @throws {RangeError} when `uploadId` is not one of ours. */
+export function uploadPath(dataDir: string, uploadId: string): string {
+  if (!isUploadId(uploadId)) throw new RangeError(`${JSON.stringify(uploadId)} is not an upload id.`);
+  return path.join(dataDir, uploadId);
+}
+
+/** Makes the folder of the uploads, for its owner only. */
+export async function prepareDataDir(dataDir: string): Promise<void> {
+  await mkdir(dataDir, { recursive: true, mode: 0o700 });
+}
+
+/**
+ * Opens an upload's file to write at `offsetBytes`. Whatever lies behind that offset was never acknowledged
+ * (a crash, or a failed sync) and is cut off. A file that is made here is entered in its folder for good
+ * (the folder is synced) before a byte of it can be acknowledged.
+ */
+export async function openForWriting(
+  dataDir: string,
+  uploadId: string,
+  offsetBytes: number,
+): Promise<FileHandle> {
+  const file = await open(uploadPath(dataDir, uploadId), constants.O_RDWR | constants.O_CREAT, 0o600);
+  try {
+    const { size } = await file.stat();
+    if (size < offsetBytes) {
+      throw new Error(
+        `The file of upload ${uploadId} holds ${size} bytes, but ${offsetBytes} were acknowledged: it was changed from outside.`,
+      );
+    }
+    if (size > offsetBytes) await file.truncate(offsetBytes);
+    if (offsetBytes === 0) await syncFolder(dataDir);
+    return file;
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
+/** A file that is not there is as good as removed. */
+export async function removeUploadFile(dataDir: string, uploadId: string): Promise<void> {
+  try {
+    await unlink(uploadPath(dataDir, uploadId));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+  }
+}
+
+/** Bytes that an ordinary user may still write on the disk of `dataDir`. */
+export async function freeBytes(dataDir: string): Promise<number> {
+  const { bavail, bsize } = await statfs(dataDir);
+  return bavail * bsize;
+}
+
+async function syncFolder(folder: string): Promise<void> {
+  const handle = await open(folder, constants.O_RDONLY);
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
