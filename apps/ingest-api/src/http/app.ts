@@ -1,0 +1,50 @@
+import type { Database } from 'db-schema';
+import express, { type Express } from 'express';
+import type { Kysely } from 'kysely';
+import type { Logger } from 'pino';
+import { IngestError } from '../errors.ts';
+import type { QueuedRevision } from '../runs/queue-complete-revisions.ts';
+import type { DurableStore } from '../store/durable-store.ts';
+import type { UploadLocks } from '../store/upload-locks.ts';
+import { authenticate } from './authenticate.ts';
+import { probes } from './probes.ts';
+import { problemHandler } from './problems.ts';
+import { requestLog } from './request-log.ts';
+import type { RoomCheck } from './room-check.ts';
+import { runsRoutes } from './runs-routes.ts';
+import { uploadRoutes } from './upload-routes.ts';
+
+export interface AppOptions {
+  readonly db: Kysely<Database>;
+  readonly dataDir: string;
+  readonly store: DurableStore;
+  readonly locks: UploadLocks;
+  readonly room: RoomCheck;
+  readonly log: Logger;
+  isStopping(): boolean;
+  onQueued(revisions: readonly QueuedRevision[]): void;
+}
+
+/** Probes are open; everything else needs a token. */
+export function createApp(options: AppOptions): Express {
+  const { db, log } = options;
+  const app = express();
+  app.disable('x-powered-by');
+  app.disable('etag');
+  app.set('query parser', 'simple');
+  app.use(requestLog(log));
+  app.use(probes(options));
+  app.use((_req, _res, next) => {
+    if (options.isStopping())
+      throw new IngestError('shutting_down', 'The service is stopping; try again in a moment.');
+    next();
+  });
+  app.use(authenticate(db));
+  app.use(runsRoutes(options));
+  app.use(uploadRoutes(options));
+  app.use((req) => {
+    throw new IngestError('not_found', `There is nothing at ${req.method} ${req.path}.`);
+  });
+  app.use(problemHandler(log));
+  return app;
+}

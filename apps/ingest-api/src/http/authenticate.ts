@@ -1,0 +1,42 @@
+import type { Database, Scope } from 'db-schema';
+import type { RequestHandler, Response } from 'express';
+import type { Kysely } from 'kysely';
+import { IngestError } from '../errors.ts';
+import { allows, covers, findPrincipal, type Principal } from '../runs/tokens.ts';
+
+const BEARER = /^Bearer ([A-Za-z0-9_-]{1,200})$/;
+
+/** Lets a request in only with a valid token, and keeps who it is in `res.locals.principal`. */
+export function authenticate(db: Kysely<Database>): RequestHandler {
+  return async (req, res, next) => {
+    const secret = BEARER.exec(req.headers.authorization ?? '')?.[1];
+    const principal = secret === undefined ? undefined : await findPrincipal(db, secret);
+    if (principal === undefined) {
+      throw new IngestError(
+        'unauthenticated',
+        secret === undefined
+          ? 'Send the header "Authorization: Bearer TOKEN"; `ingest-api token create` makes a token.'
+          : 'The token is unknown, expired or revoked; ask the operators for a new one.',
+      );
+    }
+    res.locals.principal = principal;
+    next();
+  };
+}
+
+export function principalOf(res: Response): Principal {
+  return res.locals.principal;
+}
+
+/** @throws a 404 for a model that the token does not cover, as if it did not exist; a 403 for a lesser scope. */
+export function requireAccess(res: Response, scope: Scope, model: string): void {
+  const principal = principalOf(res);
+  if (!covers(principal, model))
+    throw new IngestError('not_found', `There is no model "${model}" for this token.`);
+  if (!allows(principal, scope)) {
+    throw new IngestError(
+      'forbidden',
+      `The token "${principal.name}" may not ${scope}; it needs the scope "${scope}".`,
+    );
+  }
+}

@@ -1,0 +1,81 @@
+import type { ErrorRequestHandler, Response } from 'express';
+import type { Logger } from 'pino';
+import { describeError, ERROR_CODES, type ErrorCode, IngestError, isDatabaseUnavailable } from '../errors.ts';
+
+/** RFC 9457 problem details. */
+export interface Problem {
+  readonly type: string;
+  readonly title: string;
+  readonly status: number;
+  readonly detail: string;
+  readonly code: ErrorCode;
+  readonly retryable: boolean;
+  readonly request_id: string;
+}
+
+const DEFAULT_RETRY_AFTER_SECONDS: Partial<Record<ErrorCode, number>> = {
+  upload_locked: 2,
+  database_unavailable: 5,
+  storage_fault: 10,
+  shutting_down: 5,
+  insufficient_storage: 60,
+};
+
+/** Every error as one of the table in errors.ts; what is not expected is `internal`, and tells no details. */
+export function toIngestError(error: unknown): IngestError {
+  if (error instanceof IngestError) return error;
+  if (isDatabaseUnavailable(error)) {
+    return new IngestError('database_unavailable', 'The database cannot be reached right now; try again.', {
+      cause: error,
+    });
+  }
+  const { status, type } = error as { status?: unknown; type?: unknown };
+  // What express's body parser throws.
+  if (type === 'entity.too.large')
+    return new IngestError('too_large', 'The request body is larger than 32 MiB.', { cause: error });
+  if (typeof status === 'number' && status >= 400 && status < 500) {
+    return new IngestError('invalid_request', `The request cannot be read: ${(error as Error).message}.`, {
+      cause: error,
+    });
+  }
+  return new IngestError('internal', 'The service met a fault of its own; the request id leads to its log.', {
+    cause: error,
+  });
+}
+
+export function toProblem(error: IngestError, requestId: string): Problem {
+  const { status, title, retryable } = ERROR_CODES[error.code];
+  return {
+    type: `https://score-ingest.example/problems/${error.code}`,
+    title,
+    status,
+    detail: error.message,
+    code: error.code,
+    retryable,
+    request_id: requestId,
+  };
+}
+
+export function sendProblem(res: Response, error: IngestError): void {
+  const problem = toProblem(error, res.locals.requestId);
+  const retryAfter = error.retryAfterSeconds ?? DEFAULT_RETRY_AFTER_SECONDS[error.code];
+  if (retryAfter !== undefined) res.setHeader('Retry-After', String(retryAfter));
+  if (problem.status === 401) res.setHeader('WWW-Authenticate', 'Bearer');
+  res.locals.problem = problem.code;
+  res.status(problem.status).type('application/problem+json').send(JSON.stringify(problem));
+}
+
+/** The last handler: express brings every rejected promise here. */
+export function problemHandler(log: Logger): ErrorRequestHandler {
+  return (error, _req, res, next) => {
+    const known = toIngestError(error);
+    if (ERROR_CODES[known.code].status >= 500) {
+      log.error(
+        { requestId: res.locals.requestId, err: describeError(error), stack: (error as Error).stack },
+        known.message,
+      );
+    }
+    if (res.headersSent) next(error);
+    else sendProblem(res, known);
+  };
+}

@@ -1,0 +1,53 @@
+import type { Database } from 'db-schema';
+import { type Kysely, sql } from 'kysely';
+import { IngestError } from '../errors.ts';
+import { freeBytes } from '../store/upload-files.ts';
+
+export interface RoomCheck {
+  /** @throws a 413 for a file that is larger than this service takes. */
+  checkSize(name: string, sizeBytes: number): void;
+  /** Rejects with a 507 when the disk cannot take `newBytes` on top of what is still to come. */
+  reserve(newBytes: number): Promise<void>;
+}
+
+export interface RoomCheckOptions {
+  readonly db: Kysely<Database>;
+  readonly dataDir: string;
+  readonly maxUploadBytes: number;
+  readonly minFreeBytes: number;
+}
+
+/** Says no before the first byte is sent, not after the last gigabyte. */
+export function roomCheck({ db, dataDir, maxUploadBytes, minFreeBytes }: RoomCheckOptions): RoomCheck {
+  return {
+    checkSize(name, sizeBytes) {
+      if (sizeBytes <= maxUploadBytes) return;
+      throw new IngestError(
+        'too_large',
+        `File "${name}" has ${sizeBytes} bytes; this service takes at most ${maxUploadBytes} a file. Split it, or have INGEST_MAX_UPLOAD_BYTES raised.`,
+      );
+    },
+    async reserve(newBytes) {
+      if (newBytes === 0) return;
+      const [free, stillToCome] = await Promise.all([freeBytes(dataDir), outstandingBytes(db)]);
+      const room = free - stillToCome - minFreeBytes;
+      if (newBytes <= room) return;
+      throw new IngestError(
+        'insufficient_storage',
+        `The disk has room for ${Math.max(0, room)} more bytes, and this needs ${newBytes}. Ask the operators to make room, then run the same command again.`,
+      );
+    },
+  };
+}
+
+/** Bytes that have been promised room already: the rest of every upload of a run that still waits for its files. */
+async function outstandingBytes(db: Kysely<Database>): Promise<number> {
+  const { rows } = await sql<{ bytes: number }>`
+    SELECT coalesce(sum(u.bytes - u.offset_bytes), 0)::bigint AS bytes
+    FROM ingest.upload u
+    WHERE u.received_at IS NULL AND u.removed_at IS NULL
+      AND EXISTS (
+        SELECT FROM ingest.run_file f JOIN ingest.run_revision r USING (revision_id)
+        WHERE f.upload_id = u.upload_id AND r.state = 'receiving')`.execute(db);
+  return rows[0]?.bytes ?? 0;
+}

@@ -1,0 +1,58 @@
+import type { Database } from 'db-schema';
+import { json, Router } from 'express';
+import type { Kysely } from 'kysely';
+import { IngestError } from '../errors.ts';
+import { declareRun } from '../runs/declare-run.ts';
+import { describeRun } from '../runs/describe-run.ts';
+import { principalOf, requireAccess } from './authenticate.ts';
+import { manifestRequest, parseModelParam, parseRequest, runKey } from './requests.ts';
+import type { RoomCheck } from './room-check.ts';
+
+const MANIFEST_LIMIT = '32mb';
+
+export interface RunsRoutesOptions {
+  readonly db: Kysely<Database>;
+  readonly room: RoomCheck;
+}
+
+export function runsRoutes({ db, room }: RunsRoutesOptions): Router {
+  const router = Router();
+
+  router.put(
+    '/v1/models/:model/runs/:run',
+    json({ limit: MANIFEST_LIMIT, inflate: false }),
+    async (req, res) => {
+      const model = parseModelParam(req.params.model);
+      requireAccess(res, 'push', model);
+      const run = parseRequest(runKey, req.params.run, 'The run key');
+      const manifest = parseRequest(manifestRequest, req.body, 'The manifest');
+      for (const file of manifest.files) room.checkSize(file.name, file.bytes);
+      const { isNew } = await declareRun(db, {
+        model,
+        run,
+        files: manifest.files,
+        ...(manifest.as_of === undefined ? {} : { asOf: new Date(manifest.as_of) }),
+        ...(manifest.source === undefined ? {} : { source: manifest.source }),
+        declaredBy: principalOf(res).name,
+        reserve: (newBytes) => room.reserve(newBytes),
+      });
+      res.status(isNew ? 201 : 200).json(await describeRun(db, model, run));
+    },
+  );
+
+  router.get('/v1/models/:model/runs/:run', async (req, res) => {
+    const model = parseModelParam(req.params.model);
+    requireAccess(res, 'read', model);
+    const run = parseRequest(runKey, req.params.run, 'The run key');
+    const view = await describeRun(db, model, run);
+    if (view === undefined) {
+      throw new IngestError(
+        'not_found',
+        `Model "${model}" has no run "${run}"; \`uploader push\` declares one.`,
+      );
+    }
+    res.set('Cache-Control', 'no-store').json(view);
+  });
+
+  return router;
+}

@@ -1,0 +1,172 @@
+import { Server } from '@tus/server';
+import { ERRORS, type Upload } from '@tus/utils';
+import type { Database } from 'db-schema';
+import { type Request, type RequestHandler, type Response, Router } from 'express';
+import type { Kysely } from 'kysely';
+import type { ServerRequest } from 'srvx';
+import { NodeRequest, sendNodeResponse } from 'srvx/node';
+import { type ErrorCode, IngestError } from '../errors.ts';
+import { newUploadId } from '../runs/declare-run.ts';
+import type { QueuedRevision } from '../runs/queue-complete-revisions.ts';
+import { openSingleFileRun } from '../runs/single-file-run.ts';
+import { finishUpload, modelOfUpload } from '../runs/upload-records.ts';
+import { withdrawUpload } from '../runs/withdraw-upload.ts';
+import type { DurableStore } from '../store/durable-store.ts';
+import { isUploadId } from '../store/upload-files.ts';
+import type { UploadLocks } from '../store/upload-locks.ts';
+import { principalOf, requireAccess } from './authenticate.ts';
+import { toIngestError } from './problems.ts';
+import { fileName, parseModelParam, parseRequest, runKey } from './requests.ts';
+import type { RoomCheck } from './room-check.ts';
+
+const PATH = '/v1/uploads';
+
+export interface UploadRoutesOptions {
+  readonly db: Kysely<Database>;
+  readonly dataDir: string;
+  readonly store: DurableStore;
+  readonly locks: UploadLocks;
+  readonly room: RoomCheck;
+  onQueued(revisions: readonly QueuedRevision[]): void;
+}
+
+/**
+ * tus 1.0 on /v1/uploads: @tus/server speaks the protocol, and everything it would decide by itself (who,
+ * where, when it is finished, what is left open) is decided here.
+ */
+export function uploadRoutes(options: UploadRoutesOptions): Router {
+  const { db, dataDir, locks, room } = options;
+  const tus = new Server({
+    path: PATH,
+    datastore: options.store,
+    locker: locks,
+    lockDrainTimeout: 1, // the lock has waited already: a stalled holder is ended at once
+    relativeLocation: true,
+    allowedOrigins: () => false, // no browser of another origin has any business here
+    getFileIdFromRequest: (_req, lastPath) => (isUploadId(lastPath ?? '') ? lastPath : undefined),
+    namingFunction: newUploadId,
+    onUploadCreate: async (req, upload) => {
+      await createSingleFileRun(responseOf(req), upload);
+      return {};
+    },
+    onUploadFinish: async (_req, upload) => {
+      options.onQueued(await finishUpload(db, upload.id));
+      return {};
+    },
+    onResponseError: (req, error) => {
+      const known = fromTusError(error);
+      responseOf(req).locals.error = known;
+      return { status_code: 500, body: '' }; // replaced below by the problem document
+    },
+  });
+
+  async function createSingleFileRun(res: Response, upload: Upload): Promise<void> {
+    const { metadata = {} } = upload;
+    const model = parseModelParam(metadata.model ?? '');
+    requireAccess(res, 'push', model);
+    const run = parseRequest(runKey, metadata.run, 'The metadata "run"');
+    const name = parseRequest(fileName, metadata.filename, 'The metadata "filename"');
+    const sizeBytes = upload.size ?? 0;
+    room.checkSize(name, sizeBytes);
+    await room.reserve(sizeBytes);
+    await openSingleFileRun(db, {
+      uploadId: upload.id,
+      model,
+      run,
+      name,
+      sizeBytes,
+      metadata,
+      declaredBy: principalOf(res).name,
+    });
+  }
+
+  const speakTus: RequestHandler = async (req, res) => {
+    const request = new NodeRequest({ req, res });
+    const response = await tus.handleWeb(request);
+    if (response.status < 400) {
+      await sendNodeResponse(res, response);
+      return;
+    }
+    // The body may be unread: this connection cannot be used again.
+    res.set('Connection', 'close');
+    throw res.locals.error ?? (await fromTusResponse(response));
+  };
+
+  const router = Router();
+  router.options([PATH, `${PATH}/:id`], speakTus);
+  router.post(PATH, ignoreOverride, speakTus);
+  router.all(PATH, methodNotAllowed('OPTIONS, POST'));
+
+  router.use(`${PATH}/:id`, ignoreOverride, async (req, res, next) => {
+    const { id } = req.params as { id: string };
+    const model = isUploadId(id) ? await modelOfUpload(db, id) : undefined;
+    if (model === undefined)
+      throw new IngestError('not_found', 'There is no such upload; declare the run again.');
+    requireAccess(res, 'push', model);
+    next();
+  });
+  router.head(`${PATH}/:id`, speakTus);
+  router.patch(`${PATH}/:id`, speakTus);
+  router.delete(`${PATH}/:id`, async (req, res) => {
+    await withdrawUpload(db, dataDir, req.params.id, principalOf(res).name);
+    res.status(204).set('Tus-Resumable', '1.0.0').end();
+  });
+  router.all(`${PATH}/:id`, methodNotAllowed('OPTIONS, HEAD, PATCH, DELETE'));
+  return router;
+}
+
+/** Express's response behind the web request that @tus/server works with. */
+function responseOf(req: ServerRequest): Response {
+  const res = req.runtime?.node?.res;
+  if (res === undefined) throw new Error('The tus server was given a request that is not from Node.');
+  return res as Response;
+}
+
+/** tus 1.0 lets a client override the method by a header; a proxy that filters by method could not see it. */
+const ignoreOverride: RequestHandler = (req: Request, _res, next) => {
+  delete req.headers['x-http-method-override'];
+  next();
+};
+
+function methodNotAllowed(allowed: string): RequestHandler {
+  return (req, res) => {
+    res.set('Allow', allowed);
+    throw new IngestError('method_not_allowed', `${req.method} is not allowed here; use one of ${allowed}.`);
+  };
+}
+
+const CODES_BY_STATUS: Readonly<Record<number, ErrorCode>> = {
+  400: 'invalid_request',
+  403: 'invalid_request',
+  404: 'not_found',
+  409: 'offset_conflict',
+  410: 'upload_gone',
+  412: 'precondition_failed',
+  413: 'too_large',
+  415: 'unsupported_media_type',
+  423: 'upload_locked',
+  501: 'invalid_request',
+};
+
+/** @tus/server throws plain objects of a status and a text. */
+function fromTusError(error: unknown): IngestError {
+  const { status_code, body } = error as { status_code?: unknown; body?: unknown };
+  if (error === ERRORS.INVALID_OFFSET) {
+    return new IngestError(
+      'offset_conflict',
+      'The upload stands at another offset; ask for it by HEAD and go on from there.',
+    );
+  }
+  const code = typeof status_code === 'number' ? CODES_BY_STATUS[status_code] : undefined;
+  return code === undefined ? toIngestError(error) : new IngestError(code, sentence(String(body)));
+}
+
+/** What @tus/server refuses before any handler runs it answers by itself, as text. */
+async function fromTusResponse(response: globalThis.Response): Promise<IngestError> {
+  return fromTusError({ status_code: response.status, body: await response.text() });
+}
+
+function sentence(text: string): string {
+  const line = text.trim();
+  return line.endsWith('.') ? line : `${line}.`;
+}
