@@ -1,0 +1,143 @@
+import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import type { Writable } from 'node:stream';
+import type { ClientBase } from 'pg';
+import { from as copyFrom } from 'pg-copy-streams';
+import { COPY_COLUMNS, createScoreLineScanner } from 'score-lines';
+import { uploadPath } from '../store/upload-files.ts';
+import type { ClaimedFile, ClaimedRevision } from './claim-next-load.ts';
+import { DataFault } from './data-fault.ts';
+import { readChunks } from './read-file.ts';
+import { RejectList } from './reject-list.ts';
+
+export interface CopyResult {
+  readonly rows: number;
+  readonly blankLines: number;
+}
+
+export interface CopyOptions {
+  readonly dataDir: string;
+  readonly partition: string;
+  /** Called often: the bytes read and the rows made so far. */
+  onProgress(bytes: number, rows: number): void;
+}
+
+/**
+ * COPYs every file of a revision into the fresh partition, in one statement, hashing what it reads. Proves on
+ * the way that the bytes are those that were declared, and that no line is unaccounted for.
+ *
+ * A bad line does not end the reading: all of them are found. The COPY is then ended in order, so that the
+ * transaction stays usable to record the failure in it.
+ *
+ * @throws {DataFault} bad lines, or content that is not what was declared.
+ */
+export async function copyFiles(
+  client: ClientBase,
+  claimed: ClaimedRevision,
+  options: CopyOptions,
+): Promise<CopyResult> {
+  const copy = client.query(
+    copyFrom(`COPY ${options.partition} (${COPY_COLUMNS.join(', ')}) FROM STDIN (FORMAT text, FREEZE)`),
+  );
+  const sink = new CopySink(copy);
+  const rejects = new RejectList();
+  const total = { bytes: 0, rows: 0, blank: 0 };
+  let mismatch: DataFault | undefined;
+  try {
+    for (const file of claimed.files) {
+      const counts = await copyFile(file, sink, rejects, options, total);
+      mismatch ??= compareWithManifest(file, counts);
+      total.bytes += counts.bytes;
+      total.rows += counts.rows;
+      total.blank += counts.blank;
+    }
+  } catch (error) {
+    copy.destroy(error as Error);
+    throw error;
+  }
+  await sink.end();
+  if (mismatch !== undefined) throw mismatch;
+  if (!rejects.isEmpty) throw rejects.toFault();
+  if (copy.rowCount !== total.rows) {
+    throw new Error(`PostgreSQL took ${copy.rowCount} rows of the ${total.rows} that were sent to it.`);
+  }
+  return { rows: total.rows, blankLines: total.blank };
+}
+
+interface FileCounts {
+  readonly bytes: number;
+  readonly lines: number;
+  readonly rows: number;
+  readonly blank: number;
+  readonly sha256: string;
+}
+
+async function copyFile(
+  file: ClaimedFile,
+  sink: CopySink,
+  rejects: RejectList,
+  options: CopyOptions,
+  before: { readonly bytes: number; readonly rows: number },
+): Promise<FileCounts> {
+  const hash = createHash('sha256');
+  const scanner = createScoreLineScanner({ onReject: (rejected) => rejects.add(file.name, rejected) });
+  const send = async (rows: Buffer) => {
+    // Rows that will never be published are not sent.
+    if (rejects.isEmpty && rows.byteLength > 0) await sink.write(rows);
+  };
+  // Nothing was ever sent for an empty file, so there is none on the disk.
+  const chunks = file.bytes === 0 ? [] : readChunks(uploadPath(options.dataDir, file.uploadId));
+  for await (const chunk of chunks) {
+    hash.update(chunk);
+    await send(scanner.scan(chunk));
+    options.onProgress(before.bytes + scanner.counts.bytes, before.rows + scanner.counts.rows);
+  }
+  await send(scanner.finish());
+  return { ...scanner.counts, sha256: hash.digest('hex') };
+}
+
+function compareWithManifest(file: ClaimedFile, counts: FileCounts): DataFault | undefined {
+  const differences = [
+    counts.bytes === file.bytes ? '' : `${counts.bytes} bytes instead of ${file.bytes}`,
+    file.sha256 === null || counts.sha256 === file.sha256
+      ? ''
+      : `sha256 ${counts.sha256} instead of ${file.sha256}`,
+    file.lines === null || counts.lines === file.lines
+      ? ''
+      : `${counts.lines} lines instead of ${file.lines}`,
+  ].filter((text) => text !== '');
+  if (differences.length === 0) return undefined;
+  return new DataFault({
+    code: 'content_mismatch',
+    detail: `What arrived of "${file.name}" is not what was declared: ${differences.join(', ')}. Push again: the file is sent anew.`,
+    file: file.name,
+  });
+}
+
+/** Writes to the COPY with one piece on its way while the next one is made. */
+class CopySink {
+  readonly #copy: Writable;
+  readonly #failed: Promise<never>;
+  #writable: Promise<unknown> = Promise.resolve();
+
+  constructor(copy: Writable) {
+    this.#copy = copy;
+    this.#failed = once(copy, 'error').then(([error]) => Promise.reject(error));
+    this.#failed.catch(() => {}); // heard by whichever write or end comes next
+  }
+
+  async write(rows: Buffer): Promise<void> {
+    await Promise.race([this.#writable, this.#failed]);
+    this.#writable = new Promise<void>((resolve, reject) => {
+      this.#copy.write(rows, (error) => (error ? reject(error) : resolve()));
+    });
+    this.#writable.catch(() => {});
+  }
+
+  /** Resolves when PostgreSQL has taken every row. */
+  async end(): Promise<void> {
+    const finished = once(this.#copy, 'finish');
+    this.#copy.end();
+    await Promise.race([finished, this.#failed]);
+  }
+}

@@ -1,0 +1,28 @@
+import type { RejectTotals, RevisionError } from 'db-schema';
+import type { RejectedLine } from 'score-lines';
+
+export interface FileReject extends RejectedLine {
+  readonly file: string;
+}
+
+/**
+ * The data is at fault: the same bytes would fail again. Carries what is to be told on the run. Everything
+ * else that is thrown during a load is a fault of the machinery, and is tried again.
+ */
+export class DataFault extends Error {
+  override readonly name = 'DataFault';
+  readonly error: RevisionError;
+  readonly rejects: RejectTotals;
+  readonly rejectedLines: readonly FileReject[];
+
+  constructor(
+    error: RevisionError,
+    rejects: RejectTotals = { total: 0, byCode: {} },
+    rejectedLines: readonly FileReject[] = [],
+  ) {
+    super(error.detail);
+    this.error = error;
+    this.rejects = rejects;
+    this.rejectedLines = rejectedLines;
+  }
+}

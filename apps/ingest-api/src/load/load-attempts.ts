@@ -1,0 +1,105 @@
+import type { Database, LoadPhase } from 'db-schema';
+import { type Kysely, sql } from 'kysely';
+
+/** What is told of a running load, twice a second at most. */
+export interface LoadProgress {
+  phase: LoadPhase;
+  bytesDone: number;
+  rowsDone: number;
+}
+
+export interface StartedAttempt {
+  readonly attemptId: number;
+  /** 1 for the first. */
+  readonly attempt: number;
+}
+
+/**
+ * Notes that a load begins. An earlier attempt that never ended was lost with its loader: whoever holds the
+ * claim now knows that nobody else works on the revision.
+ *
+ * Attempts are written outside the load's transaction (`side`), so that they can be seen while it runs and
+ * survive its rollback; the claimed row itself is never touched from here.
+ */
+export async function startAttempt(
+  side: Kysely<Database>,
+  revisionId: number,
+  worker: string,
+): Promise<StartedAttempt> {
+  return side.transaction().execute(async (trx) => {
+    await trx
+      .updateTable('ingest.load_attempt')
+      .set({
+        outcome: 'lost',
+        finished_at: sql<Date>`now()`,
+        error:
+          'The loader that worked on it vanished (killed, or cut off from the database); its transaction was rolled back.',
+      })
+      .where('revision_id', '=', revisionId)
+      .where('finished_at', 'is', null)
+      .execute();
+    const row = await trx
+      .insertInto('ingest.load_attempt')
+      .columns(['revision_id', 'worker', 'attempt'])
+      .expression((eb) =>
+        eb
+          .selectFrom('ingest.load_attempt')
+          .select([
+            sql.val(revisionId).$castTo<number>().as('revision_id'),
+            sql.val(worker).$castTo<string>().as('worker'),
+            sql<number>`coalesce(max(attempt), 0) + 1`.as('attempt'),
+          ])
+          .where('revision_id', '=', revisionId),
+      )
+      .returning(['attempt_id', 'attempt'])
+      .executeTakeFirstOrThrow();
+    return { attemptId: row.attempt_id, attempt: row.attempt };
+  });
+}
+
+export async function reportProgress(
+  side: Kysely<Database>,
+  attemptId: number,
+  progress: LoadProgress,
+): Promise<void> {
+  await side
+    .updateTable('ingest.load_attempt')
+    .set({
+      phase: progress.phase,
+      bytes_done: progress.bytesDone,
+      rows_done: progress.rowsDone,
+      updated_at: sql<Date>`now()`,
+    })
+    .where('attempt_id', '=', attemptId)
+    .where('finished_at', 'is', null)
+    .execute();
+}
+
+/** The attempt met a fault of the machinery; its revision is tried again after `delayMs`. */
+export async function endAttemptForRetry(
+  side: Kysely<Database>,
+  attemptId: number,
+  error: string,
+  delayMs: number,
+): Promise<void> {
+  await side
+    .updateTable('ingest.load_attempt')
+    .set({
+      outcome: 'retry',
+      error,
+      finished_at: sql<Date>`now()`,
+      next_try_at: sql<Date>`now() + ${delayMs} * interval '1 millisecond'`,
+    })
+    .where('attempt_id', '=', attemptId)
+    .where('finished_at', 'is', null)
+    .execute();
+}
+
+const FIRST_DELAY_MS = 1_000;
+const LONGEST_DELAY_MS = 5 * 60_000;
+
+/** Exponential backoff with half of it jitter: 1 s, 2 s, 4 s … 5 min. */
+export function retryDelayMs(attempt: number, random: () => number = Math.random): number {
+  const full = Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** Math.min(attempt - 1, 20));
+  return Math.round(full / 2 + (random() * full) / 2);
+}

@@ -1,0 +1,104 @@
+import { createModelRelations, type Database, type LoadOutcome, partitionOf } from 'db-schema';
+import type { Kysely } from 'kysely';
+import type { ClientBase, Pool } from 'pg';
+import { attachPartition } from './attach-partition.ts';
+import { buildKey } from './build-key.ts';
+import type { ClaimedRevision } from './claim-next-load.ts';
+import { copyFiles } from './copy-files.ts';
+import { DataFault } from './data-fault.ts';
+import { failRevision } from './fail-revision.ts';
+import type { LoadProgress } from './load-attempts.ts';
+import { publishRevision } from './publish-revision.ts';
+
+export interface LoadOptions {
+  readonly dataDir: string;
+  readonly sidePool: Pool;
+  readonly side: Kysely<Database>;
+  readonly attemptId: number;
+  readonly progress: LoadProgress;
+}
+
+/**
+ * Loads a claimed revision inside the claim's own transaction: partition, COPY, key, attach, publish, and
+ * the outcome of the attempt, so that all of it is there after COMMIT or none.
+ *
+ * @returns the outcome, still uncommitted.
+ * @throws whatever the machinery met; the transaction must then be rolled back.
+ */
+export async function loadRevision(
+  client: ClientBase,
+  claimed: ClaimedRevision,
+  options: LoadOptions,
+): Promise<LoadOutcome> {
+  const { model, revisionId } = claimed;
+  const { progress } = options;
+  const partition = partitionOf(model, revisionId);
+  await ensureModelRelations(options.sidePool, claimed);
+  // Row order: score first, as a row then takes 52 bytes instead of 60 (docs/architecture.md).
+  await client.query(`
+    CREATE TABLE ${partition} (
+      score double precision NOT NULL,
+      revision_id integer NOT NULL DEFAULT ${revisionId} CHECK (revision_id = ${revisionId}),
+      pk text COLLATE "C" NOT NULL,
+      attributes jsonb)`);
+  let outcome: LoadOutcome;
+  try {
+    const { rows } = await copyFiles(client, claimed, {
+      dataDir: options.dataDir,
+      partition,
+      onProgress: (bytes, rowsDone) => {
+        progress.bytesDone = bytes;
+        progress.rowsDone = rowsDone;
+      },
+    });
+    if (rows === 0) throw noRows(claimed);
+    progress.phase = 'building_key';
+    await buildKey(client, partition);
+    progress.phase = 'attaching';
+    await attachPartition(client, model, revisionId);
+    progress.phase = 'publishing';
+    outcome = await publishRevision(client, claimed, rows);
+  } catch (error) {
+    if (!(error instanceof DataFault)) throw error;
+    await failRevision(client, claimed, partition, error);
+    outcome = 'failed';
+  }
+  await finishAttempt(client, options.attemptId, outcome, progress);
+  return outcome;
+}
+
+/** In a transaction of its own: two first loads of one model must not wait for each other's whole load. */
+async function ensureModelRelations(pool: Pool, { model }: ClaimedRevision): Promise<void> {
+  const client = await pool.connect();
+  let failed = true;
+  try {
+    await client.query('BEGIN');
+    await createModelRelations(client, model);
+    await client.query('COMMIT');
+    failed = false;
+  } finally {
+    client.release(failed);
+  }
+}
+
+/** An empty run would take a model's scores away from its readers: it is never what was meant. */
+function noRows(claimed: ClaimedRevision): DataFault {
+  return new DataFault({
+    code: 'no_rows',
+    detail: `The ${claimed.files.length === 1 ? 'file holds' : `${claimed.files.length} files hold`} no row at all; a run needs at least one. Push the run again when its data is there.`,
+  });
+}
+
+async function finishAttempt(
+  client: ClientBase,
+  attemptId: number,
+  outcome: LoadOutcome,
+  progress: LoadProgress,
+): Promise<void> {
+  await client.query(
+    `UPDATE ingest.load_attempt
+     SET outcome = $2, finished_at = clock_timestamp(), updated_at = clock_timestamp(), phase = $3, bytes_done = $4, rows_done = $5
+     WHERE attempt_id = $1`,
+    [attemptId, outcome, progress.phase, progress.bytesDone, progress.rowsDone],
+  );
+}

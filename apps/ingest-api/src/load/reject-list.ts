@@ -1,0 +1,45 @@
+import type { RejectTotals } from 'db-schema';
+import type { RejectedLine } from 'score-lines';
+import { DataFault, type FileReject } from './data-fault.ts';
+
+/** So many bad lines are kept whole; the totals count all of them. */
+export const KEPT_REJECTS = 1_000;
+
+/** Collects the refused lines of a revision, file after file. */
+export class RejectList {
+  readonly #kept: FileReject[] = [];
+  readonly #byCode: Record<string, number> = {};
+  #total = 0;
+
+  add(file: string, rejected: RejectedLine): void {
+    this.#total += 1;
+    this.#byCode[rejected.code] = (this.#byCode[rejected.code] ?? 0) + 1;
+    if (this.#kept.length < KEPT_REJECTS) this.#kept.push({ file, ...rejected });
+  }
+
+  get totals(): RejectTotals {
+    return { total: this.#total, byCode: { ...this.#byCode } };
+  }
+
+  get isEmpty(): boolean {
+    return this.#total === 0;
+  }
+
+  /** The fault that names the first bad line and carries the others. */
+  toFault(): DataFault {
+    const [first] = this.#kept;
+    if (first === undefined) throw new Error('There is no rejected line to tell of.');
+    const others = this.#total === 1 ? '' : ` ${this.#total - 1} more lines are bad too.`;
+    return new DataFault(
+      {
+        code: 'bad_lines',
+        detail: `${first.file}, line ${first.line}, byte ${first.byteOffset}: ${first.detail}${others} Mend the data and push again.`,
+        file: first.file,
+        line: first.line,
+        byte_offset: first.byteOffset,
+      },
+      this.totals,
+      this.#kept,
+    );
+  }
+}
