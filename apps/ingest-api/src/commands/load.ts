@@ -1,0 +1,39 @@
+import { hostname } from 'node:os';
+import { clientConfig, openDatabase } from 'db-schema';
+import type { Logger } from 'pino';
+import type { LoadConfig } from '../config.ts';
+import { describeError } from '../errors.ts';
+import { runLoader } from '../load/run-loader.ts';
+
+/** Runs a loader until `signal` is aborted. A load that is under way then is rolled back, and begun again by another. */
+export async function load(config: LoadConfig, log: Logger, signal: AbortSignal): Promise<void> {
+  const connection = {
+    databaseUrl: config.databaseUrl,
+    role: 'ingest_loader',
+    applicationName: 'ingest-api load',
+  } as const;
+  const side = openDatabase({
+    ...connection,
+    applicationName: 'ingest-api load (side)',
+    maxConnections: 2,
+    onIdleError: (error) => log.warn({ err: describeError(error) }, 'an idle database connection was lost'),
+  });
+  const worker = `${hostname()}:${process.pid}`;
+  log.info({ worker, dataDir: config.dataDir }, 'loader started');
+  await runLoader(
+    {
+      clientConfig: clientConfig(connection),
+      side: side.db,
+      sidePool: side.pool,
+      dataDir: config.dataDir,
+      worker,
+      maintenanceWorkMem: config.maintenanceWorkMem,
+      stallTimeoutMs: config.stallTimeoutMs,
+      log,
+      signal,
+    },
+    config.pollIntervalMs,
+  );
+  await side.db.destroy();
+  log.info('loader stopped');
+}

@@ -1,0 +1,13 @@
+import { migrateToLatest } from 'db-schema';
+import type { DatabaseConfig } from '../config.ts';
+
+/** Brings the database up to date; `DATABASE_URL` must be its owner, with the right to create roles. */
+export async function migrate(config: DatabaseConfig): Promise<void> {
+  const { applied, alreadyThere } = await migrateToLatest(config.databaseUrl);
+  for (const name of applied) process.stdout.write(`applied ${name}\n`);
+  process.stdout.write(
+    applied.length === 0
+      ? `nothing to do: ${alreadyThere} migration(s) are there already\n`
+      : 'the database is up to date\n',
+  );
+}

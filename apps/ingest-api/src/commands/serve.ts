@@ -1,0 +1,87 @@
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { openDatabase } from 'db-schema';
+import type { Logger } from 'pino';
+import type { ServeConfig } from '../config.ts';
+import { describeError } from '../errors.ts';
+import { createApp } from '../http/app.ts';
+import { roomCheck } from '../http/room-check.ts';
+import type { QueuedRevision } from '../runs/queue-complete-revisions.ts';
+import { sweepFinishedUploads } from '../runs/sweep.ts';
+import { uploadRecords } from '../runs/upload-records.ts';
+import { DurableStore } from '../store/durable-store.ts';
+import { prepareDataDir } from '../store/upload-files.ts';
+import { UploadLocks } from '../store/upload-locks.ts';
+
+const SWEEP_EVERY_MS = 60_000;
+/** Requests under way get so long to end by themselves when the service stops. */
+const GRACE_MS = 3_000;
+
+/** Runs the HTTP service until `signal` is aborted, then stops without losing an acknowledged byte. */
+export async function serve(config: ServeConfig, log: Logger, signal: AbortSignal): Promise<void> {
+  await prepareDataDir(config.dataDir);
+  const { db } = openDatabase({
+    databaseUrl: config.databaseUrl,
+    role: 'ingest_api',
+    applicationName: 'ingest-api serve',
+    maxConnections: 10,
+    onIdleError: (error) => log.warn({ err: describeError(error) }, 'an idle database connection was lost'),
+  });
+  const locks = new UploadLocks();
+  const store = new DurableStore({
+    dataDir: config.dataDir,
+    records: uploadRecords(db),
+    onProgress: (uploadId) => locks.noteProgress(uploadId),
+  });
+  const noteQueued = (revisions: readonly QueuedRevision[]) => {
+    for (const { model, run_key, revision } of revisions)
+      log.info({ model, run: run_key, revision }, 'run queued');
+  };
+  const app = createApp({
+    db,
+    dataDir: config.dataDir,
+    store,
+    locks,
+    room: roomCheck({ db, ...config }),
+    log,
+    isStopping: () => signal.aborted,
+    onQueued: noteQueued,
+  });
+  const server = createServer(
+    // An upload may take hours: no limit on a whole request, but on every pause in it.
+    {
+      requestTimeout: 0,
+      headersTimeout: 30_000,
+      keepAliveTimeout: 10_000,
+      connectionsCheckingInterval: 5_000,
+    },
+    app,
+  );
+  server.timeout = config.idleTimeoutMs;
+  const sweep = () =>
+    sweepFinishedUploads(db)
+      .then(noteQueued)
+      .catch((error: unknown) =>
+        log.warn({ err: describeError(error) }, 'the sweep failed; it runs again in a minute'),
+      );
+
+  server.listen(config.port, config.host);
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  log.info({ host: config.host, port, dataDir: config.dataDir }, 'listening');
+  await sweep();
+  const sweeping = setInterval(sweep, SWEEP_EVERY_MS);
+
+  if (!signal.aborted) await once(signal, 'abort');
+  log.info('stopping');
+  clearInterval(sweeping);
+  const closed = once(server, 'close');
+  server.close();
+  const cut = setTimeout(() => server.closeAllConnections(), GRACE_MS);
+  await closed;
+  clearTimeout(cut);
+  await store.drained(); // what had come in of a broken PATCH is synced and recorded
+  await db.destroy();
+  log.info('stopped');
+}

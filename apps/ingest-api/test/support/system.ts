@@ -1,0 +1,302 @@
+import { createHash } from 'node:crypto';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { migrateToLatest, openDatabase } from 'db-schema';
+import { createTestDatabase } from 'local-postgres';
+import pg from 'pg';
+import { pino } from 'pino';
+import { load } from '../../src/commands/load.ts';
+import { serve } from '../../src/commands/serve.ts';
+import type { LoadConfig, ServeConfig } from '../../src/config.ts';
+import { createToken, type NewToken } from '../../src/runs/tokens.ts';
+
+/** A service on a database of its own, and as many loaders as a test wants. */
+export interface TestSystem {
+  readonly url: string;
+  readonly databaseUrl: string;
+  readonly dataDir: string;
+  /** Covers every model, with the scopes push and read. */
+  readonly token: string;
+  createToken(token: Partial<NewToken> & { name: string }): Promise<string>;
+  request(method: string, path: string, options?: RequestOptions): Promise<Response>;
+  startLoader(config?: Partial<LoadConfig>): { stop(): Promise<void> };
+  restartService(): Promise<void>;
+  query<T extends pg.QueryResultRow>(sql: string, values?: unknown[]): Promise<T[]>;
+  stop(): Promise<void>;
+}
+
+export interface RequestOptions {
+  readonly json?: unknown;
+  readonly body?: string | Uint8Array<ArrayBuffer>;
+  readonly headers?: Record<string, string>;
+  /** null sends none. */
+  readonly token?: string | null;
+}
+
+export async function startSystem(config: Partial<ServeConfig> = {}): Promise<TestSystem> {
+  const database = await createTestDatabase({
+    name: 'migrated',
+    migrate: async (url) => void (await migrateToLatest(url)),
+  });
+  const dataDir = await mkdtemp(path.join(tmpdir(), 'ingest-test-'));
+  const common = { databaseUrl: database.url, dataDir, logLevel: 'silent' };
+  const stops: (() => Promise<void>)[] = [];
+  let service = await startService({ ...DEFAULTS, ...common, ...config });
+  const pool = new pg.Pool({ connectionString: database.url, max: 4, application_name: 'test' });
+  const system: TestSystem = {
+    get url() {
+      return service.url;
+    },
+    databaseUrl: database.url,
+    dataDir,
+    token: '',
+    async createToken(token) {
+      const { db } = openDatabase({
+        databaseUrl: database.url,
+        role: 'ingest_api',
+        applicationName: 'test',
+        maxConnections: 1,
+        onIdleError: () => {},
+      });
+      try {
+        return await createToken(
+          db,
+          { scopes: ['push', 'read'], models: null, expiresAt: null, ...token },
+          'test',
+        );
+      } finally {
+        await db.destroy();
+      }
+    },
+    request(method, requestPath, options = {}) {
+      const token = options.token === undefined ? this.token : options.token;
+      return fetch(new URL(requestPath, service.url), {
+        method,
+        headers: {
+          ...(token === null ? {} : { authorization: `Bearer ${token}` }),
+          ...(options.json === undefined ? {} : { 'content-type': 'application/json' }),
+          ...options.headers,
+        },
+        ...(options.json === undefined ? {} : { body: JSON.stringify(options.json) }),
+        ...(options.body === undefined ? {} : { body: options.body }),
+      });
+    },
+    startLoader(loadConfig = {}) {
+      const controller = new AbortController();
+      const running = load(
+        { ...common, maintenanceWorkMem: '64MB', pollIntervalMs: 200, stallTimeoutMs: 20_000, ...loadConfig },
+        pino({ level: process.env.TEST_LOG_LEVEL ?? 'silent' }),
+        controller.signal,
+      );
+      const stop = async () => {
+        controller.abort();
+        await running;
+      };
+      stops.push(stop);
+      return { stop };
+    },
+    async restartService() {
+      await service.stop();
+      service = await startService({ ...DEFAULTS, ...common, ...config });
+    },
+    async query(sql, values) {
+      return (await pool.query(sql, values)).rows;
+    },
+    async stop() {
+      for (const stop of stops) await stop();
+      await service.stop();
+      await pool.end();
+      await rm(dataDir, { recursive: true, force: true });
+      await database.drop();
+    },
+  };
+  return {
+    ...system,
+    token: await system.createToken({ name: 'tester' }),
+    get url() {
+      return service.url;
+    },
+  };
+}
+
+const DEFAULTS = {
+  host: '127.0.0.1',
+  port: 0,
+  maxUploadBytes: 1024 ** 3,
+  minFreeBytes: 0,
+  idleTimeoutMs: 5_000,
+} as const;
+
+async function startService(config: ServeConfig): Promise<{ url: string; stop(): Promise<void> }> {
+  const controller = new AbortController();
+  let announce: (port: number) => void = () => {};
+  const listening = new Promise<number>((resolve) => {
+    announce = resolve;
+  });
+  const log = pino(
+    { level: 'info' },
+    {
+      write(line: string) {
+        const entry = JSON.parse(line) as { msg: string; port?: number };
+        if (entry.msg === 'listening' && entry.port !== undefined) announce(entry.port);
+        if (process.env.TEST_LOG_LEVEL !== undefined) process.stderr.write(line);
+      },
+    },
+  );
+  const running = serve(config, log, controller.signal);
+  const port = await Promise.race([
+    listening,
+    running.then(() => Promise.reject(new Error('the service ended'))),
+  ]);
+  return {
+    url: `http://127.0.0.1:${port}`,
+    async stop() {
+      controller.abort();
+      await running;
+    },
+  };
+}
+
+/** Waits for what `probe` looks for; fails with what it saw last when the deadline passes. */
+export async function eventually<T>(
+  probe: () => Promise<T>,
+  isDone: (value: T) => boolean,
+  deadlineMs = 10_000,
+): Promise<T> {
+  const endMs = Date.now() + deadlineMs;
+  for (;;) {
+    const value = await probe();
+    if (isDone(value)) return value;
+    if (Date.now() > endMs)
+      throw new Error(`It did not happen within ${deadlineMs} ms; seen last: ${JSON.stringify(value)}`);
+    await delay(20);
+  }
+}
+
+export interface SourceFile {
+  readonly name: string;
+  readonly content: string | Buffer;
+}
+
+export function manifestOf(files: readonly SourceFile[]) {
+  return {
+    files: files.map(({ name, content }) => {
+      const bytes = Buffer.from(content);
+      const newlines = bytes.reduce((count, byte) => count + (byte === 10 ? 1 : 0), 0);
+      const lines = newlines + (bytes.length > 0 && bytes.at(-1) !== 10 ? 1 : 0);
+      return { name, bytes: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex'), lines };
+    }),
+  };
+}
+
+interface DeclaredFile {
+  readonly name: string;
+  readonly offset: number;
+  readonly state: string;
+  readonly uploadUrl: string;
+}
+
+export interface RunAnswer {
+  readonly revision: number;
+  readonly state: string;
+  readonly rows: number | null;
+  readonly files: readonly DeclaredFile[];
+  readonly load: {
+    attempt: number;
+    outcome: string | null;
+    lastError: string | null;
+    phase: string | null;
+  } | null;
+  readonly error: { code: string; detail: string; file?: string; line?: number; byte_offset?: number } | null;
+  readonly rejects: {
+    total: number;
+    byCode: Record<string, number>;
+    first: { line: number; code: string }[];
+  };
+  readonly totals: { receivedBytes: number };
+  readonly mayDo: string[];
+}
+
+/** Declares a run, and sends nothing of it. */
+export async function declare(
+  system: TestSystem,
+  model: string,
+  run: string,
+  files: readonly SourceFile[],
+  more: Record<string, unknown> = {},
+): Promise<RunAnswer> {
+  const answer = await system.request('PUT', runPath(model, run), {
+    json: { ...manifestOf(files), ...more },
+  });
+  if (!answer.ok) throw new Error(`PUT answered ${answer.status}: ${await answer.text()}`);
+  return (await answer.json()) as RunAnswer;
+}
+
+/** Declares a run and sends what is missing of it, as a client would: by the answer alone. */
+export async function pushRun(
+  system: TestSystem,
+  model: string,
+  run: string,
+  files: readonly SourceFile[],
+  more: Record<string, unknown> = {},
+): Promise<RunAnswer> {
+  const declared = await declare(system, model, run, files, more);
+  for (const file of declared.files) {
+    const content = Buffer.from(files.find(({ name }) => name === file.name)?.content ?? '');
+    if (file.state === 'received') continue;
+    const sent = await patch(system, file.uploadUrl, file.offset, content.subarray(file.offset));
+    if (sent.status !== 204) throw new Error(`PATCH answered ${sent.status}: ${await sent.text()}`);
+  }
+  return declared;
+}
+
+export function runPath(model: string, run: string): string {
+  return `/v1/models/${model}/runs/${encodeURIComponent(run)}`;
+}
+
+export function patch(
+  system: TestSystem,
+  uploadUrl: string,
+  offset: number,
+  body: Buffer,
+): Promise<Response> {
+  return system.request('PATCH', uploadUrl, {
+    body: new Uint8Array(body),
+    headers: {
+      'tus-resumable': '1.0.0',
+      'upload-offset': String(offset),
+      'content-type': 'application/offset+octet-stream',
+    },
+  });
+}
+
+export async function getRun(system: TestSystem, model: string, run: string): Promise<RunAnswer> {
+  const answer = await system.request('GET', runPath(model, run));
+  if (!answer.ok) throw new Error(`GET answered ${answer.status}: ${await answer.text()}`);
+  return (await answer.json()) as RunAnswer;
+}
+
+const FINAL = new Set(['published', 'superseded', 'held', 'failed', 'cancelled']);
+
+export function untilFinal(
+  system: TestSystem,
+  model: string,
+  run: string,
+  deadlineMs?: number,
+): Promise<RunAnswer> {
+  return eventually(
+    () => getRun(system, model, run),
+    ({ state }) => FINAL.has(state),
+    deadlineMs,
+  );
+}
+
+/** `count` lines with the keys `first`, `first + 1` …, each scored by its key plus `shift`. */
+export function scoreLines(count: number, first = 1, shift = 0): string {
+  let text = '';
+  for (let key = first; key < first + count; key += 1)
+    text += `{ "pk": "${key}", "score": "${key + shift}" }\n`;
+  return text;
+}
