@@ -1,0 +1,95 @@
+import type { FaultKind } from '../exit-codes.ts';
+import { UploaderError } from '../uploader-error.ts';
+import { HttpFault } from './http-fault.ts';
+import { NetworkFault } from './network-fault.ts';
+
+/** What was being asked: the same status means different things for a run and for an upload. */
+export type Asked = 'run' | 'upload';
+
+export type Verdict =
+  | { do: 'retry'; retryAfterMs: number | null }
+  /** The upload's resource is gone: the run has to be declared again. */
+  | { do: 'declare_again' }
+  | { do: 'give_up'; kind: FaultKind; advice: string };
+
+/** Certificate and protocol faults of TLS: they stay until somebody changes a setting. */
+const TLS_CODE =
+  /^(CERT_|ERR_TLS_|ERR_SSL_|ERR_OSSL_|UNABLE_TO_|SELF_SIGNED_CERT|DEPTH_ZERO_SELF_SIGNED_CERT|CRL_|HOSTNAME_MISMATCH|INVALID_CA|INVALID_PURPOSE|EPROTO$)/;
+
+/** All other network faults are worth another try: these are merely the ones known to happen. */
+export const KNOWN_NETWORK_CODES = [
+  'ECONNRESET',
+  'ECONNREFUSED',
+  'ECONNABORTED',
+  'ETIMEDOUT',
+  'EPIPE',
+  'EAI_AGAIN',
+  'ENOTFOUND',
+  'ENETUNREACH',
+  'EHOSTUNREACH',
+  'ENETDOWN',
+  'EADDRNOTAVAIL',
+  'EMFILE',
+  'ESTALLED',
+] as const;
+
+const NEVER_RETRIED_5XX = [501, 505];
+const RETRIED_4XX = [408, 423, 425, 429];
+
+const GIVE_UP: Record<number, { kind: FaultKind; advice: string }> = {
+  400: { kind: 'usage', advice: 'Correct what it names and push again.' },
+  401: { kind: 'not_allowed', advice: 'The token is unknown or has ended: ask for a new one.' },
+  403: { kind: 'not_allowed', advice: 'The token does not cover this: ask for one that does.' },
+  405: { kind: 'usage', advice: 'Check UPLOADER_URL: this does not look like the ingest service.' },
+  409: { kind: 'data', advice: 'Look at the run before you push again.' },
+  412: { kind: 'usage', advice: 'Check UPLOADER_URL: this server does not speak tus 1.0.' },
+  413: { kind: 'usage', advice: 'Raise the limit of the proxy or service, or lower --chunk-size.' },
+  415: { kind: 'bug', advice: 'This is a bug of the uploader, or a proxy changes its headers.' },
+  422: { kind: 'data', advice: 'Correct what it names and push again.' },
+};
+const WRONG_ADDRESS = 'Check UPLOADER_URL: this does not look like the ingest service.';
+
+/** The one place that says what an error of the network or the service means. null: not an error of these. */
+export function judge(error: unknown, asked: Asked): Verdict | null {
+  if (error instanceof NetworkFault) {
+    if (!TLS_CODE.test(error.code)) return { do: 'retry', retryAfterMs: null };
+    const advice =
+      'Check UPLOADER_URL, and NODE_EXTRA_CA_CERTS if the certificate is signed by your own authority.';
+    return { do: 'give_up', kind: 'usage', advice };
+  }
+  if (error instanceof HttpFault) return judgeStatus(error, asked);
+  return null;
+}
+
+function judgeStatus(fault: HttpFault, asked: Asked): Verdict {
+  const { status, problem } = fault;
+  const retry: Verdict = { do: 'retry', retryAfterMs: fault.retryAfterMs };
+  if (asked === 'upload' && (status === 404 || status === 410)) return { do: 'declare_again' };
+  if (problem?.retryable === true || RETRIED_4XX.includes(status)) return retry;
+  if (status >= 500 && !NEVER_RETRIED_5XX.includes(status) && problem?.retryable !== false) return retry;
+  // tus 1.0 §PATCH: 409 is an offset that is not the server's; the next try asks for it first.
+  if (asked === 'upload' && status === 409) return retry;
+  if (asked === 'upload' && status === 400)
+    return { do: 'give_up', kind: 'bug', advice: 'This is a bug of the uploader.' };
+  if (status === 404) {
+    return problem
+      ? {
+          do: 'give_up',
+          kind: 'not_allowed',
+          advice: 'The model is not known, or the token does not cover it.',
+        }
+      : { do: 'give_up', kind: 'usage', advice: WRONG_ADDRESS };
+  }
+  if (status >= 300 && status < 400) {
+    return { do: 'give_up', kind: 'usage', advice: 'Set UPLOADER_URL to the address that it redirects to.' };
+  }
+  if (status >= 500) return { do: 'give_up', kind: 'bug', advice: 'Ask those who run the service.' };
+  return { do: 'give_up', ...(GIVE_UP[status] ?? { kind: 'usage', advice: WRONG_ADDRESS }) };
+}
+
+export function givenUp(error: unknown, verdict: Verdict & { do: 'give_up' }): UploaderError {
+  const message = error instanceof Error ? error.message : String(error);
+  return new UploaderError(verdict.kind, `${message.replace(/\.$/, '')}. ${verdict.advice}`, {
+    cause: error,
+  });
+}

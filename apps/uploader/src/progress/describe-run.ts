@@ -1,0 +1,38 @@
+import type { Run } from '../service/run-schema.ts';
+import { formatBytes, formatCount, formatDuration, formatPercent } from './format.ts';
+import { bytesThere, type RunView } from './push-view.ts';
+
+/** One run in one line, without its label. */
+export function describeRun(view: RunView, bytesPerSecond: number): string {
+  const total = formatBytes(view.totalBytes);
+  switch (view.stage) {
+    case 'waiting':
+      return 'waiting for its turn';
+    case 'hashing':
+      return `reading ${formatBytes(view.hashedBytes)} of ${total} (${formatPercent(view.hashedBytes, view.totalBytes)})`;
+    case 'declaring':
+      return 'declaring its files to the service';
+    case 'sending': {
+      const there = bytesThere(view);
+      const left =
+        bytesPerSecond > 0
+          ? `, ${formatDuration(((view.totalBytes - there) / bytesPerSecond) * 1000)} left`
+          : '';
+      return `sending ${formatBytes(there)} of ${total} (${formatPercent(there, view.totalBytes)}), ${formatBytes(bytesPerSecond)}/s${left}`;
+    }
+    case 'in_service':
+      return view.load
+        ? describeLoad(view.load, view.totalBytes)
+        : `${view.serviceState ?? 'waiting'} in the service`;
+    case 'done':
+      return view.serviceState ?? 'done';
+  }
+}
+
+export function describeLoad(load: NonNullable<Run['load']>, totalBytes: number): string {
+  const attempt = load.attempt && load.attempt > 1 ? ` (attempt ${load.attempt})` : '';
+  if (!load.phase) return `queued in the service${attempt}`;
+  const bytes = load.bytes ? `, ${formatBytes(load.bytes)} of ${formatBytes(totalBytes)}` : '';
+  const rows = load.rows ? `, ${formatCount(load.rows, 'row')}` : '';
+  return `loading${attempt}: ${load.phase.replaceAll('_', ' ')}${bytes}${rows}`;
+}

@@ -1,0 +1,53 @@
+import { describeRun } from './describe-run.ts';
+import { formatBytes, formatDuration, formatPercent } from './format.ts';
+import { bytesThere, type PushView, type RunView } from './push-view.ts';
+
+export type Rates = {
+  ofRun: (run: RunView) => number;
+  ofFile: (run: RunView, name: string) => number;
+  total: number;
+};
+
+const BAR_CELLS = 20;
+const NAME_CELLS = 28;
+
+/** The live block of a terminal: a line a run, its active files below it, and the total when there are several runs. */
+export function renderBlock(view: PushView, rates: Rates, columns: number, rows: number): string {
+  const lines: string[] = [];
+  for (const run of view.runs) {
+    if (run.stage === 'waiting' || run.stage === 'done') continue;
+    lines.push(`${run.label}  ${describeRun(run, rates.ofRun(run))}`);
+    if (run.stage !== 'sending') continue;
+    for (const file of run.active.values()) {
+      const rate = rates.ofFile(run, file.name);
+      const left = rate > 0 ? ((file.totalBytes - file.sentBytes) / rate) * 1000 : null;
+      const eta = left === null ? '' : `  ${formatDuration(left)} left`;
+      lines.push(
+        `  ${fit(file.name)} ${bar(file.sentBytes, file.totalBytes)} ${formatPercent(file.sentBytes, file.totalBytes)}  ${formatBytes(rate)}/s${eta}`,
+      );
+    }
+  }
+  const room = Math.max(3, rows - 2);
+  const shown =
+    lines.length > room ? [...lines.slice(0, room - 1), `… ${lines.length - room + 1} more lines`] : lines;
+  if (view.runs.length > 1) shown.push(totalLine(view, rates.total));
+  return shown.map((line) => (line.length >= columns ? `${line.slice(0, columns - 2)}…` : line)).join('\n');
+}
+
+function totalLine(view: PushView, bytesPerSecond: number): string {
+  const total = view.runs.reduce((sum, run) => sum + run.totalBytes, 0);
+  const there = view.runs.reduce((sum, run) => sum + bytesThere(run), 0);
+  const done = view.runs.filter((run) => run.stage === 'done').length;
+  const left =
+    bytesPerSecond > 0 ? `, ${formatDuration(((total - there) / bytesPerSecond) * 1000)} left` : '';
+  return `total  ${bar(there, total)} ${formatBytes(there)} of ${formatBytes(total)}, ${formatBytes(bytesPerSecond)}/s${left}, ${done} of ${view.runs.length} runs done`;
+}
+
+function bar(part: number, whole: number): string {
+  const filled = whole === 0 ? BAR_CELLS : Math.round((Math.min(part, whole) / whole) * BAR_CELLS);
+  return '█'.repeat(filled) + '░'.repeat(BAR_CELLS - filled);
+}
+
+function fit(name: string): string {
+  return name.length > NAME_CELLS ? `…${name.slice(1 - NAME_CELLS)}` : name.padEnd(NAME_CELLS);
+}

@@ -1,0 +1,31 @@
+import { describeLoad } from '../progress/describe-run.ts';
+import { formatBytes, formatCount } from '../progress/format.ts';
+import type { RunView } from '../progress/push-view.ts';
+import type { Run } from '../service/run-schema.ts';
+import type { HashedFile } from '../source/hash-run.ts';
+import { EXIT_CODE_OF_STATE } from './outcome.ts';
+
+/** What the service said to the manifest. */
+export function describeDeclared(remote: Run, files: HashedFile[], view: RunView): string {
+  const lines = files.reduce((sum, file) => sum + file.lines, 0);
+  const what = `${view.label}: revision ${remote.revision}, ${formatCount(files.length, 'file')}, ${formatBytes(view.totalBytes)}, ${formatCount(lines, 'line')}`;
+  if (remote.state !== 'receiving') return `${what}: the service has it (${remote.state})`;
+  const there = view.receivedBytes === 0 ? 'nothing' : formatBytes(view.receivedBytes);
+  return `${what}: ${there} is there, ${formatBytes(view.totalBytes - view.receivedBytes)} to send`;
+}
+
+/** What changed between two answers, a sentence each. How a run ended is told with the result. */
+export function describeChange(before: Run, now: Run, view: RunView): string[] {
+  const sentences: string[] = [];
+  const phase = now.load?.phase;
+  if (now.load && phase && phase !== before.load?.phase) {
+    sentences.push(`${view.label}: ${describeLoad(now.load, view.totalBytes)}`);
+  } else if (now.state !== before.state && EXIT_CODE_OF_STATE[now.state] === null) {
+    sentences.push(`${view.label}: ${now.state}`);
+  }
+  if (now.load?.lastError && now.load.lastError !== before.load?.lastError) {
+    const next = now.load.nextTryAt ? `; the service tries again at ${now.load.nextTryAt}` : '';
+    sentences.push(`${view.label}: a load failed: ${now.load.lastError}${next}`);
+  }
+  return sentences;
+}

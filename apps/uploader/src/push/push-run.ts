@@ -1,0 +1,108 @@
+import { pause } from '../net/time-limit.ts';
+import { judge } from '../net/verdict.ts';
+import type { RunView } from '../progress/push-view.ts';
+import type { Run } from '../service/run-schema.ts';
+import { declareRun, getRun, type Manifest } from '../service/service-client.ts';
+import type { SourceRun } from '../source/find-runs.ts';
+import { openHashCache } from '../source/hash-cache.ts';
+import { type HashedFile, hashRun } from '../source/hash-run.ts';
+import { UploaderError } from '../uploader-error.ts';
+import { describeChange, describeDeclared } from './describe-change.ts';
+import { EXIT_CODE_OF_STATE } from './outcome.ts';
+import type { PushContext } from './push-context.ts';
+import { missingFiles, sendMissingFiles } from './send-missing-files.ts';
+
+const FIRST_POLL_MS = 250;
+
+/**
+ * Makes the service's run equal to the folder and returns it settled (or, without waiting, received). What
+ * to do next is read from the service's answer each time round, never from what this process has done:
+ * another host may have sent half of it, and a transfer that looked finished may not have been.
+ */
+export async function pushRun(run: SourceRun, view: RunView, context: PushContext): Promise<Run> {
+  const { settings, limit } = context;
+  const files = await context.hashSlots(() => hash(run, view, context));
+  const retries = {
+    signal: limit.signal,
+    limit,
+    onPause: (fault: Error, pauseMs: number) => context.sayPause(view.label, fault, pauseMs),
+  };
+  const declare = () => declareRun(context.service, run.model, run.run, manifestOf(files, context), retries);
+
+  view.stage = 'declaring';
+  let remote = await declare();
+  const { revision } = remote;
+  show(remote, view);
+  context.say(describeDeclared(remote, files, view));
+  let declaredAgain = false;
+  let pollMs = FIRST_POLL_MS;
+  for (let round = 0; ; round++) {
+    if (EXIT_CODE_OF_STATE[remote.state] !== null) return remote;
+    const missing = remote.state === 'receiving' ? missingFiles(remote) : [];
+    if (!settings.wait && (remote.state !== 'receiving' || allReceived(remote))) return remote;
+    if (missing.length === 0 || round > 0) {
+      await pause(pollMs, limit.signal);
+      pollMs = Math.min(pollMs * 1.5, settings.pollMs);
+    }
+    if (missing.length > 0) {
+      try {
+        view.stage = 'sending';
+        await sendMissingFiles(missing, files, view, context);
+      } catch (error) {
+        if (judge(error, 'upload')?.do !== 'declare_again') throw error;
+        if (declaredAgain) throw vanished(error);
+        declaredAgain = true;
+        remote = await declare();
+        show(remote, view);
+        continue;
+      }
+    }
+    const before = remote;
+    remote = await getRun(context.service, run.model, run.run, retries);
+    if (remote.revision !== revision) throw replaced(view.label, revision, remote);
+    show(remote, view);
+    for (const sentence of describeChange(before, remote, view)) context.say(sentence);
+  }
+}
+
+async function hash(run: SourceRun, view: RunView, context: PushContext): Promise<HashedFile[]> {
+  view.stage = 'hashing';
+  const cache = await openHashCache(context.stateDir, run.folder, context.say);
+  return hashRun(run, cache, context.limit.signal, view);
+}
+
+function manifestOf(files: HashedFile[], context: PushContext): Manifest {
+  const { asOf } = context.settings;
+  return {
+    files: files.map(({ name, sha256, lines, identity }) => ({ name, bytes: identity.bytes, sha256, lines })),
+    ...(asOf ? { as_of: asOf } : {}),
+    source: context.source,
+  };
+}
+
+const allReceived = (run: Run): boolean => run.files.every((file) => file.state === 'received');
+
+function show(remote: Run, view: RunView): void {
+  view.revision = remote.revision;
+  view.serviceState = remote.state;
+  view.load = remote.load;
+  view.filesReceived = remote.files.filter((file) => file.state === 'received').length;
+  view.receivedBytes = remote.files.reduce((sum, file) => sum + file.offset, 0);
+  view.stage = 'in_service';
+}
+
+function vanished(fault: unknown): UploaderError {
+  return new UploaderError(
+    'try_again',
+    `${fault instanceof Error ? fault.message : fault}, although the run was declared again. Run the same command again.`,
+    { cause: fault },
+  );
+}
+
+function replaced(label: string, revision: number, now: Run): UploaderError {
+  const by = now.pushedBy ? ` by ${now.pushedBy}` : '';
+  return new UploaderError(
+    'data',
+    `${label}: revision ${revision} was replaced: revision ${now.revision} has been pushed${by} meanwhile (${now.state}). Find out which one is right before you push again.`,
+  );
+}

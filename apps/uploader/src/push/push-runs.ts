@@ -1,0 +1,66 @@
+import { newRunView, type PushView, type RunView } from '../progress/push-view.ts';
+import type { Run } from '../service/run-schema.ts';
+import type { SourceRun } from '../source/find-runs.ts';
+import { describeBadLines, EXIT_CODE_OF_STATE, errorOf, errorOfState, type RunResult } from './outcome.ts';
+import type { PushContext } from './push-context.ts';
+import { pushRun } from './push-run.ts';
+
+export function newPushView(runs: SourceRun[]): PushView {
+  const views = runs.map((run) => newRunView(`${run.model}/${run.run}`, run.files.length));
+  return { startedAtMs: performance.now(), runs: views };
+}
+
+/** Pushes all runs; one run's fault does not stop the others. Results in the order of `runs`. */
+export function pushRuns(runs: SourceRun[], view: PushView, context: PushContext): Promise<RunResult[]> {
+  return Promise.all(
+    runs.map(async (run, index) => {
+      const runView = view.runs[index] ?? newRunView(run.run, run.files.length);
+      const seconds = () => Math.round(performance.now() - view.startedAtMs) / 1000;
+      try {
+        return settled(await pushRun(run, runView, context), runView, seconds());
+      } catch (error) {
+        return faulted(run, runView, seconds(), error);
+      } finally {
+        runView.stage = 'done';
+      }
+    }),
+  );
+}
+
+function settled(run: Run, view: RunView, seconds: number): RunResult {
+  return {
+    outcome: {
+      model: run.model,
+      run: run.run,
+      revision: run.revision,
+      state: run.state,
+      rows: run.rows ?? null,
+      bytesSent: view.sentBytes,
+      bytesTotal: view.totalBytes,
+      seconds,
+      error: errorOfState(run),
+    },
+    // A run that is not settled is only returned when nobody waits for it.
+    exitCode: EXIT_CODE_OF_STATE[run.state] ?? 0,
+    badLines: describeBadLines(run),
+  };
+}
+
+function faulted(run: SourceRun, view: RunView, seconds: number, fault: unknown): RunResult {
+  const { error, exitCode } = errorOf(fault);
+  return {
+    outcome: {
+      model: run.model,
+      run: run.run,
+      revision: view.revision,
+      state: view.serviceState,
+      rows: null,
+      bytesSent: view.sentBytes,
+      bytesTotal: view.totalBytes,
+      seconds,
+      error,
+    },
+    exitCode,
+    badLines: [],
+  };
+}

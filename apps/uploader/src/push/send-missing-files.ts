@@ -1,0 +1,99 @@
+import type { TimeLimit } from '../net/time-limit.ts';
+import type { RunView } from '../progress/push-view.ts';
+import type { Run } from '../service/run-schema.ts';
+import { commonHeaders } from '../service/service-client.ts';
+import type { HashedFile } from '../source/hash-run.ts';
+import { sendFile } from '../transfer/send-file.ts';
+import type { PushContext } from './push-context.ts';
+
+export type RemoteFile = Run['files'][number];
+
+export function missingFiles(run: Run): RemoteFile[] {
+  return run.files.filter((file) => file.state === 'receiving' && file.offset < file.bytes);
+}
+
+/** Sends what the service does not have. The first fault that stays ends the run's other transfers. */
+export async function sendMissingFiles(
+  missing: RemoteFile[],
+  files: HashedFile[],
+  view: RunView,
+  context: PushContext,
+): Promise<void> {
+  const local = new Map(files.map((file) => [file.name, file]));
+  const stop = new AbortController();
+  const signal = AbortSignal.any([context.limit.signal, stop.signal]);
+  const limit: TimeLimit = { ...context.limit, signal };
+  const transfers = missing.map((remote) =>
+    context.transferSlots(async () => {
+      signal.throwIfAborted();
+      const file = local.get(remote.name);
+      if (!file) throw new Error(`The service asks for ${remote.name}, which was not declared.`);
+      await oncePerUpload(remote.uploadUrl, context.uploading, () =>
+        sendOne(file, remote, view, limit, context),
+      );
+    }),
+  );
+  // Not Promise.all(): no transfer may still run, or hold a file, once this has returned.
+  const settled = await Promise.allSettled(
+    transfers.map((transfer) =>
+      transfer.catch((error: unknown) => {
+        stop.abort(error);
+        throw error;
+      }),
+    ),
+  );
+  if (settled.some((result) => result.status === 'rejected')) throw signal.reason;
+}
+
+async function sendOne(
+  file: HashedFile,
+  remote: RemoteFile,
+  view: RunView,
+  limit: TimeLimit,
+  context: PushContext,
+): Promise<void> {
+  const { settings, service } = context;
+  const progress = { name: file.name, totalBytes: remote.bytes, sentBytes: remote.offset };
+  view.receivedBytes -= remote.offset;
+  view.active.set(file.name, progress);
+  try {
+    await sendFile(
+      {
+        file,
+        uploadUrl: service.url + remote.uploadUrl,
+        headers: commonHeaders(service),
+        chunkSizeBytes: settings.chunkSizeBytes,
+        stallTimeoutMs: settings.stallTimeoutMs,
+        signal: limit.signal,
+        onBytes: (bytes) => {
+          view.sentBytes += bytes;
+          progress.sentBytes += bytes;
+        },
+        onAcknowledged: (offsetBytes) => {
+          progress.sentBytes = offsetBytes;
+        },
+      },
+      {
+        signal: limit.signal,
+        limit,
+        onPause: (fault, pauseMs) => context.sayPause(`${view.label}: ${file.name}`, fault, pauseMs),
+      },
+    );
+    view.filesReceived++;
+  } finally {
+    view.active.delete(file.name);
+    view.receivedBytes += progress.sentBytes;
+  }
+}
+
+/**
+ * Files of the same content can share an upload. Two transfers into it would only push each other out, so
+ * the second waits; whether anything is left to send, the run's state then says.
+ */
+async function oncePerUpload(url: string, uploading: Map<string, Promise<void>>, send: () => Promise<void>) {
+  const other = uploading.get(url);
+  if (other) return other.catch(() => {});
+  const mine = send().finally(() => uploading.delete(url));
+  uploading.set(url, mine);
+  return mine;
+}

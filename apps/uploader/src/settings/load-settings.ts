@@ -1,0 +1,87 @@
+import { UploaderError } from '../uploader-error.ts';
+import { type ConfigFile, readConfigFile } from './config-file.ts';
+import { SETTINGS } from './setting-table.ts';
+import { readToken, type TokenSource } from './token.ts';
+
+type SettingKey = keyof typeof SETTINGS;
+type ParsedSettings = { [K in SettingKey]: ReturnType<(typeof SETTINGS)[K]['parse']> };
+export type Settings = Omit<ParsedSettings, 'url'> & { url: string; token: string };
+
+/** Flags as commander hands them over: by setting name, only those that were given, all as text. */
+export type Flags = Record<string, string>;
+
+/**
+ * Flags, then UPLOADER_* of the environment, then the config file, then the defaults. All faults are told
+ * at once, so that a first set-up takes one round and not five.
+ */
+export function loadSettings(flags: Flags, env: NodeJS.ProcessEnv): Settings {
+  const faults: string[] = [];
+  const read = readConfigFile(flags.config ?? (env.UPLOADER_CONFIG || undefined), env);
+  const config = read && 'values' in read ? read : null;
+  if (read && 'fault' in read) faults.push(read.fault);
+  if (config) faults.push(...unknownKeyFaults(config));
+
+  const values: Record<string, unknown> = {};
+  for (const [key, setting] of Object.entries(SETTINGS)) {
+    const given = find(setting.name, setting.env, flags, env, config);
+    values[key] = setting.fallback;
+    if (!given) continue;
+    try {
+      values[key] = setting.parse(given.text);
+    } catch (error) {
+      const mustBe = error instanceof Error ? error.message : String(error);
+      faults.push(`${given.from} ${mustBe} (it is ${JSON.stringify(given.text)}).`);
+    }
+  }
+  if (
+    values.url === null &&
+    !faults.some((fault) => fault.includes('UPLOADER_URL') || fault.includes('--url'))
+  ) {
+    faults.push(
+      "There is no service address: set UPLOADER_URL, or give --url, to the ingest service's base address.",
+    );
+  }
+  const token = readToken(findToken(flags, env, config));
+  if ('fault' in token) faults.push(token.fault);
+  if (faults.length > 0 || 'fault' in token) throw new UploaderError('usage', faults.join('\n'));
+
+  // Each value came from its own row of the table, which is where its type comes from too.
+  return { ...(values as Omit<Settings, 'token'>), token: token.token };
+}
+
+function find(
+  name: string,
+  envName: string,
+  flags: Flags,
+  env: NodeJS.ProcessEnv,
+  config: ConfigFile | null,
+) {
+  const dashed = `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+  const flag = flags[name];
+  if (flag !== undefined) return { text: flag, from: dashed };
+  // A variable that is set to nothing is how most schedulers say "not set".
+  const variable = env[envName];
+  if (variable) return { text: variable, from: envName };
+  const value = config?.values[name];
+  if (value === undefined || value === null) return null;
+  return { text: String(value), from: `"${name}" in ${config?.path}` };
+}
+
+function findToken(flags: Flags, env: NodeJS.ProcessEnv, config: ConfigFile | null): TokenSource | null {
+  if (flags.tokenFile !== undefined) return { file: flags.tokenFile, from: '--token-file' };
+  if (env.UPLOADER_TOKEN) return { value: env.UPLOADER_TOKEN, from: 'UPLOADER_TOKEN' };
+  if (env.UPLOADER_TOKEN_FILE) return { file: env.UPLOADER_TOKEN_FILE, from: 'UPLOADER_TOKEN_FILE' };
+  const file = config?.values.tokenFile;
+  return typeof file === 'string' ? { file, from: `"tokenFile" in ${config?.path}` } : null;
+}
+
+function unknownKeyFaults(config: ConfigFile): string[] {
+  const known = new Set<string>([...Object.values(SETTINGS).map((setting) => setting.name), 'tokenFile']);
+  return Object.keys(config.values)
+    .filter((key) => !known.has(key))
+    .map((key) =>
+      key === 'token'
+        ? `The config file ${config.path} must not hold a token: put it into a file of its own and name that as "tokenFile".`
+        : `The config file ${config.path} holds "${key}", which is no setting; there are ${[...known].join(', ')}.`,
+    );
+}

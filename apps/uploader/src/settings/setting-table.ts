@@ -1,0 +1,92 @@
+import { modelNameFault, runKeyFault } from '../source/names.ts';
+import { parseAsOf } from './parse-as-of.ts';
+import { parseDurationMs } from './parse-duration.ts';
+import { parseSizeBytes } from './parse-size.ts';
+
+/** Longest delay that Node's timers keep (2^31-1 ms); a longer one would fire at once. */
+const LONGEST_TIMER_MS = 24 * 86_400_000;
+
+type Setting<T> = {
+  /** In the config file, and (dashed, with `--`) on the command line. */
+  name: string;
+  env: string;
+  fallback: T;
+  /** Throws a sentence's end ("must be ...") when the text says nothing usable. */
+  parse: (text: string) => T;
+};
+
+function parsed<T>(value: T | null, mustBe: string): T {
+  if (value === null) throw new Error(`must be ${mustBe}`);
+  return value;
+}
+
+function durationMs(text: string, leastMs: number): number {
+  const ms = parsed(parseDurationMs(text), 'a duration such as 30s, 15m or 6h');
+  if (ms < leastMs || ms > LONGEST_TIMER_MS) throw new Error(`must be between ${leastMs}ms and 24d`);
+  return ms;
+}
+
+function flag(text: string): boolean {
+  if (/^(1|true|yes|on)$/i.test(text)) return true;
+  if (/^(0|false|no|off|)$/i.test(text)) return false;
+  throw new Error('must be true or false');
+}
+
+function baseUrl(text: string): string {
+  const url = parsed(URL.parse(text), 'an address such as https://ingest.example.com');
+  if (url.protocol !== 'https:' && url.protocol !== 'http:')
+    throw new Error('must start with https:// or http://');
+  if (url.username || url.password)
+    throw new Error('must not hold a user or password; the token is given apart');
+  if (url.search || url.hash) throw new Error('must not hold a ? or # part');
+  return url.origin + url.pathname.replace(/\/+$/, '');
+}
+
+function name(text: string, fault: (text: string) => string | null): string {
+  const sentence = fault(text);
+  if (sentence) throw new Error(`is not usable: ${sentence}`);
+  return text;
+}
+
+function transfers(text: string): number {
+  const count = Number(text);
+  if (!Number.isInteger(count) || count < 1 || count > 64)
+    throw new Error('must be a whole number from 1 to 64');
+  return count;
+}
+
+function chunkSizeBytes(text: string): number {
+  const bytes = parsed(parseSizeBytes(text), 'a size such as 64MiB');
+  if (bytes < 65_536) throw new Error('must be at least 64KiB');
+  return bytes;
+}
+
+const setting = <T>(name: string, env: string, fallback: T, parse: (text: string) => T): Setting<T> => ({
+  name,
+  env,
+  fallback,
+  parse,
+});
+
+/** Every setting but the token, once: its names, its default, and how its text is read. */
+export const SETTINGS = {
+  url: setting<string | null>('url', 'UPLOADER_URL', null, baseUrl),
+  model: setting<string | null>('model', 'UPLOADER_MODEL', null, (text) => name(text, modelNameFault)),
+  run: setting<string | null>('run', 'UPLOADER_RUN', null, (text) => name(text, runKeyFault)),
+  // Airflow has no logical date on an asset-triggered run, so its template may well expand to nothing.
+  asOf: setting<string | null>('asOf', 'UPLOADER_AS_OF', null, (text) =>
+    text.trim() === ''
+      ? null
+      : parsed(parseAsOf(text), 'a date (2026-11-01) or an instant with its offset (2026-11-01T06:00:00Z)'),
+  ),
+  transfers: setting('transfers', 'UPLOADER_TRANSFERS', 4, transfers),
+  chunkSizeBytes: setting('chunkSize', 'UPLOADER_CHUNK_SIZE', 64 * 2 ** 20, chunkSizeBytes),
+  maxDurationMs: setting('maxDuration', 'UPLOADER_MAX_DURATION', 6 * 3_600_000, (text) =>
+    durationMs(text, 1),
+  ),
+  pollMs: setting('poll', 'UPLOADER_POLL', 5000, (text) => durationMs(text, 50)),
+  stallTimeoutMs: setting('stallTimeout', 'UPLOADER_STALL_TIMEOUT', 60_000, (text) => durationMs(text, 100)),
+  stateDir: setting<string | null>('stateDir', 'UPLOADER_STATE_DIR', null, (text) => text),
+  wait: setting('wait', 'UPLOADER_WAIT', true, flag),
+  json: setting('json', 'UPLOADER_JSON', false, flag),
+};

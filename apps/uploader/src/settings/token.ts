@@ -1,0 +1,33 @@
+import { readFileSync } from 'node:fs';
+
+export type TokenSource = { file: string; from: string } | { value: string; from: string };
+
+/**
+ * The token's text, or the sentence that says why there is none. A token is never an argument's value,
+ * because arguments are seen by everyone in the process list.
+ */
+export function readToken(source: TokenSource | null): { token: string } | { fault: string } {
+  if (!source) {
+    return {
+      fault:
+        'There is no token: set UPLOADER_TOKEN, or name a file with --token-file or UPLOADER_TOKEN_FILE.',
+    };
+  }
+  let text: string;
+  if ('file' in source) {
+    try {
+      text = readFileSync(source.file, 'utf8');
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      return { fault: `The token file of ${source.from} cannot be read: ${reason}.` };
+    }
+  } else {
+    text = source.value;
+  }
+  const token = text.trim();
+  // RFC 6750 §2.1: anything else would be cut or refused as a header, far from its cause.
+  if (!/^[A-Za-z0-9\-._~+/]+=*$/.test(token)) {
+    return { fault: `The token of ${source.from} is empty or holds characters that no token has.` };
+  }
+  return { token };
+}

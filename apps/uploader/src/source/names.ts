@@ -1,0 +1,17 @@
+const MODEL_NAME = /^[a-z][a-z0-9_]{0,47}$/;
+const UNPRINTABLE = /[\p{Cc}\p{Cs}\p{Zl}\p{Zp}]/u;
+
+/** The sentence that says what is wrong with a model's name, or null. It becomes an SQL name as it stands. */
+export function modelNameFault(model: string): string | null {
+  if (MODEL_NAME.test(model)) return null;
+  return `"${model}" cannot be a model's name: use a lower-case letter, then up to 47 lower-case letters, digits or underscores.`;
+}
+
+export function runKeyFault(run: string): string | null {
+  // The key is one segment of a URL's path, where these two would be resolved away.
+  if (run === '.' || run === '..') return `"${run}" cannot be a run key: name the run.`;
+  if (run.length === 0) return 'A run key cannot be empty: name the run.';
+  if ([...run].length > 200) return `A run key has at most 200 characters; this one has ${[...run].length}.`;
+  if (UNPRINTABLE.test(run)) return `The run key ${JSON.stringify(run)} holds characters that do not print.`;
+  return null;
+}

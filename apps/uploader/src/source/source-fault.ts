@@ -1,0 +1,25 @@
+import { UploaderError } from '../uploader-error.ts';
+
+const REASONS: Record<string, string> = {
+  ENOENT: 'it is not there',
+  EACCES: 'this user may not read it',
+  EPERM: 'this user may not read it',
+  ENOTDIR: 'a part of its path is not a folder',
+  ELOOP: 'its symbolic links lead in a circle',
+  EIO: 'the disk reports a read error',
+  ESTALE: 'its network file system has lost it',
+};
+
+/** A file system error about the source, as a sentence. */
+export function unreadableSource(path: string, error: unknown): UploaderError {
+  const code = error instanceof Error && 'code' in error ? String(error.code) : null;
+  const reason = (code && REASONS[code]) ?? (error instanceof Error ? error.message : String(error));
+  return new UploaderError('source', `${path} cannot be read: ${reason}.`, { cause: error });
+}
+
+export function changedSource(path: string): UploaderError {
+  return new UploaderError(
+    'source',
+    `${path} changed while it was pushed. Push again when whatever writes it has finished.`,
+  );
+}

@@ -1,0 +1,66 @@
+import { DetailedError, Upload } from 'tus-js-client';
+import type { ExchangeResponse } from '../net/exchange.ts';
+import { HttpFault } from '../net/http-fault.ts';
+import type { HashedFile } from '../source/hash-run.ts';
+import { fileSlices } from './file-slices.ts';
+import { tusHttpStack } from './tus-http-stack.ts';
+
+export type SendOptions = {
+  file: HashedFile;
+  uploadUrl: string;
+  headers: Record<string, string>;
+  chunkSizeBytes: number;
+  stallTimeoutMs: number;
+  signal: AbortSignal;
+  /** Body bytes handed to the network. */
+  onBytes: (bytes: number) => void;
+  /** The service holds this much of the file. */
+  onAcknowledged: (offsetBytes: number) => void;
+};
+
+/**
+ * One try: HEAD for the offset, then PATCH after PATCH to the end. The library's part is the protocol; when
+ * to try again is decided outside, because it would retry for nine seconds, take a 429 for final and a 502
+ * on HEAD for a reason to start over. Resolving means only that all was sent: the run's state says the rest.
+ */
+export async function sendOnce(options: SendOptions): Promise<void> {
+  const { signal } = options;
+  signal.throwIfAborted();
+  const ended = new AbortController();
+  try {
+    await new Promise<void>((resolve, reject) => {
+      // The source is ours (`fileReader`); the library only wants to see that there is one.
+      const upload = new Upload(Buffer.from(options.file.path), {
+        uploadUrl: options.uploadUrl,
+        headers: options.headers,
+        chunkSize: options.chunkSizeBytes,
+        retryDelays: null,
+        storeFingerprintForResuming: false,
+        fingerprint: async () => options.file.sha256,
+        fileReader: { openFile: async () => fileSlices(options.file, options.onBytes) },
+        httpStack: tusHttpStack(options.stallTimeoutMs, AbortSignal.any([signal, ended.signal])),
+        onAfterResponse: (_request, response) => {
+          const offset = Number(response.getHeader('Upload-Offset') ?? Number.NaN);
+          if (response.getStatus() < 300 && Number.isInteger(offset)) options.onAcknowledged(offset);
+        },
+        onChunkComplete: (chunkBytes) => {
+          if (chunkBytes <= 0) reject(new Error(`${options.uploadUrl} took a chunk and did not move on.`));
+        },
+        onSuccess: () => resolve(),
+        onError: (error) => reject(unwrap(error)),
+      });
+      upload.start();
+    });
+  } finally {
+    // Whatever is still open belongs to a try that is over.
+    ended.abort();
+  }
+}
+
+/** The library wraps what went wrong into a text; what the verdict needs is the fault itself. */
+function unwrap(error: Error): unknown {
+  if (!(error instanceof DetailedError)) return error;
+  if (error.causingError) return error.causingError;
+  const response: ExchangeResponse | undefined = error.originalResponse?.getUnderlyingObject();
+  return response ? new HttpFault(response) : error;
+}

@@ -1,0 +1,228 @@
+import { chmodSync, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect } from 'chai';
+import { type IngestServer, problem, startIngestServer } from './support/ingest-server.ts';
+import { type Finished, lastLine, startUploader } from './support/run-uploader.ts';
+import { makeScratch, scoreLines } from './support/scratch.ts';
+
+describe('uploader push', () => {
+  let server: IngestServer;
+  let scratch: ReturnType<typeof makeScratch>;
+
+  beforeEach(async () => {
+    server = await startIngestServer();
+    scratch = makeScratch();
+  });
+  afterEach(async () => {
+    await server.stop();
+    scratch.remove();
+  });
+
+  const env = (more: Record<string, string> = {}) => ({
+    UPLOADER_URL: server.url,
+    UPLOADER_TOKEN: server.token,
+    UPLOADER_POLL: '100ms',
+    HOME: join(scratch.path, 'home'),
+    ...more,
+  });
+  const push = (args: string[], more: Record<string, string> = {}): Promise<Finished> =>
+    startUploader(['push', ...args], env(more)).finished;
+  const oneRun = (bytes = 1000): string => {
+    scratch.write('data/churn/2026-11/a.jsonl', scoreLines(bytes));
+    return join(scratch.path, 'data');
+  };
+
+  it('sends every file of every run, waits until they are published, and says so', async () => {
+    const dir = oneRun(300_000);
+    scratch.write('data/churn/2026-11/b.jsonl', scoreLines(50_000, 1e6));
+    scratch.write('data/fraud/2026-11/a.ndjson', '{"pk":"1","score":1}');
+    const { exitCode, stdout, stderr } = await push([dir]);
+    expect(exitCode, stderr).to.equal(0);
+    expect(stdout).to.match(/^churn\/2026-11 revision 1 is published, [\d,]+ rows; .* sent in .*\.$/m);
+    expect(stdout).to.match(/^fraud\/2026-11 revision 1 is published, 1 row; 20 bytes sent/m);
+    expect(stderr).to.not.include('\r');
+  });
+
+  it('writes its result as the last line of all it writes, as one JSON object on stdout', async () => {
+    const dir = oneRun();
+    const { exitCode, stdout, merged } = await push([dir, '--json']);
+    expect(exitCode).to.equal(0);
+    expect(stdout.trimEnd().split('\n')).to.have.length(1);
+    expect(lastLine(merged)).to.equal(stdout.trimEnd());
+    const result = JSON.parse(stdout);
+    expect(result).to.include({ result: 'published', exitCode: 0 });
+    expect(result.runs[0]).to.include({
+      model: 'churn',
+      run: '2026-11',
+      revision: 1,
+      state: 'published',
+      error: null,
+    });
+    expect(result.runs[0].bytesSent).to.equal(result.runs[0].bytesTotal).and.equal(server.receivedBytes());
+  });
+
+  it('sends nothing when the run is there already', async () => {
+    const dir = oneRun(100_000);
+    await push([dir]);
+    const before = server.receivedBytes();
+    const { exitCode, stdout } = await push([dir]);
+    expect(exitCode).to.equal(0);
+    expect(stdout).to.include('nothing had to be sent');
+    expect(server.receivedBytes()).to.equal(before);
+  });
+
+  it('takes empty files, which are received from the start', async () => {
+    scratch.write('data/churn/2026-11/empty.jsonl', '');
+    const { exitCode } = await push([oneRun()]);
+    expect(exitCode).to.equal(0);
+  });
+
+  it('finds the service below a path, and a run key with spaces, colons, plus signs and slashes', async () => {
+    const below = await startIngestServer('/ingest');
+    try {
+      scratch.write('out/a.jsonl', scoreLines(1000));
+      const run = 'scheduled__2026-11-01T00:00:00+00:00 / again';
+      const { exitCode, stdout, stderr } = await push(
+        [join(scratch.path, 'out'), '--model', 'churn', '--run', run, '--json'],
+        { UPLOADER_URL: `${below.url}/` },
+      );
+      expect(exitCode, stderr).to.equal(0);
+      expect(JSON.parse(stdout).runs[0].run).to.equal(run);
+    } finally {
+      await below.stop();
+    }
+  });
+
+  it('tells the service who pushed, from where, and for which Airflow task', async () => {
+    const { exitCode } = await push([oneRun(), '--as-of', '2026-11-01'], {
+      AIRFLOW_CTX_DAG_ID: 'monthly',
+      AIRFLOW_CTX_TASK_ID: 'push',
+      AIRFLOW_CTX_DAG_RUN_ID: 'manual__1',
+      AIRFLOW_CTX_TRY_NUMBER: '2',
+    });
+    expect(exitCode).to.equal(0);
+    const manifest = server.lastManifest() as { as_of: string; source: Record<string, unknown> };
+    expect(manifest.as_of).to.equal('2026-11-01T00:00:00.000Z');
+    expect(manifest.source).to.include.keys('host', 'user', 'pid', 'uploader');
+    expect(manifest.source.airflow).to.deep.equal({
+      dag_id: 'monthly',
+      task_id: 'push',
+      run_id: 'manual__1',
+      try_number: '2',
+    });
+  });
+
+  describe('exits', () => {
+    it('with 0 when all is received and --no-wait was given', async () => {
+      server.settleAs = 'queued';
+      const { exitCode, stdout } = await push([oneRun(), '--no-wait', '--json']);
+      expect(exitCode).to.equal(0);
+      expect(JSON.parse(stdout).result).to.equal('received');
+    });
+
+    it('with 2 and all faults at once when the settings are wrong, JSON last all the same', async () => {
+      const { exitCode, stdout, stderr, merged } = await push([oneRun(), '--json', '--transfers', '0'], {
+        UPLOADER_URL: 'ftp://x',
+        UPLOADER_TOKEN: '',
+      });
+      expect(exitCode).to.equal(2);
+      expect(stderr).to.include('--transfers').and.include('UPLOADER_URL').and.include('There is no token');
+      expect(JSON.parse(lastLine(merged))).to.include({ result: 'usage', exitCode: 2 });
+      expect(JSON.parse(stdout).error.detail).to.include('--transfers');
+    });
+
+    it('with 2 on an option that does not exist, and names the one that was meant', async () => {
+      const { exitCode, stderr, merged } = await push([oneRun(), '--modell', 'x', '--json']);
+      expect(exitCode).to.equal(2);
+      expect(stderr).to.include('--model');
+      expect(JSON.parse(lastLine(merged)).exitCode).to.equal(2);
+    });
+
+    it('with 2 when a model has no usable name, before anything is sent', async () => {
+      scratch.write('data/Churn/2026-11/a.jsonl', 'x');
+      const { exitCode, stderr } = await push([oneRun()]);
+      expect(exitCode).to.equal(2);
+      expect(stderr).to.include('"Churn"');
+      expect(server.requests).to.deep.equal([]);
+    });
+
+    it('with 65 when the data is at fault, and shows where', async () => {
+      server.settleAs = 'failed';
+      const { exitCode, stdout, stderr } = await push([oneRun()]);
+      expect(exitCode).to.equal(65);
+      expect(stdout).to.include('is failed: A line is not JSON. (a.jsonl:7)');
+      expect(stderr).to.include('a.jsonl:7 (byte 240) invalid_json: {"pk":').and.include('11 more');
+    });
+
+    it('with 65 at once, and sends nothing, when the same content has failed before', async () => {
+      server.settleAs = 'failed';
+      const dir = oneRun(100_000);
+      await push([dir]);
+      const before = server.receivedBytes();
+      const { exitCode, elapsedMs } = await push([dir]);
+      expect(exitCode).to.equal(65);
+      expect(server.receivedBytes()).to.equal(before);
+      expect(elapsedMs).to.be.lessThan(3000);
+    });
+
+    it('with 66 when the folder is missing, holds nothing, or a run holds no data file', async () => {
+      expect((await push([join(scratch.path, 'nowhere')])).exitCode).to.equal(66);
+      mkdirSync(join(scratch.path, 'bare'));
+      expect((await push([join(scratch.path, 'bare')])).exitCode).to.equal(66);
+      scratch.write('data/fraud/2026-11/_SUCCESS', '');
+      const { exitCode, stdout } = await push([oneRun()]);
+      expect(exitCode).to.equal(66);
+      expect(stdout).to.include('churn/2026-11 revision 1 is published').and.include('holds no data file');
+    });
+
+    it('with 66 when a file cannot be read', async function () {
+      if (process.getuid?.() === 0) this.skip();
+      const dir = oneRun();
+      chmodSync(join(dir, 'churn/2026-11/a.jsonl'), 0);
+      const { exitCode, stdout } = await push([dir]);
+      expect(exitCode).to.equal(66);
+      expect(stdout).to.include('may not read it');
+    });
+
+    it('with 75 when the service cannot be reached in time', async () => {
+      const { exitCode, stdout } = await push([oneRun(), '--max-duration', '1s'], {
+        UPLOADER_URL: 'http://127.0.0.1:1',
+      });
+      expect(exitCode).to.equal(75);
+      expect(stdout).to.include('ECONNREFUSED').and.include('Run the same command again');
+    });
+
+    it('with 75 when time is over before the run is published', async () => {
+      server.settleAs = 'queued';
+      const { exitCode, stdout } = await push([oneRun(), '--max-duration', '1s', '--json']);
+      expect(exitCode).to.equal(75);
+      expect(JSON.parse(stdout).runs[0]).to.include({ state: 'queued' });
+    });
+
+    it('with 77 when the token is unknown, or does not cover the model', async () => {
+      const dir = oneRun();
+      expect((await push([dir], { UPLOADER_TOKEN: 'other' })).exitCode).to.equal(77);
+      server.intercept = (_request, response) => {
+        problem(response, 404, 'Not found', 'No such model.');
+        return true;
+      };
+      expect((await push([dir])).exitCode).to.equal(77);
+    });
+
+    it('with 2 when a page answers that is not the service, and when it is sent elsewhere', async () => {
+      const dir = oneRun();
+      server.intercept = (_request, response) => {
+        response.writeHead(404, { 'Content-Type': 'text/html' }).end('<html><h1>Wrong place</h1></html>');
+        return true;
+      };
+      const wrong = await push([dir]);
+      expect(wrong.exitCode).to.equal(2);
+      expect(wrong.stdout).to.include('Wrong place').and.include('UPLOADER_URL');
+      server.intercept = (_request, response) => {
+        response.writeHead(301, { Location: 'https://elsewhere.example/' }).end();
+        return true;
+      };
+      expect((await push([dir])).exitCode).to.equal(2);
+    });
+  });
+});

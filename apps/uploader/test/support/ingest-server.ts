@@ -1,0 +1,214 @@
+import { createHash, type Hash } from 'node:crypto';
+import { once } from 'node:events';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import type { RunState } from '../../src/service/run-schema.ts';
+
+type DeclaredFile = { name: string; bytes: number; sha256: string; lines: number };
+type Upload = { bytes: number; sha256: string; offset: number; content: Hash };
+type Revision = { revision: number; digest: string; files: DeclaredFile[]; state: RunState | null };
+
+export type IngestServer = {
+  url: string;
+  token: string;
+  requests: string[];
+  /** Body bytes of PATCH requests, as they came in. */
+  receivedBytes: () => number;
+  /** What a whole and right run becomes. */
+  settleAs: RunState;
+  /** Answers in the service's place, when it returns true. */
+  intercept: (request: IncomingMessage, response: ServerResponse) => boolean;
+  /** Stops reading bodies when this many bytes have come in; the bytes until then are kept. */
+  stopReadingAtBytes: number;
+  forgetUploads: () => void;
+  setState: (model: string, run: string, state: RunState) => void;
+  lastManifest: () => unknown;
+  stop: () => Promise<void>;
+};
+
+/**
+ * The ingest service's contract over real HTTP and tus 1.0, with faults to order: what the real service
+ * does not do on demand (a 502 of a proxy, a Retry-After, a stalled line) has to come from somewhere.
+ */
+export async function startIngestServer(prefix = ''): Promise<IngestServer> {
+  const uploads = new Map<string, Upload>();
+  const runs = new Map<string, Revision[]>();
+  let receivedBytes = 0;
+  let manifest: unknown = null;
+
+  const http = createServer((request, response) => {
+    server.requests.push(`${request.method} ${request.url}`);
+    if (server.intercept(request, response)) return;
+    if (request.headers.authorization !== `Bearer ${server.token}`) {
+      return problem(response, 401, 'Unauthorized', 'The token is not known.');
+    }
+    const path = (request.url ?? '').slice(prefix.length);
+    const [, runPath] = /^(\/v1\/models\/[^/]+\/runs\/[^/]+)$/.exec(path) ?? [];
+    if (!request.url?.startsWith(prefix)) return problem(response, 404, 'Not found', 'No such path.');
+    if (runPath && request.method === 'PUT') return void declare(runPath, request, response);
+    if (runPath && request.method === 'GET') return sendRun(response, 200, runPath);
+    const upload = uploads.get(path);
+    if (!upload) return problem(response, 404, 'Not found', 'No such upload.');
+    if (request.method === 'HEAD') return head(upload, response);
+    if (request.method === 'PATCH') return void patch(upload, request, response);
+    problem(response, 405, 'Not allowed', 'No such method.');
+  });
+
+  async function declare(key: string, request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const chunks: Buffer[] = [];
+    for await (const chunk of request) chunks.push(chunk);
+    manifest = JSON.parse(Buffer.concat(chunks).toString());
+    const files = (manifest as { files: DeclaredFile[] }).files;
+    const digest = JSON.stringify(files);
+    const revisions = runs.get(key) ?? [];
+    runs.set(key, revisions);
+    const known = revisions.at(-1)?.digest === digest;
+    if (!known) revisions.push({ revision: revisions.length + 1, digest, files, state: null });
+    for (const file of files) {
+      const url = uploadUrl(file);
+      if (!uploads.has(url)) {
+        uploads.set(url, {
+          bytes: file.bytes,
+          sha256: file.sha256,
+          offset: 0,
+          content: createHash('sha256'),
+        });
+      }
+    }
+    sendRun(response, known ? 200 : 201, key);
+  }
+
+  function sendRun(response: ServerResponse, status: number, key: string): void {
+    const revision = runs.get(key)?.at(-1);
+    if (!revision) {
+      problem(response, 404, 'Not found', 'No such run.');
+      return;
+    }
+    const [, , , model = '', , run = ''] = key.split('/');
+    const files = revision.files.map((file) => {
+      const offset = uploads.get(uploadUrl(file))?.offset ?? 0;
+      return {
+        ...file,
+        offset,
+        state: offset === file.bytes ? 'received' : 'receiving',
+        uploadUrl: uploadUrl(file),
+      };
+    });
+    const whole = files.every((file) => file.state === 'received');
+    const state = revision.state ?? (whole ? settle(revision) : 'receiving');
+    response.writeHead(status, { 'Content-Type': 'application/json' }).end(
+      JSON.stringify({
+        model: decodeURIComponent(model),
+        run: decodeURIComponent(run),
+        revision: revision.revision,
+        state,
+        rows: state === 'published' ? files.reduce((sum, file) => sum + file.lines, 0) : null,
+        files,
+        load: null,
+        error:
+          state === 'failed'
+            ? {
+                code: 'invalid_json',
+                detail: 'A line is not JSON.',
+                file: 'a.jsonl',
+                line: 7,
+                byte_offset: 240,
+              }
+            : null,
+        rejects:
+          state === 'failed'
+            ? {
+                total: 12,
+                byCode: { invalid_json: 12 },
+                first: [
+                  {
+                    file: 'a.jsonl',
+                    line: 7,
+                    byte_offset: 240,
+                    code: 'invalid_json',
+                    detail: 'x',
+                    excerpt: '{"pk":',
+                  },
+                ],
+              }
+            : { total: 0, byCode: {}, first: [] },
+        pushedBy: 'tests',
+      }),
+    );
+  }
+
+  function settle(revision: Revision): RunState {
+    const intact = revision.files.every((file) => {
+      const upload = uploads.get(uploadUrl(file));
+      return file.bytes === 0 || upload?.content.copy().digest('hex') === file.sha256;
+    });
+    revision.state = intact ? server.settleAs : 'failed';
+    return revision.state;
+  }
+
+  async function patch(upload: Upload, request: IncomingMessage, response: ServerResponse): Promise<void> {
+    if (Number(request.headers['upload-offset']) !== upload.offset) {
+      return problem(response, 409, 'Conflict', 'The offset is another one.');
+    }
+    try {
+      for await (const chunk of request as AsyncIterable<Buffer>) {
+        receivedBytes += chunk.length;
+        upload.offset += chunk.length;
+        upload.content.update(chunk);
+        if (receivedBytes >= server.stopReadingAtBytes) await once(request, 'close');
+      }
+    } catch {
+      return; // The client went away; what came until then stays.
+    }
+    response.writeHead(204, { 'Tus-Resumable': '1.0.0', 'Upload-Offset': upload.offset }).end();
+  }
+
+  const server: IngestServer = {
+    url: '',
+    token: 'test-token',
+    requests: [],
+    receivedBytes: () => receivedBytes,
+    settleAs: 'published',
+    intercept: () => false,
+    stopReadingAtBytes: Number.POSITIVE_INFINITY,
+    forgetUploads: () => uploads.clear(),
+    setState: (model, run, state) => {
+      const revision = runs.get(`/v1/models/${model}/runs/${encodeURIComponent(run)}`)?.at(-1);
+      if (revision) revision.state = state;
+    },
+    lastManifest: () => manifest,
+    stop: async () => {
+      http.close();
+      http.closeAllConnections();
+      await once(http, 'close');
+    },
+  };
+  http.listen(0, '127.0.0.1');
+  await once(http, 'listening');
+  server.url = `http://127.0.0.1:${(http.address() as AddressInfo).port}${prefix}`;
+  return server;
+}
+
+/** By content, so that the same file pushed anew goes on where it was. */
+const uploadUrl = (file: DeclaredFile): string => `/v1/uploads/${file.sha256.slice(0, 24)}`;
+
+function head(upload: Upload, response: ServerResponse): void {
+  response
+    .writeHead(200, {
+      'Tus-Resumable': '1.0.0',
+      'Upload-Offset': upload.offset,
+      'Upload-Length': upload.bytes,
+    })
+    .end();
+}
+
+export function problem(
+  response: ServerResponse,
+  status: number,
+  title: string,
+  detail: string,
+  headers: Record<string, string> = {},
+): void {
+  const body = JSON.stringify({ type: 'about:blank', title, status, detail, request_id: 'r-1' });
+  response.writeHead(status, { 'Content-Type': 'application/problem+json', ...headers }).end(body);
+}
