@@ -32,8 +32,9 @@ try {
   await run();
 } catch (error) {
   if (!(error instanceof StepFailed)) throw error;
-  console.error(`\n${error.message}`);
   process.exitCode = error.signal ? 128 + constants.signals[error.signal] : error.code;
+  // Codes from 128 on: somebody stopped it, and knows.
+  if (process.exitCode < 128) console.error(`\n${error.message}`);
 }
 
 async function test() {
@@ -58,7 +59,7 @@ async function lab() {
   await attached(
     'node',
     [join(ROOT, 'scripts/lab/main.ts'), ...args],
-    'The lab did not end well; see above.',
+    'The reason is above; logs are in .lab/logs (or $LAB_HOME/logs).',
   );
 }
 

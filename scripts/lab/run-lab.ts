@@ -2,7 +2,7 @@ import { type LabEnv, writeLabEnv } from './lab-env.ts';
 import type { LabSettings } from './lab-settings.ts';
 import { leaveHome } from './other-lab.ts';
 import { type PushRequest, pushAndShow } from './push-and-show.ts';
-import { startSystem } from './start-system.ts';
+import { type System, startSystem } from './start-system.ts';
 import { stopped } from './stop-signal.ts';
 import { type Stoppable, stopInReverse } from './stoppable.ts';
 
@@ -15,7 +15,13 @@ export async function runLab(
   const parts: Stoppable[] = [];
   const interrupted = stopped(signal);
   try {
-    return await Promise.race([interrupted, work(settings, request, parts, interrupted)]);
+    const first = await Promise.race([startAndPush(settings, request, parts), interrupted]);
+    if (typeof first === 'number') return first;
+    const { env, broken, pushCode } = first;
+    if (settings.exit) return pushCode === 0 ? 0 : 1;
+    sayHowToGoOn(settings.home, env, pushCode);
+    await Promise.race([broken, interrupted]);
+    return 0;
   } finally {
     console.log('lab: stopping');
     await stopInReverse(parts);
@@ -23,19 +29,15 @@ export async function runLab(
   }
 }
 
-async function work(
+async function startAndPush(
   settings: LabSettings,
   request: PushRequest,
   parts: Stoppable[],
-  interrupted: Promise<number>,
-): Promise<number> {
-  const { env, broken } = await startSystem(settings, parts);
-  await writeLabEnv(settings.home, env);
-  const pushCode = await Promise.race([broken, pushAndShow(env, request)]);
-  if (settings.exit) return pushCode === 0 ? 0 : 1;
-  sayHowToGoOn(settings.home, env, pushCode);
-  await Promise.race([broken, interrupted]);
-  return 0;
+): Promise<System & { pushCode: number }> {
+  const system = await startSystem(settings, parts);
+  await writeLabEnv(settings.home, system.env);
+  const pushCode = await Promise.race([system.broken, pushAndShow(system.env, request)]);
+  return { ...system, pushCode };
 }
 
 function sayHowToGoOn(home: string, env: LabEnv, pushCode: number): void {
