@@ -1,0 +1,220 @@
+import { appendFileSync, mkdirSync, readdirSync, truncateSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect } from 'chai';
+import { type IngestServer, problem, startIngestServer } from './support/ingest-server.ts';
+import { lastLine, type Started, startUploader } from './support/run-uploader.ts';
+import { makeScratch, scoreLines } from './support/scratch.ts';
+import { waitUntil } from './support/wait-until.ts';
+
+const MIB = 2 ** 20;
+
+describe('uploader push, when something fails', () => {
+  let server: IngestServer;
+  let scratch: ReturnType<typeof makeScratch>;
+  let dir: string;
+  let file: string;
+  let started: Started[];
+
+  beforeEach(async () => {
+    server = await startIngestServer();
+    scratch = makeScratch();
+    started = [];
+    file = scratch.write('data/churn/2026-11/a.jsonl', scoreLines(4 * MIB));
+    dir = join(scratch.path, 'data');
+  });
+  afterEach(async () => {
+    for (const { process } of started) process.kill('SIGKILL');
+    await server.stop();
+    scratch.remove();
+  });
+
+  const start = (args: string[] = [], env: Record<string, string> = {}): Started => {
+    const one = startUploader(['push', dir, '--poll', '100ms', '--json', ...args], {
+      UPLOADER_URL: server.url,
+      UPLOADER_TOKEN: server.token,
+      HOME: join(scratch.path, 'home'),
+      ...env,
+    });
+    started.push(one);
+    return one;
+  };
+  const startAndStopInMidTransfer = async (args: string[] = []): Promise<Started> => {
+    server.stopReadingAtBytes = MIB;
+    const one = start(args);
+    await waitUntil('the service has a part of the file', () => server.receivedBytes() >= MIB);
+    return one;
+  };
+  const sizeOf = (text: string): number => JSON.parse(lastLine(text)).runs[0].bytesTotal;
+
+  for (const host of ['the same host', 'another host, which knows nothing']) {
+    it(`killed in mid transfer, and run again on ${host}, sends only the rest`, async () => {
+      const first = await startAndStopInMidTransfer();
+      first.process.kill('SIGKILL');
+      await first.finished;
+      server.stopReadingAtBytes = Number.POSITIVE_INFINITY;
+      const home = join(scratch.path, host === 'the same host' ? 'home' : 'other-home');
+      const { exitCode, stdout } = await start([], { HOME: home }).finished;
+      expect(exitCode).to.equal(0);
+      expect(server.receivedBytes()).to.equal(sizeOf(stdout));
+      expect(JSON.parse(stdout).runs[0].bytesSent).to.be.lessThan(sizeOf(stdout));
+    });
+  }
+
+  for (const [signal, code] of [
+    ['SIGTERM', 143],
+    ['SIGINT', 130],
+  ] as const) {
+    it(`stopped by ${signal} ends at once with ${code}, the result last, and says that it may run again`, async () => {
+      const first = await startAndStopInMidTransfer();
+      const stoppedAt = performance.now();
+      first.process.kill(signal);
+      const { exitCode, merged } = await first.finished;
+      expect(performance.now() - stoppedAt).to.be.lessThan(2000);
+      expect(exitCode).to.equal(code);
+      expect(merged).to.include('safe to run the same command again');
+      expect(JSON.parse(lastLine(merged))).to.include({ result: 'interrupted', exitCode: code });
+    });
+  }
+
+  it('waits as long as Retry-After says', async () => {
+    const asked: number[] = [];
+    server.intercept = (request, response) => {
+      if (request.method !== 'PUT' || asked.push(performance.now()) > 1) return false;
+      problem(response, 507, 'Insufficient storage', 'The disk is full.', { 'Retry-After': '2' });
+      return true;
+    };
+    const { exitCode, stderr } = await start().finished;
+    expect(exitCode).to.equal(0);
+    expect(stderr).to.include('The disk is full').and.include('next try in');
+    expect((asked[1] ?? 0) - (asked[0] ?? 0)).to.be.within(1990, 5000);
+  });
+
+  it('ends with 75 at once when Retry-After is longer than it may take', async () => {
+    server.intercept = (_request, response) => {
+      problem(response, 503, 'Unavailable', 'Maintenance.', { 'Retry-After': '3600' });
+      return true;
+    };
+    const { exitCode, elapsedMs } = await start(['--max-duration', '5m']).finished;
+    expect(exitCode).to.equal(75);
+    expect(elapsedMs).to.be.lessThan(5000);
+  });
+
+  it("goes on after a proxy's 502 page, a 429, a lock and a cut connection", async () => {
+    const faults = [
+      { method: 'PUT', status: 502 },
+      { method: 'HEAD', status: 502 },
+      { method: 'HEAD', status: 423 },
+      { method: 'PATCH', status: 429 },
+      { method: 'PATCH', status: 0 },
+      { method: 'GET', status: 504 },
+    ];
+    server.intercept = (request, response) => {
+      if (faults[0]?.method !== request.method) return false;
+      const status = faults.shift()?.status;
+      if (!status) request.socket.destroy();
+      else response.writeHead(status, { 'Content-Type': 'text/html' }).end('<html><body>Busy</body></html>');
+      return true;
+    };
+    const { exitCode, stderr, stdout } = await start().finished;
+    expect(exitCode, stderr).to.equal(0);
+    expect(faults).to.deep.equal([]);
+    expect(server.receivedBytes()).to.equal(sizeOf(stdout));
+  });
+
+  it('gives up a line on which nothing moves, and goes on over another', async () => {
+    const first = await startAndStopInMidTransfer(['--stall-timeout', '500ms']);
+    server.stopReadingAtBytes = Number.POSITIVE_INFINITY;
+    const { exitCode, stdout, stderr } = await first.finished;
+    expect(exitCode).to.equal(0);
+    expect(stderr).to.include('nothing moved for 0.5 s');
+    expect(server.receivedBytes()).to.equal(sizeOf(stdout));
+  });
+
+  it('declares the run again when an upload is gone, and sends the file anew', async () => {
+    let gone = 0;
+    server.intercept = (request, response) => {
+      if (request.method !== 'HEAD' || gone++ > 0) return false;
+      problem(response, 404, 'Not found', 'No such upload.');
+      return true;
+    };
+    const { exitCode } = await start().finished;
+    expect(exitCode).to.equal(0);
+    expect(server.requests.filter((request) => request.startsWith('PUT'))).to.have.length(2);
+  });
+
+  it('ends with 75 when the upload is gone again after that', async () => {
+    server.intercept = (request, response) => {
+      if (request.method !== 'HEAD') return false;
+      problem(response, 410, 'Gone', 'No such upload.');
+      return true;
+    };
+    expect((await start().finished).exitCode).to.equal(75);
+  });
+
+  for (const [what, change] of [
+    ['grows', () => appendFileSync(file, 'more\n')],
+    ['is cut', () => truncateSync(file, 2 * MIB)],
+  ] as const) {
+    it(`ends with 66 when a file ${what} while it is sent`, async () => {
+      const first = await startAndStopInMidTransfer(['--stall-timeout', '500ms']);
+      change();
+      server.stopReadingAtBytes = Number.POSITIVE_INFINITY;
+      const { exitCode, stdout } = await first.finished;
+      expect(exitCode).to.equal(66);
+      expect(JSON.parse(stdout).runs[0].error).to.deep.include({ code: 'source' });
+    });
+  }
+
+  it('sends what two files have in common once, when they share an upload', async () => {
+    writeFileSync(join(dir, 'churn/2026-11/b.jsonl'), scoreLines(4 * MIB));
+    const { exitCode, stdout } = await start().finished;
+    expect(exitCode).to.equal(0);
+    expect(server.receivedBytes()).to.equal(sizeOf(stdout) / 2);
+  });
+
+  it('ends with 65 when somebody else replaces the run meanwhile', async () => {
+    server.settleAs = 'queued';
+    const first = start();
+    await waitUntil('it waits for the run', () =>
+      server.requests.some((request) => request.startsWith('GET')),
+    );
+    const other = makeScratch();
+    other.write('churn/2026-11/a.jsonl', scoreLines(100));
+    const env = { UPLOADER_URL: server.url, UPLOADER_TOKEN: server.token, HOME: other.path };
+    const second = startUploader(['push', other.path, '--no-wait'], env);
+    expect((await second.finished).exitCode).to.equal(0);
+    other.remove();
+    const { exitCode, stdout } = await first.finished;
+    expect(exitCode).to.equal(65);
+    expect(stdout).to.include('was replaced');
+  });
+
+  it('does not mind garbage in its state folder, nor a state folder that cannot be written', async () => {
+    const stateDir = join(scratch.path, 'state');
+    expect((await start(['--state-dir', stateDir]).finished).exitCode).to.equal(0);
+    for (const name of readdirSync(stateDir)) writeFileSync(join(stateDir, name), '{"version":1,"files":{"');
+    expect((await start(['--state-dir', stateDir]).finished).exitCode).to.equal(0);
+    for (const name of readdirSync(stateDir)) mkdirSync(join(stateDir, `${name}.d`));
+
+    const { exitCode, stderr } = await start(['--state-dir', join(file, 'below-a-file')]).finished;
+    expect(exitCode).to.equal(0);
+    expect(stderr).to.include('could not be kept');
+  });
+
+  it('pushes on when whoever read its output has gone', async () => {
+    const one = start();
+    one.process.stdout?.destroy();
+    one.process.stderr?.destroy();
+    const { exitCode } = await one.finished;
+    expect(exitCode).to.equal(0);
+  });
+
+  it('pushes many runs at once without a warning of Node', async () => {
+    for (let run = 10; run < 40; run++)
+      scratch.write(`data/fraud/${run}/a.jsonl`, scoreLines(500, run * 1000));
+    const { exitCode, stderr, stdout } = await start().finished;
+    expect(exitCode).to.equal(0);
+    expect(stderr).to.not.include('Warning');
+    expect(JSON.parse(stdout).runs).to.have.length(31);
+  });
+});

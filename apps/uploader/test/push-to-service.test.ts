@@ -1,0 +1,84 @@
+import { appendFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect } from 'chai';
+import { writeScoreFile } from '../../../e2e/support/score-file.ts';
+import { startTcpProxy } from '../../../e2e/support/tcp-proxy.ts';
+import { type Service, startTestSystem, type TestSystem } from '../../../e2e/support/test-system.ts';
+import { lastLine } from './support/run-uploader.ts';
+import { waitUntil } from './support/wait-until.ts';
+
+describe('uploader push, to the real service', function () {
+  this.timeout(60_000);
+  let system: TestSystem;
+  let service: Service;
+
+  before(async () => {
+    system = await startTestSystem();
+    service = await system.startService();
+    system.startLoader();
+  });
+  after(() => system.stop());
+
+  const push = (args: string[], url = service.url) => system.runUploader(url, ['push', ...args, '--json']);
+
+  it('publishes a run; the same again sends nothing; a line more is a new revision', async () => {
+    const dir = join(system.workDir, 'one');
+    const { lines, bytes, path } = await writeScoreFile(join(dir, 'churn/2026-11/part-1.jsonl'), 20_000, 1);
+    const first = await push([dir]);
+    expect(first.code, first.stderr).to.equal(0);
+    expect(JSON.parse(lastLine(first.stdout)).runs[0]).to.include({
+      state: 'published',
+      rows: lines,
+      bytesSent: bytes,
+    });
+
+    const again = await push([dir]);
+    expect(again.code).to.equal(0);
+    expect(JSON.parse(lastLine(again.stdout)).runs[0]).to.include({ revision: 1, bytesSent: 0 });
+
+    appendFileSync(path, '{"pk":"one more","score":1}\n');
+    const changed = await push([dir]);
+    expect(changed.code, changed.stderr).to.equal(0);
+    expect(JSON.parse(lastLine(changed.stdout)).runs[0]).to.include({ revision: 2, rows: lines + 1 });
+  });
+
+  it('killed in mid transfer, and run again without its state, sends only the rest', async () => {
+    const dir = join(system.workDir, 'two');
+    const { bytes } = await writeScoreFile(join(dir, 'part-1.jsonl'), 1_000_000, 2);
+    const proxy = await startTcpProxy(service.port);
+    try {
+      const args = [dir, '--model', 'fraud', '--run', 'killed/at +40 %', '--json'];
+      const first = system.startUploader(proxy.url, ['push', ...args]);
+      await waitUntil('two fifths are sent', () => proxy.sentBytes() > bytes * 0.4);
+      proxy.stall();
+      await first.kill('SIGKILL');
+      proxy.restore();
+      const second = await system.runUploader(proxy.url, ['push', ...args], { HOME: '/nonexistent' });
+      expect(second.code, second.stderr).to.equal(0);
+      const run = JSON.parse(lastLine(second.stdout)).runs[0];
+      expect(run).to.include({ state: 'published', rows: 1_000_000 });
+      expect(run.bytesSent).to.be.lessThan(bytes * 0.7);
+    } finally {
+      await proxy.stop();
+    }
+  });
+
+  it('ends with 65 when a line is refused, at once the second time', async () => {
+    const dir = join(system.workDir, 'three');
+    const { path } = await writeScoreFile(join(dir, 'churn/bad/part-1.jsonl'), 100, 3);
+    appendFileSync(path, '{"pk": 12, "score": }\n');
+    const first = await push([dir]);
+    expect(first.code, first.stderr).to.equal(65);
+    expect(first.stderr).to.include('part-1.jsonl:101');
+    const second = await push([dir]);
+    expect(second.code).to.equal(65);
+    expect(JSON.parse(lastLine(second.stdout)).runs[0].bytesSent).to.equal(0);
+  });
+
+  it('ends with 77 when the token is unknown', async () => {
+    const dir = join(system.workDir, 'four');
+    await writeScoreFile(join(dir, 'churn/2026-12/a.jsonl'), 10, 4);
+    const { code } = await system.runUploader(service.url, ['push', dir], { UPLOADER_TOKEN: 'unknown' });
+    expect(code).to.equal(77);
+  });
+});
