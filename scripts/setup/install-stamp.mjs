@@ -31,7 +31,7 @@ function digests(root) {
   const members = ['apps', 'packages'].flatMap((folder) =>
     readdirSync(join(root, folder)).map((name) => `${folder}/${name}/package.json`),
   );
-  const paths = ['pnpm-lock.yaml', 'pnpm-workspace.yaml', 'package.json', ...members];
+  const paths = ['pnpm-lock.yaml', 'pnpm-workspace.yaml', 'package.json', 'bench/package.json', ...members];
   return Object.fromEntries(
     paths
       .filter((path) => existsSync(join(root, path)))
