@@ -1,9 +1,13 @@
 import { BACKSLASH, CARRIAGE_RETURN, NEWLINE, TAB } from './ascii.ts';
 
 const LETTER_N = 0x4e;
-const LETTER_n = 0x6e;
-const LETTER_r = 0x72;
-const LETTER_t = 0x74;
+
+/** The letter that stands for a byte after a backslash; 0 for the bytes that are written as they are. */
+const ESCAPE_LETTERS = new Uint8Array(256);
+ESCAPE_LETTERS[BACKSLASH] = BACKSLASH;
+ESCAPE_LETTERS[TAB] = 0x74; // t
+ESCAPE_LETTERS[NEWLINE] = 0x6e; // n
+ESCAPE_LETTERS[CARRIAGE_RETURN] = 0x72; // r
 
 /**
  * Rows of COPY's text format as they are written. One buffer is used again for every chunk, so that a file of
@@ -35,14 +39,14 @@ export class CopyRows {
     const bytes = this.bytes;
     let length = this.length;
     for (let at = start; at < end; at++) {
-      let byte = source[at] as number;
-      if (byte === BACKSLASH || byte === TAB || byte === NEWLINE || byte === CARRIAGE_RETURN) {
-        bytes[length++] = BACKSLASH;
-        if (byte === TAB) byte = LETTER_t;
-        else if (byte === NEWLINE) byte = LETTER_n;
-        else if (byte === CARRIAGE_RETURN) byte = LETTER_r;
+      const byte = source[at] as number;
+      const letter = ESCAPE_LETTERS[byte] as number;
+      if (letter === 0) bytes[length++] = byte;
+      else {
+        bytes[length] = BACKSLASH;
+        bytes[length + 1] = letter;
+        length += 2;
       }
-      bytes[length++] = byte;
     }
     this.length = length;
   }

@@ -80,9 +80,12 @@ function writeRow(
   rows.endRow();
 }
 
+/** Whether the string is `name`, which may be written with escapes ("p\u006b"). */
 function isKey(bytes: Uint8Array, start: number, end: number, name: 'pk' | 'score'): boolean {
-  if (hasEscape(bytes, start, end)) return decodeString(bytes, start, end) === name;
-  if (end - start !== name.length + 2) return false;
+  if (end - start < name.length + 2) return false;
+  if (end - start > name.length + 2) {
+    return hasEscape(bytes, start, end) && decodeString(bytes, start, end) === name;
+  }
   for (let index = 0; index < name.length; index++) {
     if (bytes[start + 1 + index] !== name.charCodeAt(index)) return false;
   }

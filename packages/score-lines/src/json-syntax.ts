@@ -40,10 +40,16 @@ export function skipLiteral(bytes: Uint8Array, start: number, literal: 'true' | 
   return at;
 }
 
+/** 1 for what stands for itself in a string and takes one byte: ASCII without control characters, quote, backslash. */
+const PLAIN_IN_STRING = new Uint8Array(256).fill(1, SPACE, 0x80);
+PLAIN_IN_STRING[QUOTE] = 0;
+PLAIN_IN_STRING[BACKSLASH] = 0;
+
 /** Skips a string (RFC 8259 §7) and makes sure that PostgreSQL can store it: it is UTF-8 without NUL and lone surrogates. */
 export function skipString(bytes: Uint8Array, start: number): number {
   let at = start + 1;
   for (;;) {
+    while (PLAIN_IN_STRING[bytes[at] as number] === 1) at++;
     const byte = bytes[at] as number;
     if (byte === QUOTE) return at + 1;
     if (byte === BACKSLASH) at = skipEscape(bytes, at);
@@ -51,8 +57,7 @@ export function skipString(bytes: Uint8Array, start: number): number {
       const end = multibyteEnd(bytes, at);
       if (end < 0) throw unexpectedByte(bytes, at, 'text');
       at = end;
-    } else if (byte >= SPACE) at++;
-    else if (byte === NEWLINE || byte === NUL)
+    } else if (byte === NEWLINE || byte === NUL)
       throw unexpectedByte(bytes, at, 'the closing quote of a string');
     else throw rawControlCharacter(at, byte);
   }

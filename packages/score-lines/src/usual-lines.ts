@@ -1,23 +1,25 @@
-import {
-  BACKSLASH,
-  CARRIAGE_RETURN,
-  CLOSE_BRACE,
-  COLON,
-  COMMA,
-  DELETE,
-  DIGIT_0,
-  DIGIT_9,
-  MINUS,
-  NEWLINE,
-  OPEN_BRACE,
-  POINT,
-  QUOTE,
-  SPACE,
-  TAB,
-} from './ascii.ts';
 import type { CopyRows } from './copy-rows.ts';
 import { PK_BYTES_MAX } from './line-fields.ts';
 import { PLAIN_SCORE_BYTES_MAX } from './score-text.ts';
+
+// Constants of its own, not ascii.ts's: V8 loads an imported one each time it is read (12 instead of 19 M lines/s).
+const TAB = 0x09;
+const NEWLINE = 0x0a;
+const CARRIAGE_RETURN = 0x0d;
+const SPACE = 0x20;
+const QUOTE = 0x22;
+const COMMA = 0x2c;
+const MINUS = 0x2d;
+const POINT = 0x2e;
+const DIGIT_0 = 0x30;
+const DIGIT_9 = 0x39;
+const COLON = 0x3a;
+const BACKSLASH = 0x5c;
+const OPEN_BRACE = 0x7b;
+const CLOSE_BRACE = 0x7d;
+const DELETE = 0x7f;
+const PK_BYTES = PK_BYTES_MAX;
+const SCORE_BYTES = PLAIN_SCORE_BYTES_MAX;
 
 /**
  * The fast path: writes the rows of lines like `{ "pk": "123", "score": "100" }`, with or without single spaces,
@@ -64,7 +66,7 @@ export function writeUsualLines(
       if (firstDigit === DIGIT_0 || bytes[at - 1] === MINUS) break;
     }
     const pkEnd = at;
-    if (pkEnd === pkStart || pkEnd - pkStart > PK_BYTES_MAX) break;
+    if (pkEnd === pkStart || pkEnd - pkStart > PK_BYTES) break;
     if (byte === QUOTE) at++;
 
     if (bytes[at] !== COMMA) break;
@@ -100,7 +102,7 @@ export function writeUsualLines(
         byte = bytes[++at] as number;
       } while (byte >= DIGIT_0 && byte <= DIGIT_9);
     }
-    if (at - scoreStart > PLAIN_SCORE_BYTES_MAX) break;
+    if (at - scoreStart > SCORE_BYTES) break;
     if (quoted && bytes[at++] !== QUOTE) break;
 
     if (bytes[at] === SPACE) at++;

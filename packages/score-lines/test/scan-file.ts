@@ -1,0 +1,31 @@
+import { createScoreLineScanner, type LineCounts, type RejectedLine } from '../src/index.ts';
+
+export interface ScannedFile {
+  readonly output: string;
+  readonly rejects: readonly RejectedLine[];
+  readonly counts: LineCounts;
+}
+
+/** Scans a whole file in chunks of the sizes that `nextChunkBytes` gives; in one chunk when it is left out. */
+export function scanFile(
+  file: Buffer | string,
+  nextChunkBytes: () => number = () => Number.POSITIVE_INFINITY,
+  maxLineBytes?: number,
+): ScannedFile {
+  const bytes = Buffer.from(file);
+  const rejects: RejectedLine[] = [];
+  const scanner = createScoreLineScanner({
+    onReject: (rejected) => rejects.push(rejected),
+    ...(maxLineBytes === undefined ? {} : { maxLineBytes }),
+  });
+  const outputs: Buffer[] = [];
+  for (let at = 0; at < bytes.length; ) {
+    const end = Math.min(bytes.length, at + nextChunkBytes());
+    const chunk = Uint8Array.prototype.slice.call(bytes, at, end);
+    outputs.push(scanner.scan(chunk));
+    chunk.fill(0xff); // A scanner that held on to the chunk would now read rubbish.
+    at = end;
+  }
+  outputs.push(scanner.finish());
+  return { output: Buffer.concat(outputs).toString('utf8'), rejects, counts: scanner.counts };
+}
