@@ -12,26 +12,13 @@ export type Verdict =
   | { do: 'declare_again' }
   | { do: 'give_up'; kind: FaultKind; advice: string };
 
-/** Certificate and protocol faults of TLS: they stay until somebody changes a setting. */
+/**
+ * Certificate and protocol faults of TLS stay until somebody changes a setting. Every other fault of the
+ * network is worth another try: ECONNRESET, ECONNREFUSED, ETIMEDOUT, EPIPE, EAI_AGAIN, our own ESTALLED; and
+ * ENOTFOUND and EHOSTUNREACH too, which name services and rolling nodes bring about for minutes.
+ */
 const TLS_CODE =
   /^(CERT_|ERR_TLS_|ERR_SSL_|ERR_OSSL_|UNABLE_TO_|SELF_SIGNED_CERT|DEPTH_ZERO_SELF_SIGNED_CERT|CRL_|HOSTNAME_MISMATCH|INVALID_CA|INVALID_PURPOSE|EPROTO$)/;
-
-/** All other network faults are worth another try: these are merely the ones known to happen. */
-export const KNOWN_NETWORK_CODES = [
-  'ECONNRESET',
-  'ECONNREFUSED',
-  'ECONNABORTED',
-  'ETIMEDOUT',
-  'EPIPE',
-  'EAI_AGAIN',
-  'ENOTFOUND',
-  'ENETUNREACH',
-  'EHOSTUNREACH',
-  'ENETDOWN',
-  'EADDRNOTAVAIL',
-  'EMFILE',
-  'ESTALLED',
-] as const;
 
 const NEVER_RETRIED_5XX = [501, 505];
 const RETRIED_4XX = [408, 423, 425, 429];

@@ -1,0 +1,78 @@
+import { expect } from 'chai';
+import { formatBytes, formatDuration } from '../src/progress/format.ts';
+import { plainProgress } from '../src/progress/plain-progress.ts';
+import { newRunView, type PushView, type RunView } from '../src/progress/push-view.ts';
+import { createRate } from '../src/progress/rate.ts';
+import { renderBlock } from '../src/progress/render-block.ts';
+import { waitUntil } from './support/wait-until.ts';
+
+function sending(label: string): RunView {
+  const run = newRunView(label, 2);
+  run.stage = 'sending';
+  run.totalBytes = 2000e6;
+  run.receivedBytes = 500e6;
+  run.active.set('part-1.jsonl', { name: 'part-1.jsonl', totalBytes: 1000e6, sentBytes: 250e6 });
+  return run;
+}
+
+describe('progress', () => {
+  const rates = { ofRun: () => 10e6, ofFile: () => 5e6, total: 10e6 };
+  const view = (...runs: RunView[]): PushView => ({ startedAtMs: 0, runs });
+
+  it('on a terminal shows each run, its active files with a bar, rate and time left, and the total', () => {
+    const lines = renderBlock(view(sending('churn/1'), newRunView('fraud/1', 1)), rates, 120, 24).split('\n');
+    expect(lines[0]).to.equal('churn/1  sending 750 MB of 2.0 GB (37 %), 10.0 MB/s, 2 min 5 s left');
+    expect(lines[1]).to.match(/^ {2}part-1\.jsonl +█{5}░{15} 25 % {2}5\.0 MB\/s {2}2 min 30 s left$/);
+    expect(lines[2]).to.match(/^total .* 750 MB of 2\.0 GB, .* 0 of 2 runs done$/);
+  });
+
+  it('on a terminal never grows beyond its width and height', () => {
+    const many = Array.from({ length: 50 }, (_, index) => sending(`churn/${index}`));
+    const lines = renderBlock(view(...many), rates, 40, 10).split('\n');
+    expect(lines.length).to.be.at.most(10);
+    for (const line of lines) expect(line.length).to.be.lessThan(40);
+  });
+
+  it('on a terminal shows how far the load is', () => {
+    const run = sending('churn/1');
+    run.stage = 'in_service';
+    run.load = { attempt: 2, phase: 'building_key', rows: 1_200_000 };
+    expect(renderBlock(view(run), rates, 120, 24)).to.equal(
+      'churn/1  loading (attempt 2): building key, 1,200,000 rows',
+    );
+  });
+
+  it('elsewhere writes whole lines, now and then', async () => {
+    const written: string[] = [];
+    const reporter = plainProgress((text) => written.push(text), view(sending('churn/1')), 10);
+    reporter.say('Something happened.');
+    await waitUntil('it has written', () => written.length > 1);
+    reporter.stop();
+    expect(written[0]).to.equal('Something happened.\n');
+    expect(written[1]).to.match(/^churn\/1: sending 750 MB of 2\.0 GB \(37 %\), 0 bytes\/s\n$/);
+  });
+
+  it('counts a rate over the last moments only', () => {
+    const rate = createRate(10_000);
+    rate(0, 0);
+    expect(rate(1000, 1000)).to.equal(1000);
+    for (let second = 2; second <= 60; second++) rate(1000, second * 1000);
+    expect(rate(1000, 61_000)).to.equal(0);
+  });
+
+  it('writes amounts as people read them', () => {
+    expect([0, 999, 1000, 99_949, 4.5e9].map(formatBytes)).to.deep.equal([
+      '0 bytes',
+      '999 bytes',
+      '1.0 kB',
+      '99.9 kB',
+      '4.5 GB',
+    ]);
+    expect([250, 12_400, 125_000, 3_725_000].map(formatDuration)).to.deep.equal([
+      '0.3 s',
+      '12 s',
+      '2 min 5 s',
+      '1 h 2 min',
+    ]);
+  });
+});

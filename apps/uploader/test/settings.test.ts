@@ -1,0 +1,132 @@
+import { expect } from 'chai';
+import { loadSettings } from '../src/settings/load-settings.ts';
+import { parseAsOf } from '../src/settings/parse-as-of.ts';
+import { parseDurationMs } from '../src/settings/parse-duration.ts';
+import { parseSizeBytes } from '../src/settings/parse-size.ts';
+import { findStateDir } from '../src/settings/state-dir.ts';
+import { UploaderError } from '../src/uploader-error.ts';
+import { makeScratch } from './support/scratch.ts';
+
+describe('settings', () => {
+  let scratch: ReturnType<typeof makeScratch>;
+  beforeEach(() => {
+    scratch = makeScratch();
+  });
+  afterEach(() => scratch.remove());
+
+  const given = { UPLOADER_URL: 'https://host/ingest/', UPLOADER_TOKEN: 'secret' };
+  const faultsOf = (flags: Record<string, string>, env: NodeJS.ProcessEnv): string => {
+    try {
+      loadSettings(flags, env);
+    } catch (error) {
+      if (error instanceof UploaderError && error.kind === 'usage') return error.message;
+      throw error;
+    }
+    return '';
+  };
+
+  it('have defaults for all but address and token', () => {
+    expect(loadSettings({}, given)).to.deep.equal({
+      url: 'https://host/ingest',
+      token: 'secret',
+      model: null,
+      run: null,
+      asOf: null,
+      transfers: 4,
+      chunkSizeBytes: 67_108_864,
+      maxDurationMs: 21_600_000,
+      pollMs: 5000,
+      stallTimeoutMs: 60_000,
+      stateDir: null,
+      wait: true,
+      json: false,
+    });
+  });
+
+  it('come from flags before the environment, and from there before the config file', () => {
+    const config = scratch.write(
+      'c.json',
+      '{"transfers": 7, "model": "file_model", "chunkSize": "1MiB", "wait": false}',
+    );
+    const env = { ...given, UPLOADER_TRANSFERS: '6', UPLOADER_MODEL: 'env_model', UPLOADER_CONFIG: config };
+    const settings = loadSettings({ transfers: '5' }, env);
+    expect(settings).to.include({ transfers: 5, model: 'env_model', chunkSizeBytes: 1_048_576, wait: false });
+  });
+
+  it('take the config file of the user when none is named, and go without when there is none', () => {
+    scratch.write('uploader/config.json', '{"url": "https://from-file"}');
+    const env = { UPLOADER_TOKEN: 't', XDG_CONFIG_HOME: scratch.path };
+    expect(loadSettings({}, env).url).to.equal('https://from-file');
+    expect(faultsOf({ config: '/nonexistent' }, given)).to.include('/nonexistent cannot be read');
+  });
+
+  it('take the token from --token-file, UPLOADER_TOKEN, UPLOADER_TOKEN_FILE, the config file, in this order', () => {
+    const file = (name: string) => scratch.write(name, `${name}\n`);
+    const config = scratch.write(
+      'c.json',
+      JSON.stringify({ url: 'https://h', tokenFile: file('of-config') }),
+    );
+    const env: NodeJS.ProcessEnv = { UPLOADER_CONFIG: config };
+    expect(loadSettings({}, env).token).to.equal('of-config');
+    env.UPLOADER_TOKEN_FILE = file('of-env-file');
+    expect(loadSettings({}, env).token).to.equal('of-env-file');
+    env.UPLOADER_TOKEN = 'of-env';
+    expect(loadSettings({}, env).token).to.equal('of-env');
+    expect(loadSettings({ tokenFile: file('of-flag') }, env).token).to.equal('of-flag');
+  });
+
+  it('refuse a token in the config file, and keys that are none', () => {
+    const config = scratch.write('c.json', '{"token": "x", "transfer": 3}');
+    expect(faultsOf({ config }, given)).to.include('must not hold a token').and.include('"transfer"');
+  });
+
+  it('tell all faults at once, each with where it came from, and never the token', () => {
+    const faults = faultsOf(
+      { transfers: '0', chunkSize: '1', model: 'No', run: '..', asOf: 'yesterday' },
+      { UPLOADER_URL: 'https://user:pw@host', UPLOADER_TOKEN: 'bad token', UPLOADER_POLL: '5' },
+    );
+    for (const part of [
+      '--transfers',
+      '--chunk-size',
+      '--model',
+      '--run',
+      '--as-of',
+      'UPLOADER_URL',
+      'UPLOADER_POLL',
+    ]) {
+      expect(faults).to.include(part);
+    }
+    expect(faults).to.include('UPLOADER_TOKEN').and.not.include('bad token');
+    expect(faultsOf({}, {})).to.include('no service address').and.include('There is no token');
+  });
+
+  it('take an --as-of that a template left empty as not given', () => {
+    expect(loadSettings({ asOf: '' }, given).asOf).to.equal(null);
+  });
+
+  it('read sizes, durations and dates as people write them', () => {
+    expect(['64MiB', '64m', '67108864', '1.5GB', '1 kB'].map(parseSizeBytes)).to.deep.equal([
+      67_108_864, 67_108_864, 67_108_864, 1_500_000_000, 1000,
+    ]);
+    expect(['', '-1', '1TiB', 'x'].map(parseSizeBytes)).to.deep.equal([null, null, null, null]);
+    expect(['6h', '90s', '250ms', '1h30m', '0.5s'].map(parseDurationMs)).to.deep.equal([
+      21_600_000, 90_000, 250, 5_400_000, 500,
+    ]);
+    expect(['', '5', 'h', '1w'].map(parseDurationMs)).to.deep.equal([null, null, null, null]);
+    expect(
+      ['2026-11-01', '2026-11-01T00:00:00+00:00', '2026-11-01 02:00:00+02:00'].map(parseAsOf),
+    ).to.deep.equal(Array.from({ length: 3 }, () => '2026-11-01T00:00:00.000Z'));
+    expect(['2026-02-30', '2026-11-01T00:00:00', 'None', '1'].map(parseAsOf)).to.deep.equal([
+      null,
+      null,
+      null,
+      null,
+    ]);
+  });
+
+  it('keep state where XDG says, and nowhere without a home', () => {
+    expect(findStateDir(null, { XDG_STATE_HOME: '/s', HOME: '/h' })).to.equal('/s/uploader');
+    expect(findStateDir(null, { HOME: '/h' })).to.equal('/h/.local/state/uploader');
+    expect(findStateDir(null, {})).to.equal(null);
+  });
+});

@@ -1,0 +1,125 @@
+import { expect } from 'chai';
+import { EXIT_CODE_OF, worstExitCode } from '../src/exit-codes.ts';
+import { backoffMs } from '../src/net/backoff.ts';
+import { HttpFault, readRetryAfterMs } from '../src/net/http-fault.ts';
+import { NetworkFault } from '../src/net/network-fault.ts';
+import { type Asked, judge } from '../src/net/verdict.ts';
+
+function answer(status: number, problem?: object, headers: Record<string, string> = {}): HttpFault {
+  return new HttpFault({
+    method: 'PUT',
+    url: 'http://h/x',
+    status,
+    headers: { 'content-type': problem ? 'application/problem+json' : 'text/html', ...headers },
+    body: problem ? JSON.stringify(problem) : '<html><h1>Page</h1></html>',
+  });
+}
+
+function verdictOf(error: Error, asked: Asked = 'run'): string | number {
+  const verdict = judge(error, asked);
+  if (!verdict) return 'unknown';
+  return verdict.do === 'give_up' ? EXIT_CODE_OF[verdict.kind] : verdict.do;
+}
+
+describe('what a fault means', () => {
+  it('is another try for faults of the network', () => {
+    for (const code of [
+      'ECONNRESET',
+      'ECONNREFUSED',
+      'ECONNABORTED',
+      'ETIMEDOUT',
+      'EPIPE',
+      'EAI_AGAIN',
+      'ENOTFOUND',
+      'ENETUNREACH',
+      'EHOSTUNREACH',
+      'ESTALLED',
+      'HPE_INVALID_CONSTANT',
+      'UNKNOWN',
+    ]) {
+      expect(verdictOf(new NetworkFault(code, 'GET', 'http://h', code)), code).to.equal('retry');
+    }
+  });
+
+  it('is the configuration for faults of TLS', () => {
+    for (const code of [
+      'CERT_HAS_EXPIRED',
+      'DEPTH_ZERO_SELF_SIGNED_CERT',
+      'SELF_SIGNED_CERT_IN_CHAIN',
+      'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+      'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
+      'ERR_TLS_CERT_ALTNAME_INVALID',
+      'ERR_SSL_WRONG_VERSION_NUMBER',
+      'EPROTO',
+    ]) {
+      expect(verdictOf(new NetworkFault(code, 'GET', 'https://h', code)), code).to.equal(2);
+    }
+  });
+
+  it('is another try for what a service or proxy says of a moment', () => {
+    for (const status of [408, 423, 425, 429, 500, 502, 503, 504, 507]) {
+      expect(verdictOf(answer(status)), String(status)).to.equal('retry');
+      expect(verdictOf(answer(status), 'upload'), String(status)).to.equal('retry');
+    }
+    expect(verdictOf(answer(409, { retryable: true }))).to.equal('retry');
+  });
+
+  it('is an end, with the code that says who must act, for the rest', () => {
+    const problem = { detail: 'x' };
+    const ends: Array<[HttpFault, Asked, string | number]> = [
+      [answer(400, problem), 'run', 2],
+      [answer(400, problem), 'upload', 1],
+      [answer(401, problem), 'run', 77],
+      [answer(403, problem), 'upload', 77],
+      [answer(404, problem), 'run', 77],
+      [answer(404), 'run', 2],
+      [answer(404), 'upload', 'declare_again'],
+      [answer(410, { retryable: true }), 'upload', 'declare_again'],
+      [answer(409, problem), 'run', 65],
+      [answer(409, problem), 'upload', 'retry'],
+      [answer(413), 'upload', 2],
+      [answer(415, problem), 'upload', 1],
+      [answer(301), 'run', 2],
+      [answer(200), 'upload', 2],
+      [answer(501), 'run', 1],
+      [answer(500, { retryable: false }), 'run', 1],
+    ];
+    for (const [fault, asked, expected] of ends) {
+      expect(verdictOf(fault, asked), `${fault.status} on ${asked}`).to.equal(expected);
+    }
+    expect(verdictOf(new TypeError('x'))).to.equal('unknown');
+  });
+
+  it('tells a page in its words and a problem in its sentence', () => {
+    expect(answer(502).message).to.equal('PUT http://h/x answered 502: Page');
+    expect(answer(400, { detail: 'No.', request_id: 'r1' }).message).to.equal(
+      'PUT http://h/x answered 400: No. (request r1)',
+    );
+  });
+});
+
+describe('the pause before another try', () => {
+  it('doubles up to 30 s, anywhere below that', () => {
+    const atMost = [1, 2, 3, 7, 8, 500].map((failures) => backoffMs(failures, null, () => 1));
+    expect(atMost).to.deep.equal([500, 1000, 2000, 30_000, 30_000, 30_000]);
+    expect(backoffMs(5, null, () => 0)).to.equal(0);
+  });
+
+  it('is never shorter than Retry-After, as seconds or as a date', () => {
+    expect(backoffMs(1, 2000, () => 0)).to.equal(2000);
+    expect(readRetryAfterMs('120', 0)).to.equal(120_000);
+    expect(readRetryAfterMs('Thu, 01 Jan 1970 00:00:10 GMT', 4000)).to.equal(6000);
+    expect(readRetryAfterMs('soon', 0)).to.equal(null);
+    expect(readRetryAfterMs(undefined, 0)).to.equal(null);
+  });
+});
+
+describe('the exit code of several runs', () => {
+  it('is 75 only when the same command again is all that is needed', () => {
+    expect(worstExitCode([0, 75, 0])).to.equal(75);
+    expect(worstExitCode([75, 65])).to.equal(65);
+    expect(worstExitCode([66, 65, 77])).to.equal(77);
+    expect(worstExitCode([143, 1, 75])).to.equal(143);
+    expect(worstExitCode([0, 0])).to.equal(0);
+  });
+});
