@@ -47,6 +47,11 @@ const rows: readonly (readonly [behaviour: string, line: string, row: string])[]
     '1\ta\t{"n":12345678901234567890}',
   ],
   ['backslashes among the other keys', '{"pk":"a","score":1,"x":"\\\\\\n"}', '1\ta\t{"x":"\\\\\\\\\\\\n"}'],
+  [
+    'a line that is backslashes almost only',
+    `{"pk":"a","score":1,"x":"${'\\'.repeat(200_000)}"}`,
+    `1\ta\t{"x":"${'\\'.repeat(400_000)}"}`,
+  ],
   ['tabs and returns between tokens', '{"pk":"a","score":1,"x":\t[1,\r2]\t}', '1\ta\t{"x":\\t[1,\\r2]}'],
   ['an empty key and empty containers', '{"pk":"a","score":1,"":{},"e":[]}', '1\ta\t{"":{},"e":[]}'],
   [

@@ -176,7 +176,19 @@ function pkValue(random: Random): string {
   const kind = random.int(20);
   if (kind < 5) return `${random.int(1e9)}`;
   if (kind === 5)
-    return random.pick(['null', 'true', '{}', '[]', '""', '1.0', '1e3', '-0', '-5', '12345678901234567890']);
+    return random.pick([
+      'null',
+      'true',
+      '{}',
+      '[]',
+      '""',
+      '1.0',
+      '1e3',
+      '-0',
+      '-5',
+      '007',
+      '12345678901234567890',
+    ]);
   if (kind === 6 && random.chance(0.1)) return `"${'x'.repeat(2040 + random.int(16))}"`;
   return stringValue(random);
 }

@@ -52,10 +52,11 @@ export function depthOf(model: JsonModel): number {
 }
 
 /** Every model in a model, itself first. */
-export function* allModels(model: JsonModel): Generator<JsonModel> {
-  yield model;
-  if (model.kind === 'array') for (const item of model.items) yield* allModels(item);
-  if (model.kind === 'object') for (const [, value] of model.members) yield* allModels(value);
+export function allModels(model: JsonModel, found: JsonModel[] = []): JsonModel[] {
+  found.push(model);
+  if (model.kind === 'array') for (const item of model.items) allModels(item, found);
+  if (model.kind === 'object') for (const [, value] of model.members) allModels(value, found);
+  return found;
 }
 
 /** The text of a model in one spelling, to compare two; `spellNumber` says what makes numbers equal. */

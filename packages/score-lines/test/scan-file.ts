@@ -22,7 +22,8 @@ export function scanFile(
   for (let at = 0; at < bytes.length; ) {
     const end = Math.min(bytes.length, at + nextChunkBytes());
     const chunk = Uint8Array.prototype.slice.call(bytes, at, end);
-    outputs.push(scanner.scan(chunk));
+    const output = scanner.scan(chunk);
+    if (output.length > 0) outputs.push(output);
     chunk.fill(0xff); // A scanner that held on to the chunk would now read rubbish.
     at = end;
   }
