@@ -1,5 +1,4 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import type { HostOrder, HostReport, StartOrder } from './host-messages.ts';
 import { lastLines } from './last-lines.ts';
@@ -29,7 +28,7 @@ export async function launchHost(
     tail.add(chunk);
     log?.(chunk);
   });
-  const ended = once(host, 'exit').then(() => undefined);
+  const ended = new Promise<void>((resolve) => host.once('exit', () => resolve()));
   tell(host, order);
   const postmasterPid = await firstReport(host, order, tail.text);
   return {
@@ -44,17 +43,18 @@ export async function launchHost(
 
 function firstReport(host: ChildProcess, order: StartOrder, tail: () => string): Promise<number> {
   return new Promise((resolve, reject) => {
-    const refuse = (reason: string, cause?: unknown) =>
+    const refuse = (reason: string, options?: ErrorOptions) =>
       reject(
-        new Error(`PostgreSQL did not start in ${order.clusterDir} on port ${order.port}: ${reason}`, {
-          cause,
-        }),
+        new Error(
+          `PostgreSQL did not start in ${order.clusterDir} on port ${order.port}: ${reason}`,
+          options,
+        ),
       );
     host.once('message', (report: HostReport) => {
       if (report.kind === 'ready') resolve(report.postmasterPid);
       else refuse(report.reason);
     });
-    host.once('error', (error) => refuse(error.message, error));
+    host.once('error', (error) => refuse(error.message, { cause: error }));
     host.once('close', (code, signal) => refuse(`its host process ended (${signal ?? code}).\n${tail()}`));
   });
 }

@@ -1,4 +1,5 @@
 import { execFile } from 'node:child_process';
+import { userInfo } from 'node:os';
 import { promisify } from 'node:util';
 
 const run = promisify(execFile);
@@ -16,7 +17,10 @@ export interface Unprivileged {
  * nothing is added to /etc/passwd. Undefined for ordinary users, who need nothing of it.
  */
 export async function unprivilegedCommand(): Promise<Unprivileged | undefined> {
-  if (process.getuid?.() !== 0) return undefined;
+  if (process.getuid?.() !== 0) {
+    requireName();
+    return undefined;
+  }
   try {
     const [uid, gid] = await Promise.all(['-u', '-g'].map(idOfNobody));
     if (uid === undefined || gid === undefined) throw new Error('id printed nothing');
@@ -38,6 +42,19 @@ export async function unprivilegedCommand(): Promise<Unprivileged | undefined> {
     throw new Error(
       'PostgreSQL does not run as root, and it cannot be run as "nobody" here, which takes the program ' +
         'setpriv (of util-linux) and a user of that name. Run this command as an ordinary user.',
+      { cause },
+    );
+  }
+}
+
+/** initdb takes the name of its user from the system, so a bare number, as some containers run with, won't do. */
+function requireName(): void {
+  try {
+    userInfo();
+  } catch (cause) {
+    throw new Error(
+      `PostgreSQL does not run as user id ${process.getuid?.()}, which has no name in /etc/passwd. ` +
+        'Run this command as root or as a user that has one.',
       { cause },
     );
   }
