@@ -61,7 +61,7 @@ export class CopyRows {
     this.rowCount++;
   }
 
-  /** Hands over the rows written since the last call, in a buffer of their own. */
+  /** Hands over the rows written since the last call, in a buffer with an ArrayBuffer of its own. */
   take(): Buffer {
     const taken = Buffer.allocUnsafeSlow(this.length);
     this.bytes.copy(taken, 0, 0, this.length);
