@@ -1,0 +1,37 @@
+import { expect } from 'chai';
+import { createTestDatabase } from 'local-postgres';
+import pg from 'pg';
+import { migrateToLatest } from '../src/index.ts';
+
+describe('migrateToLatest', () => {
+  it('may be run by several processes at once, and again: it is done once', async () => {
+    const database = await createTestDatabase();
+    const reports = await Promise.all([1, 2, 3].map(() => migrateToLatest(database.url)));
+    expect(reports.map(({ applied }) => applied.length).sort()).to.deep.equal([0, 0, 1]);
+    expect((await migrateToLatest(database.url)).applied).to.deep.equal([]);
+    await database.drop();
+  });
+
+  it('may be run for two databases of one server at once, though roles belong to the server', async () => {
+    const databases = await Promise.all([createTestDatabase(), createTestDatabase()]);
+    await Promise.all(databases.map(({ url }) => migrateToLatest(url)));
+    await Promise.all(databases.map((database) => database.drop()));
+  });
+
+  it('changes nothing and says which step stopped when it fails', async () => {
+    const database = await createTestDatabase();
+    const client = new pg.Client({ connectionString: database.url });
+    await client.connect();
+    await client.query('CREATE SCHEMA run_data');
+    const error = await migrateToLatest(database.url).then(
+      () => undefined,
+      (reason: Error) => reason,
+    );
+    expect(error?.message).to.equal('The migration stopped at 0001-ingest; nothing was changed.');
+    expect(String(error?.cause)).to.contain('"run_data" already exists');
+    const { rows } = await client.query(`SELECT to_regclass('ingest.model') AS model`);
+    expect(rows).to.deep.equal([{ model: null }]);
+    await client.end();
+    await database.drop();
+  });
+});

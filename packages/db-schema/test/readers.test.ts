@@ -1,0 +1,126 @@
+import { expect } from 'chai';
+import { createTestDatabase, type TestDatabase } from 'local-postgres';
+import pg from 'pg';
+import {
+  createModelRelations,
+  type ModelName,
+  migrateToLatest,
+  parentOf,
+  parseModelName,
+  partitionOf,
+} from '../src/index.ts';
+
+const PUBLICATIONS = 60;
+const ROWS = 50;
+
+describe('readers of scores.<model>', () => {
+  let database: TestDatabase;
+  const clients: pg.Client[] = [];
+  const model = parseModelName('churn');
+
+  async function connect(): Promise<pg.Client> {
+    const client = new pg.Client({ connectionString: database.url });
+    await client.connect();
+    clients.push(client);
+    return client;
+  }
+
+  before(async () => {
+    database = await createTestDatabase({
+      name: 'migrated',
+      migrate: async (url) => void (await migrateToLatest(url)),
+    });
+    const owner = await connect();
+    await owner.query('BEGIN');
+    await createModelRelations(owner, model);
+    await owner.query('COMMIT');
+    await owner.query(`INSERT INTO ingest.model (name) VALUES ('churn')`);
+    await publish(owner, model, 1);
+  });
+  after(async () => {
+    await Promise.all(clients.map((client) => client.end()));
+    await database.drop();
+  });
+
+  // With a view that follows a bare pointer this sees an empty model now and then (docs/decisions/0003).
+  it('see exactly one whole run at every moment, while one run after the other is published', async () => {
+    const owner = await connect();
+    let publishing = true;
+    const read = async (asTransactions: boolean, query: string) => {
+      const client = await connect();
+      const wrong: unknown[] = [];
+      let reads = 0;
+      while (publishing) {
+        if (asTransactions) await client.query('BEGIN');
+        for (let i = 0; i < 10; i += 1) {
+          const { rows } = await client.query(query);
+          reads += 1;
+          if (rows.length !== 1 || rows[0].rows !== ROWS || rows[0].runs !== 1) wrong.push(rows);
+        }
+        if (asTransactions) await client.query('COMMIT');
+      }
+      return { reads, wrong };
+    };
+    const whole = 'SELECT count(*)::int AS rows, count(DISTINCT run)::int AS runs FROM scores.churn';
+    const readers = [read(false, whole), read(true, whole)];
+    try {
+      for (let revision = 2; revision <= PUBLICATIONS; revision += 1) await publish(owner, model, revision);
+    } finally {
+      publishing = false;
+    }
+    for (const { reads, wrong } of await Promise.all(readers)) {
+      expect(reads).to.be.greaterThan(PUBLICATIONS);
+      expect(wrong).to.deep.equal([]);
+    }
+    const { rows } = await owner.query('SELECT DISTINCT run FROM scores.churn');
+    expect(rows).to.deep.equal([{ run: `run ${PUBLICATIONS}` }]);
+  });
+
+  it('keep the run that they began with inside a repeatable read transaction', async () => {
+    const reader = await connect();
+    await reader.query('BEGIN ISOLATION LEVEL REPEATABLE READ');
+    const before = (await reader.query('SELECT DISTINCT run FROM scores.churn')).rows;
+    await publish(await connect(), model, PUBLICATIONS + 1);
+    expect((await reader.query('SELECT DISTINCT run FROM scores.churn')).rows).to.deep.equal(before);
+    await reader.query('COMMIT');
+    expect((await reader.query('SELECT DISTINCT run FROM scores.churn')).rows).to.deep.equal([
+      { run: `run ${PUBLICATIONS + 1}` },
+    ]);
+  });
+
+  it('see the views as score_reader, and nothing behind them', async () => {
+    const reader = await connect();
+    await reader.query('SET ROLE score_reader');
+    expect((await reader.query('SELECT count(*)::int AS rows FROM scores.churn')).rows).to.deep.equal([
+      { rows: ROWS },
+    ]);
+    for (const table of [parentOf(model), 'ingest.run_revision', 'ingest.api_token']) {
+      const refused = await reader.query(`SELECT FROM ${table}`).then(
+        () => 'it was let in',
+        (error: { code: string }) => error.code,
+      );
+      expect(refused, table).to.equal('42501');
+    }
+  });
+});
+
+/** What a load does, as the test's superuser. */
+async function publish(client: pg.Client, model: ModelName, revision: number): Promise<void> {
+  await client.query('BEGIN');
+  const { rows } = await client.query<{ id: number }>(
+    `INSERT INTO ingest.run_revision (model, run_key, revision, as_of, declared_by)
+     VALUES ($1, $2, 1, now(), 'test') RETURNING revision_id AS id`,
+    [model, `run ${revision}`],
+  );
+  const id = rows[0]?.id ?? 0;
+  const partition = partitionOf(model, id);
+  await client.query(`CREATE TABLE ${partition} (score double precision NOT NULL, revision_id integer NOT NULL DEFAULT ${id}
+    CHECK (revision_id = ${id}), pk text COLLATE "C" PRIMARY KEY, attributes jsonb)`);
+  await client.query(`INSERT INTO ${partition} (score, pk) SELECT n, n FROM generate_series(1, ${ROWS}) n`);
+  await client.query(`ALTER TABLE ${parentOf(model)} ATTACH PARTITION ${partition} FOR VALUES IN (${id})`);
+  await client.query(
+    `INSERT INTO ingest.publication (model, revision_id, published_by) VALUES ($1, $2, 'test')`,
+    [model, id],
+  );
+  await client.query('COMMIT');
+}
