@@ -1,21 +1,7 @@
-import {
-  type ClientRequest,
-  request as httpRequest,
-  type IncomingHttpHeaders,
-  type IncomingMessage,
-} from 'node:http';
+import { request as httpRequest, type IncomingHttpHeaders, type IncomingMessage } from 'node:http';
 import { request as httpsRequest } from 'node:https';
-import { pipeline, type Readable, Transform } from 'node:stream';
 import { NetworkFault } from './network-fault.ts';
-
-export type StreamBody = {
-  sizeBytes: number;
-  open: () => Promise<Readable>;
-  /** What to throw when the stream ends before `sizeBytes`, or fails to be read. */
-  tooShort: () => Error;
-  unreadable: (cause: unknown) => Error;
-  onBytes: (bytes: number) => void;
-};
+import { type StreamBody, sendStream } from './stream-body.ts';
 
 export type ExchangeRequest = {
   method: string;
@@ -46,6 +32,8 @@ export async function exchange(options: ExchangeRequest): Promise<ExchangeRespon
   const { method, url, body, signal, stallTimeoutMs } = options;
   signal.throwIfAborted();
   const stream = typeof body === 'object' ? await body.open() : null;
+  if (signal.aborted) stream?.destroy();
+  signal.throwIfAborted();
   return new Promise((resolve, reject) => {
     const send = url.startsWith('https:') ? httpsRequest : httpRequest;
     const lengthBytes = typeof body === 'string' ? Buffer.byteLength(body) : body?.sizeBytes;
@@ -55,20 +43,19 @@ export async function exchange(options: ExchangeRequest): Promise<ExchangeRespon
     };
     const request = send(url, { method, headers });
 
-    const stalled = new NetworkFault('ESTALLED', method, url, `nothing moved for ${stallTimeoutMs / 1000} s`);
-    const watchdog = setTimeout(() => fail(stalled), stallTimeoutMs);
+    const watchdog = setTimeout(() => {
+      fail(new NetworkFault('ESTALLED', method, url, `nothing moved for ${stallTimeoutMs / 1000} s`));
+    }, stallTimeoutMs);
     const onAbort = () => fail(signal.reason);
     signal.addEventListener('abort', onAbort);
     const settle = () => {
       clearTimeout(watchdog);
       signal.removeEventListener('abort', onAbort);
-      // An answer that came before the whole body was sent leaves both open.
-      if (stream && !stream.readableEnded) request.destroy();
-      stream?.destroy();
     };
     function fail(error: unknown): void {
       settle();
       request.destroy();
+      stream?.destroy();
       reject(error);
     }
     let answering = false;
@@ -82,48 +69,18 @@ export async function exchange(options: ExchangeRequest): Promise<ExchangeRespon
       collect(response, () => watchdog.refresh()).then(
         (text) => {
           settle();
+          // An answer before the whole body was sent: nobody wants the rest, and the connection is spoilt.
+          if (!allSent()) request.destroy();
           resolve({ method, url, status: response.statusCode ?? 0, headers: response.headers, body: text });
         },
         (error: unknown) => fail(NetworkFault.from(error, method, url)),
       );
     });
+    let allSent = () => true;
     if (stream && typeof body === 'object') {
-      sendStream(stream, body, request, () => watchdog.refresh(), fail);
+      allSent = sendStream(stream, body, request, () => watchdog.refresh(), fail);
     } else request.end(body);
   });
-}
-
-function sendStream(
-  stream: Readable,
-  body: StreamBody,
-  request: ClientRequest,
-  onMoved: () => void,
-  fail: (error: unknown) => void,
-): void {
-  let sentBytes = 0;
-  const counter = new Transform({
-    transform(chunk: Buffer, _encoding, done) {
-      sentBytes += chunk.length;
-      body.onBytes(chunk.length);
-      onMoved();
-      done(null, chunk);
-    },
-    flush(done) {
-      // Without this the request would wait for bytes that never come.
-      if (sentBytes < body.sizeBytes) fail(body.tooShort());
-      done();
-    },
-  });
-  // pipeline() hands a fault of the request up to the source as well; only the source's own counts here.
-  let requestEnded = false;
-  const end = () => {
-    requestEnded = true;
-  };
-  request.once('error', end).once('close', end);
-  stream.once('error', (error) => {
-    if (!requestEnded) fail(body.unreadable(error));
-  });
-  pipeline(stream, counter, request, () => {});
 }
 
 const LONGEST_ANSWER_BYTES = 64 * 2 ** 20;

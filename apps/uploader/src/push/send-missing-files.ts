@@ -23,25 +23,29 @@ export async function sendMissingFiles(
   const stop = new AbortController();
   const signal = AbortSignal.any([context.limit.signal, stop.signal]);
   const limit: TimeLimit = { ...context.limit, signal };
-  const transfers = missing.map((remote) =>
-    context.transferSlots(async () => {
-      signal.throwIfAborted();
-      const file = local.get(remote.name);
-      if (!file) throw new Error(`The service asks for ${remote.name}, which was not declared.`);
-      await oncePerUpload(remote.uploadUrl, context.uploading, () =>
-        sendOne(file, remote, view, limit, context),
-      );
+  const queue = missing.values();
+  // A few loops over one queue, and not a task for each of 10,000 files: waiting tasks grow old, and what
+  // old garbage refers to V8 keeps until a full collection (280 MB resident, where this takes 150).
+  const sendFromQueue = async () => {
+    for (const remote of queue) {
+      await context.transferSlots(async () => {
+        signal.throwIfAborted();
+        const file = local.get(remote.name);
+        if (!file) throw new Error(`The service asks for ${remote.name}, which was not declared.`);
+        await oncePerUpload(remote.uploadUrl, context.uploading, () =>
+          sendOne(file, remote, view, limit, context),
+        );
+      });
+    }
+  };
+  const loops = Array.from({ length: context.settings.transfers }, () =>
+    sendFromQueue().catch((error: unknown) => {
+      stop.abort(error);
+      throw error;
     }),
   );
   // Not Promise.all(): no transfer may still run, or hold a file, once this has returned.
-  const settled = await Promise.allSettled(
-    transfers.map((transfer) =>
-      transfer.catch((error: unknown) => {
-        stop.abort(error);
-        throw error;
-      }),
-    ),
-  );
+  const settled = await Promise.allSettled(loops);
   if (settled.some((result) => result.status === 'rejected')) throw signal.reason;
 }
 

@@ -1,6 +1,6 @@
 import { open } from 'node:fs/promises';
 import type { FileSource } from 'tus-js-client';
-import type { StreamBody } from '../net/exchange.ts';
+import type { StreamBody } from '../net/stream-body.ts';
 import { identityOf, sameIdentity } from '../source/file-identity.ts';
 import type { HashedFile } from '../source/hash-run.ts';
 import { changedSource, unreadableSource } from '../source/source-fault.ts';

@@ -18,6 +18,8 @@ export type SendOptions = {
   onAcknowledged: (offsetBytes: number) => void;
 };
 
+const TRY_IS_OVER = new Error('This try is over.');
+
 /**
  * One try: HEAD for the offset, then PATCH after PATCH to the end. The library's part is the protocol; when
  * to try again is decided outside, because it would retry for nine seconds, take a 429 for final and a 502
@@ -26,7 +28,10 @@ export type SendOptions = {
 export async function sendOnce(options: SendOptions): Promise<void> {
   const { signal } = options;
   signal.throwIfAborted();
+  // Not AbortSignal.any(): the one signal of a push would gather a dependent for each of 10,000 files.
   const ended = new AbortController();
+  const onAbort = () => ended.abort(signal.reason);
+  signal.addEventListener('abort', onAbort);
   try {
     await new Promise<void>((resolve, reject) => {
       // The source is ours (`fileReader`); the library only wants to see that there is one.
@@ -38,7 +43,7 @@ export async function sendOnce(options: SendOptions): Promise<void> {
         storeFingerprintForResuming: false,
         fingerprint: async () => options.file.sha256,
         fileReader: { openFile: async () => fileSlices(options.file, options.onBytes) },
-        httpStack: tusHttpStack(options.stallTimeoutMs, AbortSignal.any([signal, ended.signal])),
+        httpStack: tusHttpStack(options.stallTimeoutMs, ended.signal),
         onAfterResponse: (_request, response) => {
           const offset = Number(response.getHeader('Upload-Offset') ?? Number.NaN);
           if (response.getStatus() < 300 && Number.isInteger(offset)) options.onAcknowledged(offset);
@@ -53,7 +58,8 @@ export async function sendOnce(options: SendOptions): Promise<void> {
     });
   } finally {
     // Whatever is still open belongs to a try that is over.
-    ended.abort();
+    signal.removeEventListener('abort', onAbort);
+    ended.abort(TRY_IS_OVER);
   }
 }
 

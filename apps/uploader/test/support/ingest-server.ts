@@ -193,13 +193,9 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
 const uploadUrl = (file: DeclaredFile): string => `/v1/uploads/${file.sha256.slice(0, 24)}`;
 
 function head(upload: Upload, response: ServerResponse): void {
-  response
-    .writeHead(200, {
-      'Tus-Resumable': '1.0.0',
-      'Upload-Offset': upload.offset,
-      'Upload-Length': upload.bytes,
-    })
-    .end();
+  const headers = { 'Tus-Resumable': '1.0.0', 'Upload-Offset': upload.offset, 'Upload-Length': upload.bytes };
+  // Without a length Node's client does not use the connection again, not even after a HEAD.
+  response.writeHead(200, { ...headers, 'Content-Length': 0 }).end();
 }
 
 export function problem(
