@@ -70,7 +70,10 @@ export async function exchange(options: ExchangeRequest): Promise<ExchangeRespon
         (text) => {
           settle();
           // An answer before the whole body was sent: nobody wants the rest, and the connection is spoilt.
-          if (!allSent()) request.destroy();
+          if (!allSent()) {
+            request.destroy();
+            stream?.destroy();
+          }
           resolve({ method, url, status: response.statusCode ?? 0, headers: response.headers, body: text });
         },
         (error: unknown) => fail(NetworkFault.from(error, method, url)),
@@ -85,15 +88,20 @@ export async function exchange(options: ExchangeRequest): Promise<ExchangeRespon
 
 const LONGEST_ANSWER_BYTES = 64 * 2 ** 20;
 
-async function collect(response: IncomingMessage, onMoved: () => void): Promise<string> {
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of response as AsyncIterable<Buffer>) {
-    onMoved();
-    chunks.push(chunk);
-    bytes += chunk.length;
-    if (bytes > LONGEST_ANSWER_BYTES)
-      throw new Error(`the answer is longer than ${LONGEST_ANSWER_BYTES} bytes`);
-  }
-  return Buffer.concat(chunks).toString('utf8');
+function collect(response: IncomingMessage, onMoved: () => void): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const chunks: Buffer[] = [];
+    let bytes = 0;
+    response.on('data', (chunk: Buffer) => {
+      onMoved();
+      chunks.push(chunk);
+      bytes += chunk.length;
+      if (bytes > LONGEST_ANSWER_BYTES) {
+        reject(new Error(`the answer is longer than ${LONGEST_ANSWER_BYTES} bytes`));
+      }
+    });
+    response.on('end', () => resolve(Buffer.concat(chunks).toString('utf8')));
+    // An answer that is cut in its body ends with 'error' (ECONNRESET, "aborted"), never with 'end'.
+    response.on('error', reject);
+  });
 }

@@ -1,5 +1,5 @@
 import type { ClientRequest } from 'node:http';
-import { pipeline, type Readable, Transform } from 'node:stream';
+import type { Readable } from 'node:stream';
 
 /** The body of a request that is read while it is sent. */
 export type StreamBody = {
@@ -11,7 +11,11 @@ export type StreamBody = {
   unreadable: (cause: unknown) => Error;
 };
 
-/** Sends the stream as the request's body, to its end. Returns whether all of it is on its way by now. */
+/**
+ * Sends the stream as the request's body, to its end. Returns whether all of it is on its way by now. Whoever
+ * gives the request up destroys the stream too. By hand and not by pipeline(): its watch over three streams
+ * outlives a request by some collections, which for 10,000 small files came to 100 MB.
+ */
 export function sendStream(
   stream: Readable,
   body: StreamBody,
@@ -20,28 +24,20 @@ export function sendStream(
   fail: (error: unknown) => void,
 ): () => boolean {
   let sentBytes = 0;
-  const counter = new Transform({
-    transform(chunk: Buffer, _encoding, done) {
-      sentBytes += chunk.length;
-      body.onBytes(chunk.length);
-      onMoved();
-      done(null, chunk);
-    },
-    flush(done) {
-      // Without this the request would wait for bytes that never come.
-      if (sentBytes < body.sizeBytes) fail(body.tooShort());
-      done();
-    },
+  stream.on('data', (chunk: Buffer) => {
+    sentBytes += chunk.length;
+    body.onBytes(chunk.length);
+    if (!request.write(chunk)) stream.pause();
   });
-  // pipeline() hands a fault of the request up to the source as well; only the source's own counts here.
-  let requestEnded = false;
-  const end = () => {
-    requestEnded = true;
-  };
-  request.once('error', end).once('close', end);
-  stream.once('error', (error) => {
-    if (!requestEnded) fail(body.unreadable(error));
+  request.on('drain', () => {
+    onMoved();
+    stream.resume();
   });
-  pipeline(stream, counter, request, () => {});
+  stream.on('end', () => {
+    // Without this check the request would wait for bytes that never come.
+    if (sentBytes < body.sizeBytes) fail(body.tooShort());
+    else request.end();
+  });
+  stream.on('error', (error) => fail(body.unreadable(error)));
   return () => sentBytes >= body.sizeBytes;
 }
