@@ -74,5 +74,4 @@ for (const [name, makeLine] of Object.entries(makers)) {
   const ratio = (parseSeconds / scanSeconds).toFixed(1);
   console.log(`| ${name} | ${rate(scanSeconds)} | ${rate(parseSeconds)} | ${ratio} |`);
 }
-const peakMiB = Math.round(process.resourceUsage().maxRSS / 1024);
-console.log(`Best of ${ROUNDS} rounds each, Node ${process.version}; peak resident memory ${peakMiB} MiB.`);
+console.log(`Best of ${ROUNDS} rounds each, Node ${process.version}.`);

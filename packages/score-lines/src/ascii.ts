@@ -20,5 +20,5 @@ export const CLOSE_BRACE = 0x7d;
 export const DELETE = 0x7f;
 
 export function isDigit(byte: number | undefined): boolean {
-  return byte !== undefined && byte >= DIGIT_0 && byte <= DIGIT_9;
+  return (byte as number) >= DIGIT_0 && (byte as number) <= DIGIT_9; // false for undefined
 }

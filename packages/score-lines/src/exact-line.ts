@@ -80,12 +80,16 @@ function writeRow(
   rows.endRow();
 }
 
-/** Whether the string is `name`, which may be written with escapes ("p\u006b"). */
+/** What an escape adds to a string: \u006b for k. */
+const ESCAPE_EXTRA_BYTES = 5;
+
+/** Whether the string, quotes included, is `name`, which may be written with escapes ("p\u006b"). */
 function isKey(bytes: Uint8Array, start: number, end: number, name: 'pk' | 'score'): boolean {
-  if (end - start < name.length + 2) return false;
-  if (end - start > name.length + 2) {
+  const extraBytes = end - start - 2 - name.length;
+  if (extraBytes >= ESCAPE_EXTRA_BYTES) {
     return hasEscape(bytes, start, end) && decodeString(bytes, start, end) === name;
   }
+  if (extraBytes !== 0) return false;
   for (let index = 0; index < name.length; index++) {
     if (bytes[start + 1 + index] !== name.charCodeAt(index)) return false;
   }

@@ -23,8 +23,12 @@ import { multibyteEnd } from './utf8.ts';
 /** JSON's whitespace (RFC 8259 §2), without the newline, which ends the line. */
 export function skipWhitespace(bytes: Uint8Array, start: number): number {
   let at = start;
-  while (bytes[at] === SPACE || bytes[at] === TAB || bytes[at] === CARRIAGE_RETURN) at++;
-  return at;
+  for (;;) {
+    const byte = bytes[at] as number;
+    if (byte > SPACE) return at;
+    if (byte !== SPACE && byte !== TAB && byte !== CARRIAGE_RETURN) return at;
+    at++;
+  }
 }
 
 export function skipByte(bytes: Uint8Array, at: number, expected: number, name: string): number {

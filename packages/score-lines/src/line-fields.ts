@@ -38,7 +38,7 @@ export function readScore(bytes: Uint8Array, at: number, totals: LineTotals): Fi
   const score = readText(bytes, at, totals);
   if (score === undefined || !isScore(score.source, score.start, score.end)) {
     const rule =
-      'score must be a finite number of double precision, or a string that holds one in JSON’s grammar';
+      'score must be a finite number of double precision, or a string that holds one in the grammar of JSON';
     throw new LineFault('invalid_score', at, `${rule}; it is ${valueAt(bytes, at, totals)}.`);
   }
   return score;

@@ -11,6 +11,8 @@ import { writeUsualLines } from './usual-lines.ts';
 export const COPY_COLUMNS = ['score', 'pk', 'attributes'] as const;
 
 const MAX_LINE_BYTES_DEFAULT = 1024 * 1024;
+/** jsonb holds strings of up to 256 MiB, V8 of up to 512 MiB. */
+const MAX_LINE_BYTES_LIMIT = 256 * 1024 * 1024 - 1;
 /** 200 characters of up to four bytes. */
 const EXCERPT_BYTES = 800;
 
@@ -38,7 +40,7 @@ export interface ScoreLineScanner {
 export interface ScoreLineScannerOptions {
   /** Called once for each refused line, in the order of the file. What it throws ends the scan. */
   onReject(rejected: RejectedLine): void;
-  /** The longest line that is accepted, without its newline. 1 MiB when left out. */
+  /** The longest line that is accepted, without its newline: 1 MiB when left out, 256 MiB at most. */
   maxLineBytes?: number;
 }
 
@@ -48,6 +50,11 @@ export interface ScoreLineScannerOptions {
  */
 export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreLineScanner {
   const maxLineBytes = options.maxLineBytes ?? MAX_LINE_BYTES_DEFAULT;
+  if (!Number.isSafeInteger(maxLineBytes) || maxLineBytes < 1 || maxLineBytes > MAX_LINE_BYTES_LIMIT) {
+    throw new RangeError(
+      `maxLineBytes must be a whole number from 1 to ${MAX_LINE_BYTES_LIMIT}, not ${maxLineBytes}.`,
+    );
+  }
   const rows = new CopyRows();
   const carry = new LineCarry();
   let carryFileOffset = 0;

@@ -7,8 +7,8 @@ function bufferBytes(): number {
   return process.memoryUsage().arrayBuffers;
 }
 
-describe('score-lines keeps its memory', () => {
-  it('when a line never ends: 256 MiB of it are refused once, and not held', () => {
+describe('a scanner', () => {
+  it('refuses a line that never ends once, and holds none of its 256 MiB', () => {
     const rejects: RejectedLine[] = [];
     const scanner = createScoreLineScanner({ onReject: (rejected) => rejects.push(rejected) });
     const chunk = Buffer.alloc(CHUNK_BYTES, '{"pk":"x');
@@ -23,7 +23,7 @@ describe('score-lines keeps its memory', () => {
     expect(scanner.counts).to.include({ lines: 2, rows: 1, rejected: 1 });
   });
 
-  it('and its pace when a long line comes in single bytes', function () {
+  it('keeps its pace when a long line comes in single bytes', function () {
     this.timeout(5000); // It takes 0.1 s; were each byte to copy the bytes before it, it would take minutes.
     const line = Buffer.from(`{"pk":"1","score":1,"x":"${'y'.repeat(1_000_000)}"}\n`);
     const scanner = createScoreLineScanner({ onReject: ({ detail }) => expect.fail(detail) });
@@ -32,7 +32,7 @@ describe('score-lines keeps its memory', () => {
     expect(outputBytes).to.be.above(1_000_000);
   });
 
-  it('and its pace when one object has 80,000 keys', function () {
+  it('keeps its pace when one object has 80,000 keys', function () {
     this.timeout(5000); // Comparing each key with each takes minutes.
     const members = Array.from({ length: 80_000 }, (_, key) => `"${key}":0`).join(',');
     const scanner = createScoreLineScanner({ onReject: ({ detail }) => expect.fail(detail) });
@@ -40,7 +40,13 @@ describe('score-lines keeps its memory', () => {
     expect(scanner.counts.rows).to.equal(1);
   });
 
-  it('and lets nobody scan two files with it', () => {
+  it('refuses a longest line that makes no sense', () => {
+    for (const maxLineBytes of [0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY]) {
+      expect(() => createScoreLineScanner({ onReject: () => {}, maxLineBytes })).to.throw(RangeError);
+    }
+  });
+
+  it('refuses to go on after the end of its file', () => {
     const scanner = createScoreLineScanner({ onReject: ({ detail }) => expect.fail(detail) });
     scanner.finish();
     expect(() => scanner.scan(Buffer.from('\n'))).to.throw('create one scanner for each file');
