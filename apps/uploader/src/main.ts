@@ -12,7 +12,9 @@ const terminal: Terminal = {
   env: process.env,
   writeOut: (text) => process.stdout.write(text),
   writeError: (text) => process.stderr.write(text),
-  errorTty: process.stderr.isTTY && process.env.TERM !== 'dumb' ? process.stderr : null,
+  // A terminal without a width (a pseudo-terminal of a CI runner) is a log.
+  errorTty:
+    process.stderr.isTTY && process.stderr.columns > 0 && process.env.TERM !== 'dumb' ? process.stderr : null,
 };
 // Asked here and not of the settings, because the result is JSON also when the settings are what is wrong.
 const wantsJson =

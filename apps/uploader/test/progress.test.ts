@@ -21,7 +21,9 @@ describe('progress', () => {
 
   it('on a terminal shows each run, its active files with a bar, rate and time left, and the total', () => {
     const lines = renderBlock(view(sending('churn/1'), newRunView('fraud/1', 1)), rates, 120, 24).split('\n');
-    expect(lines[0]).to.equal('churn/1  sending 750 MB of 2.0 GB (37 %), 10.0 MB/s, 2 min 5 s left');
+    expect(lines[0]).to.equal(
+      'churn/1  sending 0 of 2 files, 750 MB of 2.0 GB (37 %), 10.0 MB/s, 2 min 5 s left',
+    );
     expect(lines[1]).to.match(/^ {2}part-1\.jsonl +█{5}░{15} 25 % {2}5\.0 MB\/s {2}2 min 30 s left$/);
     expect(lines[2]).to.match(/^total .* 750 MB of 2\.0 GB, .* 0 of 2 runs done$/);
   });
@@ -49,7 +51,7 @@ describe('progress', () => {
     await waitUntil('it has written', () => written.length > 1);
     reporter.stop();
     expect(written[0]).to.equal('Something happened.\n');
-    expect(written[1]).to.match(/^churn\/1: sending 750 MB of 2\.0 GB \(37 %\), 0 bytes\/s\n$/);
+    expect(written[1]).to.match(/^churn\/1: sending 0 of 2 files, 750 MB of 2\.0 GB \(37 %\), 0 bytes\/s\n$/);
   });
 
   it('counts a rate over the last moments only', () => {

@@ -1,4 +1,4 @@
-import { appendFileSync, mkdirSync, readdirSync, truncateSync, writeFileSync } from 'node:fs';
+import { appendFileSync, mkdirSync, readdirSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { type IngestServer, problem, startIngestServer } from './support/ingest-server.ts';
@@ -164,6 +164,20 @@ describe('uploader push, when something fails', () => {
       expect(JSON.parse(stdout).runs[0].error).to.deep.include({ code: 'source' });
     });
   }
+
+  it('ends with 75 when something else arrived than was declared, and then reads and sends it anew', async () => {
+    const yesterday = new Date(Date.now() - 86_400_000);
+    utimesSync(file, yesterday, yesterday);
+    expect((await start().finished).exitCode).to.equal(0);
+    // Same size, time and inode, other content: what no cache can notice.
+    writeFileSync(file, scoreLines(4 * MIB, 500_000));
+    utimesSync(file, yesterday, yesterday);
+    server.forgetAll();
+    const first = await start().finished;
+    expect(first.exitCode).to.equal(75);
+    expect(first.stdout).to.include('not what was declared');
+    expect((await start().finished).exitCode).to.equal(0);
+  });
 
   it('sends what two files have in common once, when they share an upload', async () => {
     writeFileSync(join(dir, 'churn/2026-11/b.jsonl'), scoreLines(4 * MIB));

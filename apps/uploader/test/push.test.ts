@@ -150,7 +150,7 @@ describe('uploader push', () => {
       server.settleAs = 'failed';
       const { exitCode, stdout, stderr } = await push([oneRun()]);
       expect(exitCode).to.equal(65);
-      expect(stdout).to.include('is failed: A line is not JSON. (a.jsonl:7)');
+      expect(stdout).to.include('churn/2026-11 revision 1 failed: A line is not JSON. (a.jsonl:7)');
       expect(stderr).to.include('a.jsonl:7 (byte 240) invalid_json: {"pk":').and.include('11 more');
     });
 

@@ -18,7 +18,8 @@ export function describeRun(view: RunView, bytesPerSecond: number): string {
         bytesPerSecond > 0
           ? `, ${formatDuration(((view.totalBytes - there) / bytesPerSecond) * 1000)} left`
           : '';
-      return `sending ${formatBytes(there)} of ${total} (${formatPercent(there, view.totalBytes)}), ${formatBytes(bytesPerSecond)}/s${left}`;
+      const files = view.filesTotal > 1 ? `${view.filesReceived} of ${view.filesTotal} files, ` : '';
+      return `sending ${files}${formatBytes(there)} of ${total} (${formatPercent(there, view.totalBytes)}), ${formatBytes(bytesPerSecond)}/s${left}`;
     }
     case 'in_service':
       return view.load

@@ -30,6 +30,12 @@ export const EXIT_CODE_OF_STATE: Record<RunState, ExitCode | null> = {
   cancelled: EXIT_CODE_OF.data,
 };
 
+const DETAIL_OF_STATE: Partial<Record<RunState, string>> = {
+  held: 'It is loaded, and a quality gate holds it: publish it by hand, or push corrected files.',
+  failed: 'Its data is at fault: push corrected files.',
+  cancelled: 'It was withdrawn, or replaced by a newer push, before it was loaded.',
+};
+
 export function errorOfState(run: Run): RunError | null {
   if (run.error) {
     const { code, detail, file, line, byte_offset } = run.error;
@@ -41,8 +47,8 @@ export function errorOfState(run: Run): RunError | null {
       ...(typeof byte_offset === 'number' ? { byte_offset } : {}),
     };
   }
-  if (EXIT_CODE_OF_STATE[run.state] !== EXIT_CODE_OF.data) return null;
-  return { code: run.state, detail: `The run is ${run.state}.` };
+  const detail = DETAIL_OF_STATE[run.state];
+  return detail ? { code: run.state, detail } : null;
 }
 
 /** The first lines that the service refused, as a person wants to find them again. */

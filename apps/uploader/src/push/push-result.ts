@@ -42,15 +42,17 @@ export function resultOfRuns(results: RunResult[]): PushResult {
 
 /** One run's end for a person. */
 export function describeOutcome(run: RunOutcome): string {
-  const label = `${run.model}/${run.run}`;
-  const revision = run.revision === null ? '' : ` revision ${run.revision}`;
+  const label = `${run.model}/${run.run}${run.revision === null ? '' : ` revision ${run.revision}`}`;
+  const state =
+    run.state === 'failed' ? 'failed' : `is ${run.state === 'receiving' ? 'received' : run.state}`;
   if (run.error) {
-    const place = run.error.line === undefined ? '' : ` (${run.error.file ?? '?'}:${run.error.line})`;
-    const state = run.error.code === run.state || !run.state ? '' : ` is ${run.state}`;
-    return `${label}${revision}${state}: ${run.error.detail}${place}`;
+    const { detail, file, line } = run.error;
+    const place = line === undefined ? '' : ` (${file ?? '?'}:${line})`;
+    // A fault on the way here says nothing of the state that the run has there.
+    const settled = run.state === 'failed' || run.state === 'held' || run.state === 'cancelled';
+    return `${label}${settled ? ` ${state}` : ''}: ${detail}${place}`;
   }
   const rows = run.rows === null ? '' : `, ${formatCount(run.rows, 'row')}`;
   const sent = run.bytesSent === 0 ? 'nothing had to be sent' : `${formatBytes(run.bytesSent)} sent`;
-  const state = run.state === 'receiving' ? 'received' : run.state;
-  return `${label}${revision} is ${state}${rows}; ${sent} in ${formatDuration(run.seconds * 1000)}.`;
+  return `${label} ${state}${rows}; ${sent} in ${formatDuration(run.seconds * 1000)}.`;
 }

@@ -13,6 +13,8 @@ import type { PushContext } from './push-context.ts';
 import { missingFiles, sendMissingFiles } from './send-missing-files.ts';
 
 const FIRST_POLL_MS = 250;
+/** The service's word for bytes that are not those of the manifest: it forgets them, and takes them again. */
+const CONTENT_MISMATCH = 'content_mismatch';
 
 /**
  * Makes the service's run equal to the folder and returns it settled (or, without waiting, received). What
@@ -21,7 +23,11 @@ const FIRST_POLL_MS = 250;
  */
 export async function pushRun(run: SourceRun, view: RunView, context: PushContext): Promise<Run> {
   const { settings, limit } = context;
-  const files = await context.hashSlots(() => hash(run, view, context));
+  const cache = await openHashCache(context.stateDir, run.folder, context.say);
+  const files = await context.hashSlots(() => {
+    view.stage = 'hashing';
+    return hashRun(run, cache, limit.signal, view);
+  });
   const retries = {
     signal: limit.signal,
     limit,
@@ -31,12 +37,17 @@ export async function pushRun(run: SourceRun, view: RunView, context: PushContex
 
   view.stage = 'declaring';
   let remote = await declare();
-  const { revision } = remote;
+  let { revision } = remote;
   show(remote, view);
   context.say(describeDeclared(remote, files, view));
   let declaredAgain = false;
   let pollMs = FIRST_POLL_MS;
   for (let round = 0; ; round++) {
+    if (remote.error?.code === CONTENT_MISMATCH) {
+      // Of what was declared and what arrived either may be wrong: next time both are made anew.
+      await cache.forget();
+      throw new UploaderError('try_again', `${remote.error.detail} Run the same command again.`);
+    }
     if (EXIT_CODE_OF_STATE[remote.state] !== null) return remote;
     const missing = remote.state === 'receiving' ? missingFiles(remote) : [];
     if (!settings.wait && (remote.state !== 'receiving' || allReceived(remote))) return remote;
@@ -53,6 +64,7 @@ export async function pushRun(run: SourceRun, view: RunView, context: PushContex
         if (declaredAgain) throw vanished(error);
         declaredAgain = true;
         remote = await declare();
+        revision = remote.revision;
         show(remote, view);
         continue;
       }
@@ -63,12 +75,6 @@ export async function pushRun(run: SourceRun, view: RunView, context: PushContex
     show(remote, view);
     for (const sentence of describeChange(before, remote, view)) context.say(sentence);
   }
-}
-
-async function hash(run: SourceRun, view: RunView, context: PushContext): Promise<HashedFile[]> {
-  view.stage = 'hashing';
-  const cache = await openHashCache(context.stateDir, run.folder, context.say);
-  return hashRun(run, cache, context.limit.signal, view);
 }
 
 function manifestOf(files: HashedFile[], context: PushContext): Manifest {

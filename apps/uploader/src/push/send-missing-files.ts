@@ -46,7 +46,7 @@ export async function sendMissingFiles(
   );
   // Not Promise.all(): no transfer may still run, or hold a file, once this has returned.
   const settled = await Promise.allSettled(loops);
-  if (settled.some((result) => result.status === 'rejected')) throw signal.reason;
+  if (settled.some((result) => result.status === 'rejected')) throw stop.signal.reason;
 }
 
 async function sendOne(

@@ -25,6 +25,7 @@ export type HashCache = {
   add(path: string, digest: FileDigest): void;
   /** Replaces the file on disk as a whole: a torn cache would only cost time, but it need not. */
   save(): Promise<void>;
+  forget(): Promise<void>;
 };
 
 /**
@@ -36,7 +37,9 @@ export async function openHashCache(
   runFolder: string,
   warn: (sentence: string) => void,
 ): Promise<HashCache> {
-  if (stateDir === null) return { find: () => null, add: () => {}, save: async () => {} };
+  if (stateDir === null) {
+    return { find: () => null, add: () => {}, save: async () => {}, forget: async () => {} };
+  }
   const path = join(stateDir, `${createHash('sha256').update(runFolder).digest('hex').slice(0, 32)}.json`);
   const files = new Map<string, FileDigest>(Object.entries(await readEntries(path)));
   let dirty = false;
@@ -59,6 +62,12 @@ export async function openHashCache(
         const reason = error instanceof Error ? error.message : String(error);
         warn(`The hashes could not be kept in ${stateDir}, so the next push hashes again: ${reason}.`);
       }
+    },
+    async forget() {
+      files.clear();
+      await rm(path, { force: true }).catch((error: unknown) =>
+        warn(`${path} could not be removed: ${error}.`),
+      );
     },
   };
 }

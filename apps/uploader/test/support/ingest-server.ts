@@ -6,7 +6,22 @@ import type { RunState } from '../../src/service/run-schema.ts';
 
 type DeclaredFile = { name: string; bytes: number; sha256: string; lines: number };
 type Upload = { bytes: number; sha256: string; offset: number; content: Hash };
-type Revision = { revision: number; digest: string; files: DeclaredFile[]; state: RunState | null };
+type Revision = {
+  revision: number;
+  digest: string;
+  files: DeclaredFile[];
+  state: RunState | null;
+  mismatch: boolean;
+};
+
+const PLACE = { file: 'a.jsonl', line: 7, byte_offset: 240 };
+const INVALID_JSON = { code: 'invalid_json', detail: 'A line is not JSON.', ...PLACE };
+const MISMATCH = { code: 'content_mismatch', detail: 'What arrived is not what was declared.' };
+const BAD_LINES = {
+  total: 12,
+  byCode: { invalid_json: 12 },
+  first: [{ ...PLACE, code: 'invalid_json', detail: 'It ends too early.', excerpt: '{"pk":' }],
+};
 
 export type IngestServer = {
   url: string;
@@ -20,8 +35,7 @@ export type IngestServer = {
   intercept: (request: IncomingMessage, response: ServerResponse) => boolean;
   /** Stops reading bodies when this many bytes have come in; the bytes until then are kept. */
   stopReadingAtBytes: number;
-  forgetUploads: () => void;
-  setState: (model: string, run: string, state: RunState) => void;
+  forgetAll: () => void;
   lastManifest: () => unknown;
   stop: () => Promise<void>;
 };
@@ -62,8 +76,11 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
     const digest = JSON.stringify(files);
     const revisions = runs.get(key) ?? [];
     runs.set(key, revisions);
-    const known = revisions.at(-1)?.digest === digest;
-    if (!known) revisions.push({ revision: revisions.length + 1, digest, files, state: null });
+    const last = revisions.at(-1);
+    const known = last?.digest === digest && !last.mismatch;
+    if (last?.mismatch) for (const file of files) uploads.delete(uploadUrl(file));
+    if (!known)
+      revisions.push({ revision: revisions.length + 1, digest, files, state: null, mismatch: false });
     for (const file of files) {
       const url = uploadUrl(file);
       if (!uploads.has(url)) {
@@ -105,33 +122,8 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
         rows: state === 'published' ? files.reduce((sum, file) => sum + file.lines, 0) : null,
         files,
         load: null,
-        error:
-          state === 'failed'
-            ? {
-                code: 'invalid_json',
-                detail: 'A line is not JSON.',
-                file: 'a.jsonl',
-                line: 7,
-                byte_offset: 240,
-              }
-            : null,
-        rejects:
-          state === 'failed'
-            ? {
-                total: 12,
-                byCode: { invalid_json: 12 },
-                first: [
-                  {
-                    file: 'a.jsonl',
-                    line: 7,
-                    byte_offset: 240,
-                    code: 'invalid_json',
-                    detail: 'x',
-                    excerpt: '{"pk":',
-                  },
-                ],
-              }
-            : { total: 0, byCode: {}, first: [] },
+        error: revision.mismatch ? MISMATCH : state === 'failed' ? INVALID_JSON : null,
+        rejects: state === 'failed' && !revision.mismatch ? BAD_LINES : { total: 0, byCode: {}, first: [] },
         pushedBy: 'tests',
       }),
     );
@@ -142,6 +134,7 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
       const upload = uploads.get(uploadUrl(file));
       return file.bytes === 0 || upload?.content.copy().digest('hex') === file.sha256;
     });
+    revision.mismatch = !intact;
     revision.state = intact ? server.settleAs : 'failed';
     return revision.state;
   }
@@ -171,10 +164,9 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
     settleAs: 'published',
     intercept: () => false,
     stopReadingAtBytes: Number.POSITIVE_INFINITY,
-    forgetUploads: () => uploads.clear(),
-    setState: (model, run, state) => {
-      const revision = runs.get(`/v1/models/${model}/runs/${encodeURIComponent(run)}`)?.at(-1);
-      if (revision) revision.state = state;
+    forgetAll: () => {
+      uploads.clear();
+      runs.clear();
     },
     lastManifest: () => manifest,
     stop: async () => {
