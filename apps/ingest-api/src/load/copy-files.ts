@@ -29,7 +29,8 @@ export interface CopyOptions {
  * A bad line does not end the reading: all of them are found. The COPY is then ended in order, so that the
  * transaction stays usable to record the failure in it.
  *
- * @throws {DataFault} bad lines, or content that is not what was declared.
+ * @throws {DataFault} bad lines, or content that is not what was declared. After any other error the COPY is
+ *   left open, and the connection must be ended: that ends it too.
  */
 export async function copyFiles(
   client: ClientBase,
@@ -43,17 +44,12 @@ export async function copyFiles(
   const rejects = new RejectList();
   const total = { bytes: 0, rows: 0, blank: 0 };
   let mismatch: DataFault | undefined;
-  try {
-    for (const file of claimed.files) {
-      const counts = await copyFile(file, sink, rejects, options, total);
-      mismatch ??= compareWithManifest(file, counts);
-      total.bytes += counts.bytes;
-      total.rows += counts.rows;
-      total.blank += counts.blank;
-    }
-  } catch (error) {
-    copy.destroy(error as Error);
-    throw error;
+  for (const file of claimed.files) {
+    const counts = await copyFile(file, sink, rejects, options, total);
+    mismatch ??= compareWithManifest(file, counts);
+    total.bytes += counts.bytes;
+    total.rows += counts.rows;
+    total.blank += counts.blank;
   }
   await sink.end();
   if (mismatch !== undefined) throw mismatch;
@@ -124,6 +120,7 @@ class CopySink {
     this.#copy = copy;
     this.#failed = once(copy, 'error').then(([error]) => Promise.reject(error));
     this.#failed.catch(() => {}); // heard by whichever write or end comes next
+    copy.on('error', () => {}); // a lost connection tells twice
   }
 
   async write(rows: Buffer): Promise<void> {

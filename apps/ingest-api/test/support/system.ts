@@ -126,7 +126,7 @@ const DEFAULTS = {
   port: 0,
   maxUploadBytes: 1024 ** 3,
   minFreeBytes: 0,
-  idleTimeoutMs: 5_000,
+  idleTimeoutMs: 15_000,
 } as const;
 
 async function startService(config: ServeConfig): Promise<{ url: string; stop(): Promise<void> }> {
