@@ -10,12 +10,12 @@ import { expectationOf } from './line-oracle.ts';
 import { createRandom, testLineCount, testSeed } from './random.ts';
 import { scanFile } from './scan-file.ts';
 
-const databaseUrl = process.env.TEST_DATABASE_URL;
-
 describe('score-lines and PostgreSQL', () => {
   let client: pg.Client;
 
   before(async function () {
+    // Read here: the fixture that starts PostgreSQL sets it after the test files are loaded.
+    const databaseUrl = process.env.TEST_DATABASE_URL;
     if (databaseUrl === undefined) return this.skip();
     client = new pg.Client({ connectionString: databaseUrl });
     await client.connect();
