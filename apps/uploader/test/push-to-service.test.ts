@@ -63,6 +63,36 @@ describe('uploader push, to the real service', function () {
     }
   });
 
+  it('outlives a service that is killed in mid transfer and comes back', async () => {
+    const dir = join(system.workDir, 'outlives');
+    const { bytes } = await writeScoreFile(join(dir, 'churn/outlives/part-1.jsonl'), 1_000_000, 6);
+    const mortal = await system.startService();
+    const proxy = await startTcpProxy(mortal.port);
+    try {
+      const pushing = system.startUploader(proxy.url, ['push', dir, '--json', '--chunk-size', '8MiB']);
+      await waitUntil('two fifths are sent', () => proxy.sentBytes() > bytes * 0.4);
+      await mortal.kill('SIGKILL');
+      await system.startService({ port: mortal.port });
+      const { code, stdout, stderr } = await pushing.ended;
+      expect(code, stderr).to.equal(0);
+      expect(stderr).to.include('next try in');
+      const run = JSON.parse(lastLine(stdout)).runs[0];
+      expect(run.state).to.equal('published');
+      expect(run.bytesSent).to.be.lessThan(bytes + 8 * 2 ** 20);
+    } finally {
+      await proxy.stop();
+    }
+  });
+
+  it('may run twice at the same time: both end well, and little is sent twice', async () => {
+    const dir = join(system.workDir, 'twice');
+    const { bytes } = await writeScoreFile(join(dir, 'churn/twice/part-1.jsonl'), 1_000_000, 5);
+    const both = await Promise.all([push([dir]), push([dir])]);
+    for (const { code, stderr } of both) expect(code, stderr).to.equal(0);
+    const sent = both.map(({ stdout }) => JSON.parse(lastLine(stdout)).runs[0].bytesSent);
+    expect(sent[0] + sent[1], String(sent)).to.be.lessThan(bytes * 1.5);
+  });
+
   it('ends with 65 when a line is refused, at once the second time', async () => {
     const dir = join(system.workDir, 'three');
     const { path } = await writeScoreFile(join(dir, 'churn/bad/part-1.jsonl'), 100, 3);

@@ -6,7 +6,7 @@ import type { HashedFile } from '../source/hash-run.ts';
 import { changedSource, unreadableSource } from '../source/source-fault.ts';
 
 // Small enough that the stall watchdog sees a slow line move, large enough that reading costs nothing.
-const READ_BYTES = 128 * 1024;
+const READ_BYTES = 64 * 1024;
 
 /**
  * The file as tus-js-client's source: each slice is a promise to read that range from disk, made good only
