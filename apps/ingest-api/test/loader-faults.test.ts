@@ -1,6 +1,7 @@
 import { rename } from 'node:fs/promises';
 import path from 'node:path';
 import { expect } from 'chai';
+import pg from 'pg';
 import {
   declare,
   eventually,
@@ -102,6 +103,22 @@ describe('the loader', () => {
     await pushRun(system, 'churn', 'second', file(20));
     expect((await untilFinal(system, 'churn', 'second')).load?.attempt).to.equal(1);
     await blocker;
+  });
+
+  it('neither waits for a reader whose transaction stays open, nor makes readers wait', async () => {
+    await pushRun(system, 'churn', 'first', file(10));
+    system.startLoader();
+    await untilFinal(system, 'churn', 'first');
+    const reader = new pg.Client({ connectionString: system.databaseUrl });
+    await reader.connect();
+    await reader.query('BEGIN');
+    await reader.query('SELECT count(*) FROM scores.churn');
+    await pushRun(system, 'churn', 'second', file(20));
+    expect((await untilFinal(system, 'churn', 'second')).state).to.equal('published');
+    expect(await system.query('SELECT count(*)::int AS rows FROM scores.churn')).to.deep.equal([
+      { rows: 20 },
+    ]);
+    await reader.end();
   });
 
   it('loads a revision that is being loaded to its end, and then the newer one', async () => {

@@ -2,7 +2,7 @@ import type { ModelName } from './model-name.ts';
 
 /** The one query method that this file needs: a `pg` Client, or a PoolClient, has it. */
 export interface SqlRunner {
-  query(sql: string): Promise<unknown>;
+  query(sql: string): Promise<{ readonly rows: readonly unknown[] }>;
 }
 
 /**
@@ -19,20 +19,26 @@ export function parentOf(model: ModelName): string {
 }
 
 /**
- * Makes the table that a model's revisions are attached to and the view that applications read.
- * Idempotent, and safe when two loaders do it at once (an advisory lock for the time of the transaction).
+ * Makes the table that a model's revisions are attached to and the view that applications read, unless they
+ * are there: nothing is replaced, as that would make readers wait, and have to wait for them.
+ * Safe when two loaders do it at once (an advisory lock for the time of the transaction).
  * Must run inside a transaction, as the role that owns `run_data` and `scores`.
  */
 export async function createModelRelations(client: SqlRunner, model: ModelName): Promise<void> {
+  const isThere = async () =>
+    (await client.query(`SELECT FROM pg_views WHERE schemaname = 'scores' AND viewname = '${model}'`)).rows
+      .length > 0;
+  if (await isThere()) return;
   await client.query(`SELECT pg_advisory_xact_lock(hashtextextended('createModelRelations', 0))`);
+  if (await isThere()) return;
   await client.query(`
-    CREATE TABLE IF NOT EXISTS ${parentOf(model)} (
+    CREATE TABLE ${parentOf(model)} (
       score double precision NOT NULL,
       revision_id integer NOT NULL,
       pk text COLLATE "C" NOT NULL,
       attributes jsonb
     ) PARTITION BY LIST (revision_id)`);
-  await client.query(`CREATE OR REPLACE VIEW scores."${model}" AS ${currentScoresOf(model)}`);
+  await client.query(`CREATE VIEW scores."${model}" AS ${currentScoresOf(model)}`);
   await client.query(`GRANT SELECT ON scores."${model}" TO score_reader`);
 }
 
