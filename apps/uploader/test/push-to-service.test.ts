@@ -44,7 +44,7 @@ describe('uploader push, to the real service', function () {
 
   it('killed in mid transfer, and run again without its state, sends only the rest', async () => {
     const dir = join(system.workDir, 'two');
-    const { bytes } = await writeScoreFile(join(dir, 'part-1.jsonl'), 1_000_000, 2);
+    const { bytes } = await writeScoreFile(join(dir, 'part-1.jsonl'), 400_000, 2);
     const proxy = await startTcpProxy(service.port);
     try {
       const args = [dir, '--model', 'fraud', '--run', 'killed/at +40 %', '--json'];
@@ -56,7 +56,7 @@ describe('uploader push, to the real service', function () {
       const second = await system.runUploader(proxy.url, ['push', ...args], { HOME: '/nonexistent' });
       expect(second.code, second.stderr).to.equal(0);
       const run = JSON.parse(lastLine(second.stdout)).runs[0];
-      expect(run).to.include({ state: 'published', rows: 1_000_000 });
+      expect(run).to.include({ state: 'published', rows: 400_000 });
       expect(run.bytesSent).to.be.lessThan(bytes * 0.7);
     } finally {
       await proxy.stop();
@@ -65,11 +65,11 @@ describe('uploader push, to the real service', function () {
 
   it('outlives a service that is killed in mid transfer and comes back', async () => {
     const dir = join(system.workDir, 'outlives');
-    const { bytes } = await writeScoreFile(join(dir, 'churn/outlives/part-1.jsonl'), 1_000_000, 6);
+    const { bytes } = await writeScoreFile(join(dir, 'churn/outlives/part-1.jsonl'), 400_000, 6);
     const mortal = await system.startService();
     const proxy = await startTcpProxy(mortal.port);
     try {
-      const pushing = system.startUploader(proxy.url, ['push', dir, '--json', '--chunk-size', '8MiB']);
+      const pushing = system.startUploader(proxy.url, ['push', dir, '--json', '--chunk-size', '4MiB']);
       await waitUntil('two fifths are sent', () => proxy.sentBytes() > bytes * 0.4);
       await mortal.kill('SIGKILL');
       await system.startService({ port: mortal.port });
@@ -79,7 +79,7 @@ describe('uploader push, to the real service', function () {
       const run = JSON.parse(lastLine(stdout)).runs[0];
       expect(run.state).to.equal('published');
       // A chunk that was sent and not acknowledged is all that a kill can cost.
-      expect(run.bytesSent).to.be.at.most(bytes + 8 * 2 ** 20);
+      expect(run.bytesSent).to.be.at.most(bytes + 4 * 2 ** 20);
     } finally {
       await proxy.stop();
     }
@@ -87,7 +87,7 @@ describe('uploader push, to the real service', function () {
 
   it('may run twice at the same time: both end well, and little is sent twice', async () => {
     const dir = join(system.workDir, 'twice');
-    const { bytes } = await writeScoreFile(join(dir, 'churn/twice/part-1.jsonl'), 1_000_000, 5);
+    const { bytes } = await writeScoreFile(join(dir, 'churn/twice/part-1.jsonl'), 400_000, 5);
     const both = await Promise.all([push([dir]), push([dir])]);
     for (const { code, stderr } of both) expect(code, stderr).to.equal(0);
     const sent = both.map(({ stdout }) => JSON.parse(lastLine(stdout)).runs[0].bytesSent);
