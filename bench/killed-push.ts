@@ -1,0 +1,118 @@
+/**
+ * One large file, pushed through two kills: the uploader's at 40 % and, on its second run, the service's at 70 %.
+ * Prints what went over the wire against the file's size, what was published, and each process's peak memory.
+ *
+ *   node bench/killed-push.ts [--rows 27000000]
+ */
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import { parseArgs } from 'node:util';
+import { startPostgres } from 'local-postgres';
+import { startTcpProxy } from '../e2e/support/tcp-proxy.ts';
+import { startTestSystem } from '../e2e/support/test-system.ts';
+import { waitFor } from '../e2e/support/wait-for.ts';
+import { writeScoreFile } from './score-file.ts';
+
+const CHUNK_BYTES = 64 * 1024 * 1024;
+const LONG_MS = 20 * 60_000;
+
+const { values } = parseArgs({ options: { rows: { type: 'string', default: '27000000' } } });
+const rows = Number(values.rows);
+const dir = await mkdtemp(join(process.env.BENCH_DIR ?? tmpdir(), 'ingest-killed-push-'));
+const postgres = await startPostgres({
+  dataDir: join(dir, 'postgres'),
+  settings: { shared_buffers: '512MB', max_wal_size: '4GB', wal_level: 'minimal', max_wal_senders: '0' },
+});
+process.env.TEST_DATABASE_URL = postgres.superuserUrl;
+process.env.TMPDIR = dir;
+const system = await startTestSystem();
+try {
+  await mkdir(join(dir, 'out'));
+  const file = await writeScoreFile(join(dir, 'out/scores.jsonl'), rows, 'random');
+  console.log(`${rows} rows in random order, ${file.bytes} bytes, sha256 ${file.sha256}`);
+  let service = await system.startService();
+  const loader = system.startLoader();
+  const proxy = await startTcpProxy(service.port);
+  const args = ['push', join(dir, 'out'), '--model', 'churn', '--run', '2026-11', '--json'];
+  const sent = (share: number) =>
+    waitFor(`${share * 100} % to be sent`, () => proxy.sentBytes() > file.bytes * share, LONG_MS);
+
+  const startedMs = performance.now();
+  const seconds = () => ((performance.now() - startedMs) / 1000).toFixed(1);
+  const first = system.startUploader(proxy.url, args);
+  await sent(0.4);
+  const firstPeak = await peakMb(first.pid);
+  await first.kill('SIGKILL');
+  console.log(`${seconds()} s: uploader killed, ${share(proxy.sentBytes())} sent`);
+  const second = system.startUploader(proxy.url, args);
+  await sent(0.7);
+  const servicePeak = await peakMb(service.pid);
+  await service.kill('SIGKILL');
+  console.log(`${seconds()} s: service killed, ${share(proxy.sentBytes())} sent`);
+  service = await system.startService();
+  proxy.target(service.port);
+  await waitFor('all to be received', () => received(file.bytes), LONG_MS);
+  const wireBytes = proxy.sentBytes();
+  console.log(`${seconds()} s: all received`);
+  const peaks = { uploader: 0, loader: 0, service: 0 };
+  const watching = setInterval(async () => {
+    peaks.uploader = Math.max(peaks.uploader, await peakMb(second.pid));
+    peaks.loader = Math.max(peaks.loader, await peakMb(loader.pid));
+    peaks.service = Math.max(peaks.service, await peakMb(service.pid));
+  }, 500);
+  const { code, stdout, stderr } = await second.ended;
+  clearInterval(watching);
+  if (code !== 0) throw new Error(`the second push ended with ${code}:\n${stderr}`);
+  console.log(`${seconds()} s: published: ${stdout.trim().split('\n').at(-1)}`);
+
+  const again = performance.now();
+  const third = await system.runUploader(proxy.url, args);
+  console.log(`the same push again: exit ${third.code} after ${Math.round(performance.now() - again)} ms`);
+  const [seen] = await system.query<{ rows: number }>('SELECT count(*)::int AS rows FROM scores.churn');
+  const [kept] = await system.query<{ sha256: string; upload_id: string }>(
+    `SELECT encode(sha256, 'hex') AS sha256, upload_id FROM ingest.run_file`,
+  );
+  const stored = createHash('sha256');
+  await pipeline(createReadStream(join(system.workDir, 'uploads', kept?.upload_id ?? '')), stored);
+  const extra = wireBytes - file.bytes;
+  console.log(
+    `on the wire: ${wireBytes} bytes, ${extra} more than the file; two kills allow ${2 * CHUNK_BYTES}: ${verdict(extra <= 2 * CHUNK_BYTES)}`,
+  );
+  console.log(`rows published: ${seen?.rows}: ${verdict(seen?.rows === rows)}`);
+  console.log(
+    `sha256 declared and stored: ${verdict(kept?.sha256 === file.sha256 && stored.digest('hex') === file.sha256)}`,
+  );
+  console.log(
+    `peak resident MB: uploader ${Math.max(firstPeak, peaks.uploader)}, service ${Math.max(servicePeak, peaks.service)}, loader ${peaks.loader}`,
+  );
+  await proxy.stop();
+
+  function share(bytes: number): string {
+    return `${((100 * bytes) / file.bytes).toFixed(1)} %`;
+  }
+} finally {
+  await system.stop();
+  await postgres.stop();
+  await rm(dir, { recursive: true, force: true });
+}
+
+async function received(bytes: number): Promise<boolean> {
+  const [row] = await system.query<{ bytes: number }>(
+    'SELECT sum(offset_bytes)::float8 AS bytes FROM ingest.upload',
+  );
+  return row?.bytes === bytes;
+}
+
+async function peakMb(pid: number): Promise<number> {
+  const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
+  return Math.round(Number(/VmHWM:\s+(\d+)/.exec(status)?.[1] ?? 0) / 1024);
+}
+
+function verdict(holds: boolean): string {
+  if (!holds) process.exitCode = 1;
+  return holds ? 'as promised' : 'BROKEN';
+}
