@@ -9,6 +9,8 @@ BEGIN
     BEGIN
       IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
         EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
+        -- So that the database's owner can work as the service does: \`ingest-api token create\`.
+        EXECUTE format('GRANT %I TO CURRENT_USER', role_name);
       END IF;
     EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; -- made by another database's migration just now
     END;
