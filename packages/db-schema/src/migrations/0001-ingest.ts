@@ -92,6 +92,7 @@ CREATE TABLE ingest.upload (
   removed_at timestamptz
 );
 COMMENT ON COLUMN ingest.upload.offset_bytes IS 'bytes that are synced to the disk: never more than the file holds';
+CREATE INDEX upload_unfinished ON ingest.upload (upload_id) WHERE received_at IS NULL;
 CREATE INDEX upload_content ON ingest.upload (model, sha256, bytes) WHERE removed_at IS NULL;
 
 CREATE TABLE ingest.run_file (
