@@ -35,6 +35,52 @@ export interface RejectTotals {
   readonly byCode: Readonly<Record<string, number>>;
 }
 
+/** What a model's runs are held to. What is left out is not asked for; `contract.ts` of ingest-api says the defaults. */
+export interface Contract {
+  readonly scoreMin?: number | undefined;
+  readonly scoreMax?: number | undefined;
+  readonly minRows?: number | undefined;
+  /** Against the published run, in percent of its rows, up or down. */
+  readonly maxRowChangePercent?: number | undefined;
+  /** Population stability index over the deciles of the published run. */
+  readonly maxScoreShiftPsi?: number | undefined;
+  /** So many bad lines are left out and listed; with one more the run fails. */
+  readonly maxRejectedLines?: number | undefined;
+  /** Loaded revisions that are kept beside the published one. */
+  readonly keepRevisions?: number | undefined;
+}
+
+/** What the scores of a loaded revision look like. null: not a finite number (sums of scores near 1e308). */
+export interface RevisionProfile {
+  readonly rows: number;
+  readonly min: number | null;
+  readonly max: number | null;
+  readonly mean: number | null;
+  readonly stddev: number | null;
+  /** The nine deciles, each less than 0.1 % of its value too low at most. */
+  readonly deciles: readonly number[];
+  /** The share of rows in each bin that the deciles cut (equal deciles cut once): what a later run is compared with. */
+  readonly binShares: readonly number[];
+  readonly bytes: number;
+  readonly seconds: number;
+}
+
+export type GateName =
+  | 'scoreMin'
+  | 'scoreMax'
+  | 'minRows'
+  | 'maxRowChangePercent'
+  | 'maxScoreShiftPsi'
+  | 'maxRejectedLines';
+
+/** One field of the contract, as a revision was judged by it. */
+export interface GateResult {
+  readonly gate: GateName;
+  readonly expected: number;
+  readonly found: number;
+  readonly broken: boolean;
+}
+
 export interface ApiTokenTable {
   token_id: GeneratedAlways<number>;
   name: string;
@@ -49,7 +95,7 @@ export interface ApiTokenTable {
 
 export interface ModelTable {
   name: ModelName;
-  contract: ColumnType<Record<string, unknown>, string | undefined, string>;
+  contract: ColumnType<Contract, string | undefined, string>;
   created_at: DefaultNow;
 }
 
@@ -70,6 +116,11 @@ export interface RunRevisionTable {
   row_count: ColumnType<number | null, undefined, number>;
   rejects: NullableJson<RejectTotals>;
   error: NullableJson<RevisionError>;
+  profile: NullableJson<RevisionProfile>;
+  gates: NullableJson<readonly GateResult[]>;
+  compared_with: ColumnType<number | null, undefined, number | null>;
+  /** Its rows are given up: gone, or about to go. */
+  retired_at: ColumnType<Date | null, undefined, Date>;
 }
 
 export interface PublicationTable {
@@ -93,7 +144,10 @@ export interface UploadTable {
   created_at: DefaultNow;
   last_progress_at: DefaultNow;
   received_at: Date | null;
+  /** Its bytes are given up; nobody may go on with them. */
   removed_at: ColumnType<Date | null, undefined, Date>;
+  /** Its bytes are gone from the disk. */
+  file_removed_at: ColumnType<Date | null, undefined, Date>;
 }
 
 export interface RunFileTable {
@@ -122,6 +176,8 @@ export interface LoadAttemptTable {
 }
 
 export interface RejectedLineTable {
+  /** Grows in the order in which the lines were found. */
+  reject_id: GeneratedAlways<number>;
   revision_id: number;
   file: string;
   line: number;

@@ -7,7 +7,9 @@ describe('migrateToLatest', () => {
   it('may be run by several processes at once, and again: it is done once', async () => {
     const database = await createTestDatabase();
     const reports = await Promise.all([1, 2, 3].map(() => migrateToLatest(database.url)));
-    expect(reports.map(({ applied }) => applied.length).sort()).to.deep.equal([0, 0, 1]);
+    const counts = reports.map(({ applied }) => applied.length).sort();
+    expect(counts.slice(0, 2)).to.deep.equal([0, 0]);
+    expect(counts[2]).to.be.greaterThan(0);
     expect((await migrateToLatest(database.url)).applied).to.deep.equal([]);
     await database.drop();
   });
