@@ -1,7 +1,7 @@
 // Lines per second of score-lines against JSON.parse, for the lines that classifiers write. Run: node bench/scan.ts
 // Both read the same file in chunks of 1 MiB. The scanner gives finished COPY rows; JSON.parse is only asked to parse
 // each line, which is the least that a loader built on it would do.
-import { createScoreLineScanner } from '../packages/score-lines/src/index.ts';
+import { createScoreLineScanner, ScoreProfile } from '../packages/score-lines/src/index.ts';
 
 const CHUNK_BYTES = 1024 * 1024;
 const FILE_CHUNKS = 24;
@@ -11,6 +11,7 @@ const makers: Record<string, (key: number, score: number) => string> = {
   usual: (key, score) => `{ "pk": "${key}", "score": "${Math.round(score * 1000)}" }\n`,
   'usual, compact': (key, score) => `{"pk":"${key}","score":"${Math.round(score * 1000)}"}\n`,
   'numeric score': (key, score) => `{"pk": "${key}", "score": ${score.toFixed(6)}}\n`,
+  '17 digits': (key, score) => `{"pk": "${key}", "score": ${score / 3}}\n`,
   'score first': (key, score) => `{"score": ${score.toFixed(6)}, "pk": "${key}"}\n`,
   'with attributes': (key, score) =>
     `{"pk": "${key}", "score": ${score.toFixed(6)}, "segment": "b${key % 10}", "reasons": ["income", "age"], "model": {"auc": 0.871, "n": ${key % 97}}}\n`,
@@ -29,6 +30,7 @@ function makeFile(makeLine: (key: number, score: number) => string): Buffer {
 
 function scanFile(file: Buffer): number {
   const scanner = createScoreLineScanner({
+    profile: new ScoreProfile(),
     onReject: (rejected) => {
       throw new Error(`The benchmark's own line ${rejected.line} was refused: ${rejected.detail}`);
     },

@@ -1,0 +1,97 @@
+import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { link, mkdir, readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { BenchDatabase } from './bench-database.ts';
+import type { ScoreFile } from './score-file.ts';
+
+const INGEST_API = path.join(import.meta.dirname, '../apps/ingest-api/bin/ingest-api.js');
+const POLL_MS = 50;
+
+export interface BenchLoader {
+  /** Loads one revision of model `bench`, as if it had just been received, and ends the loader. */
+  load(
+    data: { jsonPath: string; file: ScoreFile },
+    run: string,
+  ): Promise<{ seconds: number; peakResidentMb: number }>;
+}
+
+/** The real program, as its own process. */
+export async function startBenchLoader(
+  database: BenchDatabase,
+  maintenanceWorkMem: string,
+): Promise<BenchLoader> {
+  const dataDir = path.join(database.dir, 'uploads');
+  await mkdir(dataDir, { recursive: true });
+  const loader = spawn(process.execPath, [INGEST_API, 'load'], {
+    env: {
+      ...process.env,
+      DATABASE_URL: database.url,
+      INGEST_DATA_DIR: dataDir,
+      INGEST_LOG_LEVEL: 'warn',
+      INGEST_MAINTENANCE_WORK_MEM: maintenanceWorkMem,
+    },
+    stdio: ['ignore', 'inherit', 'inherit'],
+  });
+  const exited = once(loader, 'exit');
+  return {
+    async load({ jsonPath, file }, run) {
+      try {
+        const uploadId = randomBytes(16).toString('hex');
+        await link(jsonPath, path.join(dataDir, uploadId));
+        await queueRevision(database, run, uploadId, file);
+        const published = untilPublished(database, run);
+        const ended = exited.then(() =>
+          Promise.reject(new Error('The loader ended before the run was published.')),
+        );
+        const seconds = await Promise.race([published, ended]);
+        return { seconds, peakResidentMb: await peakResidentMb(loader.pid ?? 0) };
+      } finally {
+        loader.kill('SIGTERM');
+        await exited;
+      }
+    },
+  };
+}
+
+async function queueRevision(
+  { client }: BenchDatabase,
+  run: string,
+  uploadId: string,
+  file: ScoreFile,
+): Promise<void> {
+  await client.query(`INSERT INTO ingest.model (name) VALUES ('bench') ON CONFLICT DO NOTHING`);
+  await client.query(
+    `WITH r AS (INSERT INTO ingest.run_revision (model, run_key, revision, state, as_of, declared_by, queued_at)
+                VALUES ('bench', $1, 1, 'queued', now(), 'bench', now()) RETURNING revision_id),
+          u AS (INSERT INTO ingest.upload (upload_id, model, bytes, sha256, offset_bytes, created_by, received_at)
+                VALUES ($2, 'bench', $3, decode($4, 'hex'), $3, 'bench', now()))
+     INSERT INTO ingest.run_file (revision_id, name, bytes, sha256, lines, upload_id)
+     SELECT revision_id, 'scores.jsonl', $3, decode($4, 'hex'), $5, $2 FROM r`,
+    [run, uploadId, file.bytes, file.sha256, file.rows],
+  );
+}
+
+/** Seconds from the claim until the publication could be seen from outside, COMMIT included. */
+async function untilPublished({ client }: BenchDatabase, run: string): Promise<number> {
+  for (;;) {
+    const { rows } = await client.query<{ outcome: string | null; error: string | null; seconds: number }>(
+      `SELECT a.outcome, a.error, extract(epoch FROM clock_timestamp() - a.started_at)::float8 AS seconds
+       FROM ingest.load_attempt a JOIN ingest.run_revision r USING (revision_id) WHERE r.run_key = $1 AND r.model = 'bench'`,
+      [run],
+    );
+    const [attempt] = rows;
+    if (attempt?.outcome === 'published') return attempt.seconds;
+    if (attempt?.outcome != null)
+      throw new Error(`The load ended as ${attempt.outcome}: ${attempt.error ?? 'no reason kept'}`);
+    await delay(POLL_MS);
+  }
+}
+
+/** Linux only; 0 elsewhere. */
+export async function peakResidentMb(pid: number): Promise<number> {
+  const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
+  return Math.round(Number(/VmHWM:\s+(\d+)/.exec(status)?.[1] ?? 0) / 1024);
+}
