@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { openDatabase } from 'db-schema';
+import { clientConfig, openDatabase } from 'db-schema';
 import type { Logger } from 'pino';
 import type { ServeConfig } from '../config.ts';
 import { describeError } from '../errors.ts';
@@ -28,11 +28,18 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     maxConnections: 10,
     onIdleError: (error) => log.warn({ err: describeError(error) }, 'an idle database connection was lost'),
   });
-  const locks = new UploadLocks();
+  const locks = new UploadLocks({
+    clientConfig: clientConfig({
+      databaseUrl: config.databaseUrl,
+      role: 'ingest_api',
+      applicationName: 'ingest-api serve (locks)',
+    }),
+    onSessionLost: (reason) => log.warn({ err: reason }, 'the locks of uploads were lost; their writes stop'),
+  });
   const store = new DurableStore({
     dataDir: config.dataDir,
     records: uploadRecords(db),
-    onProgress: (uploadId) => locks.noteProgress(uploadId),
+    assertLocked: (uploadId) => locks.assertHeld(uploadId),
   });
   const noteQueued = (revisions: readonly QueuedRevision[]) => {
     for (const { model, run_key, revision } of revisions)
@@ -82,6 +89,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   await closed;
   clearTimeout(cut);
   await store.drained(); // what had come in of a broken PATCH is synced and recorded
+  await locks.close();
   await db.destroy();
   log.info('stopped');
 }

@@ -4,7 +4,7 @@ import type { Database } from 'db-schema';
 import { type Request, type RequestHandler, type Response, Router } from 'express';
 import type { Kysely } from 'kysely';
 import type { ServerRequest } from 'srvx';
-import { NodeRequest, sendNodeResponse } from 'srvx/node';
+import { sendNodeResponse } from 'srvx/node';
 import { type ErrorCode, IngestError } from '../errors.ts';
 import { newUploadId } from '../runs/declare-run.ts';
 import type { QueuedRevision } from '../runs/queue-complete-revisions.ts';
@@ -18,6 +18,7 @@ import { principalOf, requireAccess } from './authenticate.ts';
 import { toIngestError } from './problems.ts';
 import { fileName, parseModelParam, parseRequest, runKey } from './requests.ts';
 import type { RoomCheck } from './room-check.ts';
+import { requestWithNodeBody, writeStraightToStore } from './tus-body.ts';
 
 const PATH = '/v1/uploads';
 
@@ -60,6 +61,8 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
     },
   });
 
+  writeStraightToStore(tus, options.store, (uploadId) => locks.noteProgress(uploadId));
+
   async function createSingleFileRun(res: Response, upload: Upload): Promise<void> {
     const { metadata = {} } = upload;
     const model = parseModelParam(metadata.model ?? '');
@@ -81,8 +84,7 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
   }
 
   const speakTus: RequestHandler = async (req, res) => {
-    const request = new NodeRequest({ req, res });
-    const response = await tus.handleWeb(request);
+    const response = await tus.handleWeb(requestWithNodeBody(req, res));
     if (response.status < 400) {
       await sendNodeResponse(res, response);
       return;

@@ -23,22 +23,48 @@ export function uploadRecords(db: Kysely<Database>): UploadRecords {
         createdAt: row.created_at,
       };
     },
-    async advance(uploadId, fromBytes, toBytes) {
+    async claim(uploadId, writer, atBytes, insteadOf) {
+      const { rows } = await sql<{ other: string | null }>`
+        WITH standing AS (
+          SELECT writer FROM ingest.upload
+          WHERE upload_id = ${uploadId} AND offset_bytes = ${atBytes} AND removed_at IS NULL FOR UPDATE),
+        claimed AS (
+          UPDATE ingest.upload u SET writer = ${writer} FROM standing s
+          WHERE u.upload_id = ${uploadId} AND (s.writer IS NULL OR s.writer IN (${writer}, ${insteadOf ?? writer}))
+          RETURNING u.upload_id)
+        SELECT CASE WHEN EXISTS (SELECT FROM claimed) THEN NULL ELSE writer END AS other
+        FROM standing`.execute(db);
+      const [row] = rows;
+      if (row === undefined) throw movedOn(uploadId, atBytes);
+      return row.other ?? undefined;
+    },
+    async advance(uploadId, writer, fromBytes, toBytes) {
       const { numUpdatedRows } = await db
         .updateTable('ingest.upload')
         .set({ offset_bytes: toBytes, last_progress_at: sql<Date>`now()` })
         .where('upload_id', '=', uploadId)
         .where('offset_bytes', '=', fromBytes)
+        .where('writer', '=', writer)
         .where('removed_at', 'is', null)
         .executeTakeFirst();
-      if (numUpdatedRows === 0n) {
-        throw new IngestError(
-          'offset_conflict',
-          `Upload ${uploadId} does not stand at ${fromBytes} any more; ask for its offset and go on from there.`,
-        );
-      }
+      if (numUpdatedRows === 0n) throw movedOn(uploadId, fromBytes);
+    },
+    async release(uploadId, writer) {
+      await db
+        .updateTable('ingest.upload')
+        .set({ writer: null })
+        .where('upload_id', '=', uploadId)
+        .where('writer', '=', writer)
+        .execute();
     },
   };
+}
+
+function movedOn(uploadId: string, offsetBytes: number): IngestError {
+  return new IngestError(
+    'offset_conflict',
+    `Upload ${uploadId} does not stand at ${offsetBytes} any more; ask for its offset and go on from there.`,
+  );
 }
 
 /** The model that an upload belongs to; undefined for one that never was or is gone. */

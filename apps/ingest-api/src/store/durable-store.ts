@@ -1,8 +1,12 @@
+import type { FileHandle } from 'node:fs/promises';
+import { setTimeout as delay } from 'node:timers/promises';
 import { FileStore } from '@tus/file-store';
 import { ERRORS, Upload } from '@tus/utils';
 import { IngestError } from '../errors.ts';
 import { writeDurably } from './durable-write.ts';
+import { GRACE_MS } from './lock-session.ts';
 import { isUploadId, openForWriting } from './upload-files.ts';
+import { hasEnded, newWriterName } from './writer-identity.ts';
 
 /** What the store must remember about an upload; kept in PostgreSQL, so that no record can be torn. */
 export interface UploadRecord {
@@ -17,14 +21,23 @@ export interface UploadRecord {
 export interface UploadRecords {
   /** Resolves to undefined for an upload that never was, or that was removed. */
   find(uploadId: string): Promise<UploadRecord | undefined>;
-  /** Moves the durable offset; rejects when it is not at `fromBytes` any more. */
-  advance(uploadId: string, fromBytes: number, toBytes: number): Promise<void>;
+  /**
+   * Makes `writer` the only one whose `advance` is taken from now on; rejects when the upload is not at
+   * `atBytes`. When another one has not ended in order, and is not the one that `insteadOf` names, nothing is
+   * changed and its name is given.
+   */
+  claim(uploadId: string, writer: string, atBytes: number, insteadOf?: string): Promise<string | undefined>;
+  /** Moves the durable offset; rejects when it is not at `fromBytes` any more, or `writer` not its writer. */
+  advance(uploadId: string, writer: string, fromBytes: number, toBytes: number): Promise<void>;
+  /** `writer` writes no more. */
+  release(uploadId: string, writer: string): Promise<void>;
 }
 
 export interface DurableStoreOptions {
   readonly dataDir: string;
   readonly records: UploadRecords;
-  onProgress(uploadId: string): void;
+  /** Throws when the lock of the upload, under which it is written, is not ours any more. */
+  assertLocked(uploadId: string): void;
 }
 
 /**
@@ -33,6 +46,7 @@ export interface DurableStoreOptions {
  */
 export class DurableStore extends FileStore {
   readonly #options: DurableStoreOptions;
+  readonly #writer = newWriterName();
   readonly #active = new Set<Promise<number>>();
 
   constructor(options: DurableStoreOptions) {
@@ -58,8 +72,9 @@ export class DurableStore extends FileStore {
     });
   }
 
-  override write(source: AsyncIterable<Uint8Array>, uploadId: string, offsetBytes: number): Promise<number> {
-    const writing = this.#write(source, uploadId, offsetBytes).finally(() => this.#active.delete(writing));
+  /** @returns the durable offset. The upload's lock must be held. */
+  override write(pieces: Pieces, uploadId: string, offsetBytes: number): Promise<number> {
+    const writing = this.#write(pieces, uploadId, offsetBytes).finally(() => this.#active.delete(writing));
     this.#active.add(writing);
     return writing;
   }
@@ -69,19 +84,21 @@ export class DurableStore extends FileStore {
     await Promise.allSettled(this.#active);
   }
 
-  async #write(source: AsyncIterable<Uint8Array>, uploadId: string, offsetBytes: number): Promise<number> {
-    const { dataDir, records, onProgress } = this.#options;
+  async #write(pieces: Pieces, uploadId: string, offsetBytes: number): Promise<number> {
+    const { dataDir, records, assertLocked } = this.#options;
+    const writer = this.#writer;
+    await this.#takeOver(uploadId, offsetBytes);
     let recordedBytes = offsetBytes;
-    let file: Awaited<ReturnType<typeof openForWriting>> | undefined;
+    let file: FileHandle | undefined;
     try {
       file = await openForWriting(dataDir, uploadId, offsetBytes);
       return await writeDurably({
         file,
-        source,
+        pieces,
         offsetBytes,
-        onProgress: () => onProgress(uploadId),
+        assertMayWrite: () => assertLocked(uploadId),
         onDurable: async (durableBytes) => {
-          await records.advance(uploadId, recordedBytes, durableBytes);
+          await records.advance(uploadId, writer, recordedBytes, durableBytes);
           recordedBytes = durableBytes;
         },
       });
@@ -89,9 +106,27 @@ export class DurableStore extends FileStore {
       throw toIngestError(error, uploadId);
     } finally {
       await file?.close();
+      // Left standing when the database is away: then the next writer takes the longer way round.
+      await records.release(uploadId, writer).catch(() => {});
     }
   }
+
+  /**
+   * A writer that did not end in order may have lost its lock a moment ago, and not know it yet. It is given
+   * the time after which it cannot trust its lock any more; then neither the file nor the record is its own.
+   */
+  async #takeOver(uploadId: string, offsetBytes: number): Promise<void> {
+    const { records, assertLocked } = this.#options;
+    const other = await records.claim(uploadId, this.#writer, offsetBytes);
+    if (other !== undefined) {
+      if (!hasEnded(other)) await delay(GRACE_MS);
+      await records.claim(uploadId, this.#writer, offsetBytes, other);
+    }
+    assertLocked(uploadId); // nobody else can have come in between
+  }
 }
+
+type Pieces = AsyncIterable<readonly Uint8Array[]>;
 
 /** FileStore wants a store for its own records; ours keeps none, and every method that would use it is replaced. */
 const NO_FILES = {

@@ -15,9 +15,14 @@ export function uploadPath(dataDir: string, uploadId: string): string {
   return path.join(dataDir, uploadId);
 }
 
-/** Makes the folder of the uploads, for its owner only. */
+/** Makes the folder of the uploads, for its owner only, so that it is there after a loss of power too. */
 export async function prepareDataDir(dataDir: string): Promise<void> {
-  await mkdir(dataDir, { recursive: true, mode: 0o700 });
+  const firstMade = await mkdir(dataDir, { recursive: true, mode: 0o700 });
+  if (firstMade === undefined) return;
+  const top = path.resolve(firstMade);
+  for (let made = path.resolve(dataDir); made.length >= top.length; made = path.dirname(made)) {
+    await syncFolder(path.dirname(made));
+  }
 }
 
 /**

@@ -1,0 +1,80 @@
+import type { IncomingMessage } from 'node:http';
+
+/** Small network chunks are gathered to about this much before they are written (traps: one write a chunk is slow). */
+const GATHER_BYTES = 1024 * 1024;
+
+export interface GatherOptions {
+  /** More bytes than these end the gathering with what `tooMuch` makes. */
+  readonly limitBytes: number;
+  tooMuch(): unknown;
+  /** Aborted when another request takes over, or the lock is lost: what had come is still given. */
+  readonly signal: AbortSignal;
+  /** Called as bytes come in, to tell a slow sender from a dead one. */
+  onProgress(): void;
+}
+
+/**
+ * The body of a request in pieces of about 1 MiB, the next one coming in while the caller works on this one;
+ * when both are full the sender is held back. Ends with the body, with the connection, or with the signal:
+ * what had come by then is given, as the sender can go on from there.
+ *
+ * Straight from Node's request: a web stream in between halves the throughput (docs/decisions/0021).
+ *
+ * @throws what `tooMuch` makes.
+ */
+export async function* gatherBody(
+  body: IncomingMessage,
+  { limitBytes, tooMuch, signal, onProgress }: GatherOptions,
+): AsyncGenerator<readonly Uint8Array[]> {
+  let gathered: Uint8Array[] = [];
+  let gatheredBytes = 0;
+  let totalBytes = 0;
+  let isOver = false;
+  let isTooMuch = false;
+  let wake = () => {};
+
+  const onData = (chunk: Uint8Array) => {
+    totalBytes += chunk.byteLength;
+    if (totalBytes > limitBytes) {
+      isTooMuch = true;
+      end();
+      return;
+    }
+    onProgress();
+    gathered.push(chunk);
+    gatheredBytes += chunk.byteLength;
+    if (gatheredBytes < GATHER_BYTES) return;
+    body.pause();
+    wake();
+  };
+  const end = () => {
+    isOver = true;
+    body.off('data', onData);
+    body.pause();
+    wake();
+  };
+
+  // While the request waited for its lock, it may have ended already: then no event comes any more.
+  if (signal.aborted || body.destroyed || body.readableEnded) isOver = true;
+  else body.on('data', onData).on('end', end).on('error', end).on('close', end);
+  signal.addEventListener('abort', end, { once: true });
+  try {
+    for (;;) {
+      if (!isOver && gatheredBytes < GATHER_BYTES) {
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+        });
+      }
+      if (isTooMuch) throw tooMuch();
+      if (gathered.length === 0) return; // it was woken with nothing: the body is over
+      const piece = gathered;
+      gathered = [];
+      gatheredBytes = 0;
+      if (!isOver) body.resume();
+      yield piece;
+    }
+  } finally {
+    signal.removeEventListener('abort', end);
+    body.off('data', onData).off('end', end).off('error', end).off('close', end);
+  }
+}
