@@ -1,11 +1,12 @@
-import { Command, InvalidArgumentError } from 'commander';
+import { Command } from 'commander';
 import { type Logger, pino } from 'pino';
-import { createTokenCommand, parseScopes } from './commands/create-token.ts';
 import { load } from './commands/load.ts';
 import { migrate } from './commands/migrate.ts';
 import { serve } from './commands/serve.ts';
+import { addTokenCommands } from './commands/token.ts';
 import { ConfigError, loadDatabaseConfig, loadLoaderConfig, loadServeConfig } from './config.ts';
 import { describeError } from './errors.ts';
+import { withSecretFiles } from './secret-files.ts';
 
 const EXIT_FAULT = 1;
 const EXIT_USAGE = 2;
@@ -21,11 +22,9 @@ function stopSignal(): AbortSignal {
   return controller.signal;
 }
 
-function positiveInteger(text: string): number {
-  const number = Number(text);
-  if (!Number.isInteger(number) || number < 1)
-    throw new InvalidArgumentError('It must be a whole number from 1 on.');
-  return number;
+/** Read when a command runs, so that `--help` needs no environment. */
+function environment() {
+  return withSecretFiles(process.env);
 }
 
 const program = new Command('ingest-api')
@@ -37,7 +36,7 @@ program
   .command('serve')
   .description('run the HTTP service')
   .action(async () => {
-    const config = loadServeConfig(process.env);
+    const config = loadServeConfig(environment());
     await serve(config, createLogger(config.logLevel), stopSignal());
   });
 
@@ -45,33 +44,16 @@ program
   .command('load')
   .description('run a loader: any number may run at once')
   .action(async () => {
-    const config = loadLoaderConfig(process.env);
+    const config = loadLoaderConfig(environment());
     await load(config, createLogger(config.logLevel), stopSignal());
   });
 
 program
   .command('migrate')
   .description('bring the database up to date (as its owner)')
-  .action(() => migrate(loadDatabaseConfig(process.env)));
+  .action(() => migrate(loadDatabaseConfig(environment())));
 
-program
-  .command('token')
-  .description('tokens of the HTTP service')
-  .command('create')
-  .description('make a token and print it, this once')
-  .argument('<name>', 'who it is for, as it will stand in the audit log')
-  .option('--scope <scopes>', 'push, read, operate, admin; several with commas', parseScopes, [
-    'push',
-    'read',
-  ])
-  .option(
-    '--model <model>',
-    'a model that it covers; may be given again (default: all)',
-    (name: string, all: string[]) => [...all, name],
-    [],
-  )
-  .option('--expires-days <days>', 'days until it ends (default: never)', positiveInteger)
-  .action((name: string, options) => createTokenCommand(loadDatabaseConfig(process.env), name, options));
+addTokenCommands(program, environment);
 
 try {
   await program.parseAsync();

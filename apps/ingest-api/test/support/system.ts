@@ -10,7 +10,7 @@ import { pino } from 'pino';
 import { load } from '../../src/commands/load.ts';
 import { serve } from '../../src/commands/serve.ts';
 import type { LoadConfig, ServeConfig } from '../../src/config.ts';
-import { createToken, type NewToken } from '../../src/runs/tokens.ts';
+import { createToken, type NewToken } from '../../src/runs/issue-token.ts';
 
 /** A service on a database of its own, and as many loaders as a test wants. */
 export interface TestSystem {

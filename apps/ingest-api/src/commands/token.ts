@@ -1,0 +1,139 @@
+import { userInfo } from 'node:os';
+import { type Command, InvalidArgumentError } from 'commander';
+import { type Database, openDatabase, parseModelName, type Scope } from 'db-schema';
+import type { Kysely } from 'kysely';
+import { type DatabaseConfig, loadDatabaseConfig } from '../config.ts';
+import { createToken, rotateToken } from '../runs/issue-token.ts';
+import { listTokens } from '../runs/list-tokens.ts';
+import { revokeTokens } from '../runs/revoke-tokens.ts';
+import { formatTokens } from './format-tokens.ts';
+
+const SCOPES: readonly Scope[] = ['push', 'read', 'operate', 'admin'];
+const DAY_MS = 24 * 60 * 60 * 1000;
+
+type Environment = Parameters<typeof loadDatabaseConfig>[0];
+
+/** `ingest-api token …`. `readEnvironment` is called when a command runs, not when help is shown. */
+export function addTokenCommands(program: Command, readEnvironment: () => Environment): void {
+  const run = <T>(work: (db: Kysely<Database>) => Promise<T>) =>
+    withDatabase(loadDatabaseConfig(readEnvironment()), work);
+  const token = program.command('token').description('tokens of the HTTP service');
+
+  token
+    .command('create')
+    .description('make a token and print it, this once')
+    .argument('<name>', 'who it is for, as it will stand in the audit log')
+    .option('--scope <scopes>', `${SCOPES.join(', ')}; several with commas`, parseScopes, ['push', 'read'])
+    .option(
+      '--model <model>',
+      'a model that it covers; may be given again (default: all)',
+      (name: string, all: string[]) => [...all, name],
+      [],
+    )
+    .option('--expires-days <days>', 'days until it ends (default: never)', positiveInteger)
+    .action((name: string, options: { scope: Scope[]; model: string[]; expiresDays?: number }) =>
+      run(async (db) => {
+        const models = options.model.length === 0 ? null : options.model.map(parseModelName);
+        const expiresAt = inDays(options.expiresDays);
+        const secret = await createToken(db, { name, scopes: options.scope, models, expiresAt }, actor());
+        show(
+          secret,
+          `Token "${name}" (${options.scope.join(', ')}; ${models?.join(', ') ?? 'every model'}).`,
+        );
+      }),
+    );
+
+  token
+    .command('rotate')
+    .description('make the successor of a token, with its scopes and models; both live until one is revoked')
+    .argument('<name>')
+    .option('--expires-days <days>', 'days until the new one ends (default: never)', positiveInteger)
+    .action((name: string, options: { expiresDays?: number }) =>
+      run(async (db) => {
+        const secret = await rotateToken(db, name, inDays(options.expiresDays), actor());
+        show(
+          secret,
+          `A second token "${name}". When every client has it: ingest-api token revoke ${name} --keep-newest.`,
+        );
+      }),
+    );
+
+  token
+    .command('revoke')
+    .description('end the live tokens of a name at once')
+    .argument('<name>')
+    .option('--keep-newest', 'all but the newest: the end of a rotation', false)
+    .action((name: string, options: { keepNewest: boolean }) =>
+      run(async (db) => {
+        const count = await revokeTokens(db, name, options, actor());
+        if (count === 0)
+          throw new Error(`There is no such live token named "${name}"; see \`ingest-api token list\`.`);
+        process.stdout.write(`revoked ${count} token(s) named "${name}"\n`);
+      }),
+    );
+
+  token
+    .command('list')
+    .description('every token: who, what for, until when, used last; never the token itself')
+    .option('--json', 'one JSON object a line', false)
+    .action((options: { json: boolean }) =>
+      run(async (db) => {
+        const tokens = await listTokens(db);
+        process.stdout.write(
+          options.json ? tokens.map((it) => `${JSON.stringify(it)}\n`).join('') : formatTokens(tokens),
+        );
+      }),
+    );
+}
+
+async function withDatabase<T>(
+  config: DatabaseConfig,
+  work: (db: Kysely<Database>) => Promise<T>,
+): Promise<T> {
+  const { db } = openDatabase({
+    databaseUrl: config.databaseUrl,
+    role: 'ingest_api',
+    applicationName: 'ingest-api token',
+    maxConnections: 1,
+    onIdleError: () => {}, // the query that follows fails by itself
+  });
+  try {
+    return await work(db);
+  } finally {
+    await db.destroy();
+  }
+}
+
+/** In a container the user may have a number and no name. */
+function actor(): string {
+  try {
+    return `cli:${userInfo().username}`;
+  } catch {
+    return `cli:uid ${process.getuid?.()}`;
+  }
+}
+
+/** The token is the last line of stdout, and alone there, so that a script can keep it. */
+function show(secret: string, what: string): void {
+  process.stderr.write(`${what} It is shown this once:\n`);
+  process.stdout.write(`${secret}\n`);
+}
+
+function inDays(days: number | undefined): Date | null {
+  return days === undefined ? null : new Date(Date.now() + days * DAY_MS);
+}
+
+function parseScopes(text: string): Scope[] {
+  const names = text.split(',');
+  const unknown = names.find((name) => !SCOPES.includes(name as Scope));
+  if (unknown !== undefined)
+    throw new InvalidArgumentError(`"${unknown}" is not a scope; they are ${SCOPES.join(', ')}.`);
+  return names as Scope[];
+}
+
+function positiveInteger(text: string): number {
+  const number = Number(text);
+  if (!Number.isInteger(number) || number < 1)
+    throw new InvalidArgumentError('It must be a whole number from 1 on.');
+  return number;
+}

@@ -1,0 +1,90 @@
+import { spawnSync } from 'node:child_process';
+import path from 'node:path';
+import { expect } from 'chai';
+import { runPath, startSystem, type TestSystem } from './support/system.ts';
+
+const MAIN = path.join(import.meta.dirname, '..', 'src', 'main.ts');
+
+describe('ingest-api token', function () {
+  this.timeout(90_000); // each command is a process of its own
+  let system: TestSystem;
+  before(async () => {
+    system = await startSystem();
+  });
+  after(() => system.stop());
+
+  function token(...args: string[]) {
+    const env = { ...process.env, DATABASE_URL: system.databaseUrl };
+    const { status, stdout, stderr } = spawnSync(process.execPath, [MAIN, 'token', ...args], {
+      env,
+      encoding: 'utf8',
+      timeout: 30_000,
+    });
+    return { status, stdout, stderr };
+  }
+  const statusWith = async (secret: string) =>
+    (await system.request('GET', runPath('churn', 'r'), { token: secret })).status;
+
+  it('makes a token of 256 bits, shows it once, and refuses a second one of its name', async () => {
+    const made = token('create', 'airflow', '--model', 'churn', '--expires-days', '90');
+    expect(made.status, made.stderr).to.equal(0);
+    const secret = made.stdout.trim();
+    expect(secret).to.match(/^si_[A-Za-z0-9_-]{43}$/);
+    expect(await statusWith(secret)).to.equal(404); // it is let in: the run was never declared
+    const again = token('create', 'airflow');
+    expect(again.status).to.equal(1);
+    expect(again.stderr).to.contain('ingest-api token rotate airflow');
+    expect(token('list').stdout).not.to.contain(secret.slice(3));
+  });
+
+  it('lets two tokens of a name live during a rotation, never three, and ends the older one', async () => {
+    const first = token('create', 'rotated', '--scope', 'read', '--model', 'churn').stdout.trim();
+    const second = token('rotate', 'rotated').stdout.trim();
+    expect(second).not.to.equal(first);
+    expect([await statusWith(first), await statusWith(second)]).to.deep.equal([404, 404]);
+    const third = token('rotate', 'rotated');
+    expect(third.status).to.equal(1);
+    expect(third.stderr).to.contain('--keep-newest');
+    const rows = await system.query(
+      `SELECT DISTINCT scopes, models FROM ingest.api_token WHERE name = 'rotated'`,
+    );
+    expect(rows).to.deep.equal([{ scopes: ['read'], models: ['churn'] }]);
+    expect(token('revoke', 'rotated', '--keep-newest').stdout).to.contain('revoked 1 token');
+    expect([await statusWith(first), await statusWith(second)]).to.deep.equal([401, 404]);
+    expect(token('revoke', 'rotated').stdout).to.contain('revoked 1 token');
+    expect(await statusWith(second)).to.equal(401);
+    expect(token('revoke', 'rotated').status).to.equal(1);
+    expect(token('rotate', 'rotated').status).to.equal(1);
+  });
+
+  it('lists who has a token, what for, until when, and when it was used last', async () => {
+    const secret = token('create', 'listed', '--scope', 'operate,read').stdout.trim();
+    const listed = () =>
+      token('list', '--json')
+        .stdout.trim()
+        .split('\n')
+        .map((line) => JSON.parse(line) as Record<string, unknown>)
+        .find(({ name }) => name === 'listed');
+    expect(listed()).to.deep.include({ state: 'live', models: null, last_used_at: null });
+    await statusWith(secret);
+    expect(listed()?.last_used_at).to.be.a('string');
+    expect(token('list').stdout).to.match(/listed\s+live\s+operate,read\s+\(all\)/);
+  });
+
+  it('keeps in the audit log who made and who ended a token', async () => {
+    const rows = await system.query(
+      `SELECT action, count(*)::int AS count FROM ingest.audit_event
+       WHERE detail->>'name' = 'rotated' AND actor LIKE 'cli:%' GROUP BY action ORDER BY action`,
+    );
+    expect(rows).to.deep.equal([
+      { action: 'create_token', count: 2 },
+      { action: 'revoke_token', count: 2 },
+    ]);
+  });
+
+  it('says 2 for a wrong use, and names the scopes there are', () => {
+    const wrong = token('create', 'x', '--scope', 'write');
+    expect(wrong.status).to.equal(2);
+    expect(wrong.stderr).to.contain('push, read, operate, admin');
+  });
+});
