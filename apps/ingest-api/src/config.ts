@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { checkTls, GUARD_VARIABLES, type GuardConfig, toGuardConfig } from './guard-config.ts';
 
 const port = z.coerce.number().int().min(0).max(65_535);
 const bytes = z.coerce.number().int().positive();
@@ -9,19 +10,24 @@ const COMMON = {
   INGEST_LOG_LEVEL: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
 };
 
-const SERVE = z.object({
-  ...COMMON,
-  INGEST_DATA_DIR: z.string().min(1),
-  INGEST_HOST: z.string().min(1).default('127.0.0.1'),
-  INGEST_PORT: port.default(8080),
-  INGEST_MAX_UPLOAD_BYTES: bytes.default(64 * 1024 ** 3),
-  INGEST_MIN_FREE_BYTES: z.coerce
-    .number()
-    .int()
-    .min(0)
-    .default(1024 ** 3),
-  INGEST_IDLE_TIMEOUT_MS: z.coerce.number().int().positive().default(60_000),
-});
+const SERVE = z
+  .object({
+    ...COMMON,
+    ...GUARD_VARIABLES,
+    INGEST_DATA_DIR: z.string().min(1),
+    INGEST_HOST: z.string().min(1).default('127.0.0.1'),
+    INGEST_PORT: port.default(8080),
+    INGEST_MAX_UPLOAD_BYTES: bytes.default(64 * 1024 ** 3),
+    INGEST_MIN_FREE_BYTES: z.coerce
+      .number()
+      .int()
+      .min(0)
+      .default(1024 ** 3),
+    INGEST_IDLE_TIMEOUT_MS: z.coerce.number().int().positive().default(60_000),
+  })
+  .superRefine((it, context) => {
+    checkTls(it, (name, message) => context.addIssue({ code: 'custom', path: [name], message }));
+  });
 
 const LOAD = z.object({
   ...COMMON,
@@ -53,6 +59,7 @@ export interface ServeConfig extends DatabaseConfig {
   readonly minFreeBytes: number;
   /** A connection that brings no byte for so long is closed. */
   readonly idleTimeoutMs: number;
+  readonly guard: GuardConfig;
 }
 
 export interface LoadConfig extends DatabaseConfig {
@@ -98,6 +105,7 @@ export function loadServeConfig(env: Environment): ServeConfig {
     maxUploadBytes: it.INGEST_MAX_UPLOAD_BYTES,
     minFreeBytes: it.INGEST_MIN_FREE_BYTES,
     idleTimeoutMs: it.INGEST_IDLE_TIMEOUT_MS,
+    guard: toGuardConfig(it),
   };
 }
 

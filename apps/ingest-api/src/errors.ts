@@ -14,11 +14,13 @@ export const ERROR_CODES = {
   precondition_failed: { status: 412, retryable: false, title: 'A required header is missing' },
   too_large: { status: 413, retryable: false, title: 'More than is allowed' },
   unsupported_media_type: { status: 415, retryable: false, title: 'Not a content type that is taken here' },
+  rate_limited: { status: 429, retryable: true, title: 'Too many requests for now' },
   upload_locked: { status: 423, retryable: true, title: 'Another request is writing this upload' },
   internal: { status: 500, retryable: true, title: 'A fault of the service' },
   database_unavailable: { status: 503, retryable: true, title: 'The database cannot be reached' },
   storage_fault: { status: 503, retryable: true, title: 'The disk did not take the bytes' },
   shutting_down: { status: 503, retryable: true, title: 'The service is stopping' },
+  quota_exceeded: { status: 507, retryable: true, title: 'The token has too much on its way' },
   insufficient_storage: { status: 507, retryable: true, title: 'The disk has no room for this' },
 } as const;
 

@@ -1,11 +1,11 @@
 import { once } from 'node:events';
-import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { clientConfig, openDatabase } from 'db-schema';
 import type { Logger } from 'pino';
 import type { ServeConfig } from '../config.ts';
 import { describeError } from '../errors.ts';
 import { createApp } from '../http/app.ts';
+import { createListener } from '../http/listener.ts';
 import { roomCheck } from '../http/room-check.ts';
 import type { QueuedRevision } from '../runs/queue-complete-revisions.ts';
 import { sweepFinishedUploads } from '../runs/sweep.ts';
@@ -52,20 +52,11 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     locks,
     room: roomCheck({ db, ...config }),
     log,
+    guard: config.guard,
     isStopping: () => signal.aborted,
     onQueued: noteQueued,
   });
-  const server = createServer(
-    // An upload may take hours: no limit on a whole request, but on every pause in it.
-    {
-      requestTimeout: 0,
-      headersTimeout: 30_000,
-      keepAliveTimeout: 10_000,
-      connectionsCheckingInterval: 5_000,
-    },
-    app,
-  );
-  server.timeout = config.idleTimeoutMs;
+  const server = await createListener(app, config);
   const sweep = () =>
     sweepFinishedUploads(db)
       .then(noteQueued)

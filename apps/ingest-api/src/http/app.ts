@@ -3,15 +3,19 @@ import express, { type Express } from 'express';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import { IngestError } from '../errors.ts';
+import type { GuardConfig } from '../guard-config.ts';
 import type { QueuedRevision } from '../runs/queue-complete-revisions.ts';
 import type { DurableStore } from '../store/durable-store.ts';
 import type { UploadLocks } from '../store/upload-locks.ts';
 import { authenticate } from './authenticate.ts';
 import { probes } from './probes.ts';
 import { problemHandler } from './problems.ts';
+import { limitFailedLogins, limitRequests } from './rate-limit.ts';
 import { requestLog } from './request-log.ts';
 import type { RoomCheck } from './room-check.ts';
 import { runsRoutes } from './runs-routes.ts';
+import { securityHeaders } from './security-headers.ts';
+import { uploadQuota } from './upload-quota.ts';
 import { uploadRoutes } from './upload-routes.ts';
 
 export interface AppOptions {
@@ -21,27 +25,33 @@ export interface AppOptions {
   readonly locks: UploadLocks;
   readonly room: RoomCheck;
   readonly log: Logger;
+  readonly guard: GuardConfig;
   isStopping(): boolean;
   onQueued(revisions: readonly QueuedRevision[]): void;
 }
 
 /** Probes are open; everything else needs a token. */
 export function createApp(options: AppOptions): Express {
-  const { db, log } = options;
+  const { db, log, guard } = options;
+  const quota = uploadQuota(db, guard);
   const app = express();
   app.disable('x-powered-by');
   app.disable('etag');
   app.set('query parser', 'simple');
+  app.set('trust proxy', [...guard.trustedProxies]);
   app.use(requestLog(log));
+  app.use(securityHeaders);
   app.use(probes(options));
   app.use((_req, _res, next) => {
     if (options.isStopping())
       throw new IngestError('shutting_down', 'The service is stopping; try again in a moment.');
     next();
   });
+  app.use(limitFailedLogins(guard.failedLoginsPerMinute));
   app.use(authenticate(db));
-  app.use(runsRoutes(options));
-  app.use(uploadRoutes(options));
+  app.use(limitRequests(guard.ratePerMinute));
+  app.use(runsRoutes({ ...options, quota }));
+  app.use(uploadRoutes({ ...options, quota }));
   app.use((req) => {
     throw new IngestError('not_found', `There is nothing at ${req.method} ${req.path}.`);
   });

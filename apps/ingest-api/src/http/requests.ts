@@ -1,6 +1,7 @@
 import { isModelName, MODEL_NAME_RULE, type ModelName } from 'db-schema';
 import { z } from 'zod';
 import { IngestError } from '../errors.ts';
+import { isStorableJson } from './storable-json.ts';
 
 const PRINTABLE_KEY = /^[^\p{C}]{1,200}$/u;
 /** One name, no path: nothing that climbs, nothing that cannot be printed. */
@@ -32,7 +33,11 @@ export const manifestRequest = z.strictObject({
     ),
   as_of: z.iso.datetime({ offset: true }).optional(),
   source: z
-    .record(z.string().max(100), z.json())
+    .record(z.string().max(100), z.unknown())
+    .refine((source) => isStorableJson(source), {
+      message: 'must be JSON of at most 32 levels, without NUL or lone surrogates',
+      abort: true,
+    })
     .refine((source) => JSON.stringify(source).length <= 16_384, 'must be at most 16 KiB as JSON')
     .optional(),
 });

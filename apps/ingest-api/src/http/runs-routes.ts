@@ -7,15 +7,17 @@ import { describeRun } from '../runs/describe-run.ts';
 import { principalOf, requireAccess } from './authenticate.ts';
 import { manifestRequest, parseModelParam, parseRequest, runKey } from './requests.ts';
 import type { RoomCheck } from './room-check.ts';
+import type { UploadQuota } from './upload-quota.ts';
 
 const MANIFEST_LIMIT = '32mb';
 
 export interface RunsRoutesOptions {
   readonly db: Kysely<Database>;
   readonly room: RoomCheck;
+  readonly quota: UploadQuota;
 }
 
-export function runsRoutes({ db, room }: RunsRoutesOptions): Router {
+export function runsRoutes({ db, room, quota }: RunsRoutesOptions): Router {
   const router = Router();
 
   router.put(
@@ -34,7 +36,10 @@ export function runsRoutes({ db, room }: RunsRoutesOptions): Router {
         ...(manifest.as_of === undefined ? {} : { asOf: new Date(manifest.as_of) }),
         ...(manifest.source === undefined ? {} : { source: manifest.source }),
         declaredBy: principalOf(res).name,
-        reserve: (newBytes) => room.reserve(newBytes),
+        reserve: async (newBytes) => {
+          await quota(principalOf(res).name, manifest.files.length, newBytes);
+          await room.reserve(newBytes);
+        },
       });
       res.status(isNew ? 201 : 200).json(await describeRun(db, model, run));
     },

@@ -9,6 +9,7 @@ import { type ErrorCode, IngestError } from '../errors.ts';
 import { newUploadId } from '../runs/declare-run.ts';
 import type { QueuedRevision } from '../runs/queue-complete-revisions.ts';
 import { openSingleFileRun } from '../runs/single-file-run.ts';
+import { covers } from '../runs/tokens.ts';
 import { finishUpload, modelOfUpload } from '../runs/upload-records.ts';
 import { withdrawUpload } from '../runs/withdraw-upload.ts';
 import type { DurableStore } from '../store/durable-store.ts';
@@ -19,6 +20,8 @@ import { toIngestError } from './problems.ts';
 import { fileName, parseModelParam, parseRequest, runKey } from './requests.ts';
 import type { RoomCheck } from './room-check.ts';
 import { requestWithNodeBody, writeStraightToStore } from './tus-body.ts';
+import { requireReadableMetadata } from './upload-metadata.ts';
+import type { UploadQuota } from './upload-quota.ts';
 
 const PATH = '/v1/uploads';
 
@@ -28,6 +31,7 @@ export interface UploadRoutesOptions {
   readonly store: DurableStore;
   readonly locks: UploadLocks;
   readonly room: RoomCheck;
+  readonly quota: UploadQuota;
   onQueued(revisions: readonly QueuedRevision[]): void;
 }
 
@@ -36,7 +40,7 @@ export interface UploadRoutesOptions {
  * where, when it is finished, what is left open) is decided here.
  */
 export function uploadRoutes(options: UploadRoutesOptions): Router {
-  const { db, dataDir, locks, room } = options;
+  const { db, dataDir, locks, room, quota } = options;
   const tus = new Server({
     path: PATH,
     datastore: options.store,
@@ -71,6 +75,7 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
     const name = parseRequest(fileName, metadata.filename, 'The metadata "filename"');
     const sizeBytes = upload.size ?? 0;
     room.checkSize(name, sizeBytes);
+    await quota(principalOf(res).name, 1, sizeBytes);
     await room.reserve(sizeBytes);
     await openSingleFileRun(db, {
       uploadId: upload.id,
@@ -96,13 +101,14 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
 
   const router = Router();
   router.options([PATH, `${PATH}/:id`], speakTus);
-  router.post(PATH, ignoreOverride, speakTus);
+  router.post(PATH, ignoreOverride, requireReadableMetadata, speakTus);
   router.all(PATH, methodNotAllowed('OPTIONS, POST'));
 
   router.use(`${PATH}/:id`, ignoreOverride, async (req, res, next) => {
     const { id } = req.params as { id: string };
     const model = isUploadId(id) ? await modelOfUpload(db, id) : undefined;
-    if (model === undefined)
+    // One that belongs to another's model is answered as one that never was, word for word.
+    if (model === undefined || !covers(principalOf(res), model))
       throw new IngestError('not_found', 'There is no such upload; declare the run again.');
     requireAccess(res, 'push', model);
     next();

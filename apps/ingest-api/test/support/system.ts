@@ -9,7 +9,7 @@ import pg from 'pg';
 import { pino } from 'pino';
 import { load } from '../../src/commands/load.ts';
 import { serve } from '../../src/commands/serve.ts';
-import type { LoadConfig, ServeConfig } from '../../src/config.ts';
+import { type LoadConfig, loadServeConfig, type ServeConfig } from '../../src/config.ts';
 import { createToken, type NewToken } from '../../src/runs/issue-token.ts';
 
 /** A service on a database of its own, and as many loaders as a test wants. */
@@ -127,6 +127,7 @@ const DEFAULTS = {
   maxUploadBytes: 1024 ** 3,
   minFreeBytes: 0,
   idleTimeoutMs: 15_000,
+  guard: loadServeConfig({ DATABASE_URL: 'postgres://', INGEST_DATA_DIR: '.' }).guard,
 } as const;
 
 async function startService(config: ServeConfig): Promise<{ url: string; stop(): Promise<void> }> {
