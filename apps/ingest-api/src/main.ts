@@ -1,3 +1,5 @@
+import './bound-memory.ts';
+
 import { Command } from 'commander';
 import { type Logger, pino } from 'pino';
 import { load } from './commands/load.ts';

@@ -1,3 +1,5 @@
+import './bound-memory.ts';
+
 import { CommanderError } from 'commander';
 import { createProgram } from './cli.ts';
 import { errorOf } from './push/outcome.ts';
