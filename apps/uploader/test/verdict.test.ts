@@ -80,7 +80,7 @@ describe('what a fault means', () => {
       [answer(413), 'upload', 2],
       [answer(415, problem), 'upload', 1],
       [answer(301), 'run', 2],
-      [answer(200), 'upload', 2],
+      [answer(200), 'run', 2],
       [answer(501), 'run', 1],
       [answer(500, { retryable: false }), 'run', 1],
     ];

@@ -9,7 +9,7 @@ export type ExchangeRequest = {
   headers: Record<string, string>;
   body?: string | StreamBody;
   signal: AbortSignal;
-  /** Without a byte in either direction for this long, the exchange is given up. */
+  /** The exchange is given up when nothing moved for this long; an answer that drips does not move. */
   stallTimeoutMs: number;
 };
 
@@ -87,15 +87,21 @@ export async function exchange(options: ExchangeRequest): Promise<ExchangeRespon
 }
 
 const LONGEST_ANSWER_BYTES = 64 * 2 ** 20;
+/** An answer moves when this much more of it has come: at a byte a second it would take hours. */
+const MOVED_BYTES = 1024;
 
 function collect(response: IncomingMessage, onMoved: () => void): Promise<string> {
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
     let bytes = 0;
+    let toldBytes = 0;
     response.on('data', (chunk: Buffer) => {
-      onMoved();
       chunks.push(chunk);
       bytes += chunk.length;
+      if (bytes - toldBytes >= MOVED_BYTES) {
+        toldBytes = bytes;
+        onMoved();
+      }
       if (bytes > LONGEST_ANSWER_BYTES) {
         reject(new Error(`the answer is longer than ${LONGEST_ANSWER_BYTES} bytes`));
       }

@@ -27,7 +27,10 @@ export class HttpFault extends Error {
     );
     this.status = response.status;
     this.problem = problem;
-    this.retryAfterMs = readRetryAfterMs(response.headers['retry-after'], Date.now());
+    // Their date is compared with their clock: ours may be wrong, or jump.
+    const theirNowMs = Date.parse(response.headers.date ?? '');
+    const nowMs = Number.isNaN(theirNowMs) ? Date.now() : theirNowMs;
+    this.retryAfterMs = readRetryAfterMs(response.headers['retry-after'], nowMs);
   }
 }
 

@@ -3,8 +3,11 @@ import { UploaderError } from '../uploader-error.ts';
 import { HttpFault } from './http-fault.ts';
 import { NetworkFault } from './network-fault.ts';
 
-/** What was being asked: the same status means different things for a run and for an upload. */
-export type Asked = 'run' | 'upload';
+/**
+ * What was being asked: the same status means different things for a run and for an upload, and for a run
+ * that the service has answered for before.
+ */
+export type Asked = 'run' | 'known_run' | 'upload';
 
 export type Verdict =
   | { do: 'retry'; retryAfterMs: number | null }
@@ -51,6 +54,8 @@ export function judge(error: unknown, asked: Asked): Verdict | null {
 function judgeStatus(fault: HttpFault, asked: Asked): Verdict {
   const { status, problem } = fault;
   const retry: Verdict = { do: 'retry', retryAfterMs: fault.retryAfterMs };
+  // The address is right, it has worked: something on the way put a page in the place of the answer.
+  if (asked !== 'run' && status < 300) return retry;
   if (asked === 'upload' && (status === 404 || status === 410)) return { do: 'declare_again' };
   if (problem?.retryable === true || RETRIED_4XX.includes(status)) return retry;
   if (status >= 500 && !NEVER_RETRIED_5XX.includes(status) && problem?.retryable !== false) return retry;
@@ -70,6 +75,7 @@ function judgeStatus(fault: HttpFault, asked: Asked): Verdict {
   if (status >= 300 && status < 400) {
     return { do: 'give_up', kind: 'usage', advice: 'Set UPLOADER_URL to the address that it redirects to.' };
   }
+  if (status < 300) return { do: 'give_up', kind: 'usage', advice: WRONG_ADDRESS };
   if (status >= 500) return { do: 'give_up', kind: 'bug', advice: 'Ask those who run the service.' };
   return { do: 'give_up', ...(GIVE_UP[status] ?? { kind: 'usage', advice: WRONG_ADDRESS }) };
 }

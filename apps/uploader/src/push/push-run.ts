@@ -70,7 +70,7 @@ export async function pushRun(run: SourceRun, view: RunView, context: PushContex
       }
     }
     const before = remote;
-    remote = await getRun(context.service, run.model, run.run, retries);
+    remote = await getRun(context.service, run.model, run.run, { ...retries, asked: 'known_run' });
     if (remote.revision !== revision) throw replaced(view.label, revision, remote);
     show(remote, view);
     for (const sentence of describeChange(before, remote, view)) context.say(sentence);

@@ -45,7 +45,12 @@ export function declareRun(
   );
 }
 
-export function getRun(service: ServiceAddress, model: string, run: string, retries: Retries): Promise<Run> {
+export function getRun(
+  service: ServiceAddress,
+  model: string,
+  run: string,
+  retries: Retries & { asked: 'run' | 'known_run' },
+): Promise<Run> {
   return retrying(
     async () =>
       readRun(
@@ -57,7 +62,7 @@ export function getRun(service: ServiceAddress, model: string, run: string, retr
           stallTimeoutMs: service.stallTimeoutMs,
         }),
       ),
-    { ...retries, asked: 'run' },
+    retries,
   );
 }
 
@@ -71,10 +76,7 @@ function readRun(response: ExchangeResponse): Run {
   try {
     body = JSON.parse(response.body);
   } catch {
-    throw new UploaderError(
-      'usage',
-      `${response.method} ${response.url} answered ${response.status}, but not with JSON. Check UPLOADER_URL: this does not look like the ingest service.`,
-    );
+    throw new HttpFault(response);
   }
   const parsed = runSchema.safeParse(body);
   if (parsed.success) return parsed.data;
