@@ -1,0 +1,219 @@
+import { expect } from 'chai';
+import { type Database, openDatabase, parseModelName, type Scope } from 'db-schema';
+import type { Kysely } from 'kysely';
+import { pino } from 'pino';
+import { createApp } from '../src/http/app.ts';
+import { rotateToken } from '../src/runs/issue-token.ts';
+import { ACCESS_RULES, type AccessRule, type Subject } from './support/access-rules.ts';
+import { routesOf } from './support/express-routes.ts';
+import { declare, type RequestOptions, startSystem, type TestSystem } from './support/system.ts';
+
+const MODEL = 'churn';
+const SCOPES: readonly Scope[] = ['push', 'read', 'operate', 'admin'];
+
+describe('the access matrix', function () {
+  this.timeout(60_000);
+  let system: TestSystem;
+  let db: Kysely<Database>;
+  let routes: string[];
+  const outsiders = new Map<string, Record<string, string>>();
+  const insiders = new Map<string, { token: string; scope: Scope }>();
+  let stranger: string;
+  let asked = 0;
+  let subjects = 0;
+
+  before(async () => {
+    system = await startSystem();
+    db = openDatabase({
+      databaseUrl: system.databaseUrl,
+      role: 'ingest_api',
+      applicationName: 'access matrix',
+      maxConnections: 1,
+      onIdleError: () => {},
+    }).db;
+    routes = routesOf(appToWalk(db));
+    await makeTokens();
+  });
+  after(async () => {
+    await db?.destroy();
+    await system.stop();
+  });
+
+  async function makeTokens(): Promise<void> {
+    const bearer = (token: string) => ({ authorization: `Bearer ${token}` });
+    const expired = await system.createToken({ name: 'expired', expiresAt: new Date(Date.now() - 1) });
+    const revoked = await system.createToken({ name: 'revoked' });
+    await system.query(`UPDATE ingest.api_token SET revoked_at = now() WHERE name = 'revoked'`);
+    outsiders.set('no token', {});
+    outsiders.set('a malformed token', bearer('not a token!'));
+    outsiders.set('another scheme', {
+      authorization: `Basic ${Buffer.from(`x:${system.token}`).toString('base64')}`,
+    });
+    outsiders.set('an unknown token', bearer(`si_${'A'.repeat(43)}`));
+    outsiders.set('a token with its case turned', bearer(system.token.toUpperCase()));
+    outsiders.set('an expired token', bearer(expired));
+    outsiders.set('a revoked token', bearer(revoked));
+    const models = [parseModelName(MODEL)];
+    for (const scope of SCOPES) {
+      const token = await system.createToken({ name: `only-${scope}`, scopes: [scope], models });
+      insiders.set(`a token that may ${scope}`, { token, scope });
+    }
+    const successor = await rotateToken(db, 'only-push', null, 'test');
+    insiders.set('the successor of a token that may push', { token: successor, scope: 'push' });
+    stranger = await system.createToken({
+      name: 'stranger',
+      scopes: SCOPES,
+      models: [parseModelName('another')],
+    });
+  }
+
+  it('has a rule for every route', () => {
+    const withoutRule = routes.filter((route) => ACCESS_RULES[route] === undefined);
+    expect(withoutRule, 'routes without a rule in support/access-rules.ts').to.deep.equal([]);
+  });
+
+  it('answers 401 to whoever has no valid token, everywhere but where it is open', async () => {
+    for (const [name, rule] of rulesOfRoutes()) {
+      const subject = await newSubject();
+      for (const [who, headers] of outsiders) {
+        for (const method of methodsOf(name, rule)) {
+          const options = requestOf(rule, subject);
+          const answer = await ask(method, addressOf(name, subject), {
+            ...options,
+            token: null,
+            headers: { ...options.headers, ...headers },
+          });
+          if (rule.access === 'open') expect(answer.status, `${name} with ${who}`).not.to.equal(401);
+          else expect(answer.status, `${method} at ${name} with ${who}`).to.equal(401);
+        }
+      }
+    }
+  });
+
+  it('answers 403 to a lesser scope, and what was asked for to the right one', async () => {
+    for (const [name, rule] of rulesOfRoutes()) {
+      if (rule.access !== 'one model') continue;
+      for (const [who, { token, scope }] of insiders) {
+        const subject = await newSubject();
+        const [method = ''] = methodsOf(name, rule);
+        const answer = await ask(method, addressOf(name, subject), { ...requestOf(rule, subject), token });
+        const expected = rule.scopes.includes(scope) ? rule.answers : [403];
+        expect(answer.status, `${name} with ${who}: ${answer.text}`).to.be.oneOf(expected);
+      }
+    }
+  });
+
+  it('answers a foreign model like one that never was: 404, word for word', async () => {
+    for (const [name, rule] of rulesOfRoutes()) {
+      if (rule.access !== 'one model' && !(rule.access === 'other methods' && rule.aboutUpload)) continue;
+      const foreign = await newSubject();
+      const absent = { model: 'no_such_model', run: foreign.run, uploadId: 'f'.repeat(32) };
+      for (const method of methodsOf(name, rule)) {
+        const answers = [];
+        for (const subject of [foreign, absent]) {
+          const answer = await ask(method, addressOf(name, subject), {
+            ...requestOf(rule, subject),
+            token: stranger,
+          });
+          expect(answer.status, `${method} at ${name} for ${subject.model}`).to.equal(404);
+          answers.push(answer.text.replaceAll(subject.model, 'MODEL').replace(/"request_id":"[^"]*"/, ''));
+        }
+        expect(answers[0], `${method} at ${name}`).to.equal(answers[1]);
+      }
+    }
+  });
+
+  it('tells in lists and streams nothing of a foreign model', async () => {
+    const { run } = await newSubject();
+    for (const [name, rule] of rulesOfRoutes()) {
+      if (rule.access !== 'any model') continue;
+      const [method = ''] = methodsOf(name, rule);
+      const answer = await ask(method, addressOf(name, await newSubject()), { token: stranger });
+      expect(answer.status, `${name}: ${answer.text}`).to.be.oneOf([200, 204]);
+      expect(answer.text, name).not.to.contain(run);
+      expect(answer.text, name).not.to.contain('"churn"');
+    }
+  });
+
+  it('changed nothing by what it refused', async () => {
+    const { model, run, uploadId } = await newSubject();
+    for (const [name, rule] of rulesOfRoutes()) {
+      if (rule.access === 'open') continue;
+      const address = addressOf(name, { model, run, uploadId });
+      const [method = ''] = methodsOf(name, rule);
+      await ask(method, address, { ...requestOf(rule, { model, run, uploadId }), token: stranger });
+      await ask(method, address, { ...requestOf(rule, { model, run, uploadId }), token: null });
+    }
+    const rows = await system.query(
+      `SELECT r.state, r.revision, u.offset_bytes::int, u.removed_at FROM ingest.run_revision r
+       JOIN ingest.run_file f USING (revision_id) JOIN ingest.upload u USING (upload_id) WHERE r.run_key = $1`,
+      [run],
+    );
+    expect(rows).to.deep.equal([{ state: 'receiving', revision: 1, offset_bytes: 0, removed_at: null }]);
+    console.log(
+      `      ${routes.length} routes, ${outsiders.size + insiders.size + 1} kinds of token, ${asked} requests`,
+    );
+  });
+
+  function rulesOfRoutes(): [string, AccessRule][] {
+    return routes.flatMap((route) => {
+      const rule = ACCESS_RULES[route];
+      return rule === undefined ? [] : [[route, rule] as [string, AccessRule]];
+    });
+  }
+
+  async function newSubject(): Promise<Subject> {
+    subjects += 1;
+    const run = `run-${subjects}`;
+    const declared = await declare(system, MODEL, run, [
+      { name: 'a.jsonl', content: `{"pk":"${run}","score":1}` },
+    ]);
+    return { model: MODEL, run, uploadId: declared.files[0]?.uploadUrl.split('/').at(-1) ?? '' };
+  }
+
+  /** The status and what can be read of the body within a moment: a stream of events does not end. */
+  async function ask(method: string, path: string, options: RequestOptions) {
+    asked += 1;
+    const answer = await system.request(method, path, options);
+    if (answer.headers.get('content-type')?.startsWith('text/event-stream')) {
+      const reader = answer.body?.getReader();
+      const first = await reader?.read();
+      await reader?.cancel();
+      return { status: answer.status, text: Buffer.from(first?.value ?? []).toString() };
+    }
+    return { status: answer.status, text: await answer.text() };
+  }
+});
+
+/** Only to be looked at: it is given nothing that works but the database. */
+function appToWalk(db: Kysely<Database>) {
+  return createApp({
+    db,
+    dataDir: '.',
+    store: {} as never,
+    locks: {} as never,
+    room: {} as never,
+    log: pino({ level: 'silent' }),
+    guard: { ratePerMinute: 1, failedLoginsPerMinute: 1, trustedProxies: [] } as never,
+    isStopping: () => true,
+    onQueued: () => {},
+  });
+}
+
+function methodsOf(name: string, rule: AccessRule): readonly string[] {
+  return rule.access === 'other methods' ? rule.methods : [name.split(' ')[0] ?? ''];
+}
+
+function addressOf(name: string, { model, run, uploadId }: Subject): string {
+  const path = name.split(' ')[1] ?? '';
+  return path
+    .replace(':model', model)
+    .replace(':run', encodeURIComponent(run))
+    .replace(':id', uploadId)
+    .replace(':module', 'main.js');
+}
+
+function requestOf(rule: AccessRule, subject: Subject): RequestOptions {
+  if (rule.access === 'one model') return rule.request?.(subject) ?? {};
+  return rule.access === 'any model' ? (rule.request ?? {}) : {};
+}
