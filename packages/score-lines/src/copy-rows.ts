@@ -1,6 +1,8 @@
 import { BACKSLASH, CARRIAGE_RETURN, NEWLINE, TAB } from './ascii.ts';
 
 const LETTER_N = 0x4e;
+/** `{"pk":1,"score":1}` and its newline: no row comes from less. */
+const SHORTEST_LINE_BYTES = 19;
 
 /** The letter that stands for a byte after a backslash; 0 for the bytes that are written as they are. */
 const ESCAPE_LETTERS = new Uint8Array(256);
@@ -20,14 +22,26 @@ export class CopyRows {
   length = 0;
   /** Rows ended since the start of the file. */
   rowCount = 0;
+  /** The scores of the rows that `take` will hand over, as numbers. */
+  scores: Float64Array = new Float64Array(4096);
+  scoreCount = 0;
 
-  /** Makes room for `sizeBytes` more; the writing functions rely on it and don't check again. */
+  /** Makes room for the rows of `sizeBytes` of lines, or for so many bytes more of one row; nobody checks again. */
   reserve(sizeBytes: number): void {
+    this.#reserveScores(Math.floor(sizeBytes / SHORTEST_LINE_BYTES) + 1);
     const needed = this.length + sizeBytes;
     if (needed <= this.bytes.length) return;
     const grown = Buffer.allocUnsafeSlow(Math.max(needed, this.bytes.length * 2));
     this.bytes.copy(grown, 0, 0, this.length);
     this.bytes = grown;
+  }
+
+  #reserveScores(count: number): void {
+    const needed = this.scoreCount + count;
+    if (needed <= this.scores.length) return;
+    const grown = new Float64Array(Math.max(needed, this.scores.length * 2));
+    grown.set(this.scores.subarray(0, this.scoreCount));
+    this.scores = grown;
   }
 
   writeByte(byte: number): void {
@@ -56,8 +70,9 @@ export class CopyRows {
     this.writeByte(LETTER_N);
   }
 
-  endRow(): void {
+  endRow(score: number): void {
     this.writeByte(NEWLINE);
+    this.scores[this.scoreCount++] = score;
     this.rowCount++;
   }
 
@@ -66,6 +81,7 @@ export class CopyRows {
     const taken = Buffer.allocUnsafeSlow(this.length);
     this.bytes.copy(taken, 0, 0, this.length);
     this.length = 0;
+    this.scoreCount = 0;
     return taken;
   }
 }

@@ -5,6 +5,7 @@ import { skipByte, skipString, skipWhitespace } from './json-syntax.ts';
 import { LineFault } from './line-fault.ts';
 import { type Field, readPk, readScore } from './line-fields.ts';
 import { refuseNonObject } from './non-object.ts';
+import { numberOf } from './score-text.ts';
 import { decodeString, hasEscape, SeenKeys } from './seen-keys.ts';
 import { unexpectedByte } from './unexpected-byte.ts';
 
@@ -77,7 +78,7 @@ function writeRow(
     }
     rows.writeByte(CLOSE_BRACE);
   }
-  rows.endRow();
+  rows.endRow(numberOf(score.source, score.start, score.end));
 }
 
 /** What an escape adds to a string: \u006b for k. */

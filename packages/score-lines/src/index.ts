@@ -1,3 +1,5 @@
+export type { FoundKey, KeySearch } from './key-search.ts';
 export type { RejectCode, RejectedLine } from './rejected-line.ts';
 export type { LineCounts, ScoreLineScanner, ScoreLineScannerOptions } from './scanner.ts';
 export { COPY_COLUMNS, createScoreLineScanner } from './scanner.ts';
+export { type ProfileSummary, ScoreProfile, stabilityIndex } from './score-profile.ts';

@@ -2,9 +2,11 @@ import { NEWLINE } from './ascii.ts';
 import { CopyRows } from './copy-rows.ts';
 import { writeExactLine } from './exact-line.ts';
 import { excerpt } from './excerpt.ts';
+import { type KeySearch, keyOfRow } from './key-search.ts';
 import { LineCarry } from './line-carry.ts';
 import { LineFault } from './line-fault.ts';
 import type { RejectedLine } from './rejected-line.ts';
+import type { ScoreProfile } from './score-profile.ts';
 import { writeUsualLines } from './usual-lines.ts';
 
 /** The columns of a row, in the order in which the scanner writes them. */
@@ -40,6 +42,10 @@ export interface ScoreLineScanner {
 export interface ScoreLineScannerOptions {
   /** Called once for each refused line, in the order of the file. What it throws ends the scan. */
   onReject(rejected: RejectedLine): void;
+  /** To learn where certain keys stand. Lines are then taken one by one: several times slower. */
+  find?: KeySearch;
+  /** Is given every score; one profile may be handed to the scanners of several files, one after the other. */
+  profile?: ScoreProfile;
   /** The longest line that is accepted, without its newline: 1 MiB when left out, 256 MiB at most. */
   maxLineBytes?: number;
 }
@@ -102,8 +108,37 @@ export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreL
     }
   }
 
+  /** As `takeLines`, row by row, to see each row's key. */
+  function takeLinesSearching(
+    search: KeySearch,
+    bytes: Buffer,
+    start: number,
+    end: number,
+    fileOffset: number,
+    isCut: boolean,
+  ): void {
+    let lineEnd: number;
+    for (let at = start; at < end; at = lineEnd + 1) {
+      lineEnd = bytes.indexOf(NEWLINE, at);
+      const rowStart = rows.length;
+      const rowsBefore = rows.rowCount;
+      if (writeUsualLines(bytes, at, lineEnd + 1, rows, maxLineBytes) === at) {
+        takeExactLine(bytes, at, lineEnd, fileOffset, isCut);
+      }
+      if (rows.rowCount === rowsBefore) continue;
+      const pk = keyOfRow(rows.bytes, rowStart, rows.length);
+      if (!search.keys.has(pk)) continue;
+      const line = blank + rejected + rows.rowCount;
+      search.onFound({ pk, line, byteOffset: fileOffset + at, excerpt: excerpt(bytes, at, lineEnd) });
+    }
+  }
+
   /** Takes whole lines; the byte before `end` is the newline of the last one. */
   function takeLines(bytes: Buffer, start: number, end: number, fileOffset: number, isCut = false): void {
+    if (options.find !== undefined) {
+      takeLinesSearching(options.find, bytes, start, end, fileOffset, isCut);
+      return;
+    }
     let at = start;
     for (;;) {
       at = writeUsualLines(bytes, at, end, rows, maxLineBytes);
@@ -143,6 +178,11 @@ export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreL
     return end;
   }
 
+  function takeRows(): Buffer {
+    options.profile?.add(rows.scores, rows.scoreCount);
+    return rows.take();
+  }
+
   function refuseWhenFinished(): void {
     if (finished) throw new Error('The scanner has finished its file; create one scanner for each file.');
   }
@@ -156,7 +196,7 @@ export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreL
       if (end > start) takeLines(bytes, start, end, bytesSeen);
       carryOver(bytes, Math.max(start, end), bytes.length);
       bytesSeen += bytes.length;
-      return rows.take();
+      return takeRows();
     },
 
     finish() {
@@ -167,7 +207,7 @@ export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreL
         takeLines(carry.bytes, 0, carry.length, carryFileOffset, true);
         carry.clear();
       }
-      return rows.take();
+      return takeRows();
     },
 
     get counts() {
