@@ -8,6 +8,7 @@ import type { QueuedRevision } from '../runs/queue-complete-revisions.ts';
 import type { DurableStore } from '../store/durable-store.ts';
 import type { UploadLocks } from '../store/upload-locks.ts';
 import { authenticate } from './authenticate.ts';
+import { requireOneHost } from './one-host.ts';
 import { probes } from './probes.ts';
 import { problemHandler } from './problems.ts';
 import { limitFailedLogins, limitRequests } from './rate-limit.ts';
@@ -41,6 +42,7 @@ export function createApp(options: AppOptions): Express {
   app.set('trust proxy', [...guard.trustedProxies]);
   app.use(requestLog(log));
   app.use(securityHeaders);
+  app.use(requireOneHost);
   app.use(probes(options));
   app.use((_req, _res, next) => {
     if (options.isStopping())

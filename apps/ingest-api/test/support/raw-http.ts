@@ -1,0 +1,49 @@
+import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
+
+/** What came back over one connection until it was closed, or until nothing came for a while. */
+export interface RawAnswer {
+  readonly text: string;
+  /** The status of each answer, in order. */
+  readonly statuses: readonly number[];
+  readonly closed: boolean;
+}
+
+export async function openSocket(url: string): Promise<Socket> {
+  const { hostname, port } = new URL(url);
+  const socket = connect(Number(port), hostname);
+  socket.on('error', () => {}); // a reset is an answer as well
+  await once(socket, 'connect');
+  return socket;
+}
+
+/** Sends bytes as they stand, which no HTTP client would, and reads until the server closes or is quiet. */
+export async function sendRaw(url: string, request: string | Buffer, quietMs = 1_000): Promise<RawAnswer> {
+  const socket = await openSocket(url);
+  const answer = collect(socket, quietMs);
+  socket.write(request);
+  return answer;
+}
+
+export async function collect(socket: Socket, quietMs: number): Promise<RawAnswer> {
+  let text = '';
+  let closed = false;
+  await new Promise<void>((resolve) => {
+    const quiet = setTimeout(resolve, quietMs);
+    socket.on('data', (chunk) => {
+      text += chunk.toString('latin1');
+      quiet.refresh();
+    });
+    socket.once('close', () => {
+      closed = true;
+      clearTimeout(quiet);
+      resolve();
+    });
+  });
+  socket.destroy();
+  return {
+    text,
+    statuses: [...text.matchAll(/^HTTP\/1\.1 (\d{3})/gm)].map(([, code]) => Number(code)),
+    closed,
+  };
+}
