@@ -10,12 +10,15 @@ describe('the service', () => {
 
   const manifest = manifestOf([{ name: 'a.jsonl', content: scoreLines(3) }]);
 
-  it('answers the probes to anybody, and nothing else', async () => {
+  it('answers the probes and the page to anybody, and no data', async () => {
     for (const probe of ['/livez', '/readyz']) {
       expect((await system.request('GET', probe, { token: null })).status).to.equal(200);
     }
     const others = [
-      ['GET', '/'],
+      ['GET', '/v1/status'],
+      ['GET', '/v1/runs'],
+      ['GET', '/v1/events'],
+      ['GET', `${runPath('churn', 'r')}/history`],
       ['GET', runPath('churn', 'r')],
       ['PUT', runPath('churn', 'r')],
       ['POST', '/v1/uploads'],

@@ -1,2 +1,4 @@
 // In the browser a copy of the package, served under this name (src/http/page-routes.ts).
-export { default } from 'uplot';
+import uPlot from 'uplot/dist/uPlot.js';
+
+export default uPlot;

@@ -2,13 +2,16 @@ import type { Database } from 'db-schema';
 import express, { type Express } from 'express';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
-import { IngestError } from '../errors.ts';
+import { describeError, IngestError } from '../errors.ts';
 import type { GuardConfig } from '../guard-config.ts';
 import type { QueuedRevision } from '../runs/queue-complete-revisions.ts';
+import { RunWatch } from '../runs/run-watch.ts';
 import type { DurableStore } from '../store/durable-store.ts';
 import type { UploadLocks } from '../store/upload-locks.ts';
 import { authenticate } from './authenticate.ts';
+import { eventsRoutes } from './events-routes.ts';
 import { requireOneHost } from './one-host.ts';
+import { pageRoutes } from './page-routes.ts';
 import { probes } from './probes.ts';
 import { problemHandler } from './problems.ts';
 import { limitFailedLogins, limitRequests } from './rate-limit.ts';
@@ -16,6 +19,8 @@ import { requestLog } from './request-log.ts';
 import type { RoomCheck } from './room-check.ts';
 import { runsRoutes } from './runs-routes.ts';
 import { securityHeaders } from './security-headers.ts';
+import { sessionRoutes } from './session-routes.ts';
+import { statusRoutes } from './status-routes.ts';
 import { uploadQuota } from './upload-quota.ts';
 import { uploadRoutes } from './upload-routes.ts';
 
@@ -31,9 +36,14 @@ export interface AppOptions {
   onQueued(revisions: readonly QueuedRevision[]): void;
 }
 
-/** Probes are open; everything else needs a token. */
+/** Probes and the status page's files are open; everything else needs a token. */
 export function createApp(options: AppOptions): Express {
   const { db, log, guard } = options;
+  const watch = new RunWatch({
+    db,
+    isStopping: options.isStopping,
+    onFault: (error) => log.warn({ err: describeError(error) }, 'the runs could not be looked at'),
+  }).start();
   const quota = uploadQuota(db, guard);
   const app = express();
   app.disable('x-powered-by');
@@ -49,10 +59,14 @@ export function createApp(options: AppOptions): Express {
       throw new IngestError('shutting_down', 'The service is stopping; try again in a moment.');
     next();
   });
+  app.use(pageRoutes());
   app.use(limitFailedLogins(guard.failedLoginsPerMinute));
+  app.use(sessionRoutes(options));
   app.use(authenticate(db));
   app.use(limitRequests(guard.ratePerMinute));
-  app.use(runsRoutes({ ...options, quota }));
+  app.use(statusRoutes({ ...options, watch }));
+  app.use(eventsRoutes({ watch }));
+  app.use(runsRoutes({ ...options, watch, quota }));
   app.use(uploadRoutes({ ...options, quota }));
   app.use((req) => {
     throw new IngestError('not_found', `There is nothing at ${req.method} ${req.path}.`);

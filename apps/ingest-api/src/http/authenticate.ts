@@ -1,15 +1,19 @@
 import type { Database, Scope } from 'db-schema';
-import type { RequestHandler, Response } from 'express';
+import type { Request, RequestHandler, Response } from 'express';
 import type { Kysely } from 'kysely';
 import { IngestError } from '../errors.ts';
 import { allows, covers, findPrincipal, type Principal } from '../runs/tokens.ts';
+import { requireSameOrigin, sessionToken } from './session-cookie.ts';
 
 const BEARER = /^Bearer ([A-Za-z0-9_-]{1,200})$/;
 
-/** Lets a request in only with a valid token, and keeps who it is in `res.locals.principal`. */
+/**
+ * Lets a request in only with a valid token, and keeps who it is in `res.locals.principal`. The token comes
+ * in the header, or from the status page in a cookie; the header goes first.
+ */
 export function authenticate(db: Kysely<Database>): RequestHandler {
   return async (req, res, next) => {
-    const secret = BEARER.exec(req.headers.authorization ?? '')?.[1];
+    const secret = presentedToken(req);
     const principal = secret === undefined ? undefined : await findPrincipal(db, secret);
     if (principal === undefined) {
       throw new IngestError(
@@ -24,6 +28,13 @@ export function authenticate(db: Kysely<Database>): RequestHandler {
   };
 }
 
+function presentedToken(req: Request): string | undefined {
+  if (req.headers.authorization !== undefined) return BEARER.exec(req.headers.authorization)?.[1];
+  const token = sessionToken(req);
+  if (token !== undefined) requireSameOrigin(req);
+  return token;
+}
+
 export function principalOf(res: Response): Principal {
   return res.locals.principal;
 }
@@ -31,12 +42,19 @@ export function principalOf(res: Response): Principal {
 /** @throws a 404 for a model that the token does not cover, as if it did not exist; a 403 for a lesser scope. */
 export function requireAccess(res: Response, scope: Scope, model: string): void {
   const principal = principalOf(res);
-  if (!covers(principal, model))
+  if (!covers(principal, model)) {
+    res.locals.denied = `model ${model}`;
     throw new IngestError('not_found', `There is no model "${model}" for this token.`);
-  if (!allows(principal, scope)) {
-    throw new IngestError(
-      'forbidden',
-      `The token "${principal.name}" may not ${scope}; it needs the scope "${scope}".`,
-    );
   }
+  requireScope(res, scope);
+}
+
+/** @throws a 403 for a lesser scope. */
+export function requireScope(res: Response, scope: Scope): void {
+  const principal = principalOf(res);
+  if (allows(principal, scope)) return;
+  throw new IngestError(
+    'forbidden',
+    `The token "${principal.name}" may not ${scope}; it needs the scope "${scope}".`,
+  );
 }

@@ -6,8 +6,19 @@ import { freeBytes } from '../store/upload-files.ts';
 export interface RoomCheck {
   /** @throws a 413 for a file that is larger than this service takes. */
   checkSize(name: string, sizeBytes: number): void;
+  /** What the disk has, what of it is promised, and the largest upload that it would still take. */
+  room(): Promise<DiskRoom>;
   /** Rejects with a 507 when the disk cannot take `newBytes` on top of what is still to come. */
   reserve(newBytes: number): Promise<void>;
+}
+
+export interface DiskRoom {
+  readonly freeBytes: number;
+  /** Still to come of the uploads that were declared. */
+  readonly promisedBytes: number;
+  /** Kept free whatever comes: INGEST_MIN_FREE_BYTES. */
+  readonly keptFreeBytes: number;
+  readonly largestUploadBytes: number;
 }
 
 export interface RoomCheckOptions {
@@ -19,7 +30,20 @@ export interface RoomCheckOptions {
 
 /** Says no before the first byte is sent, not after the last gigabyte. */
 export function roomCheck({ db, dataDir, maxUploadBytes, minFreeBytes }: RoomCheckOptions): RoomCheck {
+  const readRoom = async () => {
+    const [free, promised] = await Promise.all([freeBytes(dataDir), outstandingBytes(db)]);
+    return { free, promised, room: free - promised - minFreeBytes };
+  };
   return {
+    async room() {
+      const { free, promised, room } = await readRoom();
+      return {
+        freeBytes: free,
+        promisedBytes: promised,
+        keptFreeBytes: minFreeBytes,
+        largestUploadBytes: Math.max(0, Math.min(room, maxUploadBytes)),
+      };
+    },
     checkSize(name, sizeBytes) {
       if (sizeBytes <= maxUploadBytes) return;
       throw new IngestError(
@@ -29,8 +53,7 @@ export function roomCheck({ db, dataDir, maxUploadBytes, minFreeBytes }: RoomChe
     },
     async reserve(newBytes) {
       if (newBytes === 0) return;
-      const [free, stillToCome] = await Promise.all([freeBytes(dataDir), outstandingBytes(db)]);
-      const room = free - stillToCome - minFreeBytes;
+      const { room } = await readRoom();
       if (newBytes <= room) return;
       throw new IngestError(
         'insufficient_storage',

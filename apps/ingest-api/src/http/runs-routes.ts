@@ -3,10 +3,13 @@ import { json, Router } from 'express';
 import type { Kysely } from 'kysely';
 import { IngestError } from '../errors.ts';
 import { declareRun } from '../runs/declare-run.ts';
-import { describeRun } from '../runs/describe-run.ts';
+import { describeRun, type RunView } from '../runs/describe-run.ts';
+import { progressOf } from '../runs/run-progress.ts';
+import type { RunWatch } from '../runs/run-watch.ts';
 import { principalOf, requireAccess } from './authenticate.ts';
 import { manifestRequest, parseModelParam, parseRequest, runKey } from './requests.ts';
 import type { RoomCheck } from './room-check.ts';
+import { sendJson } from './send-json.ts';
 import type { UploadQuota } from './upload-quota.ts';
 
 const MANIFEST_LIMIT = '32mb';
@@ -15,10 +18,12 @@ export interface RunsRoutesOptions {
   readonly db: Kysely<Database>;
   readonly room: RoomCheck;
   readonly quota: UploadQuota;
+  readonly watch: RunWatch;
 }
 
-export function runsRoutes({ db, room, quota }: RunsRoutesOptions): Router {
+export function runsRoutes({ db, room, quota, watch }: RunsRoutesOptions): Router {
   const router = Router();
+  const withProgress = (view: RunView) => ({ ...view, progress: progressOf(view, watch.throughput) });
 
   router.put(
     '/v1/models/:model/runs/:run',
@@ -56,7 +61,7 @@ export function runsRoutes({ db, room, quota }: RunsRoutesOptions): Router {
         `Model "${model}" has no run "${run}"; \`uploader push\` declares one.`,
       );
     }
-    res.set('Cache-Control', 'no-store').json(view);
+    sendJson(req, res, withProgress(view));
   });
 
   return router;

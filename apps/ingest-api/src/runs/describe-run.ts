@@ -1,6 +1,8 @@
 import type { Database, ModelName } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
 import { isLoading } from './live-loads.ts';
+import { comparedWith, profileView } from './loaded-revision.ts';
+import { isStalled } from './stalled.ts';
 import { RUN_STATES, type RunState } from './states.ts';
 
 /** The newest revision of a run, as the API answers it. */
@@ -18,10 +20,12 @@ export async function describeRun(db: Kysely<Database>, model: ModelName, run: s
     .limit(1)
     .executeTakeFirst();
   if (revision === undefined) return undefined;
-  const [files, load, rejects] = await Promise.all([
+  const [files, load, rejects, publishedRevision, previous] = await Promise.all([
     filesOf(db, revision.revision_id),
     lastLoadOf(db, revision.revision_id),
     firstRejectsOf(db, revision.revision_id),
+    publishedRevisionOf(db, model, run),
+    comparedWith(db, revision.compared_with),
   ]);
   const state: RunState = revision.state === 'queued' && revision.is_loading ? 'loading' : revision.state;
   return {
@@ -34,6 +38,7 @@ export async function describeRun(db: Kysely<Database>, model: ModelName, run: s
     queuedAt: revision.queued_at,
     loadedAt: revision.loaded_at,
     publishedAt: revision.published_at,
+    publishedRevision,
     pushedBy: revision.declared_by,
     source: revision.source,
     rows: revision.row_count,
@@ -46,9 +51,24 @@ export async function describeRun(db: Kysely<Database>, model: ModelName, run: s
     load,
     error: revision.error,
     rejects: { total: revision.rejects?.total ?? 0, byCode: revision.rejects?.byCode ?? {}, first: rejects },
+    gates: revision.gates,
+    profile: profileView(revision.profile),
+    previous,
     mayDo: RUN_STATES[state].mayDo,
     files,
   };
+}
+
+/** The revision of this run that readers see; null when they see another run. */
+async function publishedRevisionOf(db: Kysely<Database>, model: ModelName, run: string) {
+  const row = await db
+    .selectFrom('ingest.run_revision')
+    .select('revision')
+    .where('model', '=', model)
+    .where('run_key', '=', run)
+    .where('state', '=', 'published')
+    .executeTakeFirst();
+  return row?.revision ?? null;
 }
 
 async function filesOf(db: Kysely<Database>, revisionId: number) {
@@ -65,6 +85,7 @@ async function filesOf(db: Kysely<Database>, revisionId: number) {
       'u.last_progress_at',
     ])
     .select(sql<string | null>`encode(f.sha256, 'hex')`.as('sha256'))
+    .select(isStalled().as('stalled'))
     .where('f.revision_id', '=', revisionId)
     .orderBy('f.name')
     .execute();
@@ -76,6 +97,7 @@ async function filesOf(db: Kysely<Database>, revisionId: number) {
     state: row.received_at === null ? ('receiving' as const) : ('received' as const),
     offset: row.offset_bytes,
     lastProgressAt: row.last_progress_at,
+    stalled: row.stalled,
     uploadUrl: `/v1/uploads/${row.upload_id}`,
   }));
 }
@@ -96,6 +118,7 @@ async function lastLoadOf(db: Kysely<Database>, revisionId: number) {
     bytes: row.bytes_done,
     rows: row.rows_done,
     startedAt: row.started_at,
+    updatedAt: row.updated_at,
     finishedAt: row.finished_at,
     outcome: row.outcome,
     nextTryAt: row.next_try_at,
@@ -110,8 +133,7 @@ async function firstRejectsOf(db: Kysely<Database>, revisionId: number) {
     .selectFrom('ingest.rejected_line')
     .select(['file', 'line', 'byte_offset', 'code', 'detail', 'excerpt'])
     .where('revision_id', '=', revisionId)
-    .orderBy('file')
-    .orderBy('line')
+    .orderBy('reject_id')
     .limit(SHOWN_REJECTS)
     .execute();
 }

@@ -1,0 +1,99 @@
+import type { Database } from 'db-schema';
+import { Router } from 'express';
+import type { Kysely } from 'kysely';
+import { z } from 'zod';
+import { IngestError } from '../errors.ts';
+import { listRuns } from '../runs/list-runs.ts';
+import { runHistory } from '../runs/run-history.ts';
+import type { RunWatch } from '../runs/run-watch.ts';
+import { statusOverview } from '../runs/status-overview.ts';
+import { covers } from '../runs/tokens.ts';
+import { RUN_STATE } from './answers.ts';
+import { principalOf, requireAccess, requireScope } from './authenticate.ts';
+import { parseModelParam, parseRequest, runKey } from './requests.ts';
+import type { RoomCheck } from './room-check.ts';
+import { sendJson } from './send-json.ts';
+
+const MOST_ATTENTION = 50;
+
+const positive = z.coerce.number().int().min(1);
+
+export const runsQuery = z.strictObject({
+  model: z.string().optional().describe('only this model'),
+  state: z
+    .string()
+    .transform((text) => text.split(','))
+    .pipe(z.array(RUN_STATE))
+    .optional()
+    .describe('only these states, several with commas'),
+  perModel: positive.max(100).optional().describe('only the newest so many runs of each model'),
+  limit: positive.max(1000).default(100),
+  cursor: z
+    .string()
+    .regex(/^r\d{1,10}$/, 'must be a nextCursor of an answer before')
+    .optional(),
+});
+
+export interface StatusRoutesOptions {
+  readonly db: Kysely<Database>;
+  readonly room: RoomCheck;
+  readonly watch: RunWatch;
+}
+
+/** What goes on, for people and programs that watch: the overview, the list of runs, a run's history. */
+export function statusRoutes({ db, room, watch }: StatusRoutesOptions): Router {
+  const router = Router();
+
+  router.get('/v1/status', async (req, res) => {
+    requireScope(res, 'read');
+    const { models } = principalOf(res);
+    const [overview, disk, attention] = await Promise.all([
+      statusOverview(db, models),
+      room.room(),
+      listRuns(db, { models, states: ['failed', 'held', 'receiving', 'queued', 'loading'], limit: 500 }),
+    ]);
+    const needsAttention = attention.runs
+      .filter(
+        (run) =>
+          ['failed', 'held'].includes(run.state) || run.files.stalled > 0 || (run.load?.attempt ?? 1) > 1,
+      )
+      .slice(0, MOST_ATTENTION);
+    sendJson(req, res, { at: new Date(), ...overview, disk, needsAttention });
+  });
+
+  router.get('/v1/runs', async (req, res) => {
+    requireScope(res, 'read');
+    const query = parseRequest(runsQuery, req.query, 'The query');
+    const principal = principalOf(res);
+    if (query.model !== undefined) {
+      parseModelParam(query.model);
+      if (!covers(principal, query.model)) requireAccess(res, 'read', query.model);
+    }
+    const page = await listRuns(db, {
+      models: query.model === undefined ? principal.models : [query.model],
+      limit: query.limit,
+      ...(query.state === undefined ? {} : { states: query.state }),
+      ...(query.perModel === undefined ? {} : { perModel: query.perModel }),
+      ...(query.cursor === undefined ? {} : { before: Number(query.cursor.slice(1)) }),
+    });
+    sendJson(req, res, {
+      runs: page.runs,
+      nextCursor: page.nextBefore === null ? null : `r${page.nextBefore}`,
+    });
+  });
+
+  router.get('/v1/models/:model/runs/:run/history', async (req, res) => {
+    const model = parseModelParam(req.params.model);
+    requireAccess(res, 'read', model);
+    const run = parseRequest(runKey, req.params.run, 'The run key');
+    const history = await runHistory(db, model, run);
+    const newest = history.revisions[0];
+    if (newest === undefined) {
+      throw new IngestError('not_found', `Model "${model}" has no run "${run}".`);
+    }
+    const throughput = watch.throughput.samplesOf(model, run, newest.revision);
+    sendJson(req, res, { ...history, throughput });
+  });
+
+  return router;
+}
