@@ -1,3 +1,4 @@
+import { Socket } from 'node:net';
 import { Kysely, PostgresDialect } from 'kysely';
 import pg from 'pg';
 import type { Database } from './tables.ts';
@@ -10,6 +11,8 @@ export interface ConnectOptions {
   readonly role: ServiceRole;
   /** Shown in `pg_stat_activity`. */
   readonly applicationName: string;
+  /** A connection on which no byte moves for so long is ended, and what waits on it fails. */
+  readonly silenceTimeoutMs?: number;
 }
 
 /** bigint counts bytes, lines and rows here, all far below 2^53: they are numbers in this program. */
@@ -24,8 +27,14 @@ const types: pg.CustomTypesConfig = {
  * How every connection of this product is made: a fixed role and search_path (each name in our SQL says its
  * schema), UTC, TCP keepalives (pg leaves them off; a dead host would hold its rows for two hours).
  */
-export function clientConfig({ databaseUrl, role, applicationName }: ConnectOptions): pg.ClientConfig {
+export function clientConfig({
+  databaseUrl,
+  role,
+  applicationName,
+  silenceTimeoutMs,
+}: ConnectOptions): pg.ClientConfig {
   return {
+    ...(silenceTimeoutMs === undefined ? {} : { stream: () => impatientSocket(silenceTimeoutMs) }),
     connectionString: databaseUrl,
     application_name: applicationName,
     options: `-c role=${role} -c search_path=pg_catalog -c timezone=UTC`,
@@ -34,6 +43,17 @@ export function clientConfig({ databaseUrl, role, applicationName }: ConnectOpti
     keepAliveInitialDelayMillis: 15_000,
     types,
   };
+}
+
+/** A server that hangs, or that is cut off without a word, would be waited for until TCP gives up: a quarter of an hour. */
+function impatientSocket(silenceTimeoutMs: number): Socket {
+  const socket = new Socket();
+  socket.setTimeout(silenceTimeoutMs, () => {
+    socket.destroy(
+      new Error(`Connection terminated: PostgreSQL was silent for ${silenceTimeoutMs / 1000} s.`),
+    );
+  });
+  return socket;
 }
 
 /** A pool behind Kysely. `onIdleError` hears of idle connections that broke; the pool replaces them by itself. */

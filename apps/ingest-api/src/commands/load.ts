@@ -5,6 +5,9 @@ import type { LoadConfig } from '../config.ts';
 import { describeError } from '../errors.ts';
 import { runLoader } from '../load/run-loader.ts';
 
+/** What is told of loads is written at once; a server that takes longer hangs. */
+const SIDE_SILENCE_MS = 60_000;
+
 /** Runs a loader until `signal` is aborted. A load that is under way then is rolled back, and begun again by another. */
 export async function load(config: LoadConfig, log: Logger, signal: AbortSignal): Promise<void> {
   const connection = {
@@ -16,6 +19,7 @@ export async function load(config: LoadConfig, log: Logger, signal: AbortSignal)
     ...connection,
     applicationName: 'ingest-api load (side)',
     maxConnections: 2,
+    silenceTimeoutMs: SIDE_SILENCE_MS,
     onIdleError: (error) => log.warn({ err: describeError(error) }, 'an idle database connection was lost'),
   });
   const worker = `${hostname()}:${process.pid}`;

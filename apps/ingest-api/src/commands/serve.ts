@@ -17,6 +17,8 @@ import { UploadLocks } from '../store/upload-locks.ts';
 const SWEEP_EVERY_MS = 60_000;
 /** Requests under way get so long to end by themselves when the service stops. */
 const GRACE_MS = 3_000;
+/** A request is told 503 when PostgreSQL says nothing for so long. */
+const DATABASE_SILENCE_MS = 20_000;
 
 /** Runs the HTTP service until `signal` is aborted, then stops without losing an acknowledged byte. */
 export async function serve(config: ServeConfig, log: Logger, signal: AbortSignal): Promise<void> {
@@ -26,6 +28,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     role: 'ingest_api',
     applicationName: 'ingest-api serve',
     maxConnections: 10,
+    silenceTimeoutMs: DATABASE_SILENCE_MS,
     onIdleError: (error) => log.warn({ err: describeError(error) }, 'an idle database connection was lost'),
   });
   const locks = new UploadLocks({

@@ -2,16 +2,12 @@ import type { Database, LoadOutcome } from 'db-schema';
 import type { Kysely } from 'kysely';
 import pg from 'pg';
 import type { Logger } from 'pino';
+import { destroyConnection } from '../destroy-connection.ts';
 import { describeError } from '../errors.ts';
 import { type ClaimedRevision, claimNextLoad } from './claim-next-load.ts';
-import {
-  endAttemptForRetry,
-  type LoadProgress,
-  reportProgress,
-  retryDelayMs,
-  startAttempt,
-} from './load-attempts.ts';
+import { endAttemptForRetry, type LoadProgress, retryDelayMs, startAttempt } from './load-attempts.ts';
 import { loadRevision } from './load-revision.ts';
+import { watchLoad } from './watch-load.ts';
 
 export interface LoaderContext {
   readonly clientConfig: pg.ClientConfig;
@@ -26,7 +22,7 @@ export interface LoaderContext {
   readonly signal: AbortSignal;
 }
 
-const REPORT_EVERY_MS = 500;
+const CLAIM_WITHIN_MS = 30_000;
 
 /**
  * Claims and loads one revision, if one is due, on a connection of its own. A fault of the machinery is
@@ -42,12 +38,12 @@ export async function loadNext(context: LoaderContext): Promise<boolean> {
   context.signal.addEventListener('abort', cut, { once: true });
   try {
     await client.connect();
-    await beginLoad(client, context);
-    const claimed = await claimNextLoad(client);
-    if (claimed === undefined) {
-      await client.query('ROLLBACK');
-      return false;
-    }
+    const claimed = await withPatience(client, CLAIM_WITHIN_MS, async () => {
+      await beginLoad(client, context);
+      return claimNextLoad(client);
+    });
+    // Nothing to roll back but the transaction itself, which ends with the connection.
+    if (claimed === undefined) return false;
     await attemptLoad(client, claimed, context);
     return true;
   } finally {
@@ -79,19 +75,25 @@ async function attemptLoad(
   context: LoaderContext,
 ): Promise<void> {
   const { side, log } = context;
+  const backendPid = await backendPidOf(client);
   const { attemptId, attempt } = await startAttempt(side, claimed.revisionId, context.worker);
   const run = { model: claimed.model, run: claimed.run, revision: claimed.revision, attempt };
   log.info(run, 'load started');
   const startedMs = performance.now();
   const progress: LoadProgress = { phase: 'copying', bytesDone: 0, rowsDone: 0 };
-  const watch = watchProgress(client, attemptId, progress, context);
+  const watch = watchLoad(client, backendPid, attemptId, progress, context);
   let outcome: LoadOutcome;
   try {
-    outcome = await loadRevision(client, claimed, { ...context, attemptId, progress });
-    await watch.stop();
-    await commit(client, side, attemptId);
+    outcome = await Promise.race([
+      loadRevision(client, claimed, { ...context, attemptId, progress }),
+      watch.cut,
+    ]);
+    // Its row is held by the transaction now: a report would wait for COMMIT, and COMMIT must not wait for it.
+    watch.stop();
+    await commit(client, side, attemptId, context.stallTimeoutMs);
+    await watch.reported();
   } catch (error) {
-    await watch.stop();
+    watch.stop();
     const delayMs = context.signal.aborted ? 0 : retryDelayMs(attempt);
     const reason = watch.fault ?? describeError(error);
     log.warn({ ...run, err: reason, delayMs }, 'load broke off; it will be tried again');
@@ -106,9 +108,14 @@ async function attemptLoad(
 }
 
 /** A connection that is lost at COMMIT leaves it unknown, not failed: the attempt's row tells (it is part of it). */
-async function commit(client: pg.Client, side: Kysely<Database>, attemptId: number): Promise<void> {
+async function commit(
+  client: pg.Client,
+  side: Kysely<Database>,
+  attemptId: number,
+  patienceMs: number,
+): Promise<void> {
   try {
-    await client.query('COMMIT');
+    await withPatience(client, patienceMs, () => client.query('COMMIT'));
   } catch (error) {
     // FOR UPDATE waits until the server has made up its mind about the transaction that wrote the row.
     const row = await side
@@ -121,52 +128,22 @@ async function commit(client: pg.Client, side: Kysely<Database>, attemptId: numb
   }
 }
 
-interface ProgressWatch {
-  /** Set when the watch has cut the connection. */
-  readonly fault: string | undefined;
-  stop(): Promise<void>;
+/** Cuts the connection when `work` takes longer: a server that stands still answers nothing, not even a cancel. */
+async function withPatience<T>(client: pg.Client, patienceMs: number, work: () => Promise<T>): Promise<T> {
+  const reason = `PostgreSQL did not answer within ${Math.round(patienceMs / 1000)} s.`;
+  const timer = setTimeout(() => destroyConnection(client, reason), patienceMs);
+  try {
+    return await work();
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
-/** Tells how far the load is, and cuts a COPY that the server does not take a byte of any more. */
-function watchProgress(
-  client: pg.Client,
-  attemptId: number,
-  progress: LoadProgress,
-  context: LoaderContext,
-): ProgressWatch {
-  let fault: string | undefined;
-  let seenBytes = -1;
-  let movedAtMs = performance.now();
-  let reporting: Promise<void> = Promise.resolve();
-  const timer = setInterval(() => {
-    const nowMs = performance.now();
-    if (progress.phase !== 'copying' || progress.bytesDone !== seenBytes) movedAtMs = nowMs;
-    seenBytes = progress.bytesDone;
-    if (fault === undefined && nowMs - movedAtMs > context.stallTimeoutMs) {
-      fault = `The COPY stalled: PostgreSQL took no byte for ${Math.round(context.stallTimeoutMs / 1000)} s.`;
-      destroyConnection(client, fault);
-    }
-    reporting = reporting
-      .then(() => reportProgress(context.side, attemptId, progress))
-      .catch((error: unknown) =>
-        context.log.warn({ err: describeError(error) }, 'progress could not be reported'),
-      );
-  }, REPORT_EVERY_MS);
-  return {
-    get fault() {
-      return fault;
-    },
-    async stop() {
-      clearInterval(timer);
-      await reporting;
-    },
-  };
-}
-
-/** Ends a connection without waiting for the server; queries under way are rejected. */
-function destroyConnection(client: pg.Client, reason: string): void {
-  const { connection } = client as unknown as { connection: { stream: { destroy(error: Error): void } } };
-  connection.stream.destroy(new Error(reason));
+async function backendPidOf(client: pg.Client): Promise<number> {
+  const { rows } = await client.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
+  const [row] = rows;
+  if (row === undefined) throw new Error('PostgreSQL did not tell the process id of the connection.');
+  return row.pid;
 }
 
 /** The transaction, if one is open, is rolled back by the server when the connection ends. */

@@ -1,0 +1,46 @@
+import type pg from 'pg';
+
+export interface BackendActivity {
+  /** A text that changes while the backend gets on with its statement. */
+  readonly sign: string;
+  /** What it waits for, as `pg_stat_activity` names it; undefined while it works. */
+  readonly waitsFor: string | undefined;
+  readonly isWorking: boolean;
+}
+
+/** What PostgreSQL tells of a backend and of the index it builds; undefined when it has gone. */
+export async function backendActivity(
+  pool: pg.Pool,
+  backendPid: number,
+): Promise<BackendActivity | undefined> {
+  const client = await pool.connect();
+  let failed = true;
+  try {
+    // A backend is shown to the login that it came in by, not to the role that both have taken.
+    await client.query('BEGIN; SET LOCAL ROLE NONE');
+    const { rows } = await client.query<{ sign: string; state: string; wait: string | null }>(
+      `SELECT a.state, a.wait_event_type || '/' || a.wait_event AS wait,
+              concat_ws(' ', a.state, a.wait_event_type, a.wait_event, a.query_start,
+                        p.phase, p.blocks_done, p.tuples_done) AS sign
+       FROM pg_stat_activity a LEFT JOIN pg_stat_progress_create_index p USING (pid)
+       WHERE a.pid = $1`,
+      [backendPid],
+    );
+    await client.query('COMMIT');
+    failed = false;
+    const [row] = rows;
+    if (row === undefined) return undefined;
+    return {
+      sign: row.sign,
+      waitsFor: row.wait ?? undefined,
+      isWorking: row.state === 'active' && row.wait === null,
+    };
+  } finally {
+    client.release(failed);
+  }
+}
+
+/** True when it waits for the next message of its client, i.e. of the loader. */
+export function waitsForUs({ waitsFor }: BackendActivity): boolean {
+  return waitsFor === 'Client/ClientRead';
+}

@@ -1,0 +1,88 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { rename, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { expect } from 'chai';
+import {
+  eventually,
+  getRun,
+  pushRun,
+  type RunAnswer,
+  scoreLines,
+  startSystem,
+  type TestSystem,
+  untilFinal,
+} from './support/system.ts';
+
+const STALL_MS = 2_000;
+
+describe('a load that does not move', function () {
+  this.timeout(60_000);
+  let system: TestSystem;
+  beforeEach(async () => {
+    system = await startSystem();
+  });
+  afterEach(() => system.stop());
+
+  const file = (rows: number) => [{ name: 'a.jsonl', content: scoreLines(rows) }];
+
+  function until(isDone: (answer: RunAnswer) => boolean): Promise<RunAnswer> {
+    return eventually(() => getRun(system, 'churn', 'r'), isDone, 30_000);
+  }
+
+  async function stalledWith(text: string): Promise<void> {
+    const run = await until(({ load }) => load?.outcome === 'retry');
+    expect(run.load?.lastError).to.contain(text);
+  }
+
+  /** The backend of the load while it does this, stopped as by a debugger or a disk that hangs. */
+  async function stopBackend(progressView: string): Promise<number> {
+    const [backend] = await eventually(
+      () =>
+        system.query<{ pid: number }>(`SELECT pid FROM ${progressView} WHERE datname = current_database()`),
+      (rows) => rows.length === 1,
+      30_000,
+    );
+    if (backend === undefined) throw new Error('There is no backend.');
+    process.kill(backend.pid, 'SIGSTOP');
+    return backend.pid;
+  }
+
+  it('because PostgreSQL takes no byte is ended, told on the run, and begun again', async () => {
+    await pushRun(system, 'churn', 'r', file(400_000));
+    system.startLoader({ stallTimeoutMs: STALL_MS });
+    const pid = await stopBackend('pg_stat_progress_copy');
+    try {
+      await stalledWith('The COPY stalled: nothing moved for');
+    } finally {
+      process.kill(pid, 'SIGCONT');
+    }
+    expect(await untilFinal(system, 'churn', 'r')).to.include({ state: 'published', rows: 400_000 });
+  });
+
+  it('because the disk gives no byte is ended, told on the run, and begun again', async () => {
+    const [declared] = (await pushRun(system, 'churn', 'r', file(100))).files;
+    const stored = path.join(system.dataDir, path.basename(declared?.uploadUrl ?? ''));
+    await rename(stored, `${stored}.away`);
+    // Opening a pipe that nobody writes to waits, as opening a file on a hung disk does.
+    await once(spawn('mkfifo', [stored]), 'exit');
+    system.startLoader({ stallTimeoutMs: STALL_MS });
+    await stalledWith('PostgreSQL waits for rows, and the loader for the disk');
+    const writer = spawn('sh', ['-c', `: > '${stored}'`]); // lets the open end
+    await once(writer, 'exit');
+    await rm(stored);
+    await rename(`${stored}.away`, stored);
+    expect(await untilFinal(system, 'churn', 'r')).to.include({ state: 'published', rows: 100 });
+  });
+
+  it('because somebody locks what it needs is ended, told on the run, and begun again', async () => {
+    await pushRun(system, 'churn', 'r', file(100));
+    const blocker = system.query(
+      `BEGIN; SELECT FROM ingest.model WHERE name = 'churn' FOR UPDATE; SELECT pg_sleep(6); COMMIT`,
+    );
+    system.startLoader({ stallTimeoutMs: STALL_MS });
+    await stalledWith('The publication stalled: nothing moved for');
+    await blocker;
+    expect(await untilFinal(system, 'churn', 'r')).to.include({ state: 'published', rows: 100 });
+  });
+});
