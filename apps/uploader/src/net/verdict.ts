@@ -44,7 +44,7 @@ export function judge(error: unknown, asked: Asked): Verdict | null {
   if (error instanceof NetworkFault) {
     if (!TLS_CODE.test(error.code)) return { do: 'retry', retryAfterMs: null };
     const advice =
-      'Check UPLOADER_URL, and NODE_EXTRA_CA_CERTS if the certificate is signed by your own authority.';
+      'Check UPLOADER_URL, and --ca (or NODE_EXTRA_CA_CERTS) if the certificate is signed by your own authority.';
     return { do: 'give_up', kind: 'usage', advice };
   }
   if (error instanceof HttpFault) return judgeStatus(error, asked);

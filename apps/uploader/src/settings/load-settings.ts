@@ -1,3 +1,4 @@
+import { useTlsIdentity } from '../net/tls-identity.ts';
 import { UploaderError } from '../uploader-error.ts';
 import { type ConfigFile, readConfigFile } from './config-file.ts';
 import { SETTINGS } from './setting-table.ts';
@@ -33,6 +34,7 @@ export function loadSettings(flags: Flags, env: NodeJS.ProcessEnv): Settings {
       faults.push(`${given.from} ${mustBe} (it is ${JSON.stringify(given.text)}).`);
     }
   }
+  if (faults.length === 0) useTlsIdentity(values as ParsedSettings);
   if (
     values.url === null &&
     !faults.some((fault) => fault.includes('UPLOADER_URL') || fault.includes('--url'))

@@ -2,6 +2,7 @@ import { modelNameFault, runKeyFault } from '../source/names.ts';
 import { parseAsOf } from './parse-as-of.ts';
 import { parseDurationMs } from './parse-duration.ts';
 import { parseSizeBytes } from './parse-size.ts';
+import { readPemFile } from './pem-file.ts';
 
 /** Longest delay that Node's timers keep (2^31-1 ms); a longer one would fire at once. */
 const LONGEST_TIMER_MS = 24 * 86_400_000;
@@ -79,6 +80,9 @@ export const SETTINGS = {
       ? null
       : parsed(parseAsOf(text), 'a date (2026-11-01) or an instant with its offset (2026-11-01T06:00:00Z)'),
   ),
+  ca: setting<string | null>('ca', 'UPLOADER_CA', null, readPemFile),
+  clientCert: setting<string | null>('cert', 'UPLOADER_CERT', null, readPemFile),
+  clientKey: setting<string | null>('key', 'UPLOADER_KEY', null, readPemFile),
   transfers: setting('transfers', 'UPLOADER_TRANSFERS', 4, transfers),
   chunkSizeBytes: setting('chunkSize', 'UPLOADER_CHUNK_SIZE', 64 * 2 ** 20, chunkSizeBytes),
   maxDurationMs: setting('maxDuration', 'UPLOADER_MAX_DURATION', 6 * 3_600_000, (text) =>
