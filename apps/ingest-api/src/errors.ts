@@ -11,7 +11,11 @@ export const ERROR_CODES = {
   conflict: { status: 409, retryable: false, title: 'The state does not allow it' },
   offset_conflict: { status: 409, retryable: true, title: 'The offset is not where the upload stands' },
   upload_gone: { status: 410, retryable: true, title: 'The upload is gone; declare the run again' },
-  precondition_failed: { status: 412, retryable: false, title: 'A required header is missing' },
+  precondition_failed: {
+    status: 412,
+    retryable: false,
+    title: 'A header asks for another state, or is missing',
+  },
   too_large: { status: 413, retryable: false, title: 'More than is allowed' },
   unsupported_media_type: { status: 415, retryable: false, title: 'Not a content type that is taken here' },
   rate_limited: { status: 429, retryable: true, title: 'Too many requests for now' },

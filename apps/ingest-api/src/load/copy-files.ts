@@ -3,21 +3,24 @@ import { once } from 'node:events';
 import type { Writable } from 'node:stream';
 import type { ClientBase } from 'pg';
 import { from as copyFrom } from 'pg-copy-streams';
-import { COPY_COLUMNS, createScoreLineScanner } from 'score-lines';
-import { uploadPath } from '../store/upload-files.ts';
+import { COPY_COLUMNS, createScoreLineScanner, ScoreProfile } from 'score-lines';
 import type { ClaimedFile, ClaimedRevision } from './claim-next-load.ts';
 import { DataFault } from './data-fault.ts';
-import { readChunks } from './read-file.ts';
+import { readLines } from './read-lines.ts';
 import { RejectList } from './reject-list.ts';
 
 export interface CopyResult {
-  readonly rows: number;
-  readonly blankLines: number;
+  readonly bytes: number;
+  /** The lines that were left out, as the contract allows. */
+  readonly rejects: RejectList;
+  readonly scores: ScoreProfile;
 }
 
 export interface CopyOptions {
   readonly dataDir: string;
   readonly partition: string;
+  /** So many bad lines are left out; with one more the revision fails. */
+  readonly maxRejectedLines: number;
   /** Called often: the bytes read and the rows made so far. */
   onProgress(bytes: number, rows: number): void;
 }
@@ -29,7 +32,7 @@ export interface CopyOptions {
  * A bad line does not end the reading: all of them are found. The COPY is then ended in order, so that the
  * transaction stays usable to record the failure in it.
  *
- * @throws {DataFault} bad lines, or content that is not what was declared. After any other error the COPY is
+ * @throws {DataFault} more bad lines than are allowed, or content that is not what was declared. After any other error the COPY is
  *   left open, and the connection must be ended: that ends it too.
  */
 export async function copyFiles(
@@ -41,49 +44,49 @@ export async function copyFiles(
     copyFrom(`COPY ${options.partition} (${COPY_COLUMNS.join(', ')}) FROM STDIN (FORMAT text, FREEZE)`),
   );
   const sink = new CopySink(copy);
-  const rejects = new RejectList();
-  const total = { bytes: 0, rows: 0, blank: 0 };
+  const rejects = new RejectList(options.maxRejectedLines);
+  const scores = new ScoreProfile();
+  const total = { bytes: 0, rows: 0 };
   let mismatch: DataFault | undefined;
   for (const file of claimed.files) {
-    const counts = await copyFile(file, sink, rejects, options, total);
+    const counts = await copyFile(file, sink, { rejects, scores }, options, total);
     mismatch ??= compareWithManifest(file, counts);
     total.bytes += counts.bytes;
     total.rows += counts.rows;
-    total.blank += counts.blank;
   }
   await sink.end();
   if (mismatch !== undefined) throw mismatch;
-  if (!rejects.isEmpty) throw rejects.toFault();
+  if (rejects.isTooLong) throw rejects.toFault();
   if (copy.rowCount !== total.rows) {
     throw new Error(`PostgreSQL took ${copy.rowCount} rows of the ${total.rows} that were sent to it.`);
   }
-  return { rows: total.rows, blankLines: total.blank };
+  return { bytes: total.bytes, rejects, scores };
 }
 
 interface FileCounts {
   readonly bytes: number;
   readonly lines: number;
   readonly rows: number;
-  readonly blank: number;
   readonly sha256: string;
 }
 
 async function copyFile(
   file: ClaimedFile,
   sink: CopySink,
-  rejects: RejectList,
+  { rejects, scores }: Omit<CopyResult, 'bytes'>,
   options: CopyOptions,
   before: { readonly bytes: number; readonly rows: number },
 ): Promise<FileCounts> {
   const hash = createHash('sha256');
-  const scanner = createScoreLineScanner({ onReject: (rejected) => rejects.add(file.name, rejected) });
+  const scanner = createScoreLineScanner({
+    onReject: (rejected) => rejects.add(file.name, rejected),
+    profile: scores,
+  });
   const send = async (rows: Buffer) => {
     // Rows that will never be published are not sent.
-    if (rejects.isEmpty && rows.byteLength > 0) await sink.write(rows);
+    if (!rejects.isTooLong && rows.byteLength > 0) await sink.write(rows);
   };
-  // Nothing was ever sent for an empty file, so there is none on the disk.
-  const chunks = file.bytes === 0 ? [] : readChunks(uploadPath(options.dataDir, file.uploadId));
-  for await (const chunk of chunks) {
+  for await (const chunk of readLines(file, options.dataDir)) {
     hash.update(chunk);
     await send(scanner.scan(chunk));
     options.onProgress(before.bytes + scanner.counts.bytes, before.rows + scanner.counts.rows);

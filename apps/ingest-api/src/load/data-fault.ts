@@ -1,8 +1,10 @@
 import type { RejectTotals, RevisionError } from 'db-schema';
-import type { RejectedLine } from 'score-lines';
+import type { RejectCode, RejectedLine } from 'score-lines';
 
-export interface FileReject extends RejectedLine {
+/** A line that is not loaded: refused by itself, or because its key stands elsewhere too. */
+export interface FileReject extends Omit<RejectedLine, 'code'> {
   readonly file: string;
+  readonly code: RejectCode | 'duplicate_key';
 }
 
 /**

@@ -1,6 +1,7 @@
 import type { ClientBase } from 'pg';
 import type { ClaimedRevision } from './claim-next-load.ts';
 import type { DataFault } from './data-fault.ts';
+import { recordRejects } from './record-rejects.ts';
 
 /**
  * Records, in the load's own transaction, that the data is at fault: the partition goes, the reason stays.
@@ -17,13 +18,7 @@ export async function failRevision(
     `UPDATE ingest.run_revision SET state = 'failed', loaded_at = clock_timestamp(), error = $2, rejects = $3 WHERE revision_id = $1`,
     [claimed.revisionId, JSON.stringify(fault.error), JSON.stringify(fault.rejects)],
   );
-  await client.query('DELETE FROM ingest.rejected_line WHERE revision_id = $1', [claimed.revisionId]);
-  await client.query(
-    `INSERT INTO ingest.rejected_line (revision_id, file, line, byte_offset, code, detail, excerpt)
-     SELECT $1, r.file, r.line, r."byteOffset", r.code, r.detail, r.excerpt
-     FROM jsonb_to_recordset($2::jsonb) AS r(file text, line bigint, "byteOffset" bigint, code text, detail text, excerpt text)`,
-    [claimed.revisionId, JSON.stringify(fault.rejectedLines)],
-  );
+  await recordRejects(client, claimed.revisionId, fault.rejectedLines);
   if (fault.error.code === 'content_mismatch') await forgetUpload(client, claimed, fault.error.file);
 }
 

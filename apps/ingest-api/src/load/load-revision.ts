@@ -1,14 +1,24 @@
-import { createModelRelations, type Database, type LoadOutcome, partitionOf } from 'db-schema';
+import {
+  type Contract,
+  createModelRelations,
+  type Database,
+  type LoadOutcome,
+  type ModelName,
+  partitionOf,
+} from 'db-schema';
 import type { Kysely } from 'kysely';
 import type { ClientBase, Pool } from 'pg';
+import { MAX_REJECTED_LINES_DEFAULT } from '../runs/contract.ts';
 import { attachPartition } from './attach-partition.ts';
 import { buildKey } from './build-key.ts';
 import type { ClaimedRevision } from './claim-next-load.ts';
 import { copyFiles } from './copy-files.ts';
 import { DataFault } from './data-fault.ts';
 import { failRevision } from './fail-revision.ts';
+import { findDuplicates } from './find-duplicates.ts';
 import type { LoadProgress } from './load-attempts.ts';
 import { publishRevision } from './publish-revision.ts';
+import { recordRejects } from './record-rejects.ts';
 
 export interface LoadOptions {
   readonly dataDir: string;
@@ -32,6 +42,7 @@ export async function loadRevision(
 ): Promise<LoadOutcome> {
   const { model, revisionId } = claimed;
   const { progress } = options;
+  const startedMs = performance.now();
   const partition = partitionOf(model, revisionId);
   await ensureModelRelations(options.sidePool, claimed);
   // Row order: score first, as a row then takes 52 bytes instead of 60 (docs/architecture.md).
@@ -43,21 +54,28 @@ export async function loadRevision(
       attributes jsonb)`);
   let outcome: LoadOutcome;
   try {
-    const { rows } = await copyFiles(client, claimed, {
+    const { rejects, scores, bytes } = await copyFiles(client, claimed, {
       dataDir: options.dataDir,
       partition,
+      maxRejectedLines: await maxRejectedLines(client, model),
       onProgress: (bytes, rowsDone) => {
         progress.bytesDone = bytes;
         progress.rowsDone = rowsDone;
       },
     });
-    if (rows === 0) throw noRows(claimed);
+    const summary = scores.summary;
+    if (summary.rows === 0) throw noRows(claimed);
     progress.phase = 'building_key';
-    await buildKey(client, partition);
+    await buildKey(client, partition, () => findDuplicates(client, partition, claimed, options.dataDir));
     progress.phase = 'attaching';
     await attachPartition(client, model, revisionId);
     progress.phase = 'publishing';
-    outcome = await publishRevision(client, claimed, rows);
+    await recordRejects(client, revisionId, rejects.kept);
+    outcome = await publishRevision(client, claimed, {
+      profile: { ...summary, bytes, seconds: (performance.now() - startedMs) / 1000 },
+      rejects: rejects.totals,
+      binShares: (deciles) => scores.binShares(deciles),
+    });
   } catch (error) {
     if (!(error instanceof DataFault)) throw error;
     await failRevision(client, claimed, partition, error);
@@ -65,6 +83,14 @@ export async function loadRevision(
   }
   await finishAttempt(client, options.attemptId, outcome, progress);
   return outcome;
+}
+
+async function maxRejectedLines(client: ClientBase, model: ModelName): Promise<number> {
+  const { rows } = await client.query<{ contract: Contract }>(
+    'SELECT contract FROM ingest.model WHERE name = $1',
+    [model],
+  );
+  return rows[0]?.contract.maxRejectedLines ?? MAX_REJECTED_LINES_DEFAULT;
 }
 
 /** In a transaction of its own: two first loads of one model must not wait for each other's whole load. */

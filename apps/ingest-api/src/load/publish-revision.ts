@@ -1,7 +1,16 @@
+import type { Contract, GateResult, RejectTotals, RevisionProfile } from 'db-schema';
 import type { ClientBase } from 'pg';
 import type { ClaimedRevision } from './claim-next-load.ts';
+import { judgeRevision } from './judge-revision.ts';
 
-export type PublishOutcome = 'published' | 'superseded';
+export type PublishOutcome = 'published' | 'superseded' | 'held';
+
+/** What is known of a revision when its rows are in. */
+export interface LoadedRevision {
+  readonly profile: RevisionProfile;
+  readonly rejects: RejectTotals;
+  binShares(deciles: readonly number[]): readonly number[];
+}
 
 interface CurrentRevision {
   readonly revisionId: number;
@@ -12,43 +21,78 @@ interface CurrentRevision {
 
 /**
  * Makes the loaded revision the one that readers see, unless a newer run stands there already: then it is
- * loaded, and waits as `superseded` to be published by hand.
+ * loaded, and waits as `superseded` to be published by hand; or unless it breaks a gate of the model's
+ * contract: then it is `held` for a human to look at.
  */
 export async function publishRevision(
   client: ClientBase,
   claimed: ClaimedRevision,
-  rows: number,
+  loaded: LoadedRevision,
 ): Promise<PublishOutcome> {
+  const { model, revisionId } = claimed;
   // Two loads of one model may come here at once: the second sees what the first has published.
-  await client.query('SELECT FROM ingest.model WHERE name = $1 FOR NO KEY UPDATE', [claimed.model]);
-  const current = await currentRevision(client, claimed.model);
-  if (current !== undefined && !isNewer(claimed, current)) {
+  const contract = await lockModel(client, model);
+  const current = await currentRevision(client, model);
+  const gates = judgeRevision(
+    contract,
+    { ...loaded, rejectedLines: loaded.rejects.total },
+    current?.profile ?? null,
+  );
+  const outcome = outcomeOf(claimed, current, gates);
+  if (outcome === 'published') {
     await client.query(
-      `UPDATE ingest.run_revision SET state = 'superseded', loaded_at = clock_timestamp(), row_count = $2 WHERE revision_id = $1`,
-      [claimed.revisionId, rows],
+      `UPDATE ingest.run_revision SET state = 'superseded'
+       WHERE model = $1 AND (state = 'published' OR (state = 'held' AND run_key = $2 AND revision < $3))`,
+      [model, claimed.run, claimed.revision],
     );
-    return 'superseded';
   }
   await client.query(
-    `UPDATE ingest.run_revision SET state = 'superseded' WHERE model = $1 AND state = 'published'`,
-    [claimed.model],
-  );
-  await client.query(
     `UPDATE ingest.run_revision
-     SET state = 'published', loaded_at = clock_timestamp(), published_at = clock_timestamp(), row_count = $2
+     SET state = $2, loaded_at = clock_timestamp(), row_count = $3, profile = $4, gates = $5, compared_with = $6,
+         rejects = $7, error = NULL, published_at = CASE WHEN $2 = 'published' THEN clock_timestamp() END
      WHERE revision_id = $1`,
-    [claimed.revisionId, rows],
+    [
+      revisionId,
+      outcome,
+      loaded.profile.rows,
+      JSON.stringify(loaded.profile),
+      JSON.stringify(gates),
+      current?.revisionId ?? null,
+      JSON.stringify(loaded.rejects),
+    ],
   );
-  await client.query(
-    `INSERT INTO ingest.publication (model, revision_id, published_by) VALUES ($1, $2, $3)`,
-    [claimed.model, claimed.revisionId, claimed.declaredBy],
-  );
-  return 'published';
+  if (outcome === 'published') {
+    await client.query(
+      `INSERT INTO ingest.publication (model, revision_id, published_by) VALUES ($1, $2, $3)`,
+      [model, revisionId, claimed.declaredBy],
+    );
+  }
+  return outcome;
 }
 
-async function currentRevision(client: ClientBase, model: string): Promise<CurrentRevision | undefined> {
-  const { rows } = await client.query<CurrentRevision>(
-    `SELECT revision_id AS "revisionId", run_key AS run, revision, as_of AS "asOf"
+function outcomeOf(
+  claimed: ClaimedRevision,
+  current: CurrentRevision | undefined,
+  gates: readonly GateResult[],
+): PublishOutcome {
+  if (current !== undefined && !isNewer(claimed, current)) return 'superseded';
+  return gates.some((gate) => gate.broken) ? 'held' : 'published';
+}
+
+async function lockModel(client: ClientBase, model: string): Promise<Contract> {
+  const { rows } = await client.query<{ contract: Contract }>(
+    'SELECT contract FROM ingest.model WHERE name = $1 FOR NO KEY UPDATE',
+    [model],
+  );
+  return rows[0]?.contract ?? {};
+}
+
+async function currentRevision(
+  client: ClientBase,
+  model: string,
+): Promise<(CurrentRevision & { readonly profile: RevisionProfile | null }) | undefined> {
+  const { rows } = await client.query(
+    `SELECT revision_id AS "revisionId", run_key AS run, revision, as_of AS "asOf", profile
      FROM ingest.run_revision WHERE model = $1 AND state = 'published'`,
     [model],
   );

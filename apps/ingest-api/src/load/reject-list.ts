@@ -5,11 +5,16 @@ import { DataFault, type FileReject } from './data-fault.ts';
 /** So many bad lines are kept whole; the totals count all of them. */
 export const KEPT_REJECTS = 1_000;
 
-/** Collects the refused lines of a revision, file after file. */
+/** Collects the refused lines of a revision, file after file, of which the model's contract allows some. */
 export class RejectList {
+  readonly #allowed: number;
   readonly #kept: FileReject[] = [];
   readonly #byCode: Record<string, number> = {};
   #total = 0;
+
+  constructor(allowed: number) {
+    this.#allowed = allowed;
+  }
 
   add(file: string, rejected: RejectedLine): void {
     this.#total += 1;
@@ -21,8 +26,13 @@ export class RejectList {
     return { total: this.#total, byCode: { ...this.#byCode } };
   }
 
-  get isEmpty(): boolean {
-    return this.#total === 0;
+  get kept(): readonly FileReject[] {
+    return this.#kept;
+  }
+
+  /** There are more than may be: nothing of the revision will be published. */
+  get isTooLong(): boolean {
+    return this.#total > this.#allowed;
   }
 
   /** The fault that names the first bad line and carries the others. */
@@ -30,10 +40,11 @@ export class RejectList {
     const [first] = this.#kept;
     if (first === undefined) throw new Error('There is no rejected line to tell of.');
     const others = this.#total === 1 ? '' : ` ${this.#total - 1} more lines are bad too.`;
+    const allowed = this.#allowed === 0 ? '' : ` The model's contract allows ${this.#allowed} bad lines.`;
     return new DataFault(
       {
         code: 'bad_lines',
-        detail: `${first.file}, line ${first.line}, byte ${first.byteOffset}: ${first.detail}${others} Mend the data and push again.`,
+        detail: `${first.file}, line ${first.line}, byte ${first.byteOffset}: ${first.detail}${others}${allowed} Mend the data and push again.`,
         file: first.file,
         line: first.line,
         byte_offset: first.byteOffset,

@@ -4,7 +4,20 @@ import type { Kysely } from 'kysely';
 export interface AuditEvent {
   /** The token's name, or `loader`. */
   readonly actor: string;
-  readonly action: 'declare' | 'withdraw' | 'queue' | 'remove_upload' | 'create_token' | 'revoke_token';
+  readonly action:
+    | 'declare'
+    | 'withdraw'
+    | 'queue'
+    | 'remove_upload'
+    | 'create_token'
+    | 'revoke_token'
+    | 'set_contract'
+    | 'publish'
+    | 'retry'
+    | 'retire'
+    | 'expire'
+    | 'deny'
+    | 'sign_in';
   readonly model?: ModelName;
   readonly run?: string;
   readonly revision?: number;

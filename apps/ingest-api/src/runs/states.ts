@@ -20,14 +20,17 @@ interface StateRule {
  */
 export const RUN_STATES: Readonly<Record<RunState, StateRule>> = {
   receiving: { moves: { queued: 'finish hook', cancelled: 'new revision' }, mayDo: ['upload', 'withdraw'] },
-  queued: { moves: { loading: 'loader', cancelled: 'new revision' }, mayDo: ['withdraw'] },
+  queued: { moves: { loading: 'loader', cancelled: 'new revision' }, mayDo: ['retry', 'withdraw'] },
   loading: {
     moves: { published: 'loader', superseded: 'loader', held: 'loader', failed: 'loader' },
     mayDo: [],
   },
   published: { moves: { superseded: 'loader' }, mayDo: [] },
-  superseded: { moves: { published: 'operator' }, mayDo: ['publish'] },
-  held: { moves: { published: 'operator', cancelled: 'operator' }, mayDo: ['publish', 'withdraw'] },
+  superseded: { moves: { published: 'operator', cancelled: 'operator' }, mayDo: ['publish', 'withdraw'] },
+  held: {
+    moves: { published: 'operator', superseded: 'loader', cancelled: 'operator' },
+    mayDo: ['publish', 'withdraw'],
+  },
   failed: { moves: { queued: 'operator', cancelled: 'operator' }, mayDo: ['retry', 'withdraw'] },
   cancelled: { moves: {}, mayDo: [] },
 };

@@ -1,0 +1,43 @@
+import type { Database } from 'db-schema';
+import { json, type Response, Router } from 'express';
+import type { Kysely } from 'kysely';
+import { contractRequest } from '../runs/contract.ts';
+import { findModel, listModels, type ModelView, setContract } from '../runs/models.ts';
+import { principalOf, requireAccess } from './authenticate.ts';
+import { parseModelParam, parseRequest } from './requests.ts';
+
+const BODY_LIMIT = '64kb';
+
+/** Models, and what each one's runs are held to. */
+export function modelsRoutes({ db }: { readonly db: Kysely<Database> }): Router {
+  const router = Router();
+
+  router.get('/v1/models', async (_req, res) => {
+    const models = await listModels(db, principalOf(res).models);
+    res.set('Cache-Control', 'no-store').json({ models });
+  });
+
+  router.get('/v1/models/:model', async (req, res) => {
+    const model = parseModelParam(req.params.model);
+    requireAccess(res, 'read', model);
+    sendModel(res, await findModel(db, model));
+  });
+
+  router.put('/v1/models/:model', json({ limit: BODY_LIMIT, inflate: false }), async (req, res) => {
+    const model = parseModelParam(req.params.model);
+    requireAccess(res, 'operate', model);
+    const contract = parseRequest(contractRequest, req.body, 'The contract');
+    await setContract(db, model, contract, principalOf(res).name);
+    sendModel(res, await findModel(db, model));
+  });
+
+  return router;
+}
+
+/** The ETag is the publication, so that `PUT …/current` with If-Match moves only what its caller has seen. */
+export function sendModel(res: Response, model: ModelView): void {
+  res
+    .set('Cache-Control', 'no-store')
+    .set('ETag', `"${model.current?.publicationId ?? 0}"`)
+    .json(model);
+}

@@ -1,0 +1,60 @@
+import type { Database, ModelName } from 'db-schema';
+import { json, type Request, type RequestHandler, Router } from 'express';
+import type { Kysely } from 'kysely';
+import { z } from 'zod';
+import { describeRun } from '../runs/describe-run.ts';
+import type { RevisionKey } from '../runs/find-revision.ts';
+import { retryRun } from '../runs/retry-run.ts';
+import { allows } from '../runs/tokens.ts';
+import { withdrawRun } from '../runs/withdraw-run.ts';
+import { principalOf, requireAccess } from './authenticate.ts';
+import { reason } from './current-routes.ts';
+import { parseModelParam, parseRequest, runKey } from './requests.ts';
+
+/** Also taken from the query, as not every client can send a body with DELETE. */
+export const actionRequest = z.strictObject({
+  reason: reason.optional(),
+  revision: z.coerce.number().int().min(1).optional(),
+});
+
+/** Load a run again, or give it up. Both answer the run. */
+export function runActionsRoutes({ db }: { readonly db: Kysely<Database> }): Router {
+  const router = Router();
+  const body = json({ limit: '64kb', inflate: false });
+
+  const retry: RequestHandler = async (req, res) => {
+    const model = modelOf(req);
+    requireAccess(res, 'operate', model);
+    const { key, reason } = parseAction(req, model);
+    await retryRun(db, { ...key, reason, actor: principalOf(res).name });
+    res.json(await describeRun(db, key.model, key.run));
+  };
+
+  const withdraw: RequestHandler = async (req, res) => {
+    const model = modelOf(req);
+    const principal = principalOf(res);
+    const onlyOwn = !allows(principal, 'operate');
+    requireAccess(res, onlyOwn && allows(principal, 'push') ? 'push' : 'operate', model);
+    const { key, reason } = parseAction(req, model);
+    await withdrawRun(db, { ...key, reason, onlyOwn, actor: principal.name });
+    res.json(await describeRun(db, key.model, key.run));
+  };
+
+  router.post('/v1/models/:model/runs/:run/retry', body, retry);
+  router.delete('/v1/models/:model/runs/:run', body, withdraw);
+  return router;
+}
+
+function modelOf(req: Request): ModelName {
+  const { model } = req.params as { model: string };
+  return parseModelParam(model);
+}
+
+function parseAction(req: Request, model: ModelName): { key: RevisionKey; reason: string | undefined } {
+  const { run } = req.params as { run: string };
+  const given = parseRequest(actionRequest, { ...req.query, ...req.body }, 'The request');
+  return {
+    key: { model, run: parseRequest(runKey, run, 'The run key'), revision: given.revision },
+    reason: given.reason,
+  };
+}

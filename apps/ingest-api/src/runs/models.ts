@@ -1,0 +1,82 @@
+import type { Contract, Database, ModelName } from 'db-schema';
+import { type Kysely, sql, type Transaction } from 'kysely';
+import { IngestError } from '../errors.ts';
+import { recordAudit } from './audit.ts';
+
+/** A model as the API answers it. `publicationId` moves with each publication, and is its ETag. */
+export interface ModelView {
+  readonly model: ModelName;
+  readonly contract: Contract;
+  readonly current: CurrentRun | null;
+  readonly createdAt: Date;
+}
+
+export interface CurrentRun {
+  readonly run: string;
+  readonly revision: number;
+  readonly publishedAt: Date;
+  readonly publishedBy: string;
+  readonly rows: number | null;
+  readonly publicationId: number;
+}
+
+/** @param models those to list; null for all. */
+export async function listModels(
+  db: Kysely<Database>,
+  models: readonly string[] | null,
+): Promise<ModelView[]> {
+  const { rows } = await sql<Omit<ModelView, 'current'> & Partial<CurrentRun>>`
+    SELECT m.name AS model, m.contract, m.created_at AS "createdAt", r.run_key AS run, r.revision,
+           p.published_at AS "publishedAt", p.published_by AS "publishedBy", r.row_count AS rows,
+           p.publication_id AS "publicationId"
+    FROM ingest.model m
+    LEFT JOIN LATERAL (
+      SELECT * FROM ingest.publication p WHERE p.model = m.name ORDER BY publication_id DESC LIMIT 1) p ON true
+    LEFT JOIN ingest.run_revision r ON r.revision_id = p.revision_id
+    WHERE ${models}::text[] IS NULL OR m.name = ANY (${models}::text[])
+    ORDER BY m.name`.execute(db);
+  return rows.map(({ model, contract, createdAt, ...current }) => ({
+    model,
+    contract,
+    current: current.publicationId === null ? null : (current as CurrentRun),
+    createdAt,
+  }));
+}
+
+/** @throws a 404 for a model that has neither run nor contract. */
+export async function findModel(db: Kysely<Database>, model: ModelName): Promise<ModelView> {
+  const [found] = await listModels(db, [model]);
+  if (found !== undefined) return found;
+  throw new IngestError(
+    'not_found',
+    `There is no model "${model}"; its first push, or PUT /v1/models/${model}, makes it.`,
+  );
+}
+
+/** Replaces a model's contract, and makes the model if it is new. Runs are held to it from their next load on. */
+export async function setContract(
+  db: Kysely<Database>,
+  model: ModelName,
+  contract: Contract,
+  actor: string,
+): Promise<void> {
+  await db.transaction().execute(async (trx) => {
+    await trx
+      .insertInto('ingest.model')
+      .values({ name: model, contract: JSON.stringify(contract) })
+      .onConflict((conflict) => conflict.column('name').doUpdateSet({ contract: JSON.stringify(contract) }))
+      .execute();
+    await recordAudit(trx, { actor, action: 'set_contract', model, detail: { contract } });
+  });
+}
+
+/** Publications of a model come one after the other, by hand and by loaders; the lock ends with the transaction. */
+export async function lockModel(trx: Transaction<Database>, model: ModelName): Promise<void> {
+  const row = await trx
+    .selectFrom('ingest.model')
+    .select('name')
+    .where('name', '=', model)
+    .forNoKeyUpdate()
+    .executeTakeFirst();
+  if (row === undefined) throw new IngestError('not_found', `There is no model "${model}".`);
+}
