@@ -62,5 +62,8 @@ export function openDatabase(
 ): { db: Kysely<Database>; pool: pg.Pool } {
   const pool = new pg.Pool({ ...clientConfig(options), max: options.maxConnections });
   pool.on('error', options.onIdleError);
+  // A connection that is lost between two statements of a transaction tells nobody else; unheard, it would end
+  // the process. The next statement on it fails.
+  pool.on('connect', (client) => client.on('error', () => {}));
   return { db: new Kysely<Database>({ dialect: new PostgresDialect({ pool }) }), pool };
 }
