@@ -1,7 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createTestDatabase } from 'local-postgres';
+import { createTestDatabase, type TestDatabase } from 'local-postgres';
 import pg from 'pg';
 import { type Ending, type RunningProgram, runProgram, startProgram, waitForLog } from './program.ts';
 
@@ -26,12 +26,24 @@ export interface Service extends RunningProgram {
   url: string;
 }
 
-export async function startTestSystem(): Promise<TestSystem> {
+export interface TestSystemOptions {
+  /** A server of the test's own, that it may kill; else a database on the one that all tests share. */
+  serverUrl?: string;
+  /** Where service and loader reach the database: the port of a proxy. */
+  databasePort?: (databaseUrl: string) => Promise<number>;
+}
+
+export async function startTestSystem({
+  serverUrl,
+  databasePort,
+}: TestSystemOptions = {}): Promise<TestSystem> {
   const workDir = await mkdtemp(join(tmpdir(), 'score-ingest-e2e-'));
-  const database = await createTestDatabase({ name: 'migrated', migrate });
+  const database = await databaseOf(serverUrl);
   const token = await createToken(database.url);
   const started: RunningProgram[] = [];
-  const serverEnv = { DATABASE_URL: database.url, INGEST_DATA_DIR: join(workDir, 'uploads') };
+  const reachedAt = new URL(database.url);
+  if (databasePort !== undefined) reachedAt.port = String(await databasePort(database.url));
+  const serverEnv = { DATABASE_URL: reachedAt.href, INGEST_DATA_DIR: join(workDir, 'uploads') };
 
   function start(...args: Parameters<typeof startProgram>): RunningProgram {
     const program = startProgram(...args);
@@ -63,6 +75,12 @@ export async function startTestSystem(): Promise<TestSystem> {
       await database.drop();
     },
   };
+}
+
+async function databaseOf(serverUrl: string | undefined): Promise<TestDatabase> {
+  if (serverUrl === undefined) return createTestDatabase({ name: 'migrated', migrate });
+  await migrate(serverUrl);
+  return { url: serverUrl, drop: async () => {} };
 }
 
 async function migrate(url: string): Promise<void> {

@@ -1,0 +1,173 @@
+import { join } from 'node:path';
+import { expect } from 'chai';
+import { type CommitProxy, startCommitProxy } from './support/commit-proxy.ts';
+import { type OwnPostgres, startOwnPostgres } from './support/own-postgres.ts';
+import { testSeed } from './support/random.ts';
+import { writeScoreFile } from './support/score-file.ts';
+import { startTcpProxy } from './support/tcp-proxy.ts';
+import { startTestSystem, type TestSystem } from './support/test-system.ts';
+import { waitFor } from './support/wait-for.ts';
+
+const LINES = 400_000;
+
+describe('PostgreSQL that fails', function () {
+  this.timeout(120_000);
+  let system: TestSystem;
+
+  const pushArgs = (run: string) => ['push', join(system.workDir, run), '--model', 'churn', '--run', run];
+
+  async function expectPublishedOnce(run: string, attempts: string[]): Promise<void> {
+    const outcomes = await system.query<{ outcome: string }>(
+      `SELECT outcome FROM ingest.load_attempt JOIN ingest.run_revision USING (revision_id) WHERE run_key = $1 ORDER BY attempt`,
+      [run],
+    );
+    expect(outcomes.map(({ outcome }) => outcome)).to.deep.equal(attempts);
+    expect(
+      await system.query(
+        `SELECT FROM ingest.publication JOIN ingest.run_revision USING (revision_id) WHERE run_key = $1`,
+        [run],
+      ),
+    ).to.have.length(1);
+    const seen = await system.query(`SELECT count(*)::int AS rows, min(run) AS run FROM scores.churn`);
+    expect(seen).to.deep.equal([{ rows: LINES, run }]);
+  }
+
+  describe('in mid load', () => {
+    let proxy: CommitProxy | undefined;
+    before(async () => {
+      system = await startTestSystem({
+        databasePort: async (url) => {
+          proxy = await startCommitProxy(Number(new URL(url).port));
+          return proxy.port;
+        },
+      });
+    });
+    after(async () => {
+      await system.stop();
+      await proxy?.stop();
+    });
+
+    it('by losing the connection in COPY, key build and ATTACH is tried again, and publishes once each', async () => {
+      const service = await system.startService();
+      const loader = system.startLoader();
+      const seed = testSeed();
+      const statements = {
+        copy: 'COPY',
+        key: 'ALTER TABLE % ADD PRIMARY KEY%',
+        attach: 'ALTER TABLE % ATTACH %',
+      };
+      await writeScoreFile(join(system.workDir, 'first/scores.jsonl'), LINES, seed);
+      expect((await system.runUploader(service.url, pushArgs('first'))).code).to.equal(0);
+
+      for (const [run, statement] of Object.entries(statements)) {
+        await writeScoreFile(join(system.workDir, `${run}/scores.jsonl`), LINES, seed + run.length);
+        // What ATTACH waits for, so that it lasts long enough to be hit.
+        const release = run === 'attach' ? await holdLock('run_data.churn') : async () => {};
+        const push = system.startUploader(service.url, pushArgs(run));
+        await waitFor(`a backend to be killed in ${run}`, () => terminate(statement), 40_000);
+        await release();
+        const { code, stderr } = await push.ended;
+        expect(code, stderr).to.equal(0);
+        await expectPublishedOnce(run, ['retry', 'published']);
+      }
+      await loader.kill('SIGTERM');
+      await service.kill('SIGTERM');
+    });
+
+    it('by losing the answer to COMMIT is asked what became of it, and does not load again', async () => {
+      const service = await system.startService();
+      const loader = system.startLoader();
+      await writeScoreFile(join(system.workDir, 'commit/scores.jsonl'), LINES, testSeed());
+      proxy?.loseNextAnswer();
+      const { code, stderr } = await system.runUploader(service.url, pushArgs('commit'));
+      expect(code, stderr).to.equal(0);
+      expect(proxy?.lostAnswers()).to.equal(1);
+      await expectPublishedOnce('commit', ['published']);
+      await loader.kill('SIGTERM');
+      await service.kill('SIGTERM');
+    });
+
+    async function terminate(statement: string): Promise<boolean> {
+      const rows = await system.query(
+        `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name = 'ingest-api load' AND query LIKE $1 || '%'`,
+        [statement],
+      );
+      return rows.length > 0;
+    }
+
+    /** Ends with the function that is given, at the latest after 30 s. */
+    async function holdLock(table: string): Promise<() => Promise<void>> {
+      const holding = system
+        .query(`BEGIN; LOCK TABLE ${table} IN SHARE UPDATE EXCLUSIVE MODE; SELECT pg_sleep(30); COMMIT`)
+        .catch(() => {});
+      await waitFor('the lock', async () => {
+        const rows = await system.query(
+          `SELECT FROM pg_locks WHERE mode = 'ShareUpdateExclusiveLock' AND granted AND relation = $1::regclass`,
+          [table],
+        );
+        return rows.length > 0;
+      });
+      return async () => {
+        await system.query(
+          `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK TABLE%' AND pid <> pg_backend_pid()`,
+        );
+        await holding;
+      };
+    }
+  });
+
+  describe('as a whole', () => {
+    let postgres: OwnPostgres;
+    before(async () => {
+      postgres = await startOwnPostgres();
+      system = await startTestSystem({ serverUrl: postgres.url });
+    });
+    after(async () => {
+      await system.stop();
+      await postgres.stop();
+    });
+
+    it('is answered with 503 by probe and uploads; both go on when it is back', async () => {
+      const service = await system.startService();
+      const proxy = await startTcpProxy(service.port);
+      system.startLoader();
+      const file = await writeScoreFile(join(system.workDir, 'stopped/scores.jsonl'), LINES, testSeed());
+      const push = system.startUploader(proxy.url, [...pushArgs('stopped'), '--chunk-size', '1MiB']);
+      await waitFor('half of it to be sent', () => proxy.sentBytes() > file.bytes / 2, 30_000);
+      await postgres.kill('SIGQUIT');
+
+      const statusOf = async (path: string) => (await fetch(`${service.url}${path}`)).status;
+      await waitFor('the probe to tell', async () => (await statusOf('/readyz')) === 503);
+      expect(await statusOf('/livez')).to.equal(200);
+      const refused = await fetch(`${service.url}/v1/uploads/${'0'.repeat(32)}`, {
+        method: 'PATCH',
+        headers: { authorization: 'Bearer some-token', 'tus-resumable': '1.0.0' },
+      });
+      expect(refused.status).to.equal(503);
+      expect(refused.headers.get('retry-after')).to.match(/^\d+$/);
+      expect(await refused.json()).to.include({ code: 'database_unavailable', retryable: true });
+
+      await postgres.start();
+      await waitFor('the probe to be well again', async () => (await statusOf('/readyz')) === 200);
+      const { code, stderr } = await push.ended;
+      expect(code, stderr).to.equal(0);
+      const [seen] = await system.query<{ rows: number }>('SELECT count(*)::int AS rows FROM scores.churn');
+      expect(seen?.rows).to.equal(LINES);
+
+      // And in mid load: the server comes back, and the run is loaded anew.
+      await writeScoreFile(join(system.workDir, 'again/scores.jsonl'), LINES, testSeed());
+      const again = system.startUploader(service.url, pushArgs('again'));
+      await waitFor(
+        'its COPY',
+        async () => (await system.query('SELECT FROM pg_stat_progress_copy')).length > 0,
+        30_000,
+      );
+      await postgres.restart('SIGQUIT');
+      const ending = await again.ended;
+      expect(ending.code, ending.stderr).to.equal(0);
+      expect(await system.query('SELECT FROM ingest.publication')).to.have.length(2);
+      await proxy.stop();
+    });
+  });
+});
