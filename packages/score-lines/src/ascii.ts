@@ -1,4 +1,4 @@
-/** The bytes that JSON and COPY's text format give a meaning to. */
+/** The bytes that JSON gives a meaning to. */
 export const NUL = 0x00;
 export const TAB = 0x09;
 export const NEWLINE = 0x0a;

@@ -1,4 +1,4 @@
-import { CLOSE_BRACE, COLON, COMMA, OPEN_BRACE, QUOTE, TAB } from './ascii.ts';
+import { CLOSE_BRACE, COLON, COMMA, OPEN_BRACE, QUOTE } from './ascii.ts';
 import { type LineTotals, refuseRepeated, skipValue } from './attribute-value.ts';
 import type { CopyRows } from './copy-rows.ts';
 import { skipByte, skipString, skipWhitespace } from './json-syntax.ts';
@@ -55,30 +55,11 @@ export function writeExactLine(bytes: Uint8Array, start: number, end: number, ro
   if (pk === undefined) throw new LineFault('missing_pk', start, 'The line has no "pk".');
   if (score === undefined) throw new LineFault('missing_score', start, 'The line has no "score".');
 
-  writeRow(bytes, pk, score, attributeSpans, rows);
-  return true;
-}
-
-function writeRow(
-  bytes: Uint8Array,
-  pk: Field,
-  score: Field,
-  attributeSpans: readonly number[],
-  rows: CopyRows,
-): void {
-  rows.writeEscaped(score.source, score.start, score.end);
-  rows.writeByte(TAB);
-  rows.writeEscaped(pk.source, pk.start, pk.end);
-  rows.writeByte(TAB);
+  rows.beginRow(numberOf(score.source, score.start, score.end));
+  rows.writeText(pk.source, pk.start, pk.end);
   if (attributeSpans.length === 0) rows.writeNull();
-  else {
-    for (let index = 0; index < attributeSpans.length; index += 2) {
-      rows.writeByte(index === 0 ? OPEN_BRACE : COMMA);
-      rows.writeEscaped(bytes, attributeSpans[index] as number, attributeSpans[index + 1] as number);
-    }
-    rows.writeByte(CLOSE_BRACE);
-  }
-  rows.endRow(numberOf(score.source, score.start, score.end));
+  else rows.writeObject(bytes, attributeSpans);
+  return true;
 }
 
 /** What an escape adds to a string: \u006b for k. */

@@ -1,5 +1,3 @@
-import { TAB } from './ascii.ts';
-
 /** Asks where rows with certain keys stand. */
 export interface KeySearch {
   readonly keys: ReadonlySet<string>;
@@ -17,17 +15,11 @@ export interface FoundKey {
   readonly excerpt: string;
 }
 
-/** The pk of the row of COPY's text format (score, pk, attributes) that stands there, without its escapes. */
-export function keyOfRow(row: Buffer, start: number, end: number): string {
-  const pkStart = row.indexOf(TAB, start) + 1;
-  const pkEnd = row.indexOf(TAB, pkStart);
-  if (pkStart > end || pkEnd > end) throw new RangeError('The row does not hold three columns.');
-  const text = row.toString('utf8', pkStart, pkEnd);
-  return text.includes('\\') ? text.replace(/\\(.)/g, unescaped) : text;
-}
+/** In a row of COPY's binary format: behind the columns' number and the score with its length. */
+const PK_LENGTH_AT = 14;
 
-const LETTERS: Readonly<Record<string, string>> = { t: '\t', n: '\n', r: '\r' };
-
-function unescaped(_escape: string, letter: string): string {
-  return LETTERS[letter] ?? letter;
+/** The pk of the row that begins there. */
+export function keyOfRow(rows: Buffer, start: number): string {
+  const pkStart = start + PK_LENGTH_AT + 4;
+  return rows.toString('utf8', pkStart, pkStart + rows.readInt32BE(start + PK_LENGTH_AT));
 }

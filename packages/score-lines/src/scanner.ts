@@ -51,8 +51,9 @@ export interface ScoreLineScannerOptions {
 }
 
 /**
- * Turns a file of JSON Lines into rows of PostgreSQL's COPY (FORMAT text, columns as COPY_COLUMNS), or says what
- * is wrong with a line and where. See README.md for what is accepted.
+ * Turns a file of JSON Lines into rows of PostgreSQL's COPY (FORMAT binary, columns as COPY_COLUMNS; COPY_HEAD
+ * before the first and COPY_TAIL after the last are the caller's), or says what is wrong with a line and where. See
+ * README.md for what is accepted.
  */
 export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreLineScanner {
   const maxLineBytes = options.maxLineBytes ?? MAX_LINE_BYTES_DEFAULT;
@@ -99,7 +100,7 @@ export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreL
       rejectTooLong(bytes, start, end, fileOffset);
       return;
     }
-    rows.reserve(2 * (end - start)); // Each byte of a line becomes at most two, see writeEscaped.
+    rows.reserve(end + 1 - start);
     try {
       if (!writeExactLine(bytes, start, end, rows)) blank++;
     } catch (thrown) {
@@ -126,7 +127,7 @@ export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreL
         takeExactLine(bytes, at, lineEnd, fileOffset, isCut);
       }
       if (rows.rowCount === rowsBefore) continue;
-      const pk = keyOfRow(rows.bytes, rowStart, rows.length);
+      const pk = keyOfRow(rows.bytes, rowStart);
       if (!search.keys.has(pk)) continue;
       const line = blank + rejected + rows.rowCount;
       search.onFound({ pk, line, byteOffset: fileOffset + at, excerpt: excerpt(bytes, at, lineEnd) });

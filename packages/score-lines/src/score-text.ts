@@ -1,5 +1,6 @@
 import { DIGIT_0, MINUS, POINT } from './ascii.ts';
 import { numberEnd } from './json-syntax.ts';
+import { nearestQuotient } from './nearest-double.ts';
 
 /** A number without exponent that is not longer than this is always within the range of double precision. */
 export const PLAIN_SCORE_BYTES_MAX = 300;
@@ -25,10 +26,7 @@ export const POWERS_OF_TEN = Float64Array.from({ length: DIGITS_MAX + 1 }, (_, e
   Number(`1e${exponent}`),
 );
 
-/**
- * The score as a number, for the profile; what PostgreSQL stores it reads from the text. With more than 15 digits
- * it is off by two units in the last place at most, and not on the other side of a round bound such as 1 or 0.3.
- */
+/** The double that is nearest to a score as it is written: what float8in would make of it. */
 export function numberOf(bytes: Uint8Array, start: number, end: number): number {
   if (end - start > DIGITS_MAX || hasExponent(bytes, start, end)) return Number(textOf(bytes, start, end));
   const isNegative = bytes[start] === MINUS;
@@ -42,9 +40,10 @@ export function numberOf(bytes: Uint8Array, start: number, end: number): number 
     else if (digits++ < EXACT_DIGITS_MAX) first = first * 10 + (byte - DIGIT_0);
     else rest = rest * 10 + (byte - DIGIT_0);
   }
-  const restDigits = Math.max(0, digits - EXACT_DIGITS_MAX);
-  const whole = first * (POWERS_OF_TEN[restDigits] as number) + rest;
-  const value = whole / (POWERS_OF_TEN[end - fractionStart] as number);
+  const scale = POWERS_OF_TEN[Math.max(0, digits - EXACT_DIGITS_MAX)] as number;
+  const divisor = POWERS_OF_TEN[end - fractionStart] as number;
+  const value = nearestQuotient(first, scale, rest, divisor);
+  if (Number.isNaN(value)) return Number(textOf(bytes, start, end));
   return isNegative ? -value : value;
 }
 

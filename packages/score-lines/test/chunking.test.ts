@@ -52,7 +52,7 @@ describe('score-lines gives the same whatever the chunks', () => {
     ];
     for (const [index, nextChunkBytes] of sizes.entries()) {
       const scanned = scanFile(file, nextChunkBytes, 3000);
-      expect(scanned.output === whole.output, `the output of chunking ${index}`).to.equal(true);
+      expect(scanned.output.equals(whole.output), `the output of chunking ${index}`).to.equal(true);
       expect(scanned.rejects, `the rejects of chunking ${index}`).to.deep.equal(whole.rejects);
       expect(scanned.counts, `the counts of chunking ${index}`).to.deep.equal(whole.counts);
     }

@@ -2,7 +2,8 @@ import { pipeline } from 'node:stream/promises';
 import { expect } from 'chai';
 import pg from 'pg';
 import { from as copyFrom } from 'pg-copy-streams';
-import { COPY_COLUMNS } from '../src/index.ts';
+import { COPY_COLUMNS, COPY_HEAD, COPY_TAIL } from '../src/index.ts';
+import { readCopyBinary } from './copy-binary.ts';
 import { spellDecimal } from './decimal.ts';
 import { generateLine } from './generated-lines.ts';
 import { modelOf, spell } from './json-model.ts';
@@ -27,7 +28,7 @@ describe('score-lines and PostgreSQL', () => {
 
   /** Copies rows into a new table, as the loader does, and gives back what PostgreSQL says is in it, in order. */
   async function copyAndRead(
-    output: string,
+    output: Buffer,
   ): Promise<{ score: string; pk: string; attributes: string | null }[]> {
     await client.query('BEGIN');
     try {
@@ -36,8 +37,8 @@ describe('score-lines and PostgreSQL', () => {
            pk text COLLATE "C", attributes jsonb, place bigint GENERATED ALWAYS AS IDENTITY)`,
       );
       const columns = COPY_COLUMNS.join(', ');
-      const copy = copyFrom(`COPY score_lines_round_trip (${columns}) FROM STDIN (FORMAT text, FREEZE)`);
-      await pipeline([Buffer.from(output)], client.query(copy));
+      const copy = copyFrom(`COPY score_lines_round_trip (${columns}) FROM STDIN (FORMAT binary, FREEZE)`);
+      await pipeline([COPY_HEAD, output, COPY_TAIL], client.query(copy));
       const result = await client.query(
         'SELECT score::text, pk, attributes::text FROM score_lines_round_trip ORDER BY place',
       );
@@ -148,7 +149,7 @@ describe('score-lines and PostgreSQL', () => {
     const pk = Array.from({ length: 2048 }, () => String.fromCharCode(0x5d + random.int(30))).join('');
     const { output } = scanFile(`{"pk":"${pk}","score":1}\n`);
     await client.query('CREATE TEMPORARY TABLE longest_pk (pk text COLLATE "C" PRIMARY KEY)');
-    await client.query('INSERT INTO longest_pk VALUES ($1)', [output.split('\t')[1]]);
+    await client.query('INSERT INTO longest_pk VALUES ($1)', [readCopyBinary(output)[0]?.pk]);
     await client.query('DROP TABLE longest_pk');
   });
 });

@@ -1,5 +1,6 @@
 import { expect } from 'chai';
 import type { RejectCode } from '../src/index.ts';
+import { readCopyBinary } from './copy-binary.ts';
 import { scanFile } from './scan-file.ts';
 
 /** A line, the code of its refusal, and the text (or the index) in the line where the fault stands. */
@@ -119,6 +120,7 @@ function offsetOf(line: Buffer, at: string | number): number {
 
 describe('score-lines refuses', () => {
   const good = '{"pk":"good","score":1}\n';
+  const goodRow = { score: 1, pk: 'good', attributes: null };
   for (const [behaviour, text, code, at] of refusals) {
     it(`${behaviour}: ${code}`, () => {
       const line = Buffer.from(text);
@@ -127,7 +129,7 @@ describe('score-lines refuses', () => {
       expect(rejects).to.have.length(1);
       expect(rejects[0]).to.include({ line: 2, code, byteOffset: good.length + offsetOf(line, at) });
       expect(rejects[0]?.detail).to.match(/^\S.*[.\w]$/s);
-      expect(output, 'the lines around it').to.equal('1\tgood\t\\N\n'.repeat(2));
+      expect(readCopyBinary(output), 'the lines around it').to.deep.equal([goodRow, goodRow]);
       expect(counts).to.deep.equal({ bytes: file.length, lines: 3, blank: 0, rejected: 1, rows: 2 });
     });
   }
@@ -138,7 +140,7 @@ describe('score-lines refuses', () => {
       const { output, rejects } = scanFile(Buffer.concat([Buffer.from(good), line.subarray(0, cut)]));
       expect(rejects, line.subarray(0, cut).toString()).to.have.length(1);
       expect(rejects[0]).to.include({ line: 2, code: 'cut_off', byteOffset: good.length + cut });
-      expect(output).to.equal('1\tgood\t\\N\n');
+      expect(readCopyBinary(output)).to.deep.equal([goodRow]);
     }
   });
 
@@ -155,7 +157,7 @@ describe('score-lines refuses', () => {
         expect(rejects).to.have.length(1);
         expect(rejects[0]).to.include({ line: 2, code: 'line_too_long', byteOffset: good.length });
         expect(rejects[0]?.excerpt).to.equal(`${long.slice(0, 199)}…`);
-        expect(output).to.equal('1\tgood\t\\N\n'.repeat(ending === '' ? 1 : 2));
+        expect(readCopyBinary(output)).to.deep.equal(ending === '' ? [goodRow] : [goodRow, goodRow]);
         expect(counts.lines).to.equal(ending === '' ? 2 : 3);
       }
     }

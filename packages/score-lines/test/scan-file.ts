@@ -1,7 +1,8 @@
 import { createScoreLineScanner, type LineCounts, type RejectedLine } from '../src/index.ts';
 
 export interface ScannedFile {
-  readonly output: string;
+  /** Rows of COPY's binary format, without its head and tail. */
+  readonly output: Buffer;
   readonly rejects: readonly RejectedLine[];
   readonly counts: LineCounts;
 }
@@ -28,5 +29,5 @@ export function scanFile(
     at = end;
   }
   outputs.push(scanner.finish());
-  return { output: Buffer.concat(outputs).toString('utf8'), rejects, counts: scanner.counts };
+  return { output: Buffer.concat(outputs), rejects, counts: scanner.counts };
 }

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import type { Writable } from 'node:stream';
 import type { ClientBase } from 'pg';
 import { from as copyFrom } from 'pg-copy-streams';
-import { COPY_COLUMNS, createScoreLineScanner, ScoreProfile } from 'score-lines';
+import { COPY_COLUMNS, COPY_HEAD, COPY_TAIL, createScoreLineScanner, ScoreProfile } from 'score-lines';
 import type { ClaimedFile, ClaimedRevision } from './claim-next-load.ts';
 import { DataFault } from './data-fault.ts';
 import { readLines } from './read-lines.ts';
@@ -41,9 +41,10 @@ export async function copyFiles(
   options: CopyOptions,
 ): Promise<CopyResult> {
   const copy = client.query(
-    copyFrom(`COPY ${options.partition} (${COPY_COLUMNS.join(', ')}) FROM STDIN (FORMAT text, FREEZE)`),
+    copyFrom(`COPY ${options.partition} (${COPY_COLUMNS.join(', ')}) FROM STDIN (FORMAT binary, FREEZE)`),
   );
   const sink = new CopySink(copy);
+  await sink.write(COPY_HEAD);
   const rejects = new RejectList(options.maxRejectedLines);
   const scores = new ScoreProfile();
   const total = { bytes: 0, rows: 0 };
@@ -54,6 +55,7 @@ export async function copyFiles(
     total.bytes += counts.bytes;
     total.rows += counts.rows;
   }
+  await sink.write(COPY_TAIL);
   await sink.end();
   if (mismatch !== undefined) throw mismatch;
   if (rejects.isTooLong) throw rejects.toFault();
