@@ -27,7 +27,7 @@ export function askForReason(request: ReasonRequest): Promise<void> {
           <h2 id="dialog-title">${request.label}</h2>
           <p>${request.question}</p>
           <label for="reason">Why? It is kept with the run, beside your token's name.</label>
-          <textarea id="reason" name="reason" required maxlength="500" rows="3" autofocus></textarea>
+          <input id="reason" name="reason" required maxlength="500" autocomplete="off" autofocus />
           ${fault === undefined ? nothing : html`<p class="fault" role="alert">${fault}</p>`}
           <div class="actions">
             <button type="button" @click=${() => dialog.close()}>Cancel</button>

@@ -79,6 +79,41 @@ export const runList = z
   .object({ runs: z.array(runSummary), nextCursor: z.string().nullable() })
   .meta({ id: 'RunList' });
 
+export const model = z
+  .object({
+    model: z.string(),
+    contract: z.record(z.string(), z.number()).describe('what its runs are held to; see the PUT'),
+    current: z
+      .object({
+        run: z.string(),
+        revision: z.int(),
+        publishedAt: instant,
+        publishedBy: z.string(),
+        rows: count.nullable(),
+        publicationId: z.int(),
+      })
+      .nullable()
+      .describe('what readers see; null: nothing yet'),
+    createdAt: instant,
+  })
+  .meta({ id: 'Model' });
+
+export const modelList = z.object({ models: z.array(model) }).meta({ id: 'ModelList' });
+
+export const problem = z
+  .object({
+    type: z.string().describe('/problems/{code}: a page that says what to do'),
+    title: z.string(),
+    status: z.int(),
+    detail: z.string().describe('what happened, to what, and what to do next'),
+    code: z.string(),
+    retryable: z.boolean().describe('whether the same request may succeed later'),
+    request_id: z.string().describe('leads to the log of the service'),
+  })
+  .meta({ id: 'Problem' });
+
+export const probe = z.object({ status: z.string() }).meta({ id: 'Probe' });
+
 const profile = z.object({
   rows: count,
   min: z.number().nullable(),
@@ -117,8 +152,8 @@ export const run = z
           .nullable()
           .describe('until the end of this step; null when nothing that was measured can tell'),
       })
-      .nullable()
-      .describe('null when nothing is going on'),
+      .nullish()
+      .describe('null when nothing is going on; only a GET tells it'),
     load: z
       .object({
         attempt: z.int().min(1),

@@ -4,7 +4,8 @@ import type { RunChange, RunWatch } from '../runs/run-watch.ts';
 import { covers, type Principal } from '../runs/tokens.ts';
 import { principalOf, requireScope } from './authenticate.ts';
 
-const HEARTBEAT_MS = 15_000;
+/** Far below any proxy's patience, and our own idle time-out. */
+const HEARTBEAT_MS = 5_000;
 /** A stream ends after so long, so that a token that was revoked meanwhile does not go on listening. */
 const LONGEST_STREAM_MS = 15 * 60_000;
 const COME_BACK_AFTER_MS = 2_000;

@@ -46,7 +46,8 @@ export function toIngestError(error: unknown): IngestError {
 export function toProblem(error: IngestError, requestId: string): Problem {
   const { status, title, retryable } = ERROR_CODES[error.code];
   return {
-    type: `https://score-ingest.example/problems/${error.code}`,
+    // Relative to the request (RFC 9457 §3.1.1): this service itself has the page.
+    type: `/problems/${error.code}`,
     title,
     status,
     detail: error.message,

@@ -3,6 +3,7 @@ import { json, Router } from 'express';
 import type { Kysely } from 'kysely';
 import { z } from 'zod';
 import { IngestError } from '../errors.ts';
+import { recordAudit } from '../runs/audit.ts';
 import { findPrincipal, type Principal } from '../runs/tokens.ts';
 import { parseRequest } from './requests.ts';
 import { clearSession, requireSameOrigin, sessionToken, setSession } from './session-cookie.ts';
@@ -35,6 +36,7 @@ export function sessionRoutes({ db }: { readonly db: Kysely<Database> }): Router
       );
     }
     res.locals.principal = principal;
+    await recordAudit(db, { actor: principal.name, action: 'sign_in' });
     setSession(req, res, token);
     res.set('Cache-Control', 'no-store').json(sessionOf(principal));
   });

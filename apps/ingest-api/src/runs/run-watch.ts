@@ -98,7 +98,8 @@ export class RunWatch {
     // What has ended is told once more and then left alone, until an act brings it back.
     if (mayMove(run)) this.#seen.set(key, { text, run });
     else this.#seen.delete(key);
-    if (!isChanged || isFirst) return;
+    // What stood there before is news only to those who came before the first look.
+    if (!isChanged || (isFirst && this.#listeners.size === 0)) return;
     const change = { sequence: ++this.#sequence, run };
     this.#changes.push(change);
     if (this.#changes.length > KEPT_CHANGES) this.#changes.shift();

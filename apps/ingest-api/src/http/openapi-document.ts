@@ -1,0 +1,157 @@
+import { z } from 'zod';
+import { ERROR_CODES, type ErrorCode } from '../errors.ts';
+import * as answers from './answers.ts';
+import { type Answer, OPERATIONS, type Operation } from './openapi-operations.ts';
+
+const COMPONENTS = '#/components/schemas/';
+
+/** What any request may meet; those of a route stand with it. */
+const ANY_REQUEST: readonly ErrorCode[] = [
+  'invalid_request',
+  'method_not_allowed',
+  'internal',
+  'shutting_down',
+];
+const ANY_SIGNED_IN: readonly ErrorCode[] = [
+  'unauthenticated',
+  'forbidden',
+  'rate_limited',
+  'database_unavailable',
+];
+
+/** OpenAPI 3.1 from the schemas that validate requests and that the tests hold answers against. */
+export function openApiDocument(): Record<string, unknown> {
+  const paths: Record<string, Record<string, unknown>> = {};
+  for (const operation of OPERATIONS) {
+    const address = operation.path.replace(/:(\w+)/g, '{$1}');
+    paths[address] = { ...paths[address], [operation.method]: describeOperation(operation) };
+  }
+  return {
+    openapi: '3.1.0',
+    info: {
+      title: 'score-ingest',
+      version: '1',
+      description: 'Batch model scores from a scheduler’s disk into PostgreSQL. Uploads speak tus 1.0.',
+    },
+    security: [{ bearer: [] }, { cookie: [] }],
+    paths,
+    components: {
+      securitySchemes: {
+        bearer: { type: 'http', scheme: 'bearer' },
+        cookie: { type: 'apiKey', in: 'cookie', name: 'ingest_session' },
+      },
+      schemas: componentSchemas(),
+    },
+  };
+}
+
+function describeOperation(operation: Operation): Record<string, unknown> {
+  return {
+    summary: operation.summary,
+    ...(operation.scope === null ? { security: [] } : {}),
+    ...(operation.scope === null ? {} : { 'x-scope': operation.scope }),
+    parameters: [...pathParameters(operation), ...queryParameters(operation), ...headerParameters(operation)],
+    ...(operation.body === undefined ? {} : { requestBody: requestBody(operation.body, operation.example) }),
+    responses: { ...successes(operation), ...problems(operation) },
+  };
+}
+
+function pathParameters({ path }: Operation) {
+  return [...path.matchAll(/:(\w+)/g)].map(([, name]) => ({
+    name,
+    in: 'path',
+    required: true,
+    schema: { type: 'string' },
+  }));
+}
+
+function queryParameters({ query }: Operation) {
+  if (query === undefined) return [];
+  const { properties = {} } = inline(query) as { properties?: Record<string, { description?: string }> };
+  return Object.entries(properties).map(([name, { description, ...schema }]) => ({
+    name,
+    in: 'query',
+    required: false,
+    ...(description === undefined ? {} : { description }),
+    schema,
+  }));
+}
+
+function headerParameters({ headers = {} }: Operation) {
+  return Object.entries(headers).map(([name, { required, says }]) => ({
+    name,
+    in: 'header',
+    required,
+    description: says,
+    schema: { type: 'string' },
+  }));
+}
+
+function requestBody(schema: z.ZodType, example: unknown) {
+  return {
+    content: {
+      'application/json': { schema: inline(schema), ...(example === undefined ? {} : { example }) },
+    },
+  };
+}
+
+function successes({ answers: given }: Operation): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(given).map(([status, answer]) => [status, success(answer)]));
+}
+
+function success({ says, schema, mediaType }: Answer): Record<string, unknown> {
+  if (schema === undefined && mediaType === undefined) return { description: says };
+  const content = schema === undefined ? {} : { schema: reference(schema) };
+  return { description: says, content: { [mediaType ?? 'application/json']: content } };
+}
+
+/** One answer a status; several problems may share one, told apart by `code`. */
+function problems({ scope, problems }: Operation): Record<string, unknown> {
+  const codes = new Set([...ANY_REQUEST, ...(scope === null ? [] : ANY_SIGNED_IN), ...problems]);
+  const byStatus = Map.groupBy(codes, (code) => ERROR_CODES[code].status);
+  return Object.fromEntries(
+    [...byStatus].map(([status, sharing]) => [
+      String(status),
+      {
+        description: sharing.map((code) => `\`${code}\`: ${ERROR_CODES[code].title}`).join('; '),
+        content: {
+          'application/problem+json': {
+            schema: {
+              allOf: [
+                { $ref: `${COMPONENTS}Problem` },
+                {
+                  properties: {
+                    code: { enum: sharing },
+                    type: { enum: sharing.map((code) => `/problems/${code}`) },
+                  },
+                },
+              ],
+            },
+          },
+        },
+      },
+    ]),
+  );
+}
+
+function reference(schema: z.ZodType): unknown {
+  const id = schema.meta()?.id;
+  return id === undefined ? inline(schema) : { $ref: `${COMPONENTS}${id}` };
+}
+
+function inline(schema: z.ZodType): Record<string, unknown> {
+  const { $schema: _, ...rest } = z.toJSONSchema(schema, { io: 'input' }) as Record<string, unknown>;
+  return rest;
+}
+
+function componentSchemas(): Record<string, unknown> {
+  const registry = z.registry<{ id: string }>();
+  for (const schema of Object.values(answers)) {
+    const id = schema.meta()?.id;
+    if (id !== undefined) registry.add(schema, { id });
+  }
+  const { schemas } = z.toJSONSchema(registry, { uri: (id) => `${COMPONENTS}${id}` });
+  return Object.fromEntries(
+    Object.entries(schemas).map(([id, { $schema: _schema, $id: _id, id: _own, ...rest }]) => [id, rest]),
+  );
+}

@@ -1,0 +1,105 @@
+import { Counter, Gauge, type Registry } from 'prom-client';
+import type { ServiceFigures } from '../runs/service-figures.ts';
+import type { DiskRoom } from './room-check.ts';
+
+/** What a scrape reads from database and disk, so that it is true for all processes and across restarts. */
+export interface ServiceMetrics {
+  set(figures: ServiceFigures, room: DiskRoom): void;
+}
+
+export function serviceMetrics(registry: Registry): ServiceMetrics {
+  const registers = [registry];
+  const gauge = (name: string, help: string) => new Gauge({ name, help, registers });
+  const counter = (name: string, help: string) => new Counter({ name, help, registers });
+
+  const queueRuns = gauge('ingest_queue_runs', 'Runs with all their files that wait for a loader.');
+  const queueAge = gauge('ingest_queue_oldest_age_seconds', 'How long the oldest waiting run has waited.');
+  const betweenTries = gauge('ingest_queue_retrying_runs', 'Waiting runs of which a load broke off before.');
+  const loadsRunning = gauge('ingest_loads_running', 'Loads that are going on.');
+  const loaders = gauge('ingest_loaders', 'Loaders that are connected to the database.');
+  const receivingRuns = gauge('ingest_receiving_runs', 'Runs that wait for bytes of their files.');
+  const receivingFiles = gauge('ingest_receiving_files', 'Files of those runs that are not complete.');
+  const stalledFiles = gauge('ingest_stalled_files', 'Of those, files that have stopped moving.');
+  const missingBytes = gauge('ingest_receiving_missing_bytes', 'Bytes that are still to come.');
+  const freeBytes = gauge('ingest_disk_free_bytes', 'Free on the disk of uploads.');
+  const largestUpload = gauge(
+    'ingest_disk_largest_upload_bytes',
+    'The largest file there would be room for.',
+  );
+  const runs = new Gauge({
+    name: 'ingest_runs',
+    help: 'Runs by the stored state of their newest revision.',
+    labelNames: ['state'],
+    registers,
+  });
+  const published = new Gauge({
+    name: 'ingest_last_published_timestamp_seconds',
+    help: 'When a run of the model was last shown to readers.',
+    labelNames: ['model'],
+    registers,
+  });
+  const uploadsCreated = counter('ingest_uploads_created_total', 'Uploads that were made.');
+  const uploadsFinished = counter('ingest_uploads_finished_total', 'Uploads that have all their bytes.');
+  const uploadBytes = counter(
+    'ingest_upload_bytes_total',
+    'Bytes that were received and synced to the disk.',
+  );
+  const loads = new Counter({
+    name: 'ingest_loads_total',
+    help: 'Tries to load a run that have ended, by their outcome.',
+    labelNames: ['outcome'],
+    registers,
+  });
+  const loadSeconds = new Counter({
+    name: 'ingest_load_seconds_total',
+    help: 'Time that those tries took, by their outcome.',
+    labelNames: ['outcome'],
+    registers,
+  });
+  const loadedRows = counter('ingest_loaded_rows_total', 'Rows of loads that committed.');
+  const loadedBytes = counter('ingest_loaded_bytes_total', 'Bytes of files of loads that committed.');
+  const rejectedLines = counter('ingest_rejected_lines_total', 'Lines that were refused.');
+  const denials = counter(
+    'ingest_denials_total',
+    'Requests that were not allowed, as the audit log has them.',
+  );
+
+  return {
+    set(figures, room) {
+      queueRuns.set(figures.queue.waiting);
+      queueAge.set(figures.queue.oldestWaitSeconds ?? 0);
+      betweenTries.set(figures.queue.betweenTries);
+      loadsRunning.set(figures.queue.loading);
+      loaders.set(figures.loaders);
+      receivingRuns.set(figures.receiving.runs);
+      receivingFiles.set(figures.receiving.files);
+      stalledFiles.set(figures.receiving.stalledFiles);
+      missingBytes.set(figures.receiving.missingBytes);
+      freeBytes.set(room.freeBytes);
+      largestUpload.set(room.largestUploadBytes);
+      runs.reset();
+      for (const [state, count] of Object.entries(figures.states)) runs.set({ state }, count);
+      published.reset();
+      for (const { model, at } of figures.published) published.set({ model }, at);
+      loads.reset();
+      loadSeconds.reset();
+      for (const { outcome, count, seconds } of figures.loads) {
+        loads.inc({ outcome }, count);
+        loadSeconds.inc({ outcome }, seconds);
+      }
+      setTo(uploadsCreated, figures.uploads.created);
+      setTo(uploadsFinished, figures.uploads.finished);
+      setTo(uploadBytes, figures.uploads.bytes);
+      setTo(loadedRows, figures.loaded.rows);
+      setTo(loadedBytes, figures.loaded.bytes);
+      setTo(rejectedLines, figures.rejectedLines);
+      setTo(denials, figures.denials);
+    },
+  };
+}
+
+/** A counter whose truth is in the database is written anew at each scrape. */
+function setTo(counter: Counter, value: number): void {
+  counter.reset();
+  counter.inc(value);
+}
