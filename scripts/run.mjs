@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// `npm run lab`, `npm test`, `npm run setup`: makes the checkout ready, then runs the task on Node 26.
+// `npm run lab`, `npm test`, `npm run torture`, `npm run setup`: makes the checkout ready, then runs the task on Node 26.
 // This file and scripts/setup/ run on whatever Node the machine has (18 or newer), with nothing installed.
 import { constants } from 'node:os';
 import { join } from 'node:path';
@@ -14,11 +14,11 @@ const TEST_FILES = ['packages/*/test/**/*.test.ts', 'apps/*/test/**/*.test.ts', 
 const REPAIR_TYPES = 'Repair the types named above.';
 
 const [task, ...args] = process.argv.slice(2);
-const tasks = { setup: async () => {}, test, lab };
+const tasks = { setup: async () => {}, test, lab, torture };
 const run = Object.hasOwn(tasks, task ?? '') ? tasks[task] : undefined;
 
 if (run === undefined) {
-  console.error('Usage: node scripts/run.mjs setup|test|lab [arguments of the task]');
+  console.error('Usage: node scripts/run.mjs setup|test|lab|torture [arguments of the task]');
   process.exit(2);
 }
 if (Number.parseInt(process.versions.node, 10) < 18) {
@@ -60,6 +60,14 @@ async function lab() {
     'node',
     [join(ROOT, 'scripts/lab/main.ts'), ...args],
     'The reason is above; logs are in .lab/logs (or $LAB_HOME/logs).',
+  );
+}
+
+async function torture() {
+  await attached(
+    'node',
+    [join(ROOT, 'e2e/torture/main.ts'), ...args],
+    'A promise did not hold; the seed is above.',
   );
 }
 

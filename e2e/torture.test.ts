@@ -1,0 +1,26 @@
+import { expect } from 'chai';
+import { testSeed } from './support/random.ts';
+import { runTorture } from './torture/run-torture.ts';
+
+/** The short form; `npm run torture` is the long one. */
+const KILLS = 25;
+const FOR_MS = 10_000;
+
+describe('The whole system under SIGKILL', function () {
+  this.timeout(120_000);
+
+  it('keeps every promise, whoever is killed, whenever', async () => {
+    const seed = testSeed();
+    const report = await runTorture({
+      seed,
+      kills: KILLS,
+      forMs: FOR_MS,
+      linesPerRun: 60_000,
+      tell: () => {},
+    });
+    console.log(`      ${JSON.stringify(report)}`);
+    expect(report.runs).to.be.greaterThan(0);
+    expect(report.reads).to.be.greaterThan(0);
+    expect(report.offsetsSeen).to.be.greaterThan(0);
+  });
+});
