@@ -1,8 +1,11 @@
 import { z } from 'zod';
 import { checkTls, GUARD_VARIABLES, type GuardConfig, toGuardConfig } from './guard-config.ts';
 
+const HOUR_MS = 60 * 60 * 1000;
+
 const port = z.coerce.number().int().min(0).max(65_535);
 const bytes = z.coerce.number().int().positive();
+const hours = z.coerce.number().positive().max(100_000);
 const databaseUrl = z.string().regex(/^postgres(ql)?:\/\//, 'must be a postgres:// URL');
 
 const COMMON = {
@@ -24,6 +27,8 @@ const SERVE = z
       .min(0)
       .default(1024 ** 3),
     INGEST_IDLE_TIMEOUT_MS: z.coerce.number().int().positive().default(60_000),
+    INGEST_KEEP_FILES_HOURS: hours.default(7 * 24),
+    INGEST_EXPIRE_UPLOADS_HOURS: hours.default(7 * 24),
   })
   .superRefine((it, context) => {
     checkTls(it, (name, message) => context.addIssue({ code: 'custom', path: [name], message }));
@@ -38,6 +43,7 @@ const LOAD = z.object({
     .default('512MB'),
   INGEST_POLL_INTERVAL_MS: z.coerce.number().int().positive().default(2_000),
   INGEST_STALL_TIMEOUT_MS: z.coerce.number().int().positive().default(120_000),
+  INGEST_RETENTION_INTERVAL_MS: z.coerce.number().int().positive().default(60_000),
 });
 
 const DATABASE_ONLY = z.object(COMMON);
@@ -57,6 +63,10 @@ export interface ServeConfig extends DatabaseConfig {
   readonly maxUploadBytes: number;
   /** What must stay free on the disk of `dataDir` after everything that is declared has arrived. */
   readonly minFreeBytes: number;
+  /** How long the files of a run stay after its load. */
+  readonly keepFilesMs: number;
+  /** A run of which no byte arrives for so long is given up. */
+  readonly expireUploadsMs: number;
   /** A connection that brings no byte for so long is closed. */
   readonly idleTimeoutMs: number;
   readonly guard: GuardConfig;
@@ -70,6 +80,8 @@ export interface LoadConfig extends DatabaseConfig {
   readonly pollIntervalMs: number;
   /** A COPY that takes no byte for so long is given up and tried again. */
   readonly stallTimeoutMs: number;
+  /** How often rows past retention are cleared away. */
+  readonly retentionIntervalMs: number;
 }
 
 /** All faults of a configuration at once, one line each. */
@@ -105,6 +117,8 @@ export function loadServeConfig(env: Environment): ServeConfig {
     maxUploadBytes: it.INGEST_MAX_UPLOAD_BYTES,
     minFreeBytes: it.INGEST_MIN_FREE_BYTES,
     idleTimeoutMs: it.INGEST_IDLE_TIMEOUT_MS,
+    keepFilesMs: it.INGEST_KEEP_FILES_HOURS * HOUR_MS,
+    expireUploadsMs: it.INGEST_EXPIRE_UPLOADS_HOURS * HOUR_MS,
     guard: toGuardConfig(it),
   };
 }
@@ -119,6 +133,7 @@ export function loadLoaderConfig(env: Environment): LoadConfig {
     maintenanceWorkMem: it.INGEST_MAINTENANCE_WORK_MEM,
     pollIntervalMs: it.INGEST_POLL_INTERVAL_MS,
     stallTimeoutMs: it.INGEST_STALL_TIMEOUT_MS,
+    retentionIntervalMs: it.INGEST_RETENTION_INTERVAL_MS,
   };
 }
 

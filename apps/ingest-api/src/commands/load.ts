@@ -4,6 +4,7 @@ import type { Logger } from 'pino';
 import type { LoadConfig } from '../config.ts';
 import { describeError } from '../errors.ts';
 import { runLoader } from '../load/run-loader.ts';
+import { runRetention } from '../load/run-retention.ts';
 
 /** What is told of loads is written at once; a server that takes longer hangs. */
 const SIDE_SILENCE_MS = 60_000;
@@ -24,6 +25,10 @@ export async function load(config: LoadConfig, log: Logger, signal: AbortSignal)
   });
   const worker = `${hostname()}:${process.pid}`;
   log.info({ worker, dataDir: config.dataDir }, 'loader started');
+  const retention = runRetention(
+    { clientConfig: clientConfig(connection), log, signal },
+    config.retentionIntervalMs,
+  );
   await runLoader(
     {
       clientConfig: clientConfig(connection),
@@ -38,6 +43,7 @@ export async function load(config: LoadConfig, log: Logger, signal: AbortSignal)
     },
     config.pollIntervalMs,
   );
+  await retention;
   await side.db.destroy();
   log.info('loader stopped');
 }

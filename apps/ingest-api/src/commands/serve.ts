@@ -8,6 +8,7 @@ import { createApp } from '../http/app.ts';
 import { createListener } from '../http/listener.ts';
 import { roomCheck } from '../http/room-check.ts';
 import type { QueuedRevision } from '../runs/queue-complete-revisions.ts';
+import { removeFiles } from '../runs/remove-files.ts';
 import { sweepFinishedUploads } from '../runs/sweep.ts';
 import { uploadRecords } from '../runs/upload-records.ts';
 import { DurableStore } from '../store/durable-store.ts';
@@ -63,6 +64,12 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   const sweep = () =>
     sweepFinishedUploads(db)
       .then(noteQueued)
+      .then(() => removeFiles(db, config.dataDir, config))
+      .then(({ expired, removedFiles, removedBytes }) => {
+        for (const { model, run_key, revision } of expired)
+          log.info({ model, run: run_key, revision }, 'run given up: nobody sends it any more');
+        if (removedFiles > 0) log.info({ removedFiles, removedBytes }, 'files removed that no run needs');
+      })
       .catch((error: unknown) =>
         log.warn({ err: describeError(error) }, 'the sweep failed; it runs again in a minute'),
       );

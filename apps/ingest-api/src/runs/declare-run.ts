@@ -179,7 +179,8 @@ async function uploadsOfSameContent(
     FROM ingest.upload u
     WHERE u.model = ${model} AND u.removed_at IS NULL
       AND u.sha256 = ANY (${files.map((file) => Buffer.from(file.sha256, 'hex'))}::bytea[])
-    ORDER BY u.offset_bytes`.execute(trx);
+    ORDER BY u.offset_bytes
+    FOR SHARE OF u`.execute(trx); // the sweep that removes files waits, or has been here before
   const byContent = new Map<string, SharedUpload[]>();
   for (const row of rows) {
     const key = `${row.sha256?.toString('hex')} ${row.bytes}`;

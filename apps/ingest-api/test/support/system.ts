@@ -86,7 +86,14 @@ export async function startSystem(config: Partial<ServeConfig> = {}): Promise<Te
     startLoader(loadConfig = {}) {
       const controller = new AbortController();
       const running = load(
-        { ...common, maintenanceWorkMem: '64MB', pollIntervalMs: 200, stallTimeoutMs: 20_000, ...loadConfig },
+        {
+          ...common,
+          maintenanceWorkMem: '64MB',
+          pollIntervalMs: 200,
+          stallTimeoutMs: 20_000,
+          retentionIntervalMs: 3_600_000,
+          ...loadConfig,
+        },
         pino({ level: process.env.TEST_LOG_LEVEL ?? 'silent' }),
         controller.signal,
       );
@@ -127,6 +134,8 @@ const DEFAULTS = {
   maxUploadBytes: 1024 ** 3,
   minFreeBytes: 0,
   idleTimeoutMs: 15_000,
+  keepFilesMs: 24 * 60 * 60 * 1000,
+  expireUploadsMs: 24 * 60 * 60 * 1000,
   guard: loadServeConfig({ DATABASE_URL: 'postgres://', INGEST_DATA_DIR: '.' }).guard,
 } as const;
 

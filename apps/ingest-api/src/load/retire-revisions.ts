@@ -1,0 +1,105 @@
+import { type ModelName, parentOf, partitionOf } from 'db-schema';
+import type { Client } from 'pg';
+import { sqlStateOf } from '../errors.ts';
+import { KEEP_REVISIONS_DEFAULT } from '../runs/contract.ts';
+import { RETENTION_LOCK } from '../runs/retention-lock.ts';
+
+const LOCK_NOT_AVAILABLE = '55P03';
+
+export interface RetiredRevision {
+  readonly revisionId: number;
+  readonly model: ModelName;
+  readonly run: string;
+  readonly revision: number;
+}
+
+export interface RetirementReport {
+  /** Their rows are gone. */
+  readonly dropped: readonly RetiredRevision[];
+  /** Readers are still in their model's table: their partition goes in a later sweep. */
+  readonly waiting: readonly RetiredRevision[];
+}
+
+/**
+ * Clears away the rows of revisions that nobody can want any more: beyond the last N that were loaded beside the
+ * published one (`keepRevisions` of the model's contract), and what was withdrawn. What is held stays until somebody has decided.
+ *
+ * First they are marked, so that nobody publishes them; then their partitions go, in statements that a kill may
+ * end anywhere: the next sweep goes on where this one stopped.
+ *
+ * @param patienceMs how long to wait for readers that are in the model's table.
+ */
+export async function retireRevisions(client: Client, patienceMs: number): Promise<RetirementReport> {
+  const { rows } = await client.query<{ locked: boolean }>('SELECT pg_try_advisory_lock($1) AS locked', [
+    RETENTION_LOCK,
+  ]);
+  if (rows[0]?.locked !== true) return { dropped: [], waiting: [] };
+  await markRetired(client);
+  const dropped: RetiredRevision[] = [];
+  const waiting: RetiredRevision[] = [];
+  for (const partition of await retiredPartitions(client)) {
+    const isGone = await dropPartition(client, partition, patienceMs);
+    (isGone ? dropped : waiting).push(partition);
+  }
+  await client.query('SELECT pg_advisory_unlock($1)', [RETENTION_LOCK]);
+  return { dropped, waiting };
+}
+
+/** A row that is published meanwhile is looked at again by UPDATE, and does not match any more. */
+async function markRetired(client: Client): Promise<void> {
+  await client.query(
+    `WITH loaded AS (
+       SELECT r.revision_id, r.state, coalesce((m.contract->>'keepRevisions')::int, $1) AS keep,
+              row_number() OVER (PARTITION BY r.model, r.state ORDER BY coalesce(r.published_at, r.loaded_at) DESC) AS place
+       FROM ingest.run_revision r JOIN ingest.model m ON m.name = r.model
+       WHERE r.state IN ('superseded', 'cancelled') AND r.row_count IS NOT NULL AND r.retired_at IS NULL),
+     retired AS (
+       UPDATE ingest.run_revision SET retired_at = now()
+       WHERE revision_id IN (SELECT revision_id FROM loaded WHERE state = 'cancelled' OR place > keep)
+         AND state IN ('superseded', 'cancelled') AND retired_at IS NULL
+       RETURNING model, run_key, revision)
+     INSERT INTO ingest.audit_event (actor, action, model, run_key, revision)
+     SELECT 'loader', 'retire', model, run_key, revision FROM retired`,
+    [KEEP_REVISIONS_DEFAULT],
+  );
+}
+
+type Partition = RetiredRevision & { readonly attached: boolean; readonly pending: boolean };
+
+/** Those that an earlier sweep has begun with come first: a table can have one such at a time. */
+async function retiredPartitions(client: Client): Promise<Partition[]> {
+  const { rows } = await client.query<Partition>(
+    `SELECT r.revision_id AS "revisionId", r.model, r.run_key AS run, r.revision,
+            i.inhrelid IS NOT NULL AS attached, coalesce(i.inhdetachpending, false) AS pending
+     FROM ingest.run_revision r
+     JOIN pg_class c ON c.relname = r.model || '$' || r.revision_id AND c.relkind = 'r'
+       AND c.relnamespace = 'run_data'::regnamespace
+     LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
+     WHERE r.retired_at IS NOT NULL
+     ORDER BY pending DESC, r.revision_id`,
+  );
+  return rows;
+}
+
+/**
+ * DETACH CONCURRENTLY waits for readers and makes none wait, where plain DETACH and DROP would make all of them.
+ * When it gives up the partition stays marked as about to go; FINALIZE then ends it. FINALIZE holds a lock that the
+ * next ATTACH needs, so that it is given a moment only.
+ *
+ * @returns false when readers were there for too long.
+ */
+async function dropPartition(client: Client, partition: Partition, patienceMs: number): Promise<boolean> {
+  const { model, revisionId, attached, pending } = partition;
+  const name = partitionOf(model, revisionId);
+  const detach = `ALTER TABLE ${parentOf(model)} DETACH PARTITION ${name}`;
+  try {
+    await client.query(`SET lock_timeout = ${pending ? Math.min(patienceMs, 1_000) : patienceMs}`);
+    if (attached) await client.query(`${detach} ${pending ? 'FINALIZE' : 'CONCURRENTLY'}`);
+    await client.query(`DROP TABLE ${name}`);
+    return true;
+  } catch (error) {
+    // 55000: another partition of the table is still about to go.
+    if (!['55000', LOCK_NOT_AVAILABLE].includes(sqlStateOf(error) ?? '')) throw error;
+    return false;
+  }
+}

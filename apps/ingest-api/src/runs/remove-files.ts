@@ -1,0 +1,103 @@
+import type { Database, ModelName } from 'db-schema';
+import { type Kysely, sql, type Transaction } from 'kysely';
+import { removeUploadFile } from '../store/upload-files.ts';
+import { recordAudit } from './audit.ts';
+import { RETENTION_LOCK } from './retention-lock.ts';
+
+export interface FileRetention {
+  /** Files stay so long after the last load that used them. */
+  readonly keepFilesMs: number;
+  /** A run that no byte arrives of for so long is given up. */
+  readonly expireUploadsMs: number;
+}
+
+export interface RemovalReport {
+  readonly expired: readonly ExpiredRun[];
+  readonly removedFiles: number;
+  readonly removedBytes: number;
+}
+
+interface ExpiredRun {
+  readonly model: ModelName;
+  readonly run_key: string;
+  readonly revision: number;
+}
+
+/**
+ * Gives up runs that nobody sends any more, and removes the files that no run needs: neither one that waits for
+ * its files or its load, nor one that was declared or loaded a short while ago. One sweep at a time; what a kill
+ * leaves undone the next one does.
+ */
+export async function removeFiles(
+  db: Kysely<Database>,
+  dataDir: string,
+  retention: FileRetention,
+): Promise<RemovalReport> {
+  const expired = await db.transaction().execute(async (trx) => {
+    const { rows } = await sql<{ locked: boolean }>`
+      SELECT pg_try_advisory_xact_lock(${RETENTION_LOCK}) AS locked`.execute(trx);
+    if (rows[0]?.locked !== true) return [];
+    const given = await expireRuns(trx, retention.expireUploadsMs);
+    await giveUpFiles(trx, retention.keepFilesMs);
+    return given;
+  });
+  const given = await db
+    .selectFrom('ingest.upload')
+    .select(['upload_id', 'offset_bytes'])
+    .where('removed_at', 'is not', null)
+    .where('file_removed_at', 'is', null)
+    .execute();
+  let removedBytes = 0;
+  for (const { upload_id, offset_bytes } of given) {
+    await removeUploadFile(dataDir, upload_id);
+    await db
+      .updateTable('ingest.upload')
+      .set({ file_removed_at: sql<Date>`now()` })
+      .where('upload_id', '=', upload_id)
+      .execute();
+    removedBytes += offset_bytes;
+  }
+  return { expired, removedFiles: given.length, removedBytes };
+}
+
+/** By last activity, not by age: an upload of days is fine as long as bytes arrive. */
+async function expireRuns(trx: Transaction<Database>, afterMs: number): Promise<readonly ExpiredRun[]> {
+  const { rows } = await sql<ExpiredRun>`
+    UPDATE ingest.run_revision r SET state = 'cancelled'
+    WHERE r.state = 'receiving' AND r.declared_at < ${before(afterMs)}
+      AND NOT EXISTS (
+        SELECT FROM ingest.run_file f JOIN ingest.upload u USING (upload_id)
+        WHERE f.revision_id = r.revision_id AND u.last_progress_at >= ${before(afterMs)})
+    RETURNING model, run_key, revision`.execute(trx);
+  for (const { model, run_key, revision } of rows)
+    await recordAudit(trx, { actor: 'service', action: 'expire', model, run: run_key, revision });
+  return rows;
+}
+
+/**
+ * Locked first and judged after, in a statement of its own: a declaration that shares an upload (FOR SHARE) is
+ * then seen, or sees that the upload is gone.
+ */
+async function giveUpFiles(trx: Transaction<Database>, afterMs: number): Promise<void> {
+  const { rows } = await sql<{ upload_id: string }>`
+    SELECT upload_id FROM ingest.upload u
+    WHERE u.removed_at IS NULL AND u.last_progress_at < ${before(afterMs)} AND ${isNotNeeded(afterMs)}
+    FOR UPDATE SKIP LOCKED`.execute(trx);
+  if (rows.length === 0) return;
+  await sql`
+    UPDATE ingest.upload u SET removed_at = now()
+    WHERE u.upload_id = ANY (${rows.map((row) => row.upload_id)}::text[]) AND ${isNotNeeded(afterMs)}`.execute(
+    trx,
+  );
+}
+
+function isNotNeeded(afterMs: number) {
+  return sql<boolean>`NOT EXISTS (
+    SELECT FROM ingest.run_file f JOIN ingest.run_revision r USING (revision_id)
+    WHERE f.upload_id = u.upload_id
+      AND (r.state IN ('receiving', 'queued') OR coalesce(r.loaded_at, r.declared_at) >= ${before(afterMs)}))`;
+}
+
+function before(ms: number) {
+  return sql<Date>`now() - ${ms} * interval '1 millisecond'`;
+}

@@ -1,0 +1,225 @@
+import { access } from 'node:fs/promises';
+import { expect } from 'chai';
+import { clientConfig, openDatabase } from 'db-schema';
+import pg from 'pg';
+import { retireRevisions } from '../src/load/retire-revisions.ts';
+import { removeFiles } from '../src/runs/remove-files.ts';
+import { uploadPath } from '../src/store/upload-files.ts';
+import {
+  declare,
+  getRun,
+  patch,
+  pushRun,
+  runPath,
+  scoreLines,
+  startSystem,
+  type TestSystem,
+  untilFinal,
+} from './support/system.ts';
+
+const DAY_MS = 24 * 60 * 60 * 1000;
+
+describe('retention', () => {
+  let system: TestSystem;
+  let operator: string;
+  const clients: pg.Client[] = [];
+  before(async () => {
+    system = await startSystem();
+    operator = await system.createToken({ name: 'operator', scopes: ['operate', 'push'] });
+    system.startLoader();
+  });
+  after(async () => {
+    await Promise.all(clients.map((client) => client.end()));
+    await system.stop();
+  });
+
+  async function connect(role?: 'ingest_loader'): Promise<pg.Client> {
+    const { databaseUrl } = system;
+    const client = new pg.Client(
+      role === undefined
+        ? { connectionString: databaseUrl }
+        : clientConfig({ databaseUrl, role, applicationName: 'test' }),
+    );
+    client.on('error', () => {}); // one of them is ended on purpose
+    await client.connect();
+    clients.push(client);
+    return client;
+  }
+
+  async function sweepRows(patienceMs = 10_000) {
+    const client = await connect('ingest_loader');
+    const { dropped, waiting } = await retireRevisions(client, patienceMs);
+    return { dropped: dropped.map(({ run }) => run), waiting: waiting.map(({ run }) => run) };
+  }
+
+  async function partitionsOf(model: string): Promise<number> {
+    return (
+      await system.query(`SELECT FROM pg_class WHERE relkind = 'r' AND relname LIKE $1`, [`${model}$%`])
+    ).length;
+  }
+
+  async function publishRuns(model: string, runs: readonly string[]): Promise<void> {
+    for (const [index, run] of runs.entries()) {
+      await pushRun(system, model, run, [{ name: 'a.jsonl', content: scoreLines(10 + index) }]);
+      expect((await untilFinal(system, model, run)).state).to.equal('published');
+    }
+  }
+
+  const keep = (model: string, keepRevisions: number) =>
+    system.request('PUT', `/v1/models/${model}`, { json: { keepRevisions }, token: operator });
+
+  it('keeps the published and the last N revisions, and drops the rows of older ones', async () => {
+    await keep('rows', 2);
+    await publishRuns('rows', ['r1', 'r2', 'r3', 'r4', 'r5']);
+    expect(await sweepRows()).to.deep.equal({ dropped: ['r1', 'r2'], waiting: [] });
+    expect(await partitionsOf('rows')).to.equal(3);
+    expect(await sweepRows()).to.deep.equal({ dropped: [], waiting: [] });
+    const gone = await system.request('PUT', '/v1/models/rows/current', {
+      json: { run: 'r1', reason: 'back' },
+      token: operator,
+    });
+    expect(gone.status).to.equal(409);
+    expect(((await gone.json()) as { detail: string }).detail).to.contain('went with retention');
+    const back = await system.request('PUT', '/v1/models/rows/current', {
+      json: { run: 'r3', reason: 'back' },
+      token: operator,
+    });
+    expect(back.status).to.equal(200);
+    expect(await sweepRows()).to.deep.equal({ dropped: [], waiting: [] });
+    expect(await system.query('SELECT count(*)::int AS rows FROM scores.rows')).to.deep.equal([{ rows: 12 }]);
+  });
+
+  it('waits for readers, makes none wait, and ends in a later sweep what it has begun', async () => {
+    await keep('busy', 0);
+    await publishRuns('busy', ['r1', 'r2']);
+    const reader = await connect();
+    await reader.query('BEGIN ISOLATION LEVEL REPEATABLE READ');
+    const read = async (client: pg.Client) =>
+      (await client.query('SELECT count(*)::int AS rows FROM scores.busy')).rows[0].rows;
+    expect(await read(reader)).to.equal(11);
+    expect(await sweepRows(200)).to.deep.equal({ dropped: [], waiting: ['r1'] });
+    expect(await read(reader)).to.equal(11);
+    expect(await read(await connect())).to.equal(11);
+    expect(await sweepRows(200)).to.deep.equal({ dropped: [], waiting: ['r1'] });
+    await publishRuns('busy', ['r3']); // a load is not held up
+    await reader.query('COMMIT');
+    const swept = [await sweepRows(), await sweepRows()].flatMap(({ dropped }) => dropped);
+    expect(swept).to.deep.equal(['r1', 'r2']);
+    expect(await read(reader)).to.equal(10);
+    expect(await partitionsOf('busy')).to.equal(1);
+  });
+
+  it('ends what was killed in the middle', async () => {
+    await keep('killed', 0);
+    await publishRuns('killed', ['r1', 'r2']);
+    const reader = await connect();
+    await reader.query('BEGIN');
+    await reader.query('SELECT count(*) FROM scores.killed');
+    const sweeper = await connect('ingest_loader');
+    const sweeping = retireRevisions(sweeper, 60_000).catch(() => 'killed');
+    for (let tries = 0; tries < 500; tries += 1) {
+      const [begun] = await system.query(`SELECT FROM pg_inherits WHERE inhdetachpending`);
+      if (begun !== undefined) break;
+    }
+    await system.query(
+      `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'ALTER TABLE%CONCURRENTLY' AND pid <> pg_backend_pid()`,
+    );
+    expect(await sweeping).to.equal('killed');
+    await reader.query('COMMIT');
+    expect(await sweepRows()).to.deep.equal({ dropped: ['r1'], waiting: [] });
+  });
+
+  it('drops what was withdrawn, and keeps what is held', async () => {
+    await system.request('PUT', '/v1/models/gates', {
+      json: { minRows: 5, keepRevisions: 0 },
+      token: operator,
+    });
+    for (const run of ['h1', 'h2']) {
+      await pushRun(system, 'gates', run, [{ name: 'a.jsonl', content: scoreLines(run === 'h1' ? 1 : 2) }]);
+      expect((await untilFinal(system, 'gates', run)).state).to.equal('held');
+    }
+    await system.request('DELETE', runPath('gates', 'h1'), { token: operator });
+    expect(await sweepRows()).to.deep.equal({ dropped: ['h1'], waiting: [] });
+    expect(await partitionsOf('gates')).to.equal(1);
+  });
+
+  async function sweepFiles() {
+    const { db } = openDatabase({
+      databaseUrl: system.databaseUrl,
+      role: 'ingest_api',
+      applicationName: 'test',
+      maxConnections: 1,
+      onIdleError: () => {},
+    });
+    try {
+      return await removeFiles(db, system.dataDir, { keepFilesMs: DAY_MS, expireUploadsMs: DAY_MS });
+    } finally {
+      await db.destroy();
+    }
+  }
+
+  /** As if everything about the run had happened two days earlier. */
+  async function age(model: string): Promise<void> {
+    await system.query(
+      `UPDATE ingest.run_revision SET declared_at = declared_at - interval '2 days', loaded_at = loaded_at - interval '2 days' WHERE model = $1`,
+      [model],
+    );
+    await system.query(
+      `UPDATE ingest.upload SET last_progress_at = last_progress_at - interval '2 days' WHERE model = $1`,
+      [model],
+    );
+  }
+
+  async function isOnDisk(uploadUrl: string | undefined): Promise<boolean> {
+    const id = uploadUrl?.split('/').at(-1) ?? '';
+    return access(uploadPath(system.dataDir, id)).then(
+      () => true,
+      () => false,
+    );
+  }
+
+  it('removes the files of a loaded run after the grace period, and not while another run needs them', async () => {
+    const shared = { name: 'shared.jsonl', content: scoreLines(50) };
+    const own = { name: 'own.jsonl', content: scoreLines(1, 900) };
+    const first = await pushRun(system, 'files', 'r1', [shared, own]);
+    await untilFinal(system, 'files', 'r1');
+    const urlOf = (name: string) => first.files.find((file) => file.name === name)?.uploadUrl;
+    expect((await sweepFiles()).removedFiles).to.equal(0);
+    await age('files');
+    const waiting = await declare(system, 'files', 'r2', [shared, { name: 'new.jsonl', content: 'x' }]);
+    expect((await sweepFiles()).removedFiles).to.equal(1);
+    expect(await isOnDisk(urlOf('own.jsonl'))).to.equal(false);
+    expect(await isOnDisk(urlOf('shared.jsonl'))).to.equal(true);
+    expect((await getRun(system, 'files', 'r1')).state).to.equal('published');
+    expect(waiting.files.find(({ name }) => name === 'shared.jsonl')?.state).to.equal('received');
+  });
+
+  it('gives up a run that nobody sends any more, by its last activity', async () => {
+    const file = { name: 'a.jsonl', content: scoreLines(20) };
+    const declared = await declare(system, 'slow', 'r1', [file]);
+    const url = declared.files[0]?.uploadUrl ?? '';
+    const send = (from: number, to: number) =>
+      patch(system, url, from, Buffer.from(file.content).subarray(from, to));
+    expect((await send(0, 10)).status).to.equal(204);
+    await age('slow');
+    expect((await send(10, 20)).status).to.equal(204); // two days old, and a byte came just now
+    expect((await sweepFiles()).expired).to.deep.equal([]);
+    await age('slow');
+    expect((await sweepFiles()).expired).to.deep.equal([{ model: 'slow', run_key: 'r1', revision: 1 }]);
+    expect((await getRun(system, 'slow', 'r1')).state).to.equal('cancelled');
+    expect(await isOnDisk(url)).to.equal(false);
+    expect((await send(20, 30)).status).to.equal(404);
+    await pushRun(system, 'slow', 'r1', [file]);
+    expect((await untilFinal(system, 'slow', 'r1')).state).to.equal('published');
+  });
+
+  it('removes the file of an upload that was given up before', async () => {
+    const declared = await pushRun(system, 'torn', 'r1', [{ name: 'a.jsonl', content: scoreLines(5) }]);
+    await untilFinal(system, 'torn', 'r1');
+    const url = declared.files[0]?.uploadUrl;
+    await system.query(`UPDATE ingest.upload SET removed_at = now() WHERE model = 'torn'`);
+    expect(await isOnDisk(url)).to.equal(true);
+    expect(await sweepFiles()).to.include({ removedFiles: 1, removedBytes: scoreLines(5).length });
+    expect(await isOnDisk(url)).to.equal(false);
+  });
+});
