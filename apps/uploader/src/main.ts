@@ -2,8 +2,9 @@ import './bound-memory.ts';
 
 import { CommanderError } from 'commander';
 import { createProgram } from './cli.ts';
+import { type CommandResult, resultOfFault } from './command-result.ts';
 import { errorOf } from './push/outcome.ts';
-import { type PushResult, resultOfFault } from './push/push-result.ts';
+import { findResultFiles, writeResultFile } from './result-files.ts';
 import type { Terminal } from './terminal.ts';
 import { Interrupted } from './uploader-error.ts';
 
@@ -41,19 +42,27 @@ for (const signalName of ['SIGINT', 'SIGTERM'] as const) {
 
 process.on('uncaughtException', (error) => end(resultOfError(error)));
 
-function resultOfError(error: unknown): PushResult {
+function resultOfError(error: unknown): CommandResult {
   const fault = errorOf(error);
   process.stderr.write(`uploader: ${fault.error.detail}\n`);
   return resultOfFault(fault.error, fault.exitCode);
 }
 
-function end(result: PushResult): void {
-  if (wantsJson) process.stdout.write(`${JSON.stringify(result)}\n`);
+function end(result: CommandResult): void {
+  const text = JSON.stringify(result);
+  for (const path of findResultFiles(process.argv, process.env)) {
+    try {
+      writeResultFile(path, `${text}\n`);
+    } catch (error) {
+      process.stderr.write(`uploader: The result could not be written to ${path}: ${error}.\n`);
+    }
+  }
+  if (wantsJson) process.stdout.write(`${text}\n`);
   process.exit(result.exitCode);
 }
 
 try {
-  await createProgram(terminal, interrupt.signal, end).parseAsync();
+  await createProgram({ terminal, interrupt: interrupt.signal, finish: end }).parseAsync();
 } catch (error) {
   if (!(error instanceof CommanderError)) end(resultOfError(error));
   // --help and --version end this way too; usage errors have been written by commander.

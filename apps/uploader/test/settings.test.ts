@@ -41,6 +41,8 @@ describe('settings', () => {
       pollMs: 5000,
       stallTimeoutMs: 60_000,
       stateDir: null,
+      bytesPerSecond: null,
+      dryRun: false,
       wait: true,
       json: false,
     });

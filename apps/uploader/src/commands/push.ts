@@ -1,16 +1,16 @@
 import { startTimeLimit } from '../net/time-limit.ts';
-import { plainProgress } from '../progress/plain-progress.ts';
-import type { PushView } from '../progress/push-view.ts';
-import type { Reporter } from '../progress/reporter.ts';
+import { startReporter } from '../progress/start-reporter.ts';
+import { describePlan, type PlanResult, planRuns } from '../push/plan-runs.ts';
 import { createPushContext } from '../push/push-context.ts';
 import { describeOutcome, type PushResult, resultOfRuns } from '../push/push-result.ts';
 import { newPushView, pushRuns } from '../push/push-runs.ts';
 import { sourceInfo } from '../push/source-info.ts';
-import { type Flags, loadSettings, type Settings } from '../settings/load-settings.ts';
+import { type Flags, loadSettings } from '../settings/load-settings.ts';
 import { findStateDir } from '../settings/state-dir.ts';
 import { findRuns } from '../source/find-runs.ts';
 import type { Terminal } from '../terminal.ts';
 import { uploaderVersion } from '../version.ts';
+import { serviceAddress } from './service-session.ts';
 
 /** `uploader push DIR`. Throws when nothing could be begun; else each run's end is in the result. */
 export async function push(
@@ -18,10 +18,9 @@ export async function push(
   flags: Flags,
   terminal: Terminal,
   interrupt: AbortSignal,
-): Promise<PushResult> {
+): Promise<PushResult | PlanResult> {
   const { env } = terminal;
   const settings = loadSettings(flags, env);
-  const version = uploaderVersion();
   const { runs, warnings } = await findRuns(dir, settings.model, settings.run);
   const view = newPushView(runs);
   const reporter = await startReporter(terminal, view);
@@ -29,34 +28,29 @@ export async function push(
     for (const warning of warnings) reporter.say(`Warning: ${warning}`);
     const context = createPushContext({
       settings,
-      service: serviceAddress(settings, version),
-      source: sourceInfo(env, version),
+      service: serviceAddress(settings),
+      source: sourceInfo(env, uploaderVersion()),
       limit: startTimeLimit(settings.maxDurationMs, interrupt),
       say: reporter.say,
       stateDir: findStateDir(settings.stateDir, env),
     });
+    const tell = (sentences: string[]) => {
+      // With --json stdout is for the machine, and the sentences go where progress goes.
+      for (const sentence of settings.json ? sentences : []) reporter.say(sentence);
+      reporter.stop();
+      for (const sentence of settings.json ? [] : sentences) terminal.writeOut(`${sentence}\n`);
+    };
+    if (settings.dryRun) {
+      const plan = await planRuns(runs, view, context);
+      tell(plan.runs.map(describePlan));
+      return plan;
+    }
     const results = await pushRuns(runs, view, context);
     for (const line of results.flatMap((result) => result.badLines)) reporter.say(line);
     const result = resultOfRuns(results);
-    const sentences = result.runs.map(describeOutcome);
-    // With --json stdout is for the machine, and the sentences go where progress goes.
-    for (const sentence of settings.json ? sentences : []) reporter.say(sentence);
-    reporter.stop();
-    for (const sentence of settings.json ? [] : sentences) terminal.writeOut(`${sentence}\n`);
+    tell(result.runs.map(describeOutcome));
     return result;
   } finally {
     reporter.stop();
   }
-}
-
-function serviceAddress(settings: Settings, version: string) {
-  const { url, token, stallTimeoutMs } = settings;
-  return { url, token, stallTimeoutMs, userAgent: `uploader/${version}` };
-}
-
-async function startReporter(terminal: Terminal, view: PushView): Promise<Reporter> {
-  if (!terminal.errorTty) return plainProgress(terminal.writeError, view);
-  // Loaded only where there is a terminal: a scheduler's run need not wait for it.
-  const { liveProgress } = await import('../progress/live-progress.ts');
-  return liveProgress(terminal.errorTty, view);
 }

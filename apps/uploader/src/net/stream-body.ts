@@ -6,6 +6,8 @@ export type StreamBody = {
   sizeBytes: number;
   open: () => Promise<Readable>;
   onBytes: (bytes: number) => void;
+  /** How long to wait after so many bytes before more may be sent (--bwlimit). */
+  pauseMs: (bytes: number) => number;
   /** What to throw when the stream ends before `sizeBytes`, or fails to be read. */
   tooShort: () => Error;
   unreadable: (cause: unknown) => Error;
@@ -24,15 +26,24 @@ export function sendStream(
   fail: (error: unknown) => void,
 ): () => boolean {
   let sentBytes = 0;
+  let isHeldBack = false;
+  const goOn = () => {
+    onMoved();
+    if (!isHeldBack && !request.writableNeedDrain) stream.resume();
+  };
   stream.on('data', (chunk: Buffer) => {
     sentBytes += chunk.length;
     body.onBytes(chunk.length);
-    if (!request.write(chunk)) stream.pause();
+    const pauseMs = body.pauseMs(chunk.length);
+    isHeldBack = pauseMs > 0;
+    if (!request.write(chunk) || isHeldBack) stream.pause();
+    if (!isHeldBack) return;
+    setTimeout(() => {
+      isHeldBack = false;
+      goOn();
+    }, pauseMs);
   });
-  request.on('drain', () => {
-    onMoved();
-    stream.resume();
-  });
+  request.on('drain', goOn);
   stream.on('end', () => {
     // Without this check the request would wait for bytes that never come.
     if (sentBytes < body.sizeBytes) fail(body.tooShort());

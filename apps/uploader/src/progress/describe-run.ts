@@ -8,6 +8,8 @@ export function describeRun(view: RunView, bytesPerSecond: number): string {
   switch (view.stage) {
     case 'waiting':
       return 'waiting for its turn';
+    case 'checking':
+      return `checking ${formatBytes(view.hashedBytes)} of ${total} (${formatPercent(view.hashedBytes, view.totalBytes)})`;
     case 'hashing':
       return `reading ${formatBytes(view.hashedBytes)} of ${total} (${formatPercent(view.hashedBytes, view.totalBytes)})`;
     case 'declaring':

@@ -5,7 +5,7 @@ export type FileView = { name: string; totalBytes: number; sentBytes: number };
 /** What is known of one run at this moment; the push writes it, whatever shows progress reads it. */
 export type RunView = {
   label: string;
-  stage: 'waiting' | 'hashing' | 'declaring' | 'sending' | 'in_service' | 'done';
+  stage: 'waiting' | 'checking' | 'hashing' | 'declaring' | 'sending' | 'in_service' | 'done';
   totalBytes: number;
   hashedBytes: number;
   /** Held by the service, as far as it has said so. */

@@ -1,8 +1,7 @@
+import type { RunError } from '../command-result.ts';
 import { EXIT_CODE_OF, type ExitCode } from '../exit-codes.ts';
 import type { Run, RunState } from '../service/run-schema.ts';
 import { asUploaderError, Interrupted } from '../uploader-error.ts';
-
-export type RunError = { code: string; detail: string; file?: string; line?: number; byte_offset?: number };
 
 /** How the push of one run ended, as --json prints it: scripts hold on to these names. */
 export type RunOutcome = {
@@ -52,13 +51,13 @@ export function errorOfState(run: Run): RunError | null {
 }
 
 /** The first lines that the service refused, as a person wants to find them again. */
-export function describeBadLines(run: Run): string[] {
-  const first = run.rejects?.first ?? [];
+export function describeBadLines({ rejects }: Pick<Run, 'rejects'>): string[] {
+  const first = rejects?.first ?? [];
   const lines = first.map((reject) => {
     const excerpt = reject.excerpt ? `: ${reject.excerpt}` : '';
     return `${reject.file}:${reject.line} (byte ${reject.byte_offset}) ${reject.code}${excerpt}`;
   });
-  const more = (run.rejects?.total ?? 0) - first.length;
+  const more = (rejects?.total ?? 0) - first.length;
   return more > 0 ? [...lines, `… and ${more} more bad lines`] : lines;
 }
 

@@ -1,3 +1,4 @@
+import { createByteBudget } from '../net/byte-budget.ts';
 import type { TimeLimit } from '../net/time-limit.ts';
 import { formatDuration } from '../progress/format.ts';
 import type { ServiceAddress } from '../service/service-client.ts';
@@ -17,6 +18,8 @@ export type PushContext = {
   /** One run after the other is read, so that the first is on its way soon and the disk reads in order. */
   hashSlots: Slots;
   transferSlots: Slots;
+  /** --bwlimit, for all transfers together. */
+  budget: (bytes: number) => number;
   /** The transfers of this moment, by upload. */
   uploading: Map<string, Promise<void>>;
   stateDir: string | null;
@@ -31,6 +34,7 @@ export function createPushContext(
       fixed.say(`${what}: ${fault.message}; next try in ${formatDuration(pauseMs)}`),
     hashSlots: createSlots(1),
     transferSlots: createSlots(fixed.settings.transfers),
+    budget: createByteBudget(fixed.settings.bytesPerSecond),
     uploading: new Map(),
   };
 }

@@ -1,37 +1,9 @@
-import { type ExitCode, worstExitCode } from '../exit-codes.ts';
+import { type CommandResult, WORD_OF } from '../command-result.ts';
+import { worstExitCode } from '../exit-codes.ts';
 import { formatBytes, formatCount, formatDuration } from '../progress/format.ts';
-import type { RunError, RunOutcome, RunResult } from './outcome.ts';
+import type { RunOutcome, RunResult } from './outcome.ts';
 
-/** The whole command's end, in the words of its JSON. */
-export type ResultWord =
-  | 'published'
-  | 'received'
-  | 'bad_data'
-  | 'source'
-  | 'try_again'
-  | 'not_allowed'
-  | 'usage'
-  | 'bug'
-  | 'interrupted';
-
-export type PushResult = { result: ResultWord; exitCode: ExitCode; runs: RunOutcome[]; error?: RunError };
-
-const WORD_OF: Record<ExitCode, ResultWord> = {
-  0: 'published',
-  1: 'bug',
-  2: 'usage',
-  65: 'bad_data',
-  66: 'source',
-  75: 'try_again',
-  77: 'not_allowed',
-  130: 'interrupted',
-  143: 'interrupted',
-};
-
-/** What ended the command before there were runs to speak of. */
-export function resultOfFault(error: RunError, exitCode: ExitCode): PushResult {
-  return { result: WORD_OF[exitCode], exitCode, runs: [], error };
-}
+export type PushResult = CommandResult & { runs: RunOutcome[] };
 
 export function resultOfRuns(results: RunResult[]): PushResult {
   const exitCode = worstExitCode(results.map((result) => result.exitCode));

@@ -2,12 +2,13 @@ import { pause } from '../net/time-limit.ts';
 import { judge } from '../net/verdict.ts';
 import type { RunView } from '../progress/push-view.ts';
 import type { Run } from '../service/run-schema.ts';
-import { declareRun, getRun, type Manifest } from '../service/service-client.ts';
+import { declareRun, getRun } from '../service/service-client.ts';
 import type { SourceRun } from '../source/find-runs.ts';
 import { openHashCache } from '../source/hash-cache.ts';
-import { type HashedFile, hashRun } from '../source/hash-run.ts';
+import { hashRun } from '../source/hash-run.ts';
 import { UploaderError } from '../uploader-error.ts';
 import { describeChange, describeDeclared } from './describe-change.ts';
+import { manifestOf } from './manifest-of.ts';
 import { EXIT_CODE_OF_STATE } from './outcome.ts';
 import type { PushContext } from './push-context.ts';
 import { missingFiles, sendMissingFiles } from './send-missing-files.ts';
@@ -75,15 +76,6 @@ export async function pushRun(run: SourceRun, view: RunView, context: PushContex
     show(remote, view);
     for (const sentence of describeChange(before, remote, view)) context.say(sentence);
   }
-}
-
-function manifestOf(files: HashedFile[], context: PushContext): Manifest {
-  const { asOf } = context.settings;
-  return {
-    files: files.map(({ name, sha256, lines, identity }) => ({ name, bytes: identity.bytes, sha256, lines })),
-    ...(asOf ? { as_of: asOf } : {}),
-    source: context.source,
-  };
 }
 
 const allReceived = (run: Run): boolean => run.files.every((file) => file.state === 'received');

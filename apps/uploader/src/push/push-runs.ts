@@ -1,6 +1,7 @@
 import { newRunView, type PushView, type RunView } from '../progress/push-view.ts';
 import type { Run } from '../service/run-schema.ts';
 import type { SourceRun } from '../source/find-runs.ts';
+import { withRunLock } from '../state/run-lock.ts';
 import { describeBadLines, EXIT_CODE_OF_STATE, errorOf, errorOfState, type RunResult } from './outcome.ts';
 import type { PushContext } from './push-context.ts';
 import { pushRun } from './push-run.ts';
@@ -17,7 +18,12 @@ export function pushRuns(runs: SourceRun[], view: PushView, context: PushContext
       const runView = view.runs[index] ?? newRunView(run.run, run.files.length);
       const seconds = () => Math.round(performance.now() - view.startedAtMs) / 1000;
       try {
-        return settled(await pushRun(run, runView, context), runView, seconds());
+        const waiting = {
+          signal: context.limit.signal,
+          say: (sentence: string) => context.say(`${runView.label}: ${sentence}`),
+        };
+        const push = () => pushRun(run, runView, context);
+        return settled(await withRunLock(context.stateDir, run.folder, waiting, push), runView, seconds());
       } catch (error) {
         return faulted(run, runView, seconds(), error);
       } finally {

@@ -69,6 +69,7 @@ async function sendOne(
         chunkSizeBytes: settings.chunkSizeBytes,
         stallTimeoutMs: settings.stallTimeoutMs,
         signal: limit.signal,
+        pauseMs: context.budget,
         onBytes: (bytes) => {
           view.sentBytes += bytes;
           progress.sentBytes += bytes;

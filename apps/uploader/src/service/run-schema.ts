@@ -2,17 +2,29 @@ import * as z from 'zod';
 
 const bytes = z.number().nonnegative();
 
+const runState = z.enum([
+  'receiving',
+  'queued',
+  'loading',
+  'published',
+  'superseded',
+  'held',
+  'failed',
+  'cancelled',
+]);
+
 /** A run as the service tells it; only what the uploader acts on or shows, so that the service may add. */
 export const runSchema = z.object({
   model: z.string(),
   run: z.string(),
   revision: z.int(),
-  state: z.enum(['receiving', 'queued', 'loading', 'published', 'superseded', 'held', 'failed', 'cancelled']),
+  state: runState,
   rows: z.number().nullish(),
   files: z.array(
     z.object({
       name: z.string(),
       bytes,
+      sha256: z.string().nullish(),
       state: z.enum(['receiving', 'received']),
       offset: bytes,
       // Path-absolute, so that a token never travels to another host.
@@ -41,6 +53,7 @@ export const runSchema = z.object({
   rejects: z
     .object({
       total: z.number(),
+      byCode: z.record(z.string(), z.number()).nullish(),
       first: z.array(
         z.object({
           file: z.string(),
@@ -53,8 +66,33 @@ export const runSchema = z.object({
       ),
     })
     .nullish(),
+  gates: z
+    .array(z.object({ gate: z.string(), expected: z.unknown(), found: z.unknown(), broken: z.boolean() }))
+    .nullish(),
   pushedBy: z.string().nullish(),
 });
 
+/** A run in a list. */
+export const runSummarySchema = z.object({
+  model: z.string(),
+  run: z.string(),
+  revision: z.int(),
+  state: runState,
+  rows: z.number().nullish(),
+  declaredAt: z.string(),
+  pushedBy: z.string().nullish(),
+  bytes: z.object({ total: bytes, received: bytes }),
+  load: z.object({ phase: z.string().nullish(), bytes: z.number().nullish() }).nullish(),
+  error: z.object({ detail: z.string() }).nullish(),
+});
+
+export const runListSchema = z.object({ runs: z.array(runSummarySchema) });
+export const modelSchema = z.object({
+  model: z.string(),
+  current: z.object({ run: z.string(), revision: z.int(), rows: z.number().nullish() }).nullable(),
+});
+
 export type Run = z.infer<typeof runSchema>;
+export type RunSummary = z.infer<typeof runSummarySchema>;
+export type Model = z.infer<typeof modelSchema>;
 export type RunState = Run['state'];

@@ -1,13 +1,29 @@
+import type * as z from 'zod';
 import { type ExchangeResponse, exchange } from '../net/exchange.ts';
 import { HttpFault } from '../net/http-fault.ts';
 import { type RetryOptions, retrying } from '../net/retrying.ts';
 import { UploaderError } from '../uploader-error.ts';
-import { type Run, runSchema } from './run-schema.ts';
+import {
+  type Model,
+  modelSchema,
+  type Run,
+  type RunSummary,
+  runListSchema,
+  runSchema,
+} from './run-schema.ts';
 
 export type ServiceAddress = { url: string; token: string; stallTimeoutMs: number; userAgent: string };
 export type ManifestFile = { name: string; bytes: number; sha256: string; lines: number };
 export type Manifest = { files: ManifestFile[]; as_of?: string; source: Record<string, unknown> };
-type Retries = Omit<RetryOptions, 'asked' | 'madeProgress'>;
+export type Retries = Omit<RetryOptions, 'asked' | 'madeProgress'>;
+type Request = {
+  method: 'GET' | 'PUT' | 'POST';
+  path: string;
+  body?: unknown;
+  headers?: Record<string, string>;
+  /** How many stall time-outs the answer may take. */
+  takes?: number;
+};
 
 /** The service creates an upload for every file before it answers: give thousands of them their time. */
 const DECLARING_TAKES = 5;
@@ -17,32 +33,20 @@ export function commonHeaders(service: ServiceAddress): Record<string, string> {
 }
 
 /** Makes the run equal to the manifest; safe to repeat. */
-export function declareRun(
+export async function declareRun(
   service: ServiceAddress,
   model: string,
   run: string,
   manifest: Manifest,
   retries: Retries,
 ): Promise<Run> {
-  const body = JSON.stringify(manifest);
-  return retrying(
-    async () =>
-      readRun(
-        await exchange({
-          method: 'PUT',
-          url: runUrl(service, model, run),
-          headers: {
-            ...commonHeaders(service),
-            'Content-Type': 'application/json',
-            Accept: 'application/json',
-          },
-          body,
-          signal: retries.signal,
-          stallTimeoutMs: service.stallTimeoutMs * DECLARING_TAKES,
-        }),
-      ),
-    { ...retries, asked: 'run' },
-  );
+  const request: Request = {
+    method: 'PUT',
+    path: runPath(model, run),
+    body: manifest,
+    takes: DECLARING_TAKES,
+  };
+  return ask(service, request, runSchema, { ...retries, asked: 'run' });
 }
 
 export function getRun(
@@ -51,38 +55,122 @@ export function getRun(
   run: string,
   retries: Retries & { asked: 'run' | 'known_run' },
 ): Promise<Run> {
-  return retrying(
-    async () =>
-      readRun(
-        await exchange({
-          method: 'GET',
-          url: runUrl(service, model, run),
-          headers: { ...commonHeaders(service), Accept: 'application/json' },
-          signal: retries.signal,
-          stallTimeoutMs: service.stallTimeoutMs,
-        }),
-      ),
-    retries,
-  );
+  return ask(service, { method: 'GET', path: runPath(model, run) }, runSchema, retries);
 }
 
-function runUrl(service: ServiceAddress, model: string, run: string): string {
-  return `${service.url}/v1/models/${encodeURIComponent(model)}/runs/${encodeURIComponent(run)}`;
+/** Runs by their newest revision, the one that was declared last first. */
+export async function listRuns(
+  service: ServiceAddress,
+  model: string | null,
+  limit: number,
+  retries: Retries,
+): Promise<RunSummary[]> {
+  const query = new URLSearchParams({ limit: String(limit), ...(model ? { model } : {}) });
+  const request: Request = { method: 'GET', path: `/v1/runs?${query}` };
+  return (await ask(service, request, runListSchema, { ...retries, asked: 'run' })).runs;
 }
 
-function readRun(response: ExchangeResponse): Run {
-  if (response.status !== 200 && response.status !== 201) throw new HttpFault(response);
-  let body: unknown;
+/** Has a failed run loaded again. */
+export function retryRun(
+  service: ServiceAddress,
+  model: string,
+  run: string,
+  reason: string | undefined,
+  retries: Retries,
+): Promise<Run> {
+  const request: Request = {
+    method: 'POST',
+    path: `${runPath(model, run)}/retry`,
+    body: reason === undefined ? {} : { reason },
+  };
+  return ask(service, request, runSchema, { ...retries, asked: 'run' });
+}
+
+/** The model, and the tag that says which publication was current. */
+export async function getModel(
+  service: ServiceAddress,
+  model: string,
+  retries: Retries,
+): Promise<{ model: Model; tag: string | undefined }> {
+  const request: Request = { method: 'GET', path: modelPath(model) };
+  const response = await exchangeJson(service, request, { ...retries, asked: 'run' });
+  return { model: readAnswer(response, modelSchema), tag: response.headers.etag };
+}
+
+export type Publication = { run: string; revision?: number; force?: boolean; reason: string };
+
+/** Moves the model's pointer. Resolves to null when it was moved by somebody else since `tag` was given out. */
+export async function publishRun(
+  service: ServiceAddress,
+  model: string,
+  publication: Publication,
+  tag: string | undefined,
+  retries: Retries,
+): Promise<Model | null> {
+  const request: Request = {
+    method: 'PUT',
+    path: `${modelPath(model)}/current`,
+    body: publication,
+    headers: tag === undefined ? {} : { 'If-Match': tag },
+  };
+  const response = await exchangeJson(service, request, { ...retries, asked: 'run' }, [200, 201, 412]);
+  return response.status === 412 ? null : readAnswer(response, modelSchema);
+}
+
+const modelPath = (model: string): string => `/v1/models/${encodeURIComponent(model)}`;
+const runPath = (model: string, run: string): string => `${modelPath(model)}/runs/${encodeURIComponent(run)}`;
+
+async function ask<T>(
+  service: ServiceAddress,
+  request: Request,
+  schema: z.ZodType<T>,
+  retries: Omit<RetryOptions, 'madeProgress'>,
+): Promise<T> {
+  return readAnswer(await exchangeJson(service, request, retries), schema);
+}
+
+/** Tries until one of the wanted statuses comes with JSON. */
+function exchangeJson(
+  service: ServiceAddress,
+  { method, path, body, headers, takes = 1 }: Request,
+  retries: Omit<RetryOptions, 'madeProgress'>,
+  wanted: readonly number[] = [200, 201],
+): Promise<ExchangeResponse> {
+  const text = body === undefined ? undefined : JSON.stringify(body);
+  return retrying(async () => {
+    const response = await exchange({
+      method,
+      url: service.url + path,
+      headers: {
+        ...commonHeaders(service),
+        ...(text === undefined ? {} : { 'Content-Type': 'application/json' }),
+        Accept: 'application/json',
+        ...headers,
+      },
+      ...(text === undefined ? {} : { body: text }),
+      signal: retries.signal,
+      stallTimeoutMs: service.stallTimeoutMs * takes,
+    });
+    if (!wanted.includes(response.status) || !isJson(response.body)) throw new HttpFault(response);
+    return response;
+  }, retries);
+}
+
+function isJson(text: string): boolean {
   try {
-    body = JSON.parse(response.body);
+    JSON.parse(text);
+    return true;
   } catch {
-    throw new HttpFault(response);
+    return false;
   }
-  const parsed = runSchema.safeParse(body);
+}
+
+function readAnswer<T>(response: ExchangeResponse, schema: z.ZodType<T>): T {
+  const parsed = schema.safeParse(JSON.parse(response.body));
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0];
   throw new UploaderError(
     'bug',
-    `${response.method} ${response.url} answered with a run that this uploader does not understand (${issue?.path.join('.')}: ${issue?.message}). Use an uploader of the service's version.`,
+    `${response.method} ${response.url} answered something that this uploader does not understand (${issue?.path.join('.')}: ${issue?.message}). Use an uploader of the service's version.`,
   );
 }

@@ -1,4 +1,3 @@
-import { useTlsIdentity } from '../net/tls-identity.ts';
 import { UploaderError } from '../uploader-error.ts';
 import { type ConfigFile, readConfigFile } from './config-file.ts';
 import { SETTINGS } from './setting-table.ts';
@@ -6,7 +5,9 @@ import { readToken, type TokenSource } from './token.ts';
 
 type SettingKey = keyof typeof SETTINGS;
 type ParsedSettings = { [K in SettingKey]: ReturnType<(typeof SETTINGS)[K]['parse']> };
-export type Settings = Omit<ParsedSettings, 'url'> & { url: string; token: string };
+/** What a command needs that asks no service. */
+export type LocalSettings = Omit<ParsedSettings, 'url'>;
+export type Settings = LocalSettings & { url: string; token: string };
 
 /** Flags as commander hands them over: by setting name, only those that were given, all as text. */
 export type Flags = Record<string, string>;
@@ -16,6 +17,29 @@ export type Flags = Record<string, string>;
  * at once, so that a first set-up takes one round and not five.
  */
 export function loadSettings(flags: Flags, env: NodeJS.ProcessEnv): Settings {
+  const { values, faults, config } = readValues(flags, env);
+  const { url } = values;
+  if (url === null && !faults.some((fault) => fault.includes('UPLOADER_URL') || fault.includes('--url'))) {
+    faults.push(
+      "There is no service address: set UPLOADER_URL, or give --url, to the ingest service's base address.",
+    );
+  }
+  const token = readToken(findToken(flags, env, config));
+  if ('fault' in token) faults.push(token.fault);
+  if (faults.length > 0 || 'fault' in token || url === null) {
+    throw new UploaderError('usage', faults.join('\n'));
+  }
+  return { ...values, url, token: token.token };
+}
+
+/** The same without address and token. */
+export function loadLocalSettings(flags: Flags, env: NodeJS.ProcessEnv): LocalSettings {
+  const { values, faults } = readValues(flags, env);
+  if (faults.length > 0) throw new UploaderError('usage', faults.join('\n'));
+  return values;
+}
+
+function readValues(flags: Flags, env: NodeJS.ProcessEnv) {
   const faults: string[] = [];
   const read = readConfigFile(flags.config ?? (env.UPLOADER_CONFIG || undefined), env);
   const config = read && 'values' in read ? read : null;
@@ -34,21 +58,8 @@ export function loadSettings(flags: Flags, env: NodeJS.ProcessEnv): Settings {
       faults.push(`${given.from} ${mustBe} (it is ${JSON.stringify(given.text)}).`);
     }
   }
-  if (faults.length === 0) useTlsIdentity(values as ParsedSettings);
-  if (
-    values.url === null &&
-    !faults.some((fault) => fault.includes('UPLOADER_URL') || fault.includes('--url'))
-  ) {
-    faults.push(
-      "There is no service address: set UPLOADER_URL, or give --url, to the ingest service's base address.",
-    );
-  }
-  const token = readToken(findToken(flags, env, config));
-  if ('fault' in token) faults.push(token.fault);
-  if (faults.length > 0 || 'fault' in token) throw new UploaderError('usage', faults.join('\n'));
-
   // Each value came from its own row of the table, which is where its type comes from too.
-  return { ...(values as Omit<Settings, 'token'>), token: token.token };
+  return { values: values as ParsedSettings, faults, config };
 }
 
 function find(

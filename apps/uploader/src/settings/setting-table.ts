@@ -62,6 +62,14 @@ function chunkSizeBytes(text: string): number {
   return bytes;
 }
 
+function bytesPerSecond(text: string): number | null {
+  if (/^(0|off)$/.test(text.trim())) return null;
+  // Pieces of 64 KiB: a slower line would look like one on which nothing moves.
+  const bytes = parsed(parseSizeBytes(text), 'bytes a second such as 10MB, or 0 for no limit');
+  if (bytes < 16_384) throw new Error('must be at least 16KiB');
+  return bytes;
+}
+
 const setting = <T>(name: string, env: string, fallback: T, parse: (text: string) => T): Setting<T> => ({
   name,
   env,
@@ -91,6 +99,8 @@ export const SETTINGS = {
   pollMs: setting('poll', 'UPLOADER_POLL', 5000, (text) => durationMs(text, 50)),
   stallTimeoutMs: setting('stallTimeout', 'UPLOADER_STALL_TIMEOUT', 60_000, (text) => durationMs(text, 100)),
   stateDir: setting<string | null>('stateDir', 'UPLOADER_STATE_DIR', null, (text) => text),
+  bytesPerSecond: setting<number | null>('bwlimit', 'UPLOADER_BWLIMIT', null, bytesPerSecond),
+  dryRun: setting('dryRun', 'UPLOADER_DRY_RUN', false, flag),
   wait: setting('wait', 'UPLOADER_WAIT', true, flag),
   json: setting('json', 'UPLOADER_JSON', false, flag),
 };

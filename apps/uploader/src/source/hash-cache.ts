@@ -1,7 +1,6 @@
-import { createHash } from 'node:crypto';
-import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { readFile, rm } from 'node:fs/promises';
 import * as z from 'zod';
+import { replaceFile, stateFilePath } from '../state/state-file.ts';
 import { type FileIdentity, sameIdentity } from './file-identity.ts';
 import type { FileDigest } from './hash-file.ts';
 
@@ -40,7 +39,7 @@ export async function openHashCache(
   if (stateDir === null) {
     return { find: () => null, add: () => {}, save: async () => {}, forget: async () => {} };
   }
-  const path = join(stateDir, `${createHash('sha256').update(runFolder).digest('hex').slice(0, 32)}.json`);
+  const path = stateFilePath(stateDir, runFolder, '.json');
   const files = new Map<string, FileDigest>(Object.entries(await readEntries(path)));
   let dirty = false;
   return {
@@ -57,7 +56,7 @@ export async function openHashCache(
       if (!dirty) return;
       dirty = false;
       try {
-        await writeWhole(path, JSON.stringify({ version: 1, files: Object.fromEntries(files) }));
+        await replaceFile(path, JSON.stringify({ version: 1, files: Object.fromEntries(files) }));
       } catch (error) {
         const reason = error instanceof Error ? error.message : String(error);
         warn(`The hashes could not be kept in ${stateDir}, so the next push hashes again: ${reason}.`);
@@ -79,23 +78,5 @@ async function readEntries(path: string) {
   } catch {
     // Absent, unreadable or garbage: nothing is known, which is always a right answer here.
     return {};
-  }
-}
-
-async function writeWhole(path: string, text: string): Promise<void> {
-  await mkdir(dirname(path), { recursive: true, mode: 0o700 });
-  const temporary = `${path}.${process.pid}.tmp`;
-  try {
-    const handle = await open(temporary, 'w', 0o600);
-    try {
-      await handle.writeFile(text);
-      await handle.sync();
-    } finally {
-      await handle.close();
-    }
-    await rename(temporary, path);
-  } catch (error) {
-    await rm(temporary, { force: true });
-    throw error;
   }
 }

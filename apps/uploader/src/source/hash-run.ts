@@ -18,12 +18,7 @@ export async function hashRun(
   signal: AbortSignal,
   progress: { totalBytes: number; hashedBytes: number },
 ): Promise<HashedFile[]> {
-  if (run.files.length === 0) {
-    throw new UploaderError(
-      'source',
-      `${run.folder} holds no data file (*.jsonl, *.ndjson, *.json; names that start with _ or . and *.tmp, *.part are passed over).`,
-    );
-  }
+  refuseEmpty(run);
   const identified: Array<{ file: SourceFile; identity: FileIdentity }> = [];
   for (const file of run.files) identified.push({ file, identity: await identify(file.path) });
   progress.totalBytes = identified.reduce((sum, { identity }) => sum + identity.bytes, 0);
@@ -54,12 +49,20 @@ export async function hashRun(
   return hashed;
 }
 
+export function refuseEmpty(run: SourceRun): void {
+  if (run.files.length > 0) return;
+  throw new UploaderError(
+    'source',
+    `${run.folder} holds no data file (*.jsonl, *.ndjson, *.json; names that start with _ or . and *.tmp, *.part are passed over).`,
+  );
+}
+
 /** Throws when the file is not the one that was hashed any more. */
 export async function refuseChanged(file: HashedFile): Promise<void> {
   if (!sameIdentity(await identify(file.path), file.identity)) throw changedSource(file.path);
 }
 
-async function identify(path: string): Promise<FileIdentity> {
+export async function identify(path: string): Promise<FileIdentity> {
   try {
     return identityOf(await stat(path, { bigint: true }));
   } catch (error) {

@@ -14,11 +14,11 @@ const READ_BYTES = 64 * 1024;
  * the file as it finds it, keeps its descriptors when a request fails, and hangs when the file has become
  * shorter.)
  */
-export function fileSlices(file: HashedFile, onBytes: (bytes: number) => void): FileSource {
+export function fileSlices(file: HashedFile, flow: Pick<StreamBody, 'onBytes' | 'pauseMs'>): FileSource {
   return {
     size: file.identity.bytes,
     slice: async (start, end) => ({
-      value: sliceBody(file, start, Math.min(end, file.identity.bytes), onBytes),
+      value: sliceBody(file, start, Math.min(end, file.identity.bytes), flow),
       done: end >= file.identity.bytes,
     }),
     close: () => {},
@@ -32,12 +32,12 @@ function sliceBody(
   file: HashedFile,
   start: number,
   end: number,
-  onBytes: (bytes: number) => void,
+  flow: Pick<StreamBody, 'onBytes' | 'pauseMs'>,
 ): SliceBody {
   return {
     size: end - start,
     sizeBytes: end - start,
-    onBytes,
+    ...flow,
     tooShort: () => changedSource(file.path),
     unreadable: (cause) => unreadableSource(file.path, cause),
     open: async () => {

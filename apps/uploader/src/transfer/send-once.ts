@@ -14,6 +14,8 @@ export type SendOptions = {
   signal: AbortSignal;
   /** Body bytes handed to the network. */
   onBytes: (bytes: number) => void;
+  /** See StreamBody. */
+  pauseMs: (bytes: number) => number;
   /** The service holds this much of the file. */
   onAcknowledged: (offsetBytes: number) => void;
 };
@@ -42,7 +44,7 @@ export async function sendOnce(options: SendOptions): Promise<void> {
         retryDelays: null,
         storeFingerprintForResuming: false,
         fingerprint: async () => options.file.sha256,
-        fileReader: { openFile: async () => fileSlices(options.file, options.onBytes) },
+        fileReader: { openFile: async () => fileSlices(options.file, options) },
         httpStack: tusHttpStack(options.stallTimeoutMs, ended.signal),
         onAfterResponse: (_request, response) => {
           const offset = Number(response.getHeader('Upload-Offset') ?? Number.NaN);

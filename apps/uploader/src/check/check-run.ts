@@ -1,0 +1,58 @@
+import type { RejectedLine } from 'score-lines';
+import type { RunView } from '../progress/push-view.ts';
+import type { SourceRun } from '../source/find-runs.ts';
+import { identify, refuseEmpty } from '../source/hash-run.ts';
+import { checkFile } from './check-file.ts';
+
+/** As the service tells the bad lines of a run. */
+export type Rejects = {
+  total: number;
+  byCode: Record<string, number>;
+  first: Array<{
+    file: string;
+    line: number;
+    byte_offset: number;
+    code: string;
+    detail: string;
+    excerpt: string;
+  }>;
+};
+export type CheckedRun = {
+  model: string;
+  run: string;
+  files: number;
+  bytes: number;
+  lines: number;
+  blank: number;
+  rows: number;
+  rejects: Rejects;
+};
+
+const SHOWN_REJECTS = 10;
+
+export async function checkRun(run: SourceRun, view: RunView, signal: AbortSignal): Promise<CheckedRun> {
+  refuseEmpty(run);
+  for (const file of run.files) view.totalBytes += (await identify(file.path)).bytes;
+  const rejects: Rejects = { total: 0, byCode: {}, first: [] };
+  const checked = { bytes: 0, lines: 0, blank: 0, rows: 0 };
+  for (const { name, path } of run.files) {
+    const onReject = (rejected: RejectedLine) => addReject(rejects, name, rejected);
+    const counts = await checkFile(path, signal, onReject, (bytes) => {
+      view.hashedBytes += bytes;
+    });
+    checked.bytes += counts.bytes;
+    checked.lines += counts.lines;
+    checked.blank += counts.blank;
+    checked.rows += counts.rows;
+  }
+  return { model: run.model, run: run.run, files: run.files.length, ...checked, rejects };
+}
+
+function addReject(rejects: Rejects, file: string, rejected: RejectedLine): void {
+  const { line, byteOffset, code, detail, excerpt } = rejected;
+  rejects.total += 1;
+  rejects.byCode[code] = (rejects.byCode[code] ?? 0) + 1;
+  if (rejects.first.length < SHOWN_REJECTS) {
+    rejects.first.push({ file, line, byte_offset: byteOffset, code, detail, excerpt });
+  }
+}

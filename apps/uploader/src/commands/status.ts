@@ -1,0 +1,60 @@
+import { type CommandResult, type RunError, WORD_OF } from '../command-result.ts';
+import { EXIT_CODE_OF, type ExitCode } from '../exit-codes.ts';
+import { newRunView } from '../progress/push-view.ts';
+import { describeBadLines, EXIT_CODE_OF_STATE, errorOfState } from '../push/outcome.ts';
+import { findRun } from '../service/find-run.ts';
+import type { Run, RunSummary } from '../service/run-schema.ts';
+import { listRuns } from '../service/service-client.ts';
+import { waitForRun } from '../service/wait-for-run.ts';
+import type { Flags } from '../settings/load-settings.ts';
+import { describeOneRun, runTable } from '../status/run-table.ts';
+import type { Terminal } from '../terminal.ts';
+import { openServiceSession, type ServiceSession } from './service-session.ts';
+
+export type StatusResult = CommandResult & { runs: Array<Run | RunSummary> };
+export type StatusQuery = { model?: string | undefined; run?: string | undefined; wait: boolean };
+
+/** One look must not take long: a sensor comes again. */
+const ONE_LOOK_MS = 60_000;
+const SHOWN_RUNS = 50;
+
+/** `uploader status [MODEL [RUN]]`. Of one run the exit code says how it stands; 75: ask again. */
+export async function status(
+  { model, run, wait }: StatusQuery,
+  flags: Flags,
+  terminal: Terminal,
+  interrupt: AbortSignal,
+): Promise<StatusResult> {
+  const longestMs = wait ? Number.POSITIVE_INFINITY : ONE_LOOK_MS;
+  const session = openServiceSession(flags, terminal, interrupt, longestMs);
+  const { service, retries, settings } = session;
+  if (model === undefined || run === undefined) {
+    const runs = await listRuns(service, model ?? null, SHOWN_RUNS, retries);
+    session.print(runTable(runs));
+    return { result: 'listed', exitCode: 0, runs };
+  }
+  if (wait) {
+    const named = { model, run, pollMs: settings.pollMs };
+    return resultOfRun(await waitForRun(service, named, retries, session.say), session);
+  }
+  const found = await findRun(service, model, run, retries);
+  if (found) return resultOfRun(found, session);
+  const detail = `There is no run ${model}/${run} yet, or this token does not cover it.`;
+  session.print(detail);
+  return {
+    result: 'try_again',
+    exitCode: EXIT_CODE_OF.try_again,
+    runs: [],
+    error: { code: 'not_found', detail },
+  };
+}
+
+/** Also prints it. */
+export function resultOfRun(run: Run, session: ServiceSession): StatusResult {
+  const view = newRunView(`${run.model}/${run.run}`, run.files.length);
+  for (const line of describeBadLines(run)) session.say(line);
+  session.print(describeOneRun(run, view));
+  const exitCode: ExitCode = EXIT_CODE_OF_STATE[run.state] ?? EXIT_CODE_OF.try_again;
+  const error: RunError | null = errorOfState(run);
+  return { result: WORD_OF[exitCode], exitCode, runs: [run], ...(error ? { error } : {}) };
+}

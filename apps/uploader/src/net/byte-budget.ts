@@ -1,0 +1,16 @@
+/**
+ * Shares a line among all transfers: each tells what it has sent, and is told how long to wait before it
+ * sends more. What was not used is not saved up.
+ */
+export function createByteBudget(
+  bytesPerSecond: number | null,
+  nowMs: () => number = () => performance.now(),
+): (bytes: number) => number {
+  if (bytesPerSecond === null) return () => 0;
+  let paidUntilMs = 0;
+  return (bytes) => {
+    const now = nowMs();
+    paidUntilMs = Math.max(now, paidUntilMs) + (bytes / bytesPerSecond) * 1000;
+    return paidUntilMs - now;
+  };
+}

@@ -1,0 +1,82 @@
+import type { CommandResult } from '../command-result.ts';
+import { worstExitCode } from '../exit-codes.ts';
+import { formatBytes, formatCount } from '../progress/format.ts';
+import { newRunView, type PushView } from '../progress/push-view.ts';
+import { findRun } from '../service/find-run.ts';
+import type { Run } from '../service/run-schema.ts';
+import type { SourceRun } from '../source/find-runs.ts';
+import { openHashCache } from '../source/hash-cache.ts';
+import { type HashedFile, hashRun } from '../source/hash-run.ts';
+import { errorOf } from './outcome.ts';
+import type { PushContext } from './push-context.ts';
+
+export type PlannedRun = {
+  model: string;
+  run: string;
+  files: number;
+  bytes: number;
+  lines: number;
+  /** null: the service does not know the run yet. */
+  now: { revision: number; state: Run['state'] } | null;
+  wouldSendBytes: number;
+  newRevision: boolean;
+};
+export type PlanResult = CommandResult & { runs: PlannedRun[] };
+
+/** What a push would do: reads and hashes all, asks the service what it has, and changes nothing there. */
+export async function planRuns(runs: SourceRun[], view: PushView, context: PushContext): Promise<PlanResult> {
+  const planned: PlannedRun[] = [];
+  const faults: Array<ReturnType<typeof errorOf>> = [];
+  for (const [index, run] of runs.entries()) {
+    const runView = view.runs[index] ?? newRunView(run.run, run.files.length);
+    try {
+      runView.stage = 'hashing';
+      const cache = await openHashCache(context.stateDir, run.folder, context.say);
+      const files = await hashRun(run, cache, context.limit.signal, runView);
+      runView.stage = 'declaring';
+      const remote = await findRun(context.service, run.model, run.run, {
+        signal: context.limit.signal,
+        limit: context.limit,
+        onPause: (fault, pauseMs) => context.sayPause(runView.label, fault, pauseMs),
+      });
+      planned.push(plan(run, files, remote));
+    } catch (error) {
+      const fault = errorOf(error);
+      faults.push(fault);
+      context.say(`${runView.label}: ${fault.error.detail}`);
+    } finally {
+      runView.stage = 'done';
+    }
+  }
+  const exitCode = worstExitCode(faults.map((fault) => fault.exitCode));
+  const [first] = faults;
+  return { result: 'dry_run', exitCode, runs: planned, ...(first ? { error: first.error } : {}) };
+}
+
+function plan(run: SourceRun, files: HashedFile[], remote: Run | null): PlannedRun {
+  const known = new Map(remote?.files.map((file) => [`${file.sha256} ${file.bytes}`, file]));
+  const there = (file: HashedFile) => known.get(`${file.sha256} ${file.identity.bytes}`);
+  const same =
+    remote?.state !== 'cancelled' &&
+    remote?.files.length === files.length &&
+    files.every((file) => there(file)?.name === file.name);
+  const missing = files.map((file) => file.identity.bytes - (there(file)?.offset ?? 0));
+  return {
+    model: run.model,
+    run: run.run,
+    files: files.length,
+    bytes: files.reduce((sum, file) => sum + file.identity.bytes, 0),
+    lines: files.reduce((sum, file) => sum + file.lines, 0),
+    now: remote ? { revision: remote.revision, state: remote.state } : null,
+    wouldSendBytes: missing.reduce((sum, bytes) => sum + bytes, 0),
+    newRevision: !same,
+  };
+}
+
+export function describePlan(run: PlannedRun): string {
+  const what = `${formatCount(run.files, 'file')}, ${formatBytes(run.bytes)}, ${formatCount(run.lines, 'line')}`;
+  const revision = run.newRevision
+    ? `would become revision ${(run.now?.revision ?? 0) + 1}`
+    : `is revision ${run.now?.revision}, ${run.now?.state}`;
+  return `${run.model}/${run.run}: ${what}: ${revision}; at most ${formatBytes(run.wouldSendBytes)} to send.`;
+}

@@ -1,0 +1,104 @@
+import { mkdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { dirname } from 'node:path';
+import * as z from 'zod';
+import { pause } from '../net/time-limit.ts';
+import { stateFilePath } from './state-file.ts';
+
+/** A holder says this often that it is alive; one that has not for a while is taken to be dead. */
+const SIGN_OF_LIFE_EVERY_MS = 5_000;
+const DEAD_AFTER_MS = 20_000;
+const LOOK_EVERY_MS = 250;
+
+const holderSchema = z.object({ host: z.string(), pid: z.int() });
+type Seen = { text: string; changedMs: number };
+
+/**
+ * Runs `task` while no other uploader with this state folder pushes the same folder: the second one waits,
+ * and says so. It only spares them to push each other out of the uploads: the service alone keeps two
+ * clients apart, so a lock that cannot be kept, or is lost, is no fault.
+ */
+export async function withRunLock<T>(
+  stateDir: string | null,
+  runFolder: string,
+  waiting: { signal: AbortSignal; say: (sentence: string) => void },
+  task: () => Promise<T>,
+): Promise<T> {
+  if (stateDir === null) return task();
+  const path = stateFilePath(stateDir, runFolder, '.lock');
+  const mine = JSON.stringify({ host: hostname(), pid: process.pid });
+  if (!(await take(path, mine, waiting))) return task();
+  const signs = setInterval(() => {
+    const now = new Date();
+    utimes(path, now, now).catch(() => {});
+  }, SIGN_OF_LIFE_EVERY_MS);
+  try {
+    return await task();
+  } finally {
+    clearInterval(signs);
+    if ((await see(path))?.text === mine) await rm(path, { force: true }).catch(() => {});
+  }
+}
+
+/** Resolves to false when no lock can be kept here. */
+async function take(
+  path: string,
+  mine: string,
+  { signal, say }: { signal: AbortSignal; say: (sentence: string) => void },
+): Promise<boolean> {
+  let last: Seen | null = null;
+  let sameSinceMs = 0;
+  for (;;) {
+    try {
+      await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+      await writeFile(path, mine, { flag: 'wx', mode: 0o600 });
+      return true;
+    } catch (error) {
+      if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) return false;
+    }
+    const seen = await see(path);
+    if (!seen) continue;
+    if (last === null)
+      say(`Another uploader (${describe(seen.text)}) pushes the same folder; waiting for it.`);
+    // Compared with itself and not with the clock: the folder may be on another host, and clocks jump.
+    if (last?.text !== seen.text || last.changedMs !== seen.changedMs) sameSinceMs = performance.now();
+    last = seen;
+    if (isDead(seen.text) || performance.now() - sameSinceMs > DEAD_AFTER_MS) {
+      await rm(path, { force: true }).catch(() => {});
+    } else await pause(LOOK_EVERY_MS, signal);
+  }
+}
+
+async function see(path: string): Promise<Seen | null> {
+  try {
+    return { text: await readFile(path, 'utf8'), changedMs: (await stat(path)).mtimeMs };
+  } catch {
+    return null;
+  }
+}
+
+function holderOf(text: string): z.infer<typeof holderSchema> | null {
+  try {
+    return holderSchema.safeParse(JSON.parse(text)).data ?? null;
+  } catch {
+    return null;
+  }
+}
+
+/** On this host one can ask; a process never waits for itself, so that its own id was another one's before. */
+function isDead(text: string): boolean {
+  const holder = holderOf(text);
+  if (holder?.host !== hostname()) return false;
+  if (holder.pid === process.pid) return true;
+  try {
+    process.kill(holder.pid, 0);
+    return false;
+  } catch (error) {
+    return error instanceof Error && 'code' in error && error.code === 'ESRCH';
+  }
+}
+
+function describe(text: string): string {
+  const holder = holderOf(text);
+  return holder ? `process ${holder.pid} on ${holder.host}` : 'unknown';
+}

@@ -1,0 +1,65 @@
+import { describeLoad } from '../progress/describe-run.ts';
+import { formatBytes, formatPercent } from '../progress/format.ts';
+import type { RunView } from '../progress/push-view.ts';
+import { errorOfState } from '../push/outcome.ts';
+import type { Run, RunSummary } from '../service/run-schema.ts';
+
+const HEADING = ['MODEL', 'RUN', 'REV', 'STATE', 'ROWS', 'SIZE', 'DECLARED', 'BY'];
+const RIGHT_ALIGNED = new Set(['REV', 'ROWS', 'SIZE']);
+
+/** Runs as a table of plain text, one a line, so that grep and awk may read it too. */
+export function runTable(runs: RunSummary[]): string {
+  if (runs.length === 0) return 'There are no runs.';
+  const lines = [HEADING, ...runs.map(cellsOf)];
+  const widths = HEADING.map((_, column) => Math.max(...lines.map((line) => line[column]?.length ?? 0)));
+  const pad = (cell: string, column: number): string =>
+    RIGHT_ALIGNED.has(HEADING[column] ?? '')
+      ? cell.padStart(widths[column] ?? 0)
+      : cell.padEnd(widths[column] ?? 0);
+  return lines.map((line) => line.map(pad).join('  ').trimEnd()).join('\n');
+}
+
+function cellsOf(run: RunSummary): string[] {
+  return [
+    run.model,
+    run.run,
+    String(run.revision),
+    `${run.state}${howFar(run)}`,
+    run.rows?.toLocaleString('en') ?? '-',
+    formatBytes(run.bytes.total),
+    `${run.declaredAt.slice(0, 16).replace('T', ' ')}Z`,
+    run.pushedBy ?? '-',
+  ];
+}
+
+function howFar({ state, bytes, load }: RunSummary): string {
+  if (state === 'receiving') return ` ${formatPercent(bytes.received, bytes.total)}`;
+  if (state === 'loading' && load?.phase === 'copying') {
+    return ` ${formatPercent(load.bytes ?? 0, bytes.total)}`;
+  }
+  return '';
+}
+
+/** One run in a few lines. */
+export function describeOneRun(run: Run, view: RunView): string {
+  const totalBytes = run.files.reduce((sum, file) => sum + file.bytes, 0);
+  const receivedBytes = run.files.reduce((sum, file) => sum + file.offset, 0);
+  const received = run.files.filter((file) => file.state === 'received').length;
+  const error = errorOfState(run);
+  const lines = [
+    `${view.label} revision ${run.revision}: ${run.state}`,
+    `  ${received} of ${run.files.length} files, ${formatBytes(receivedBytes)} of ${formatBytes(totalBytes)} received`,
+    ...(run.rows ? [`  ${run.rows.toLocaleString('en')} rows`] : []),
+    ...(run.state === 'loading' && run.load ? [`  ${describeLoad(run.load, totalBytes)}`] : []),
+    ...(run.load?.lastError && run.state !== 'published' ? [`  last load: ${run.load.lastError}`] : []),
+    ...(run.gates ?? [])
+      .filter((gate) => gate.broken)
+      .map(
+        (gate) =>
+          `  gate ${gate.gate}: expected ${JSON.stringify(gate.expected)}, found ${JSON.stringify(gate.found)}`,
+      ),
+    ...(error ? [`  ${error.detail}`] : []),
+    ...(run.pushedBy ? [`  pushed by ${run.pushedBy}`] : []),
+  ];
+  return lines.join('\n');
+}

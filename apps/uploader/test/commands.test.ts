@@ -1,0 +1,213 @@
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { expect } from 'chai';
+import { writeScoreFile } from '../../../e2e/support/score-file.ts';
+import { startTcpProxy } from '../../../e2e/support/tcp-proxy.ts';
+import { type Service, startTestSystem, type TestSystem } from '../../../e2e/support/test-system.ts';
+import { lastLine, startUploader } from './support/run-uploader.ts';
+import { makeScratch } from './support/scratch.ts';
+import { waitUntil } from './support/wait-until.ts';
+
+describe('uploader check', () => {
+  let scratch: ReturnType<typeof makeScratch>;
+  beforeEach(() => {
+    scratch = makeScratch();
+  });
+  afterEach(() => scratch.remove());
+  const check = (...args: string[]) =>
+    startUploader(['check', join(scratch.path, 'data'), ...args], { HOME: scratch.path }).finished;
+
+  it('ends with 0 when no line would be refused, and needs neither address nor token', async () => {
+    scratch.write('data/churn/1/a.jsonl', '{"pk":"1","score":1}\n\n{"pk":"2","score":"2"}');
+    const { exitCode, stdout } = await check();
+    expect(exitCode).to.equal(0);
+    expect(stdout).to.match(/^churn\/1: no line would be refused, 2 rows; 1 file, 44 bytes, 3 lines/);
+  });
+
+  it('ends with 65 and says file, line and byte of what would be refused, and how much more there is', async () => {
+    const bad = '{"pk":12,"score":}\n'.repeat(12);
+    scratch.write('data/churn/1/a.jsonl', `{"pk":"1","score":1}\n${bad}`);
+    scratch.write('data/fraud/1/a.jsonl', '{"pk":"1","score":1}\n');
+    const { exitCode, stdout, stderr } = await check('--json');
+    expect(exitCode).to.equal(65);
+    expect(stderr)
+      .to.match(/^a\.jsonl:2 \(byte \d+\) invalid_json: /m)
+      .and.include('… and 2 more bad lines');
+    expect(stderr).to.include('12 lines would be refused (12 invalid_json)');
+    const result = JSON.parse(stdout);
+    expect(result).to.include({ result: 'bad_data', exitCode: 65 });
+    expect(result.runs[0]).to.deep.include({ lines: 13, rows: 1, blank: 0 });
+    expect(result.runs[0].rejects).to.deep.include({ total: 12, byCode: { invalid_json: 12 } });
+    expect(result.runs[1].rejects.total).to.equal(0);
+  });
+
+  it('ends with 65 when there is no row at all, and with 66 when there is no file', async () => {
+    scratch.write('data/churn/1/a.jsonl', '\n');
+    expect((await check()).exitCode).to.equal(65);
+    rmSync(join(scratch.path, 'data/churn/1/a.jsonl'));
+    expect((await check()).exitCode).to.equal(66);
+  });
+});
+
+describe('the uploader, to the real service,', function () {
+  this.timeout(60_000);
+  let system: TestSystem;
+  let service: Service;
+  let folder = 0;
+  let dir: string;
+
+  before(async () => {
+    system = await startTestSystem();
+    service = await system.startService();
+    system.startLoader();
+  });
+  after(() => system.stop());
+  beforeEach(() => {
+    folder += 1;
+    dir = join(system.workDir, `data-${folder}`);
+    mkdirSync(dir);
+  });
+
+  const run = (args: string[], env: Record<string, string> = {}) =>
+    system.runUploader(service.url, args, env);
+
+  it('says in a dry run what it would send, and sends nothing', async () => {
+    const { bytes, path } = await writeScoreFile(join(dir, 'dry/1/a.jsonl'), 1000, folder);
+    const before = await run(['push', dir, '--dry-run', '--json']);
+    expect(before.code, before.stderr).to.equal(0);
+    const planned = { newRevision: true, wouldSendBytes: bytes, lines: 1000, now: null };
+    expect(JSON.parse(before.stdout).runs[0]).to.deep.include(planned);
+    expect(await system.query(`SELECT FROM ingest.run_revision WHERE model = 'dry'`)).to.deep.equal([]);
+
+    await run(['push', dir]);
+    const after = await run(['push', dir, '--dry-run']);
+    expect(after.stdout).to.include('is revision 1, published; at most 0 bytes to send');
+    appendFileSync(path, '{"pk":"one more","score":1}\n');
+    expect((await run(['push', dir, '--dry-run'])).stdout).to.include('would become revision 2');
+  });
+
+  it('sends no faster than --bwlimit, all transfers together', async () => {
+    for (const name of ['a', 'b', 'c']) {
+      await writeScoreFile(join(dir, `slow/1/${name}.jsonl`), 8000, folder * 10 + name.charCodeAt(0));
+    }
+    const { code, stdout, stderr } = await run(['push', dir, '--bwlimit', '400kB', '--json']);
+    expect(code, stderr).to.equal(0);
+    const { bytesSent, seconds } = JSON.parse(stdout).runs[0];
+    expect(bytesSent / seconds).to.be.lessThan(480_000);
+  });
+
+  it('writes its result into --result-file, and where Airflow looks for it', async () => {
+    await writeScoreFile(join(dir, 'results/1/a.jsonl'), 10, folder);
+    const file = join(dir, 'result.json');
+    const xcom = join(dir, 'xcom');
+    mkdirSync(xcom);
+    const { code, stdout } = await run(['push', dir, '--run', 'none', '--result-file', file], {
+      UPLOADER_XCOM_DIR: xcom,
+    });
+    expect(code).to.equal(66);
+    expect(stdout).to.not.include('{');
+    for (const path of [file, join(xcom, 'return.json')]) {
+      expect(JSON.parse(readFileSync(path, 'utf8'))).to.include({ exitCode: 66, result: 'source' });
+    }
+  });
+
+  it('shows one run, with an exit code that says how it stands', async () => {
+    const early = await run(['status', 'shown', '1']);
+    expect(early.code, early.stderr).to.equal(75);
+    const waiting = system.startUploader(service.url, ['status', 'shown', '1', '--wait', '--json']);
+    await writeScoreFile(join(dir, 'shown/1/a.jsonl'), 1234, folder);
+    expect((await run(['push', dir])).code).to.equal(0);
+    const waited = await waiting.ended;
+    expect(waited.code, waited.stderr).to.equal(0);
+    expect(JSON.parse(waited.stdout)).to.include({ result: 'published' });
+    const { code, stdout } = await run(['status', 'shown', '1']);
+    expect(code).to.equal(0);
+    expect(stdout).to.match(/^shown\/1 revision 1: published\n {2}1 of 1 files, .*\n {2}1,234 rows/);
+  });
+
+  it('waits while another one pushes the same folder, and takes over from one that was killed', async () => {
+    const { bytes } = await writeScoreFile(join(dir, 'twice/1/a.jsonl'), 100_000, folder);
+    const proxy = await startTcpProxy(service.port);
+    try {
+      const first = system.startUploader(proxy.url, ['push', dir]);
+      await waitUntil('the first one sends', () => proxy.sentBytes() > bytes / 10);
+      proxy.stall();
+      const second = system.startUploader(service.url, ['push', dir, '--json']);
+      await waitUntil('the second one waits', () => second.stderr().includes('waiting for it'));
+      expect(second.stderr()).to.include(`process ${first.pid} on`);
+      await first.kill('SIGKILL');
+      const { code, stdout, stderr } = await second.ended;
+      expect(code, stderr).to.equal(0);
+      expect(JSON.parse(stdout).runs[0].state).to.equal('published');
+    } finally {
+      await proxy.stop();
+    }
+  });
+
+  it('watches: pushes each run once when its marker appears, over a restart, until it is stopped', async () => {
+    const complete = (name: string) => writeFileSync(join(dir, name, '_SUCCESS'), '');
+    await writeScoreFile(join(dir, 'watched/1/a.jsonl'), 100, folder);
+    await writeScoreFile(join(dir, 'watched/2/a.jsonl'), 100, folder + 1000);
+    const watching = system.startUploader(service.url, ['watch', dir, '--json']);
+    await waitUntil('it watches', () => watching.stderr().includes('Watching'));
+    complete('watched/1');
+    const lines = (text: string) => text.split('\n').filter((line) => line !== '');
+    await waitUntil('run 1 is published', () => lines(watching.stdout()).length === 1, 30_000);
+    expect(JSON.parse(watching.stdout())).to.include({ run: '1', state: 'published', exitCode: 0 });
+    const stopped = await watching.kill('SIGTERM');
+    expect(stopped.code).to.equal(143);
+
+    await writeScoreFile(join(dir, 'watched/3/a.jsonl'), 100, folder + 2000);
+    complete('watched/3');
+    const again = system.startUploader(service.url, ['watch', dir]);
+    await waitUntil('run 3 is published', () => again.stdout().includes('watched/3'), 30_000);
+    // A marker that is written again asks for another push; run 2 has none, and run 1 was done before.
+    appendFileSync(join(dir, 'watched/1/a.jsonl'), '{"pk":"late","score":1}\n');
+    complete('watched/1');
+    const later = new Date(Date.now() + 5000);
+    utimesSync(join(dir, 'watched/1/_SUCCESS'), later, later);
+    await waitUntil('run 1 has a revision 2', () => again.stdout().includes('watched/1 revision 2'), 30_000);
+    await again.kill('SIGINT');
+    expect(lines(again.stdout())).to.have.length(2);
+    const runs = await system.query<{ run_key: string }>(
+      `SELECT DISTINCT run_key FROM ingest.run_revision WHERE model = 'watched' ORDER BY 1`,
+    );
+    expect(runs.map(({ run_key }) => run_key)).to.deep.equal(['1', '3']);
+  });
+
+  it('watches on when a run has bad lines, and tells of it once', async () => {
+    mkdirSync(join(dir, 'bad/1'), { recursive: true });
+    writeFileSync(join(dir, 'bad/1/a.jsonl'), 'no json\n');
+    writeFileSync(join(dir, 'bad/1/_SUCCESS'), '');
+    const watching = system.startUploader(service.url, ['watch', dir, '--json']);
+    await waitUntil('the run has failed', () => watching.stdout().includes('"exitCode":65'), 30_000);
+    await watching.kill('SIGTERM');
+    const again = system.startUploader(service.url, ['watch', dir, '--json']);
+    await writeScoreFile(join(dir, 'bad/2/a.jsonl'), 10, folder);
+    writeFileSync(join(dir, 'bad/2/_SUCCESS'), '');
+    await waitUntil('the next run is published', () => again.stdout().includes('"exitCode":0'), 30_000);
+    await again.kill('SIGTERM');
+    expect(again.stdout()).to.not.include('"exitCode":65');
+  });
+
+  it('teaches by example, and names the option that was meant', async () => {
+    for (const command of ['push', 'check', 'watch', 'status', 'publish', 'retry']) {
+      const { code, stdout } = await run([command, '--help']);
+      expect(code).to.equal(0);
+      expect(stdout).to.match(/^ {2}uploader /m);
+    }
+    const { code, stderr } = await run(['watch', dir, '--tranfers', '3']);
+    expect(code).to.equal(2);
+    expect(stderr).to.include('--transfers');
+    expect(lastLine((await run(['publish', 'm', 'r', '--json'])).stdout)).to.include('--reason');
+    expect(existsSync(join(dir, '_SUCCESS'))).to.equal(false);
+  });
+});

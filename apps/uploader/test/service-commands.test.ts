@@ -1,0 +1,110 @@
+import { appendFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect } from 'chai';
+import { runProgram } from '../../../e2e/support/program.ts';
+import { writeScoreFile } from '../../../e2e/support/score-file.ts';
+import { type Service, startTestSystem, type TestSystem } from '../../../e2e/support/test-system.ts';
+
+describe('uploader status, publish and retry, to the real service', function () {
+  this.timeout(60_000);
+  let system: TestSystem;
+  let service: Service;
+  let operator: Record<string, string>;
+
+  before(async () => {
+    system = await startTestSystem();
+    service = await system.startService();
+    system.startLoader();
+    const args = ['token', 'create', 'olga', '--scope', 'operate'];
+    const { stdout } = await runProgram('ingest-api', args, { DATABASE_URL: system.databaseUrl });
+    operator = { UPLOADER_TOKEN: stdout.trimEnd().split('\n').at(-1) ?? '' };
+  });
+  after(() => system.stop());
+
+  const run = (args: string[], env: Record<string, string> = {}) =>
+    system.runUploader(service.url, args, env);
+  const push = async (model: string, name: string, lines: number) => {
+    const dir = join(system.workDir, model, name);
+    const file = await writeScoreFile(join(dir, 'a.jsonl'), lines, lines);
+    const again = () => run(['push', dir, '--model', model, '--run', name, '--json']);
+    return { file, again, ending: await again() };
+  };
+  const setContract = async (model: string, contract: Record<string, number>) => {
+    const response = await fetch(`${service.url}/v1/models/${model}`, {
+      method: 'PUT',
+      headers: { Authorization: `Bearer ${operator.UPLOADER_TOKEN}`, 'Content-Type': 'application/json' },
+      body: JSON.stringify(contract),
+    });
+    expect(response.status).to.equal(200);
+  };
+  const rowsShown = async (model: string) => {
+    const [row] = await system.query<{ rows: number }>(`SELECT count(*)::int AS rows FROM scores.${model}`);
+    return row?.rows;
+  };
+
+  it('lists the newest runs of all models, or of one, as a table', async () => {
+    await push('listed_a', '2026-10', 10);
+    await push('listed_b', '2026-11', 20);
+    const all = await run(['status']);
+    expect(all.code, all.stderr).to.equal(0);
+    const [heading, ...rows] = all.stdout.trimEnd().split('\n');
+    expect(heading).to.match(/^MODEL +RUN +REV +STATE +ROWS +SIZE +DECLARED +BY$/);
+    expect(rows.find((row) => row.startsWith('listed_b'))).to.match(/2026-11 +1 +published +20 /);
+    const one = await run(['status', 'listed_a', '--json']);
+    expect(JSON.parse(one.stdout).runs).to.have.length(1);
+    const none = await run(['status', 'listed_never']);
+    expect(none.code).to.be.oneOf([0, 77]);
+  });
+
+  it('rolls back to an older run and forth again, and keeps who and why', async () => {
+    await push('rolled', '2026-10', 100);
+    await push('rolled', '2026-11', 200);
+    const back = await run(['publish', 'rolled', '2026-10', '--reason', 'wrong features'], operator);
+    expect(back.code, back.stderr).to.equal(0);
+    expect(back.stdout).to.equal('rolled shows 2026-10 revision 1, 100 rows.\n');
+    expect(await rowsShown('rolled')).to.equal(100);
+    const forth = await run(
+      ['publish', 'rolled', '2026-11', '--revision', '1', '--reason', 'mended', '--json'],
+      operator,
+    );
+    expect(JSON.parse(forth.stdout)).to.deep.include({ result: 'published', exitCode: 0 });
+    expect(await rowsShown('rolled')).to.equal(200);
+  });
+
+  it('publishes what a gate holds only by --force, and only for who may operate', async () => {
+    await push('gated', '2026-10', 100);
+    await setContract('gated', { minRows: 50 });
+    const held = await push('gated', '2026-11', 10);
+    expect(held.ending.code, held.ending.stderr).to.equal(65);
+    expect(JSON.parse(held.ending.stdout).runs[0].state).to.equal('held');
+    const shown = await run(['status', 'gated', '2026-11']);
+    expect(shown.code).to.equal(65);
+    expect(shown.stdout).to.include('gate ').and.include('held');
+
+    const args = ['publish', 'gated', '2026-11', '--reason', 'a small month'];
+    expect((await run(args)).code).to.equal(77);
+    const refused = await run(args, operator);
+    expect(refused.code, refused.stderr).to.equal(65);
+    expect(await rowsShown('gated')).to.equal(100);
+    const forced = await run([...args, '--force'], operator);
+    expect(forced.code, forced.stderr).to.equal(0);
+    expect(await rowsShown('gated')).to.equal(10);
+  });
+
+  it('has a failed run loaded again, and waits for its end', async () => {
+    const { file, again } = await push('retried', '2026-11', 10);
+    appendFileSync(file.path, 'no json\n');
+    expect((await again()).code).to.equal(65);
+    const vain = await run(
+      ['retry', 'retried', '2026-11', '--reason', 'to see it again', '--json'],
+      operator,
+    );
+    expect(vain.code, vain.stderr).to.equal(65);
+    await setContract('retried', { maxRejectedLines: 1 });
+    const helped = await run(['retry', 'retried', '2026-11'], operator);
+    expect(helped.code, helped.stderr).to.equal(0);
+    expect(helped.stdout).to.include('published');
+    expect(await rowsShown('retried')).to.equal(10);
+    expect((await run(['retry', 'retried', 'never'], operator)).code).to.equal(77);
+  });
+});
