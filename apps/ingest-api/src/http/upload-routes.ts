@@ -94,8 +94,7 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
       await sendNodeResponse(res, response);
       return;
     }
-    // The body may be unread: this connection cannot be used again.
-    res.set('Connection', 'close');
+    readOn(req);
     throw res.locals.error ?? (await fromTusResponse(response));
   };
 
@@ -128,6 +127,20 @@ function responseOf(req: ServerRequest): Response {
   const res = req.runtime?.node?.res;
   if (res === undefined) throw new Error('The tus server was given a request that is not from Node.');
   return res as Response;
+}
+
+/** A client that sends on although it was refused is cut off after so long. */
+const READ_ON_MS = 5_000;
+
+/**
+ * Reads the rest of a body that was refused: closed at once, the connection would be reset, and the client
+ * might never read why.
+ */
+function readOn(req: Request): void {
+  if (req.complete || req.destroyed) return;
+  const timer = setTimeout(() => req.socket.destroy(), READ_ON_MS);
+  timer.unref();
+  req.once('close', () => clearTimeout(timer)).resume();
 }
 
 /** tus 1.0 lets a client override the method by a header; a proxy that filters by method could not see it. */

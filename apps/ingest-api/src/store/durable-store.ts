@@ -2,7 +2,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { FileStore } from '@tus/file-store';
 import { ERRORS, Upload } from '@tus/utils';
-import { IngestError } from '../errors.ts';
+import { IngestError, isDatabaseUnavailable } from '../errors.ts';
 import { writeDurably } from './durable-write.ts';
 import { GRACE_MS } from './lock-session.ts';
 import { isUploadId, openForWriting } from './upload-files.ts';
@@ -136,12 +136,11 @@ const NO_FILES = {
 };
 
 const NO_ROOM = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
-/** The calls made on an upload's file; a socket's `connect`, `read` and `write` are not among them. */
-const FILE_CALLS = new Set(['open', 'fstat', 'ftruncate', 'writev', 'fdatasync', 'fsync', 'close']);
 
+/** What a system call said is the disk's fault, unless it was one of the way to the database. */
 function toIngestError(error: unknown, uploadId: string): unknown {
   const { code, syscall } = error as NodeJS.ErrnoException;
-  if (code === undefined || syscall === undefined || !FILE_CALLS.has(syscall)) return error;
+  if (code === undefined || syscall === undefined || isDatabaseUnavailable(error)) return error;
   return NO_ROOM.has(code)
     ? new IngestError(
         'insufficient_storage',
