@@ -1,0 +1,232 @@
+import { readFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { expect } from 'chai';
+import type { Browser, Page } from 'playwright-core';
+import {
+  declare,
+  patch,
+  pushRun,
+  scoreLines,
+  startSystem,
+  type TestSystem,
+  untilFinal,
+} from '../support/system.ts';
+import { launchChromium } from './chromium.ts';
+
+const AXE = createRequire(import.meta.url).resolve('axe-core/axe.min.js');
+const PATIENCE_MS = 15_000;
+
+const monthOf = (run: string) => ({ as_of: `${run}-01T00:00:00Z` });
+
+interface AxeResult {
+  readonly violations: readonly {
+    readonly id: string;
+    readonly impact: string;
+    readonly nodes: readonly { readonly html: string }[];
+  }[];
+}
+
+describe('the status page', function () {
+  this.timeout(60_000);
+  let browser: Browser | undefined;
+  let system: TestSystem;
+  let token: string;
+  let page: Page;
+  /** What the browser complains of: scripts that failed, and what the content security policy has stopped. */
+  let complaints: string[];
+
+  before(async function () {
+    this.timeout(300_000);
+    browser = await launchChromium();
+    if (browser === undefined) return this.skip();
+    system = await startSystem();
+    token = await system.createToken({ name: 'night-shift', scopes: ['read', 'operate'] });
+    system.startLoader();
+    await load('churn', '2026-09', 100);
+    await load('churn', '2026-10', 100);
+    await pushRun(system, 'fraud', '2026-10', [{ name: 'a.jsonl', content: '{"pk":"1","score":"high"}\n' }]);
+    await untilFinal(system, 'fraud', '2026-10', PATIENCE_MS);
+  });
+
+  after(async () => {
+    await browser?.close();
+    await system?.stop();
+  });
+
+  beforeEach(async () => {
+    if (browser === undefined) return;
+    complaints = [];
+    page = await browser.newPage();
+    page.setDefaultTimeout(PATIENCE_MS);
+    page.on('pageerror', (error) => complaints.push(error.message));
+    page.on('console', (message) => {
+      if (message.type() === 'error') complaints.push(message.text());
+    });
+  });
+
+  afterEach(() => page?.close());
+
+  async function load(model: string, run: string, rows: number): Promise<void> {
+    await pushRun(system, model, run, [{ name: 'a.jsonl', content: scoreLines(rows) }], monthOf(run));
+    await untilFinal(system, model, run, PATIENCE_MS);
+  }
+
+  async function signIn(hash = ''): Promise<void> {
+    await page.goto(`${system.url}/${hash}`);
+    await page.getByLabel('Token').fill(token);
+    await page.getByRole('button', { name: 'Sign in' }).click();
+    await page.getByText('night-shift').waitFor();
+  }
+
+  const seeState = (state: string) => page.locator('.title .badge', { hasText: state }).waitFor();
+  const shownRun = async (model: string) =>
+    (await system.query(`SELECT DISTINCT run FROM scores.${model}`)).map(({ run }) => run);
+
+  async function act(button: string, reason: string): Promise<void> {
+    await page.getByRole('button', { name: button }).click();
+    const dialog = page.getByRole('dialog');
+    await dialog.getByLabel('Why?').fill(reason);
+    await dialog.getByRole('button', { name: button }).click();
+    await dialog.waitFor({ state: 'detached' });
+  }
+
+  /** Rules that axe calls serious or critical, in what is shown now. */
+  async function seriousFaults(): Promise<string[]> {
+    // Evaluated by the driver, which the page's own policy does not bind.
+    await page.evaluate(await readFile(AXE, 'utf8'));
+    const { violations } = await page.evaluate<AxeResult>('axe.run()');
+    return violations
+      .filter(({ impact }) => impact === 'serious' || impact === 'critical')
+      .map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' | ')}`);
+  }
+
+  it('lets nobody in with a token that is unknown, and says why', async () => {
+    await page.goto(system.url);
+    await page.getByLabel('Token').fill('si_unknown');
+    await page.getByRole('button', { name: 'Sign in' }).click();
+    await page.getByRole('alert').getByText('unknown, expired or revoked').waitFor();
+  });
+
+  it('keeps the token where no script reads it, and forgets it at sign-out', async () => {
+    await signIn();
+    const [cookie] = await page.context().cookies();
+    expect(cookie).to.include({ httpOnly: true, sameSite: 'Strict' });
+    expect(await page.evaluate('document.cookie')).to.equal('');
+    await page.getByRole('button', { name: 'Sign out' }).click();
+    await page.getByLabel('Token').waitFor();
+    expect(await page.context().cookies()).to.deep.equal([]);
+  });
+
+  it('shows an upload and its load as they go on, without being reloaded', async () => {
+    const content = scoreLines(2_000);
+    const declared = await declare(system, 'uplift', '2026-10', [{ name: 'part-1.jsonl', content }]);
+    await signIn('#/runs/uplift/2026-10');
+    await seeState('receiving');
+    const bytes = Buffer.from(content);
+    const half = Math.floor(bytes.length / 2);
+    const address = declared.files[0]?.uploadUrl ?? '';
+    await patch(system, address, 0, bytes.subarray(0, half));
+    await page
+      .getByRole('row', { name: /part-1\.jsonl/ })
+      .getByText(/(49|50) %/)
+      .waitFor();
+    await page.getByText('Live', { exact: true }).waitFor();
+    await patch(system, address, half, bytes.subarray(half));
+    await seeState('published');
+    await page.getByText('this revision').waitFor();
+    expect(complaints).to.deep.equal([]);
+  });
+
+  it('says why a run was rejected, where, and shows the line', async () => {
+    await signIn();
+    await page.getByRole('link', { name: /^fraud 2026-10: failed/ }).click();
+    await seeState('failed');
+    await page
+      .getByRole('alert')
+      .getByText(/score must be a finite number/)
+      .waitFor();
+    await page.getByText('{"pk":"1","score":"high"}').waitFor();
+    expect(complaints).to.deep.equal([]);
+  });
+
+  it('publishes a held run, and rolls back, each with a reason that is kept', async () => {
+    const operator = { token };
+    await system.request('PUT', '/v1/models/churn', { ...operator, json: { maxRowChangePercent: 10 } });
+    await load('churn', '2026-11', 500);
+    await signIn('#/runs/churn/2026-11');
+    await seeState('held');
+    expect(await shownRun('churn')).to.deep.equal(['2026-10']);
+    await page.getByRole('row', { name: /✕ broken/ }).waitFor();
+
+    await act('Publish anyway', 'more customers since the merger');
+    await seeState('published');
+    expect(await shownRun('churn')).to.deep.equal(['2026-11']);
+    await page.getByRole('cell', { name: 'more customers since the merger' }).first().waitFor();
+
+    await page.getByRole('link', { name: 'Overview' }).click();
+    await page.getByRole('link', { name: /^churn 2026-10: superseded/ }).click();
+    await act('Roll back to this run', 'the merger was called off');
+    await seeState('published');
+    expect(await shownRun('churn')).to.deep.equal(['2026-10']);
+    expect(complaints).to.deep.equal([]);
+  });
+
+  it('offers no act to a token that may only read', async () => {
+    const reader = await system.createToken({ name: 'reader', scopes: ['read'] });
+    await page.goto(`${system.url}/#/runs/fraud/2026-10`);
+    await page.getByLabel('Token').fill(reader);
+    await page.getByRole('button', { name: 'Sign in' }).click();
+    await page.getByText('needs a token with the scope').waitFor();
+    expect(await page.getByRole('button', { name: 'Load again' }).count()).to.equal(0);
+  });
+
+  it('asks every few seconds where no stream of events comes through', async () => {
+    await page.route('**/v1/events', (route) => route.fulfill({ status: 502 }));
+    await signIn();
+    await page.getByText('Every 5 s').waitFor();
+    await declare(system, 'polled', '2026-10', [{ name: 'a.jsonl', content: scoreLines(3) }]);
+    await page.getByRole('link', { name: /^polled 2026-10: receiving/ }).waitFor();
+  });
+
+  it('refuses a change by cookie that another site has made the browser send', async () => {
+    const headers = { cookie: `ingest_session=${token}`, origin: 'https://elsewhere.example' };
+    const request = { token: null, headers, json: { reason: 'none' } };
+    const answer = await system.request('POST', '/v1/models/fraud/runs/2026-10/retry', request);
+    expect(answer.status).to.equal(403);
+  });
+
+  for (const colorScheme of ['light', 'dark'] as const) {
+    it(`has no serious fault of accessibility, when it is ${colorScheme}`, async () => {
+      await page.emulateMedia({ colorScheme });
+      await page.goto(system.url);
+      await page.getByLabel('Token').waitFor();
+      expect(await seriousFaults(), 'sign-in').to.deep.equal([]);
+      await signIn();
+      await page.getByRole('heading', { name: 'Models and months' }).waitFor();
+      expect(await seriousFaults(), 'overview').to.deep.equal([]);
+      for (const run of ['fraud/2026-10', 'churn/2026-11']) {
+        await page.goto(`${system.url}/#/runs/${run}`);
+        await page.getByRole('heading', { name: 'Who did what' }).waitFor();
+        expect(await seriousFaults(), run).to.deep.equal([]);
+      }
+    });
+  }
+
+  it('works by keyboard alone', async () => {
+    await page.goto(system.url);
+    await page.getByLabel('Token').waitFor();
+    await page.keyboard.type(token);
+    await page.keyboard.press('Enter');
+    await page
+      .getByRole('link', { name: /^fraud 2026-10/ })
+      .first()
+      .focus();
+    await page.keyboard.press('Enter');
+    await seeState('failed');
+    await page.getByRole('button', { name: 'Load again' }).focus();
+    await page.keyboard.press('Enter');
+    await page.getByRole('dialog').waitFor();
+    await page.keyboard.press('Escape');
+    await page.getByRole('dialog').waitFor({ state: 'detached' });
+  });
+});
