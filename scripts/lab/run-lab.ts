@@ -43,7 +43,7 @@ async function startAndPush(
 function sayHowToGoOn(home: string, env: LabEnv, pushCode: number): void {
   if (pushCode !== 0) console.log(`\nlab: the push ended with exit code ${pushCode}; see above.`);
   console.log(`
-Status page    ${env.statusUrl}
+Status page    ${env.statusUrl}    # sign in with UPLOADER_TOKEN from ${home}/lab.env
 For a shell    source ${home}/lab.env    # then: npx uploader push DIR, psql "$DATABASE_URL"
 Push your own  npm run lab -- DIR         # from another terminal, while this one is up
 Logs           ${home}/logs
