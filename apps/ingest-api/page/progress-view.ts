@@ -19,10 +19,10 @@ export function progressSection(
   nowMs: number,
 ): TemplateResult | typeof nothing {
   const hasChart = history.throughput.length > 1;
-  if (run.progress === null && !hasChart) return nothing;
+  if (run.progress == null && !hasChart) return nothing;
   return html`<section aria-labelledby="progress-title">
     <h2 id="progress-title">Progress</h2>
-    ${run.progress === null ? nothing : step(run, run.progress)} ${phases(run, nowMs)}
+    ${run.progress == null ? nothing : step(run, run.progress)} ${phases(run, nowMs)}
     ${hasChart ? html`<throughput-chart .samples=${history.throughput}></throughput-chart>` : nothing}
   </section>`;
 }
