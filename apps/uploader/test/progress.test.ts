@@ -39,9 +39,13 @@ describe('progress', () => {
     const run = sending('churn/1');
     run.stage = 'in_service';
     run.load = { attempt: 2, phase: 'building_key', rows: 1_200_000 };
-    expect(renderBlock(view(run), rates, 120, 24)).to.equal(
+    expect(renderBlock(view(run), rates, 120, 24).split('\n')).to.deep.equal([
       'churn/1  loading (attempt 2): building key, 1,200,000 rows',
-    );
+      `  load: building key           ${'█'.repeat(20)} 100 %`,
+    ]);
+    run.load = { attempt: 2, phase: 'copying', bytes: 500e6, rows: 1_200_000 };
+    run.progress = { bytesPerSecond: 50e6, etaSeconds: 30 };
+    expect(renderBlock(view(run), rates, 120, 24)).to.match(/█{5}░{15} 25 % {2}50\.0 MB\/s {2}30 s left$/);
   });
 
   it('elsewhere writes whole lines, now and then', async () => {

@@ -6,6 +6,9 @@ import { renderBlock } from './render-block.ts';
 import type { Reporter } from './reporter.ts';
 
 const REDRAW_MS = 125;
+const MOST_SAID_AGAIN = 200;
+/** Cursor to the upper left, and all below it away (ECMA-48 CUP, ED). */
+const CLEAR_SCREEN = '\u001B[H\u001B[J';
 
 /** The same for a person at a terminal: a block that is redrawn, and sentences that stay above it. */
 export function liveProgress(stream: WriteStream, view: PushView): Reporter {
@@ -32,11 +35,25 @@ export function liveProgress(stream: WriteStream, view: PushView): Reporter {
     );
     block(text);
   };
+  const said: string[] = [];
+  // Terminals differ in what they make of lines that no longer fit; only what is drawn anew is sure to be right.
+  const startOver = () => {
+    block.clear();
+    stream.write(CLEAR_SCREEN);
+    for (const sentence of said.slice(-(stream.rows || 24))) stream.write(`${sentence}\n`);
+    draw();
+  };
   const timer = setInterval(draw, REDRAW_MS);
+  stream.on('resize', startOver);
   return {
-    say: (sentence) => block.persist(sentence),
+    say: (sentence) => {
+      said.push(sentence);
+      if (said.length > MOST_SAID_AGAIN) said.shift();
+      block.persist(sentence);
+    },
     stop: () => {
       clearInterval(timer);
+      stream.off('resize', startOver);
       block.clear();
       block.done();
     },

@@ -17,6 +17,7 @@ export type RunView = {
   /** Being sent right now; `sentBytes` counts from the file's start. */
   active: Map<string, FileView>;
   load: Run['load'];
+  progress: Run['progress'];
   revision: number | null;
   serviceState: RunState | null;
 };
@@ -35,6 +36,7 @@ export function newRunView(label: string, filesTotal: number): RunView {
     filesReceived: 0,
     active: new Map(),
     load: null,
+    progress: null,
     revision: null,
     serviceState: null,
   };

@@ -17,6 +17,7 @@ export function renderBlock(view: PushView, rates: Rates, columns: number, rows:
   for (const run of view.runs) {
     if (run.stage === 'waiting' || run.stage === 'done') continue;
     lines.push(`${run.label}  ${describeRun(run, rates.ofRun(run))}`);
+    if (run.stage === 'in_service' && run.load?.phase) lines.push(loadLine(run, run.load.phase));
     if (run.stage !== 'sending') continue;
     for (const file of run.active.values()) {
       const rate = rates.ofFile(run, file.name);
@@ -32,6 +33,17 @@ export function renderBlock(view: PushView, rates: Rates, columns: number, rows:
     lines.length > room ? [...lines.slice(0, room - 1), `… ${lines.length - room + 1} more lines`] : lines;
   if (view.runs.length > 1) shown.push(totalLine(view, rates.total));
   return shown.map((line) => (line.length >= columns ? `${line.slice(0, columns - 2)}…` : line)).join('\n');
+}
+
+/** In the form of a file's line: the same bytes go on. After the copying there are no bytes to count. */
+function loadLine(run: RunView, phase: string): string {
+  const name = fit(`load: ${phase.replaceAll('_', ' ')}`);
+  const bytes = phase === 'copying' ? (run.load?.bytes ?? 0) : run.totalBytes;
+  const rate = run.progress?.bytesPerSecond;
+  const left = run.progress?.etaSeconds;
+  const pace = rate ? `  ${formatBytes(rate)}/s` : '';
+  const eta = typeof left === 'number' ? `  ${formatDuration(left * 1000)} left` : '';
+  return `  ${name} ${bar(bytes, run.totalBytes)} ${formatPercent(bytes, run.totalBytes)}${pace}${eta}`;
 }
 
 function totalLine(view: PushView, bytesPerSecond: number): string {

@@ -84,6 +84,7 @@ function show(remote: Run, view: RunView): void {
   view.revision = remote.revision;
   view.serviceState = remote.state;
   view.load = remote.load;
+  view.progress = remote.progress;
   view.filesReceived = remote.files.filter((file) => file.state === 'received').length;
   view.receivedBytes = remote.files.reduce((sum, file) => sum + file.offset, 0);
   view.stage = 'in_service';

@@ -41,6 +41,7 @@ export const runSchema = z.object({
       lastError: z.string().nullish(),
     })
     .nullish(),
+  progress: z.object({ bytesPerSecond: z.number().nullish(), etaSeconds: z.number().nullish() }).nullish(),
   error: z
     .object({
       code: z.string(),

@@ -2,7 +2,7 @@ import { createHash, type Hash } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import type { RunState } from '../../src/service/run-schema.ts';
+import type { Run, RunState } from '../../src/service/run-schema.ts';
 
 type DeclaredFile = { name: string; bytes: number; sha256: string; lines: number };
 type Upload = { bytes: number; sha256: string; offset: number; content: Hash };
@@ -31,6 +31,10 @@ export type IngestServer = {
   receivedBytes: () => number;
   /** What a whole and right run becomes. */
   settleAs: RunState;
+  /** What the run says of its load. */
+  load: Run['load'];
+  /** Moves every run that is whole on. */
+  settle: (state: RunState) => void;
   /** Answers in the service's place, when it returns true. */
   intercept: (request: IncomingMessage, response: ServerResponse) => boolean;
   /** Stops reading bodies when this many bytes have come in; the bytes until then are kept. */
@@ -112,7 +116,7 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
       };
     });
     const whole = files.every((file) => file.state === 'received');
-    const state = revision.state ?? (whole ? settle(revision) : 'receiving');
+    const state = revision.state ?? (whole ? settleRevision(revision) : 'receiving');
     response.writeHead(status, { 'Content-Type': 'application/json' }).end(
       JSON.stringify({
         model: decodeURIComponent(model),
@@ -121,7 +125,7 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
         state,
         rows: state === 'published' ? files.reduce((sum, file) => sum + file.lines, 0) : null,
         files,
-        load: null,
+        load: server.load,
         error: revision.mismatch ? MISMATCH : state === 'failed' ? INVALID_JSON : null,
         rejects: state === 'failed' && !revision.mismatch ? BAD_LINES : { total: 0, byCode: {}, first: [] },
         pushedBy: 'tests',
@@ -129,7 +133,7 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
     );
   }
 
-  function settle(revision: Revision): RunState {
+  function settleRevision(revision: Revision): RunState {
     const intact = revision.files.every((file) => {
       const upload = uploads.get(uploadUrl(file));
       return file.bytes === 0 || upload?.content.copy().digest('hex') === file.sha256;
@@ -162,6 +166,10 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
     requests: [],
     receivedBytes: () => receivedBytes,
     settleAs: 'published',
+    load: null,
+    settle: (state) => {
+      for (const revision of [...runs.values()].flat()) if (revision.state) revision.state = state;
+    },
     intercept: () => false,
     stopReadingAtBytes: Number.POSITIVE_INFINITY,
     forgetAll: () => {
