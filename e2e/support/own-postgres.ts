@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { chown, mkdtemp, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type RunningPostgres, startPostgres } from 'local-postgres';
@@ -11,6 +11,8 @@ export interface OwnPostgres {
   restart(signal: 'SIGQUIT' | 'SIGKILL'): Promise<void>;
   kill(signal: 'SIGQUIT' | 'SIGKILL'): Promise<void>;
   start(): Promise<void>;
+  /** Gives a folder to the user that the server runs as. */
+  own(folder: string): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -36,6 +38,10 @@ export async function startOwnPostgres(): Promise<OwnPostgres> {
     async restart(signal) {
       await kill(signal);
       await start();
+    },
+    async own(folder) {
+      const { uid, gid } = await stat(join(dataDir, 'cluster'));
+      await chown(folder, uid, gid);
     },
     async stop() {
       if (isRunning) await server.stop();

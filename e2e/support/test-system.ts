@@ -8,6 +8,8 @@ import { type Ending, type RunningProgram, runProgram, startProgram, waitForLog 
 /** The whole system, each part a process, on a database and a folder of its own. */
 export interface TestSystem {
   databaseUrl: string;
+  /** Of the whole service, with the scopes push and read. */
+  token: string;
   /** A folder for the test's own files; removed with the system. */
   workDir: string;
   /** Starts a service, on a given port (after a kill, say) or a free one. */
@@ -20,6 +22,9 @@ export interface TestSystem {
   /** Ends every process, then drops the database: rejects when something left a connection open. */
   stop(): Promise<void>;
 }
+
+/** On a machine that does other things as well. */
+const START_WITHIN_MS = 40_000;
 
 export interface Service extends RunningProgram {
   port: number;
@@ -57,11 +62,12 @@ export async function startTestSystem({
 
   return {
     databaseUrl: database.url,
+    token,
     workDir,
     async startService({ port = 0, env = {} } = {}) {
       const listen = { INGEST_HOST: '127.0.0.1', INGEST_PORT: String(port) };
       const program = start('ingest-api', ['serve'], { ...serverEnv, ...listen, ...env });
-      const listening = await waitForLog(program, 'listening');
+      const listening = await waitForLog(program, 'listening', START_WITHIN_MS);
       const actualPort = Number(listening.port);
       return { ...program, port: actualPort, url: `http://127.0.0.1:${actualPort}` };
     },

@@ -1,0 +1,64 @@
+import { createHash } from 'node:crypto';
+import { request } from 'node:http';
+
+/** One file of a run, sent by hand, PATCH by PATCH. */
+export interface OneUpload {
+  id: string;
+  content: Buffer;
+  sha256: string;
+  /** Sends what is left from there on; resolves to the answer, also when it comes before all is sent. */
+  patch(offset: number, toOffset?: number): Promise<{ status: number; code: string | undefined }>;
+  /** The offset that HEAD tells. */
+  offset(): Promise<number>;
+}
+
+export async function declareUpload(
+  url: string,
+  token: string,
+  run: string,
+  content: Buffer,
+): Promise<OneUpload> {
+  const sha256 = createHash('sha256').update(content).digest('hex');
+  const lines = content.reduce((count, byte) => count + (byte === 10 ? 1 : 0), 0);
+  const authorization = `Bearer ${token}`;
+  const declared = await fetch(`${url}/v1/models/churn/runs/${run}`, {
+    method: 'PUT',
+    headers: { authorization, 'content-type': 'application/json' },
+    body: JSON.stringify({ files: [{ name: 'a.jsonl', bytes: content.length, sha256, lines }] }),
+  });
+  const answer = (await declared.json()) as { files?: { uploadUrl: string }[] };
+  const uploadUrl = answer.files?.[0]?.uploadUrl;
+  if (uploadUrl === undefined) throw new Error(`The run was not taken: ${JSON.stringify(answer)}`);
+  const headers = { authorization, 'tus-resumable': '1.0.0' };
+  return {
+    id: uploadUrl.split('/').at(-1) ?? '',
+    content,
+    sha256,
+    patch: (offset, toOffset = content.length) =>
+      new Promise((resolve, reject) => {
+        const req = request(`${url}${uploadUrl}`, {
+          method: 'PATCH',
+          headers: {
+            ...headers,
+            'upload-offset': offset,
+            'content-type': 'application/offset+octet-stream',
+            'content-length': toOffset - offset,
+          },
+        });
+        req.on('error', reject);
+        req.on('response', async (res) => {
+          const text = Buffer.concat(await res.toArray()).toString();
+          resolve({
+            status: res.statusCode ?? 0,
+            code: text === '' ? undefined : (JSON.parse(text) as { code: string }).code,
+          });
+        });
+        req.end(content.subarray(offset, toOffset));
+      }),
+    async offset() {
+      const answer = await fetch(`${url}${uploadUrl}`, { method: 'HEAD', headers });
+      if (answer.status !== 200) throw new Error(`HEAD answered ${answer.status}.`);
+      return Number(answer.headers.get('upload-offset'));
+    },
+  };
+}
