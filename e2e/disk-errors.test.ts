@@ -1,0 +1,91 @@
+import { createHash } from 'node:crypto';
+import { appendFile, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { expect } from 'chai';
+import { declareUpload } from './support/one-upload.ts';
+import { writeScoreFile } from './support/score-file.ts';
+import { inject, whyNoStrace } from './support/strace.ts';
+import { type Service, startTestSystem, type TestSystem } from './support/test-system.ts';
+
+/** What the service does to the disk for an upload; it renames nothing. */
+const CALLS = ['openat', 'fsync', 'pwritev', 'fdatasync', 'ftruncate'] as const;
+const STATUS = { EIO: 503, ENOSPC: 507 } as const;
+/** No call is made that often for so small a file. */
+const MOST = 12;
+const LINES = 60_000;
+
+describe('A disk that answers with an error', function () {
+  this.timeout(120_000);
+  let system: TestSystem;
+  let service: Service;
+
+  before(async function () {
+    const reason = await whyNoStrace();
+    if (reason !== undefined) {
+      console.log(`      skipped: ${reason}`);
+      this.skip();
+    }
+    system = await startTestSystem();
+    service = await system.startService({ env: { UV_THREADPOOL_SIZE: '1' } });
+  });
+  after(() => system?.stop());
+
+  for (const error of ['EIO', 'ENOSPC'] as const) {
+    it(`at the Nth call, with ${error}, is told as ${STATUS[error]}; nothing is acknowledged, and the upload goes on`, async () => {
+      const { path } = await writeScoreFile(join(system.workDir, 'scores.jsonl'), LINES, 1);
+      const lines = await readFile(path);
+      const fired: Record<string, number> = {};
+      for (const call of CALLS) {
+        fired[call] = 0;
+        for (let nth = 1; nth <= MOST; nth += 1) {
+          if (!(await survives(call, nth, lines))) break;
+          fired[call] += 1;
+        }
+      }
+      console.log(`      ${error} injected: ${JSON.stringify(fired)}`);
+      expect(
+        Object.values(fired).every((count) => count > 0),
+        'a call was never hit',
+      ).to.equal(true);
+      expect(
+        Object.values(fired).every((count) => count < MOST),
+        'a call never came to its end',
+      ).to.equal(true);
+    });
+
+    /** @returns false when that call is not made so often. */
+    async function survives(call: string, nth: number, lines: Buffer): Promise<boolean> {
+      const name = `${error}-${call}-${nth}`;
+      // Content of its own: the same would share its upload.
+      const content = Buffer.concat([Buffer.from(`{ "pk": "${name}", "score": "1" }\n`), lines]);
+      const upload = await declareUpload(service.url, system.token, name, content);
+      const dataDir = join(system.workDir, 'uploads');
+      const stored = join(dataDir, upload.id);
+      // A first part that is there, and behind it what a crash leaves: there is something to truncate.
+      const first = call === 'ftruncate' ? 1000 : 0;
+      if (first > 0) {
+        expect((await upload.patch(0, first)).status).to.equal(204);
+        await appendFile(stored, 'never acknowledged');
+      }
+      const injection = await inject(service.pid, join(system.workDir, `${name}.strace`), {
+        call,
+        error,
+        nth,
+        paths: [dataDir, stored],
+      });
+      const { status } = await upload.patch(first);
+      const hasFired = await injection.end();
+      expect(status, name).to.equal(hasFired ? STATUS[error] : 204);
+      if (hasFired) {
+        const offset = await upload.offset();
+        expect(offset, name).to.be.lessThan(content.length);
+        expect((await upload.patch(offset)).status, name).to.equal(204);
+      }
+      const sha256 = createHash('sha256')
+        .update(await readFile(stored))
+        .digest('hex');
+      expect(sha256, name).to.equal(upload.sha256);
+      return hasFired;
+    }
+  }
+});
