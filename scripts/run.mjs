@@ -14,11 +14,11 @@ const TEST_FILES = ['packages/*/test/**/*.test.ts', 'apps/*/test/**/*.test.ts', 
 const REPAIR_TYPES = 'Repair the types named above.';
 
 const [task, ...args] = process.argv.slice(2);
-const tasks = { setup: async () => {}, test, lab, torture };
+const tasks = { setup: async () => {}, test, lab, torture, 'build-uploader': buildUploader };
 const run = Object.hasOwn(tasks, task ?? '') ? tasks[task] : undefined;
 
 if (run === undefined) {
-  console.error('Usage: node scripts/run.mjs setup|test|lab|torture [arguments of the task]');
+  console.error('Usage: node scripts/run.mjs setup|test|lab|torture|build-uploader [arguments of the task]');
   process.exit(2);
 }
 if (Number.parseInt(process.versions.node, 10) < 18) {
@@ -53,6 +53,11 @@ async function test() {
     namesFiles ? args : [...args, ...TEST_FILES],
     'The tests that failed are listed above.',
   );
+}
+
+async function buildUploader() {
+  const script = join(ROOT, 'apps/uploader/scripts/build-executable.ts');
+  await attached('node', [script], 'The reason is above.');
 }
 
 async function lab() {

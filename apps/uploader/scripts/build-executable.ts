@@ -1,0 +1,71 @@
+// Makes what a worker can install without anything else: one executable, which holds Node itself, and one npm
+// package without dependencies. `npm run build:uploader` from the root.
+import { execFileSync } from 'node:child_process';
+import { chmodSync, copyFileSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { build } from 'esbuild';
+
+const APP = fileURLToPath(new URL('..', import.meta.url));
+const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
+const OUT = join(APP, 'build');
+const EXECUTABLE = join(OUT, 'uploader');
+const PACKAGE = join(OUT, 'package');
+
+const { version, engines } = JSON.parse(readFileSync(join(APP, 'package.json'), 'utf8'));
+
+rmSync(OUT, { recursive: true, force: true });
+mkdirSync(PACKAGE, { recursive: true });
+const bundle = join(PACKAGE, 'uploader.mjs');
+await build({
+  entryPoints: [join(APP, 'src/main.ts')],
+  outfile: bundle,
+  bundle: true,
+  platform: 'node',
+  format: 'esm',
+  target: 'node26',
+  legalComments: 'inline',
+  define: { UPLOADER_VERSION: JSON.stringify(version) },
+  banner: {
+    // Libraries in CommonJS ask for Node's modules by require, which a module has to make for itself.
+    js: "#!/usr/bin/env node\nimport { createRequire as makeRequire } from 'node:module';\nconst require = makeRequire(import.meta.url);",
+  },
+});
+chmodSync(bundle, 0o755);
+buildExecutable();
+packPackage();
+for (const file of [EXECUTABLE, join(OUT, `uploader-${version}.tgz`)]) {
+  console.log(`${file}  ${(statSync(file).size / 1e6).toFixed(1)} MB`);
+}
+
+function buildExecutable(): void {
+  const config = join(OUT, 'sea.json');
+  writeFileSync(
+    config,
+    JSON.stringify({
+      main: bundle,
+      mainFormat: 'module',
+      output: EXECUTABLE,
+      disableExperimentalSEAWarning: true,
+      useCodeCache: false,
+    }),
+  );
+  execFileSync(process.execPath, [`--build-sea=${config}`], { stdio: ['ignore', 'ignore', 'inherit'] });
+  rmSync(config);
+}
+
+function packPackage(): void {
+  const manifest = {
+    name: 'uploader',
+    version,
+    license: 'MIT',
+    description: 'Pushes JSON Lines files of model scores to the ingest service',
+    type: 'module',
+    bin: { uploader: 'uploader.mjs' },
+    engines,
+  };
+  writeFileSync(join(PACKAGE, 'package.json'), `${JSON.stringify(manifest, null, 2)}\n`);
+  copyFileSync(join(APP, 'README.md'), join(PACKAGE, 'README.md'));
+  copyFileSync(join(ROOT, 'LICENSE'), join(PACKAGE, 'LICENSE'));
+  execFileSync('npm', ['pack', '--silent', '--pack-destination', OUT], { cwd: PACKAGE, stdio: 'ignore' });
+}

@@ -1,0 +1,51 @@
+import { execFile } from 'node:child_process';
+import { copyFile, mkdir, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { expect } from 'chai';
+import { writeScoreFile } from './support/score-file.ts';
+import { type Service, startTestSystem, type TestSystem } from './support/test-system.ts';
+
+const UPLOADER = fileURLToPath(new URL('../apps/uploader/', import.meta.url));
+const run = promisify(execFile);
+
+describe('The uploader as one file', function () {
+  this.timeout(180_000);
+  let system: TestSystem;
+  let service: Service;
+
+  before(async () => {
+    await run(process.execPath, [join(UPLOADER, 'scripts/build-executable.ts')]);
+    system = await startTestSystem();
+    service = await system.startService();
+    system.startLoader();
+  });
+  after(() => system?.stop());
+
+  /** With nothing of this environment but `path`. */
+  async function push(program: string, name: string, path: string): Promise<void> {
+    const folder = join(system.workDir, name);
+    const { bytes } = await writeScoreFile(join(folder, 'a.jsonl'), 20_000, name.length);
+    const command = ['push', folder, '--model', name, '--run', '1', '--json'];
+    const env = { PATH: path, HOME: folder, UPLOADER_URL: service.url, UPLOADER_TOKEN: system.token };
+    const { stdout } = await run(program, command, { env });
+    const [pushed] = JSON.parse(stdout).runs;
+    expect(pushed).to.include({ state: 'published', rows: 20_000, bytesSent: bytes });
+  }
+
+  it('is an executable that pushes where there is no Node', async () => {
+    const program = join(system.workDir, 'uploader');
+    await copyFile(join(UPLOADER, 'build/uploader'), program);
+    await push(program, 'executable', '');
+  });
+
+  it('is an npm package that installs from its tarball alone', async () => {
+    const prefix = join(system.workDir, 'installed');
+    await mkdir(prefix);
+    const [tarball = ''] = (await readdir(join(UPLOADER, 'build'))).filter((name) => name.endsWith('.tgz'));
+    const install = ['install', '--offline', '--no-audit', '--no-fund', '--global', '--prefix', prefix];
+    await run('npm', [...install, join(UPLOADER, 'build', tarball)]);
+    await push(join(prefix, 'bin/uploader'), 'tarball', process.env.PATH ?? '');
+  });
+});
