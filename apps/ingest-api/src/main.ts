@@ -5,6 +5,7 @@ import { type Logger, pino } from 'pino';
 import { load } from './commands/load.ts';
 import { migrate } from './commands/migrate.ts';
 import { serve } from './commands/serve.ts';
+import { addContractOptions, setModel } from './commands/set-model.ts';
 import { addTokenCommands } from './commands/token.ts';
 import { ConfigError, loadDatabaseConfig, loadLoaderConfig, loadServeConfig } from './config.ts';
 import { describeError } from './errors.ts';
@@ -56,6 +57,15 @@ program
   .action(() => migrate(loadDatabaseConfig(environment())));
 
 addTokenCommands(program, environment);
+
+addContractOptions(
+  program
+    .command('model')
+    .description('what the runs of a model are held to')
+    .command('set')
+    .description('change a contract, and print it; `none` takes a limit away')
+    .argument('<model>', 'the model; made when it is new'),
+).action((name: string, changes) => setModel(loadDatabaseConfig(process.env), name, changes));
 
 try {
   await program.parseAsync();

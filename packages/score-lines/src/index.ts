@@ -1,4 +1,5 @@
 export { COPY_HEAD, COPY_TAIL } from './copy-rows.ts';
+export { type Compression, CompressionFault, compressionOf, expand } from './expand.ts';
 export type { FoundKey, KeySearch } from './key-search.ts';
 export type { RejectCode, RejectedLine } from './rejected-line.ts';
 export type { LineCounts, ScoreLineScanner, ScoreLineScannerOptions } from './scanner.ts';

@@ -1,0 +1,64 @@
+import { execFile } from 'node:child_process';
+import path from 'node:path';
+import { promisify } from 'node:util';
+import { expect } from 'chai';
+import { startSystem, type TestSystem } from './support/system.ts';
+
+const run = promisify(execFile);
+const MAIN = path.join(import.meta.dirname, '../src/main.ts');
+
+describe('ingest-api model set', function () {
+  this.timeout(60_000);
+  let system: TestSystem;
+  before(async () => {
+    system = await startSystem();
+  });
+  after(() => system.stop());
+
+  async function modelSet(...args: string[]): Promise<{ code: number; out: string }> {
+    try {
+      const { stdout } = await run(process.execPath, [MAIN, 'model', 'set', ...args], {
+        env: { ...process.env, DATABASE_URL: system.databaseUrl },
+      });
+      return { code: 0, out: stdout };
+    } catch (error) {
+      const { code, stderr } = error as { code: number; stderr: string };
+      return { code, out: stderr };
+    }
+  }
+
+  it('changes what is given, leaves the rest, takes away by none, and keeps who did it', async () => {
+    const first = await modelSet(
+      'churn',
+      '--score-min',
+      '-1',
+      '--score-max',
+      '1',
+      '--max-rejected-lines',
+      '5',
+    );
+    expect(first.code, first.out).to.equal(0);
+    expect(JSON.parse(first.out)).to.deep.equal({
+      model: 'churn',
+      contract: { scoreMin: -1, scoreMax: 1, maxRejectedLines: 5 },
+    });
+    const second = await modelSet('churn', '--score-max', 'none', '--min-rows', '10');
+    expect(second.code, second.out).to.equal(0);
+    const contract = { scoreMin: -1, maxRejectedLines: 5, minRows: 10 };
+    expect(JSON.parse(second.out)).to.deep.equal({ model: 'churn', contract });
+    expect(JSON.parse((await modelSet('churn')).out)).to.deep.equal({ model: 'churn', contract });
+    const kept = await system.query(
+      `SELECT actor LIKE 'cli:%' AS by_cli, detail->'contract' AS contract FROM ingest.audit_event WHERE action = 'set_contract' ORDER BY event_id`,
+    );
+    expect(kept).to.have.length(2);
+    expect(kept[1]).to.deep.equal({ by_cli: true, contract });
+  });
+
+  it('refuses what makes no sense, and says what', async () => {
+    const negative = await modelSet('churn', '--min-rows=-3');
+    expect(negative.code).to.equal(1);
+    expect(negative.out).to.contain('The contract of "churn" would not be valid: minRows');
+    expect((await modelSet('churn', '--min-rows', 'many')).code).to.equal(2);
+    expect((await modelSet('Churn')).out).to.contain('is not a model name');
+  });
+});

@@ -1,0 +1,101 @@
+import { once } from 'node:events';
+import { createGunzip, createZstdDecompress } from 'node:zlib';
+
+export type Compression = 'gzip' | 'zstd';
+
+/** Score lines shrink to a tenth or, with few different scores, to a fiftieth. What grows more is no score file. */
+export const EXPANSION_MAX = 200;
+/** So much may come out of any file, however small it is. */
+export const EXPANSION_FREE_BYTES = 64 * 1024 * 1024;
+const OUTPUT_BYTES = 256 * 1024;
+
+/** By the file's name: `.gz` and `.zst` are compressed, anything else is lines as they stand. */
+export function compressionOf(fileName: string): Compression | undefined {
+  if (/\.gz$/i.test(fileName)) return 'gzip';
+  if (/\.zst$/i.test(fileName)) return 'zstd';
+  return undefined;
+}
+
+/** The file is not what its name says, or far too much. The same bytes will fail again. */
+export class CompressionFault extends Error {
+  override readonly name = 'CompressionFault';
+  readonly code: 'corrupt_compression' | 'expansion_too_large';
+
+  constructor(code: CompressionFault['code'], detail: string, cause?: unknown) {
+    super(detail, cause === undefined ? undefined : { cause });
+    this.code = code;
+  }
+}
+
+/**
+ * The lines in a compressed file; several members or frames after one another are one text. A chunk of `source` is
+ * done with when the next one is asked for. Memory is bounded, whatever the file expands to.
+ *
+ * @param compressedBytes the size of the file: it says how much may come out, and that all of it was read.
+ * @throws {CompressionFault} for a file that is torn, not compressed, followed by something else, or a bomb.
+ */
+export async function* expand(
+  source: AsyncIterable<Uint8Array>,
+  compression: Compression,
+  compressedBytes: number,
+): AsyncGenerator<Buffer> {
+  const create = compression === 'gzip' ? createGunzip : createZstdDecompress;
+  const decoder = create({ chunkSize: OUTPUT_BYTES });
+  const closed = once(decoder, 'close').catch(() => {}); // its error is thrown by the reading below
+  let sourceError: unknown;
+  const feeding = feed(source, decoder, closed).catch((error: unknown) => {
+    sourceError = error;
+    decoder.destroy();
+  });
+  const capBytes = EXPANSION_FREE_BYTES + EXPANSION_MAX * compressedBytes;
+  let expandedBytes = 0;
+  try {
+    for await (const chunk of decoder as AsyncIterable<Buffer>) {
+      expandedBytes += chunk.byteLength;
+      if (expandedBytes > capBytes) throw tooLarge(compressedBytes, capBytes);
+      yield chunk;
+    }
+    if (decoder.bytesWritten < compressedBytes) {
+      throw new Error(`only ${decoder.bytesWritten} of its ${compressedBytes} bytes are ${compression} data`);
+    }
+  } catch (error) {
+    if (sourceError !== undefined) throw sourceError;
+    throw error instanceof CompressionFault ? error : corrupt(compression, error);
+  } finally {
+    decoder.destroy();
+    await feeding;
+  }
+}
+
+/** Waits for each chunk to be taken in, so that its memory may be used again. */
+async function feed(
+  source: AsyncIterable<Uint8Array>,
+  decoder: NodeJS.WritableStream,
+  closed: Promise<unknown>,
+): Promise<void> {
+  let isClosed = false;
+  void closed.then(() => {
+    isClosed = true;
+  });
+  for await (const chunk of source) {
+    await Promise.race([new Promise<void>((resolve) => decoder.write(chunk, () => resolve())), closed]);
+    if (isClosed) return;
+  }
+  decoder.end();
+}
+
+function tooLarge(compressedBytes: number, capBytes: number): CompressionFault {
+  return new CompressionFault(
+    'expansion_too_large',
+    `The file of ${compressedBytes} bytes expands to more than ${capBytes}, which is ${EXPANSION_MAX} times its size and 64 MiB; send it uncompressed if that is right.`,
+  );
+}
+
+function corrupt(compression: Compression, cause: unknown): CompressionFault {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new CompressionFault(
+    'corrupt_compression',
+    `The file cannot be expanded as ${compression}: ${reason}. Write it again.`,
+    cause,
+  );
+}

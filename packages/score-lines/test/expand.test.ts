@@ -1,0 +1,107 @@
+import { gzipSync, zstdCompressSync } from 'node:zlib';
+import { expect } from 'chai';
+import { CompressionFault, compressionOf, expand } from '../src/index.ts';
+
+const text = Buffer.from(
+  Array.from({ length: 20_000 }, (_, n) => `{"pk":${n},"score":${n % 97}}\n`).join(''),
+);
+const garbage = Buffer.from('what is this');
+
+/** Hands out pieces in one buffer, overwritten with each: as files are read. */
+async function* pieces(file: Buffer, sizeBytes: number): AsyncGenerator<Buffer> {
+  const shared = Buffer.alloc(sizeBytes);
+  for (let at = 0; at < file.length; at += sizeBytes) {
+    const length = file.copy(shared, 0, at, at + sizeBytes);
+    yield shared.subarray(0, length);
+    shared.fill(0xff);
+  }
+}
+
+async function expanded(file: Buffer, compression: 'gzip' | 'zstd', sizeBytes = 1000): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of expand(pieces(file, sizeBytes), compression, file.length)) chunks.push(chunk);
+  return Buffer.concat(chunks);
+}
+
+async function faultOf(file: Buffer, compression: 'gzip' | 'zstd'): Promise<string> {
+  try {
+    await expanded(file, compression);
+  } catch (error) {
+    if (error instanceof CompressionFault) return error.code;
+    throw error;
+  }
+  return 'none';
+}
+
+describe('a compressed file', () => {
+  it('is known by its name', () => {
+    expect(['a.jsonl', 'a.jsonl.gz', 'A.JSONL.GZ', 'a.ndjson.zst', 'gz'].map(compressionOf)).to.deep.equal([
+      undefined,
+      'gzip',
+      'gzip',
+      'zstd',
+      undefined,
+    ]);
+  });
+
+  for (const [compression, compress] of [
+    ['gzip', gzipSync],
+    ['zstd', zstdCompressSync],
+  ] as const) {
+    describe(`of ${compression}`, () => {
+      const file = compress(text);
+
+      it('gives its text, in one member or several, however it is read', async () => {
+        expect((await expanded(file, compression)).equals(text)).to.equal(true);
+        expect((await expanded(file, compression, 61)).equals(text)).to.equal(true);
+        const two = Buffer.concat([compress(text.subarray(0, 1000)), compress(text.subarray(1000))]);
+        expect((await expanded(two, compression)).equals(text)).to.equal(true);
+      });
+
+      it('is refused when it is cut, followed by something else, or not compressed', async () => {
+        for (const bad of [
+          file.subarray(0, -3),
+          file.subarray(0, 30),
+          Buffer.concat([file, garbage]),
+          Buffer.concat([file, Buffer.alloc(100)]),
+          text,
+        ]) {
+          expect(await faultOf(bad, compression)).to.equal('corrupt_compression');
+        }
+      });
+
+      it('is refused when it expands beyond measure, without its memory being taken', async () => {
+        const bomb = compress(Buffer.alloc(128 * 1024 * 1024, 0x20));
+        expect(bomb.length).to.be.below(300_000);
+        const before = process.memoryUsage.rss();
+        expect(await faultOf(bomb, compression)).to.equal('expansion_too_large');
+        expect(process.memoryUsage.rss() - before).to.be.below(200 * 1024 * 1024);
+      });
+    });
+  }
+
+  it('passes on what its source fails with', async () => {
+    async function* failing(): AsyncGenerator<Buffer> {
+      yield gzipSync(text).subarray(0, 100);
+      throw new Error('the disk is gone');
+    }
+    const reading = (async () => {
+      for await (const _ of expand(failing(), 'gzip', 100_000));
+    })();
+    const error = await reading.then(
+      () => undefined,
+      (reason: Error) => reason,
+    );
+    expect(error?.message).to.equal('the disk is gone');
+  });
+
+  it('may be left in the middle', async () => {
+    const file = gzipSync(text);
+    let chunks = 0;
+    for await (const _ of expand(pieces(file, 100), 'gzip', file.length)) {
+      chunks += 1;
+      break;
+    }
+    expect(chunks).to.equal(1);
+  });
+});
