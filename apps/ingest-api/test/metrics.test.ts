@@ -1,5 +1,12 @@
+import { execFile } from 'node:child_process';
+import { readFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { expect } from 'chai';
 import { pushRun, scoreLines, startSystem, type TestSystem, untilFinal } from './support/system.ts';
+
+const run = promisify(execFile);
+const DOCKER = new URL('../../../docker/', import.meta.url);
 
 describe('the metrics', () => {
   let system: TestSystem;
@@ -26,6 +33,33 @@ describe('the metrics', () => {
     expect(text).to.include('nodejs_eventloop_lag_seconds');
     expect(text).to.include('ingest_disk_free_bytes');
     expect(text).to.not.include('secret');
+  });
+
+  it('has every figure that alerts and dashboard ask for', async () => {
+    const text = await scrape();
+    for (const file of ['prometheus/alerts.yaml', 'grafana/dashboards/score-ingest.json']) {
+      const asked = await readFile(new URL(file, DOCKER), 'utf8');
+      const names = new Set(asked.match(/\b(ingest|nodejs|process)_[a-z0-9_]+\b/g));
+      expect(names.size, file).to.be.above(5);
+      for (const name of names) expect(text, file).to.match(new RegExp(`^${name}(\\{|\\s)`, 'm'));
+    }
+  });
+
+  it('raises its alerts when it should, says promtool', async function () {
+    const exists = await run('promtool', ['--version']).catch(() => undefined);
+    if (exists === undefined) {
+      console.log('    No promtool here (Debian: the package prometheus): the alerts are not tested.');
+      return this.skip();
+    }
+    const folder = fileURLToPath(new URL('prometheus/', DOCKER));
+    const { stdout } = await run('promtool', ['test', 'rules', 'alerts.test.yaml'], { cwd: folder });
+    expect(stdout).to.include('SUCCESS');
+  });
+
+  it('has a paragraph in docs/operations.md for every alert', async () => {
+    const alerts = await readFile(new URL('prometheus/alerts.yaml', DOCKER), 'utf8');
+    const runbook = await readFile(new URL('../docs/operations.md', DOCKER), 'utf8');
+    for (const [, name] of alerts.matchAll(/alert: (\w+)/g)) expect(runbook).to.include(`### ${name}\n`);
   });
 
   it('has the queue, and how long its oldest run waits', async () => {

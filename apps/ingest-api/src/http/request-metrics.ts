@@ -1,5 +1,6 @@
 import type { RequestHandler } from 'express';
 import { Counter, Histogram, type Registry } from 'prom-client';
+import { ERROR_CODES } from '../errors.ts';
 
 /** From a probe to a chunk of 64 MiB over a slow line. */
 const SECONDS = [0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300];
@@ -21,6 +22,8 @@ export function requestMetrics(registry: Registry): RequestHandler {
     labelNames: ['code'],
     registers: [registry],
   });
+  // From 0 on: Prometheus sees no increase in a counter that begins with 1.
+  for (const code of Object.keys(ERROR_CODES)) problems.inc({ code }, 0);
   const seconds = new Histogram({
     name: 'ingest_http_request_seconds',
     help: 'From the first header to the last byte of the answer.',

@@ -1,6 +1,10 @@
+import type { LoadOutcome } from 'db-schema';
 import { Counter, Gauge, type Registry } from 'prom-client';
 import type { ServiceFigures } from '../runs/service-figures.ts';
 import type { DiskRoom } from './room-check.ts';
+
+/** Each is there from 0 on: Prometheus sees no increase in a counter that begins with 1. */
+const OUTCOMES: readonly LoadOutcome[] = ['published', 'superseded', 'held', 'failed', 'retry', 'lost'];
 
 /** What a scrape reads from database and disk, so that it is true for all processes and across restarts. */
 export interface ServiceMetrics {
@@ -83,6 +87,10 @@ export function serviceMetrics(registry: Registry): ServiceMetrics {
       for (const { model, at } of figures.published) published.set({ model }, at);
       loads.reset();
       loadSeconds.reset();
+      for (const outcome of OUTCOMES) {
+        loads.inc({ outcome }, 0);
+        loadSeconds.inc({ outcome }, 0);
+      }
       for (const { outcome, count, seconds } of figures.loads) {
         loads.inc({ outcome }, count);
         loadSeconds.inc({ outcome }, seconds);
