@@ -8,7 +8,7 @@ import { spellDecimal } from './decimal.ts';
 import { generateLine } from './generated-lines.ts';
 import { modelOf, spell } from './json-model.ts';
 import { expectationOf } from './line-oracle.ts';
-import { createRandom, testLineCount, testSeed } from './random.ts';
+import { createRandom, fileSizes, type Random, testLineCount, testSeed, timeoutMs } from './random.ts';
 import { scanFile } from './scan-file.ts';
 
 describe('score-lines and PostgreSQL', () => {
@@ -49,9 +49,21 @@ describe('score-lines and PostgreSQL', () => {
   }
 
   it('stores of generated lines what they say, for each that is not refused', async function () {
-    this.timeout(120_000);
+    const lineCount = testLineCount(30_000);
+    this.timeout(timeoutMs(lineCount));
     const random = createRandom(testSeed());
-    const lines = Array.from({ length: testLineCount(30_000) }, () => generateLine(random));
+    let storedRows = 0;
+    let refusedLines = 0;
+    for (const size of fileSizes(lineCount)) {
+      const { stored, refused } = await storeFile(random, size);
+      storedRows += stored;
+      refusedLines += refused;
+    }
+    console.log(`      ${lineCount} lines: ${storedRows} rows stored and read back, ${refusedLines} refused`);
+  });
+
+  async function storeFile(random: Random, lineCount: number): Promise<{ stored: number; refused: number }> {
+    const lines = Array.from({ length: lineCount }, () => generateLine(random));
     const { output, rejects } = scanFile(Buffer.concat(lines.flatMap((line) => [line, Buffer.from('\n')])));
     const stored = await copyAndRead(output);
 
@@ -60,7 +72,7 @@ describe('score-lines and PostgreSQL', () => {
     for (const [index, line] of lines.entries()) {
       const expected = expectationOf(line);
       if (expected.outcome !== 'row') continue;
-      expect(refused.has(index + 1), `line ${index + 1} was refused: ${line}`).to.equal(false);
+      if (refused.has(index + 1)) expect.fail(`line ${index + 1} was refused: ${line}`);
       const row = stored[storedAt++];
       expect(row?.pk).to.equal(expected.pk);
       if (!Object.is(Number(row?.score), Number(expected.score))) {
@@ -70,10 +82,8 @@ describe('score-lines and PostgreSQL', () => {
       expect(attributes).to.equal(expected.attributes && spell(expected.attributes, spellDecimal));
     }
     expect(stored).to.have.length(storedAt);
-    console.log(
-      `      ${lines.length} lines: ${storedAt} rows stored and read back, ${rejects.length} refused`,
-    );
-  });
+    return { stored: storedAt, refused: rejects.length };
+  }
 
   const edges = [
     ...[

@@ -37,3 +37,15 @@ export function testSeed(): number {
 export function testLineCount(usual: number): number {
   return Number(process.env.SCORE_LINES_LINES ?? usual);
 }
+
+const FILE_LINES = 20_000;
+
+/** The sizes of the files that so many lines are tried in: a million lines at once would not fit into memory. */
+export function* fileSizes(lineCount: number): Generator<number> {
+  for (let rest = lineCount; rest > 0; rest -= FILE_LINES) yield Math.min(rest, FILE_LINES);
+}
+
+/** Time for the tests of so many lines on a busy machine. */
+export function timeoutMs(lineCount: number): number {
+  return 120_000 + 2 * lineCount;
+}
