@@ -12,7 +12,7 @@ const MODEL = 'churn';
 const SCOPES: readonly Scope[] = ['push', 'read', 'operate', 'admin'];
 
 describe('the access matrix', function () {
-  this.timeout(60_000);
+  this.timeout(120_000);
   let system: TestSystem;
   let db: Kysely<Database>;
   let routes: string[];
@@ -67,9 +67,11 @@ describe('the access matrix', function () {
     });
   }
 
-  it('has a rule for every route', () => {
+  it('has a rule for every route, and no rule without a route', () => {
     const withoutRule = routes.filter((route) => ACCESS_RULES[route] === undefined);
     expect(withoutRule, 'routes without a rule in support/access-rules.ts').to.deep.equal([]);
+    const withoutRoute = Object.keys(ACCESS_RULES).filter((route) => !routes.includes(route));
+    expect(withoutRoute, 'rules without a route').to.deep.equal([]);
   });
 
   it('answers 401 to whoever has no valid token, everywhere but where it is open', async () => {
@@ -132,6 +134,17 @@ describe('the access matrix', function () {
       expect(answer.status, `${name}: ${answer.text}`).to.be.oneOf([200, 204]);
       expect(answer.text, name).not.to.contain(run);
       expect(answer.text, name).not.to.contain('"churn"');
+    }
+  });
+
+  it('tells what is of every model only to a token that is bound to none', async () => {
+    for (const [name, rule] of rulesOfRoutes()) {
+      if (rule.access !== 'every model') continue;
+      const [method = ''] = methodsOf(name, rule);
+      const path = addressOf(name, await newSubject());
+      expect((await ask(method, path, {})).status, name).to.equal(200);
+      for (const token of [stranger, ...[...insiders.values()].map((insider) => insider.token)])
+        expect((await ask(method, path, { token })).status, name).to.equal(403);
     }
   });
 
@@ -210,7 +223,8 @@ function addressOf(name: string, { model, run, uploadId }: Subject): string {
     .replace(':model', model)
     .replace(':run', encodeURIComponent(run))
     .replace(':id', uploadId)
-    .replace(':module', 'main.js');
+    .replace(':module', 'main.js')
+    .replace(':code', 'not_found');
 }
 
 function requestOf(rule: AccessRule, subject: Subject): RequestOptions {

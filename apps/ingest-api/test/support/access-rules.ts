@@ -22,6 +22,8 @@ export type AccessRule =
       readonly answers: readonly number[];
       readonly request?: (subject: Subject) => RequestOptions;
     }
+  /** Whoever may read, and is not bound to some models: it tells of all of them. */
+  | { readonly access: 'every model' }
   /** Any method that the address does not take: 405 for whoever has a valid token and may know of the address. */
   | { readonly access: 'other methods'; readonly methods: readonly string[]; readonly aboutUpload: boolean };
 
@@ -114,8 +116,10 @@ export const ACCESS_RULES: Readonly<Record<string, AccessRule>> = {
   'GET /v1/status': { access: 'any model', scope: 'read' },
   'GET /v1/runs': { access: 'any model', scope: 'read' },
   'GET /v1/events': { access: 'any model', scope: 'read' },
-  'GET /metrics': { access: 'open' },
+  'GET /metrics': { access: 'every model' },
   'GET /openapi.json': { access: 'any model' },
+
+  'GET /problems/:code': { access: 'open' }, // what an error means; the same for everybody
 
   // The status page's files, and its way to come in; what it shows it asks for with its token.
   'GET /': { access: 'open' },
