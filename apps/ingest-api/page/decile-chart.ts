@@ -67,7 +67,7 @@ class DecileChart extends HTMLElement {
             ? [{ label: 'before', stroke: colours.second, width: 2, dash: [6, 4], value }]
             : []),
         ],
-        axes: [{ ...axis, values: (_, shares) => shares.map((share) => `${share} %`) }, axis],
+        axes: [{ ...axis, size: 32, values: (_, shares) => shares.map((share) => `${share} %`) }, axis],
       },
       data as unknown as uPlot.AlignedData,
       this,

@@ -13,12 +13,15 @@ const STEPS = {
 
 const PHASES = ['copying', 'building_key', 'attaching', 'publishing'] as const;
 
+/** Fewer looks draw no line that says anything. */
+const WORTH_A_CHART = 5;
+
 export function progressSection(
   run: Run,
   history: RunHistory,
   nowMs: number,
 ): TemplateResult | typeof nothing {
-  const hasChart = history.throughput.length > 1;
+  const hasChart = history.throughput.length >= WORTH_A_CHART;
   if (run.progress == null && !hasChart) return nothing;
   return html`<section aria-labelledby="progress-title">
     <h2 id="progress-title">Progress</h2>

@@ -11,6 +11,16 @@ import { stateBadge } from './run-state.ts';
 import { timeline } from './timeline-view.ts';
 import { html, nothing, type TemplateResult } from './vendor/lit-html.js';
 
+/** By the names of the contract; one that is newer than this page shows its own. */
+const GATES: Readonly<Record<string, string>> = {
+  scoreMin: 'No score below',
+  scoreMax: 'No score above',
+  minRows: 'Rows at least',
+  maxRowChangePercent: 'Change of rows, at most %',
+  maxScoreShiftPsi: 'Shift of the scores, at most (PSI)',
+  maxRejectedLines: 'Rejected lines, at most',
+};
+
 export function runPage(state: AppState, refresh: () => Promise<void>): TemplateResult {
   const { run, history, route } = state;
   if (route.page !== 'run') return html``;
@@ -40,7 +50,14 @@ function shownTo({ publishedRevision, revision, model }: Run): TemplateResult {
   </p>`;
 }
 
-function reason({ error, load, state }: Run): TemplateResult | typeof nothing {
+function reason({ error, load, state, gates }: Run): TemplateResult | typeof nothing {
+  if (state === 'held') {
+    const broken = (gates ?? []).filter((gate) => gate.broken);
+    return html`<div class="banner" data-state=${state} role="alert">
+      <strong>Loaded, but not shown to readers: somebody must decide</strong>
+      ${broken.map((gate) => html`<p>${GATES[gate.gate] ?? gate.gate}: ${text(gate.expected)}. Found: ${text(gate.found)}.</p>`)}
+    </div>`;
+  }
   if (error !== null) {
     return html`<div class="banner" data-state=${state} role="alert">
       <strong>${error.code}</strong>
@@ -67,7 +84,7 @@ function gates({ gates }: Run): TemplateResult | typeof nothing {
         <tbody>
           ${gates.map(
             (gate) => html`<tr ?data-alarm=${gate.broken}>
-              <th scope="row">${gate.gate}</th>
+              <th scope="row">${GATES[gate.gate] ?? gate.gate}</th>
               <td>${text(gate.expected)}</td>
               <td>${text(gate.found)}</td>
               <td>${gate.broken ? '✕ broken' : '✓ kept'}</td>

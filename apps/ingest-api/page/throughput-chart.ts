@@ -48,7 +48,7 @@ class ThroughputChart extends HTMLElement {
         cursor: { y: false },
         scales: { y: { range: (_, _min, max) => [0, Math.max(max * 1.1, 1)] } },
         series: [
-          {},
+          { label: 'time', value: (_, at) => (at == null ? '–' : timeOfDay(at)) },
           {
             label: 'received',
             stroke: colours.first,
@@ -60,7 +60,7 @@ class ThroughputChart extends HTMLElement {
           { label: 'loaded', stroke: colours.second, width: 2, points: { show: false }, value },
         ],
         axes: [
-          axis,
+          { ...axis, size: 32, space: 90, values: (_, ticks) => ticks.map(timeOfDay) },
           { ...axis, size: 78, values: (_, ticks) => ticks.map((tick) => `${formatBytes(tick)}/s`) },
         ],
       },
@@ -70,6 +70,10 @@ class ThroughputChart extends HTMLElement {
     fitToWidth(this, plot, HEIGHT_PX);
     return plot;
   }
+}
+
+function timeOfDay(seconds: number): string {
+  return new Date(seconds * 1000).toLocaleTimeString(undefined, { hour12: false });
 }
 
 /** Times in seconds, bytes received a second, bytes loaded a second. */
