@@ -8,6 +8,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { expect } from 'chai';
 import { writeScoreFile } from '../../../e2e/support/score-file.ts';
 import { startTcpProxy } from '../../../e2e/support/tcp-proxy.ts';
@@ -47,6 +48,20 @@ describe('uploader check', () => {
     expect(result.runs[0]).to.deep.include({ lines: 13, rows: 1, blank: 0 });
     expect(result.runs[0].rejects).to.deep.include({ total: 12, byCode: { invalid_json: 12 } });
     expect(result.runs[1].rejects.total).to.equal(0);
+  });
+
+  it('reads compressed files, and says when one is torn', async () => {
+    const text = Buffer.from('{"pk":"1","score":1}\nno json\n');
+    mkdirSync(join(scratch.path, 'data/churn/1'), { recursive: true });
+    writeFileSync(join(scratch.path, 'data/churn/1/a.jsonl.gz'), gzipSync(text));
+    writeFileSync(join(scratch.path, 'data/churn/1/b.jsonl.zst'), zstdCompressSync(text));
+    const { exitCode, stdout } = await check('--json');
+    expect(exitCode).to.equal(65);
+    expect(JSON.parse(stdout).runs[0]).to.deep.include({ lines: 4, rows: 2 });
+    writeFileSync(join(scratch.path, 'data/churn/1/a.jsonl.gz'), gzipSync(text).subarray(0, 20));
+    const torn = await check();
+    expect(torn.exitCode).to.equal(65);
+    expect(torn.stdout).to.include('a.jsonl.gz').and.include('cannot be expanded');
   });
 
   it('ends with 65 when there is no row at all, and with 66 when there is no file', async () => {
@@ -92,6 +107,22 @@ describe('the uploader, to the real service,', function () {
     expect(after.stdout).to.include('is revision 1, published; at most 0 bytes to send');
     appendFileSync(path, '{"pk":"one more","score":1}\n');
     expect((await run(['push', dir, '--dry-run'])).stdout).to.include('would become revision 2');
+  });
+
+  it('sends compressed files as they are, and counts the lines of their text', async () => {
+    const text = (first: number) =>
+      Array.from({ length: 1000 }, (_, index) => `{"pk":"${first + index}","score":${index}}\n`).join('');
+    mkdirSync(join(dir, 'packed/1'), { recursive: true });
+    writeFileSync(join(dir, 'packed/1/a.jsonl.gz'), gzipSync(text(0)));
+    writeFileSync(join(dir, 'packed/1/b.jsonl.zst'), zstdCompressSync(text(1000)));
+    writeFileSync(join(dir, 'packed/1/c.jsonl'), text(2000));
+    const { code, stdout, stderr } = await run(['push', dir, '--json']);
+    expect(code, stderr).to.equal(0);
+    expect(JSON.parse(stdout).runs[0]).to.include({ state: 'published', rows: 3000 });
+    writeFileSync(join(dir, 'packed/1/a.jsonl.gz'), 'no gzip at all');
+    const torn = await run(['push', dir]);
+    expect(torn.code).to.equal(65);
+    expect(torn.stdout).to.include('a.jsonl.gz');
   });
 
   it('sends no faster than --bwlimit, all transfers together', async () => {

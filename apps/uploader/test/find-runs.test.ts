@@ -50,7 +50,7 @@ describe('the layout of DIR', () => {
       'x.jsonl.tmp',
       'x.part',
       'README.md',
-      'x.jsonl.gz',
+      'x.jsonl.bz2',
     ]) {
       scratch.write(`a/1/${name}`, '');
     }

@@ -1,12 +1,13 @@
 import { open } from 'node:fs/promises';
 import { createScoreLineScanner, type LineCounts, type RejectedLine } from 'score-lines';
+import { readBlocks } from '../source/read-blocks.ts';
+import { readText } from '../source/read-text.ts';
 import { unreadableSource } from '../source/source-fault.ts';
 
-const BLOCK_BYTES = 1 << 20;
-
-/** Reads a file with the scanner that the service loads it with. Throws only when it cannot be read. */
+/** Reads a file with the scanner that the service loads it with. `onBytes` is told of text, expanded if need be. */
 export async function checkFile(
   path: string,
+  sizeBytes: number,
   signal: AbortSignal,
   onReject: (rejected: RejectedLine) => void,
   onBytes: (bytes: number) => void,
@@ -16,21 +17,9 @@ export async function checkFile(
   });
   try {
     const scanner = createScoreLineScanner({ onReject });
-    // Read while the block before is scanned.
-    const blocks: [Buffer, Buffer] = [Buffer.allocUnsafe(BLOCK_BYTES), Buffer.allocUnsafe(BLOCK_BYTES)];
-    let reading = handle.read(blocks[0], 0, BLOCK_BYTES);
-    for (;;) {
-      const { bytesRead } = await reading.catch((error: unknown) => {
-        throw unreadableSource(path, error);
-      });
-      signal.throwIfAborted();
-      if (bytesRead === 0) break;
-      const block = blocks[0].subarray(0, bytesRead);
-      blocks.reverse();
-      reading = handle.read(blocks[0], 0, BLOCK_BYTES);
-      reading.catch(() => {}); // told when it is awaited, if it still is
-      discard(scanner.scan(block));
-      onBytes(bytesRead);
+    for await (const text of readText(readBlocks(handle, path, sizeBytes, signal), path, sizeBytes)) {
+      discard(scanner.scan(text));
+      onBytes(text.length);
     }
     discard(scanner.finish());
     return scanner.counts;

@@ -32,15 +32,16 @@ const SHOWN_REJECTS = 10;
 
 export async function checkRun(run: SourceRun, view: RunView, signal: AbortSignal): Promise<CheckedRun> {
   refuseEmpty(run);
-  for (const file of run.files) view.totalBytes += (await identify(file.path)).bytes;
+  const sizes: number[] = [];
+  for (const file of run.files) sizes.push((await identify(file.path)).bytes);
+  view.totalBytes = sizes.reduce((sum, bytes) => sum + bytes, 0);
   const rejects: Rejects = { total: 0, byCode: {}, first: [] };
-  const checked = { bytes: 0, lines: 0, blank: 0, rows: 0 };
-  for (const { name, path } of run.files) {
+  const checked = { bytes: view.totalBytes, lines: 0, blank: 0, rows: 0 };
+  for (const [index, { name, path }] of run.files.entries()) {
     const onReject = (rejected: RejectedLine) => addReject(rejects, name, rejected);
-    const counts = await checkFile(path, signal, onReject, (bytes) => {
+    const counts = await checkFile(path, sizes[index] ?? 0, signal, onReject, (bytes) => {
       view.hashedBytes += bytes;
     });
-    checked.bytes += counts.bytes;
     checked.lines += counts.lines;
     checked.blank += counts.blank;
     checked.rows += counts.rows;

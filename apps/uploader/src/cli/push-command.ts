@@ -16,7 +16,8 @@ Folders say what the flags leave out:
   uploader push scores/churn --model churn                  scores/churn/<run>/*.jsonl
   uploader push out --model churn --run 2026-11             out/*.jsonl
 
-Files are *.jsonl, *.ndjson and *.json; names that start with _ or . and *.tmp, *.part are passed over.
+Files are *.jsonl, *.ndjson and *.json, plain or as *.gz or *.zst; names that start with _ or . and
+*.tmp, *.part are passed over.
 
 See first what would happen, and leave half of a 200 Mbit/s line to others:
   uploader push scores --dry-run
@@ -24,7 +25,7 @@ See first what would happen, and leave half of a 200 Mbit/s line to others:
 
 In an Airflow BashOperator (the last line is the task's XCom):
   UPLOADER_URL=https://ingest.example.com UPLOADER_TOKEN_FILE=/run/secrets/ingest \\
-    uploader push "$OUT" --model churn --run "{{ run_id }}" --as-of "{{ ds }}" --json
+    uploader push "$OUT" --model churn --run "{{ run_id }}" --as-of "{{ ds | default('') }}" --json
 In a container of Airflow's, /airflow/xcom/return.json is written when /airflow/xcom is there.
 
 The token comes from UPLOADER_TOKEN, UPLOADER_TOKEN_FILE or --token-file. Every option can also be set as

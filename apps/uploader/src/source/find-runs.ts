@@ -9,7 +9,7 @@ export type SourceFile = { name: string; path: string };
 export type SourceRun = { model: string; run: string; folder: string; files: SourceFile[] };
 export type FoundRuns = { runs: SourceRun[]; warnings: string[] };
 
-const isDataFile = (name: string): boolean => /\.(jsonl|ndjson|json)$/.test(name);
+const isDataFile = (name: string): boolean => /\.(jsonl|ndjson|json)(\.(gz|zst))?$/.test(name);
 const isPassedOver = (name: string): boolean => /^[_.]|\.(tmp|part)$/.test(name);
 
 /**

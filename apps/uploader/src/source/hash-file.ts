@@ -2,15 +2,15 @@ import { createHash } from 'node:crypto';
 import { type FileHandle, open } from 'node:fs/promises';
 import { countNewlines } from './count-newlines.ts';
 import { type FileIdentity, identityOf, sameIdentity } from './file-identity.ts';
+import { readBlocks } from './read-blocks.ts';
+import { readText } from './read-text.ts';
 import { changedSource, unreadableSource } from './source-fault.ts';
 
 export type FileDigest = { sha256: string; lines: number; identity: FileIdentity };
 
-const BLOCK_BYTES = 1 << 20;
-
 /**
- * sha256 and line count (a last line without its newline counts) in one pass. The next block is read while
- * this one is hashed. Throws when the file changed in between.
+ * sha256 and line count (a last line without its newline counts) in one pass. Of a compressed file the bytes
+ * are those that travel, the lines those of its text. Throws when the file changed in between.
  */
 export async function hashFile(
   path: string,
@@ -22,27 +22,17 @@ export async function hashFile(
     handle = await open(path, 'r');
     const before = identityOf(await handle.stat({ bigint: true }));
     const hash = createHash('sha256');
-    // Two of a full megabyte for each of 10,000 small files would be most of the work.
-    const blockBytes = Math.min(BLOCK_BYTES, before.bytes + 1);
-    const blocks: [Buffer, Buffer] = [Buffer.allocUnsafe(blockBytes), Buffer.allocUnsafe(blockBytes)];
+    let totalBytes = 0;
+    const hashed = tap(readBlocks(handle, path, before.bytes, signal), (block) => {
+      hash.update(block);
+      totalBytes += block.length;
+      onBytes(block.length);
+    });
     let lines = 0;
     let lastByte = 10;
-    let totalBytes = 0;
-    let reading = handle.read(blocks[0], 0, blockBytes);
-    for (;;) {
-      const { bytesRead } = await reading;
-      signal.throwIfAborted();
-      if (bytesRead === 0) break;
-      const block = blocks[0].subarray(0, bytesRead);
-      blocks.reverse();
-      reading = handle.read(blocks[0], 0, blockBytes);
-      // Nobody awaits this read when hashing stops early; its error would then end the process.
-      reading.catch(() => {});
-      hash.update(block);
-      lines += countNewlines(block);
-      lastByte = block[bytesRead - 1] ?? lastByte;
-      totalBytes += bytesRead;
-      onBytes(bytesRead);
+    for await (const text of readText(hashed, path, before.bytes)) {
+      lines += countNewlines(text);
+      lastByte = text.at(-1) ?? lastByte;
     }
     const after = identityOf(await handle.stat({ bigint: true }));
     if (!sameIdentity(before, after) || totalBytes !== after.bytes) throw changedSource(path);
@@ -52,5 +42,12 @@ export async function hashFile(
     throw error;
   } finally {
     await handle?.close();
+  }
+}
+
+async function* tap(blocks: AsyncIterable<Buffer>, see: (block: Buffer) => void): AsyncGenerator<Buffer> {
+  for await (const block of blocks) {
+    see(block);
+    yield block;
   }
 }

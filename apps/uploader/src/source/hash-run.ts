@@ -53,7 +53,7 @@ export function refuseEmpty(run: SourceRun): void {
   if (run.files.length > 0) return;
   throw new UploaderError(
     'source',
-    `${run.folder} holds no data file (*.jsonl, *.ndjson, *.json; names that start with _ or . and *.tmp, *.part are passed over).`,
+    `${run.folder} holds no data file (*.jsonl, *.ndjson, *.json, or these with .gz or .zst; names that start with _ or . and *.tmp, *.part are passed over).`,
   );
 }
 
