@@ -11,7 +11,7 @@ export interface Judged {
 /**
  * Holds a loaded revision against the model's contract and the run that is published now. What the contract
  * does not ask for, or cannot be compared with anything, is not judged. The score shift is the population
- * stability index over the published run's deciles (docs/decisions/0010).
+ * stability index over the published run's deciles (docs/decisions/0030).
  */
 export function judgeRevision(
   contract: Contract,
