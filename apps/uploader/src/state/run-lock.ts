@@ -36,7 +36,8 @@ export async function withRunLock<T>(
     return await task();
   } finally {
     clearInterval(signs);
-    if ((await see(path))?.text === mine) await rm(path, { force: true }).catch(() => {});
+    const seen = await see(path);
+    if (seen !== null && seen !== 'unreadable' && seen.text === mine) await remove(path);
   }
 }
 
@@ -57,23 +58,36 @@ async function take(
       if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) return false;
     }
     const seen = await see(path);
-    if (!seen) continue;
-    if (last === null)
-      say(`Another uploader (${describe(seen.text)}) pushes the same folder; waiting for it.`);
+    if (seen === 'unreadable') return false;
+    if (seen === null) continue; // gone in this moment
     // Compared with itself and not with the clock: the folder may be on another host, and clocks jump.
     if (last?.text !== seen.text || last.changedMs !== seen.changedMs) sameSinceMs = performance.now();
-    last = seen;
     if (isDead(seen.text) || performance.now() - sameSinceMs > DEAD_AFTER_MS) {
-      await rm(path, { force: true }).catch(() => {});
-    } else await pause(LOOK_EVERY_MS, signal);
+      if (!(await remove(path))) return false;
+      continue;
+    }
+    if (last === null) {
+      say(`Another uploader (${describe(seen.text)}) pushes the same folder; waiting for it.`);
+    }
+    last = seen;
+    await pause(LOOK_EVERY_MS, signal);
   }
 }
 
-async function see(path: string): Promise<Seen | null> {
+async function see(path: string): Promise<Seen | null | 'unreadable'> {
   try {
     return { text: await readFile(path, 'utf8'), changedMs: (await stat(path)).mtimeMs };
+  } catch (error) {
+    return error instanceof Error && 'code' in error && error.code === 'ENOENT' ? null : 'unreadable';
+  }
+}
+
+async function remove(path: string): Promise<boolean> {
+  try {
+    await rm(path, { force: true });
+    return true;
   } catch {
-    return null;
+    return false;
   }
 }
 

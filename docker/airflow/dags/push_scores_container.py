@@ -1,0 +1,49 @@
+"""The same from a container of its own, for a worker on which nothing may be installed.
+
+The image holds the uploader; the scores lie on a volume. The result is the task's XCom, because the uploader writes
+/airflow/xcom/return.json where that folder is there. The token is a file that Kubernetes mounts from a secret.
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import DAG
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from kubernetes.client import models as k8s
+
+MODEL = "churn"
+
+with DAG(
+    dag_id="push_scores_container",
+    description="Push from a pod, and use what it says",
+    schedule=None,
+    catchup=False,
+) as dag:
+    push = KubernetesPodOperator(
+        task_id="push",
+        name="uploader",
+        image="score-ingest/uploader:latest",
+        # No shell: each argument stands alone, whatever the run's name holds.
+        arguments=["push", "/data/churn/{{ run_id }}", "--model", MODEL, "--run", "{{ run_id }}"],
+        env_vars={
+            "UPLOADER_URL": "{{ conn.score_ingest.host }}",
+            "UPLOADER_TOKEN_FILE": "/run/secrets/score-ingest/token",
+            # A pod has no state that lasts, and needs none: it only reads the files once more.
+            "UPLOADER_STATE_DIR": "/tmp/uploader",
+        },
+        volumes=[
+            k8s.V1Volume(
+                name="scores",
+                persistent_volume_claim=k8s.V1PersistentVolumeClaimVolumeSource(claim_name="scores", read_only=True),
+            ),
+            k8s.V1Volume(name="token", secret=k8s.V1SecretVolumeSource(secret_name="score-ingest-token")),
+        ],
+        volume_mounts=[
+            k8s.V1VolumeMount(name="scores", mount_path="/data", read_only=True),
+            k8s.V1VolumeMount(name="token", mount_path="/run/secrets/score-ingest", read_only=True),
+        ],
+        do_xcom_push=True,
+        retries=20,
+        retry_delay=timedelta(minutes=1),
+        retry_exponential_backoff=True,
+        max_retry_delay=timedelta(minutes=15),
+    )
