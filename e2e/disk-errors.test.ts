@@ -6,6 +6,7 @@ import { declareUpload } from './support/one-upload.ts';
 import { writeScoreFile } from './support/score-file.ts';
 import { inject, whyNoStrace } from './support/strace.ts';
 import { type Service, startTestSystem, type TestSystem } from './support/test-system.ts';
+import { waitFor } from './support/wait-for.ts';
 
 /** What the service does to the disk for an upload; it renames nothing. */
 const CALLS = ['openat', 'fsync', 'pwritev', 'fdatasync', 'ftruncate'] as const;
@@ -13,6 +14,8 @@ const STATUS = { EIO: 503, ENOSPC: 507 } as const;
 /** No call is made that often for so small a file. */
 const MOST = 12;
 const LINES = 60_000;
+/** Longer than the probe's patience. */
+const HANGS_MS = 8_000;
 
 describe('A disk that answers with an error', function () {
   this.timeout(120_000);
@@ -29,6 +32,21 @@ describe('A disk that answers with an error', function () {
     service = await system.startService({ env: { UV_THREADPOOL_SIZE: '1' } });
   });
   after(() => system?.stop());
+
+  it('not at all, but hangs, is told by the probe', async () => {
+    const injection = await inject(service.pid, join(system.workDir, 'hang.strace'), {
+      call: 'fsync',
+      effect: { delayMs: HANGS_MS },
+      nth: 1,
+      paths: [join(system.workDir, 'uploads')],
+    });
+    const answer = await fetch(`${service.url}/readyz`);
+    expect(answer.status).to.equal(503);
+    expect(await answer.json()).to.include({ code: 'storage_fault', retryable: true });
+    expect((await fetch(`${service.url}/livez`)).status).to.equal(200);
+    await waitFor('the disk to answer again', async () => (await fetch(`${service.url}/readyz`)).ok, 30_000);
+    await injection.end();
+  });
 
   for (const error of ['EIO', 'ENOSPC'] as const) {
     it(`at the Nth call, with ${error}, is told as ${STATUS[error]}; nothing is acknowledged, and the upload goes on`, async () => {
@@ -69,7 +87,7 @@ describe('A disk that answers with an error', function () {
       }
       const injection = await inject(service.pid, join(system.workDir, `${name}.strace`), {
         call,
-        error,
+        effect: { error },
         nth,
         paths: [dataDir, stored],
       });

@@ -14,7 +14,8 @@ export interface Injection {
 
 export interface Fault {
   call: string;
-  error: 'EIO' | 'ENOSPC';
+  /** What it answers, or how long it hangs. */
+  effect: { error: 'EIO' | 'ENOSPC' } | { delayMs: number };
   /** Counted by thread: give the process one thread for its files (UV_THREADPOOL_SIZE=1). */
   nth: number;
   /** Only calls on these paths. */
@@ -43,6 +44,10 @@ export async function whyNoStrace(): Promise<string | undefined> {
   }
 }
 
+function effectOf({ effect }: Fault): string {
+  return 'error' in effect ? `error=${effect.error}` : `delay_enter=${effect.delayMs * 1000}`;
+}
+
 export async function inject(pid: number, logPath: string, fault: Fault): Promise<Injection> {
   const strace = spawn(
     'strace',
@@ -52,7 +57,7 @@ export async function inject(pid: number, logPath: string, fault: Fault): Promis
       ...['-o', logPath],
       ...fault.paths.flatMap((path) => ['-P', path]),
       ...['-e', `trace=${fault.call}`],
-      ...['-e', `inject=${fault.call}:error=${fault.error}:when=${fault.nth}`],
+      ...['-e', `inject=${fault.call}:${effectOf(fault)}:when=${fault.nth}`],
     ],
     { stdio: ['ignore', 'ignore', 'pipe'] },
   );
