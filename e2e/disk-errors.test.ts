@@ -18,7 +18,7 @@ const LINES = 60_000;
 const HANGS_MS = 8_000;
 
 describe('A disk that answers with an error', function () {
-  this.timeout(120_000);
+  this.timeout(180_000);
   let system: TestSystem;
   let service: Service;
 

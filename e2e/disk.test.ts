@@ -20,7 +20,7 @@ async function scores(system: TestSystem, lines: number): Promise<Buffer> {
 }
 
 describe('A disk', function () {
-  this.timeout(90_000);
+  this.timeout(180_000);
   let disk: LoopDisk;
   let system: TestSystem;
 

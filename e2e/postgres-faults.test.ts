@@ -11,7 +11,7 @@ import { waitFor } from './support/wait-for.ts';
 const LINES = 400_000;
 
 describe('PostgreSQL that fails', function () {
-  this.timeout(120_000);
+  this.timeout(240_000);
   let system: TestSystem;
 
   const pushArgs = (run: string) => ['push', join(system.workDir, run), '--model', 'churn', '--run', run];

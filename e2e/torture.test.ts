@@ -7,7 +7,7 @@ const KILLS = 25;
 const FOR_MS = 10_000;
 
 describe('The whole system under SIGKILL', function () {
-  this.timeout(120_000);
+  this.timeout(240_000);
 
   it('keeps every promise, whoever is killed, whenever', async () => {
     const seed = testSeed();

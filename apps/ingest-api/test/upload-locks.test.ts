@@ -9,7 +9,8 @@ import { eventually } from './support/system.ts';
 const APPLICATION = 'locks';
 
 /** Each `UploadLocks` stands for the one of another process: they share nothing but the database. */
-describe('the locks of uploads, in two processes', () => {
+describe('the locks of uploads, in two processes', function () {
+  this.timeout(60_000);
   let database: TestDatabase;
   let here: UploadLocks;
   let there: UploadLocks;
@@ -110,7 +111,8 @@ describe('the locks of uploads, in two processes', () => {
     clearInterval(alive);
     await holder.free();
     await (await waiting).free();
-    expect(performance.now() - startedMs).to.be.lessThan(1_000);
+    // Long before it would be asked for as stalled, or given up.
+    expect(performance.now() - startedMs).to.be.lessThan(3_000);
   });
 
   it('are lost with their session: the holder is told to stop, may not write, and can lock again', async () => {
@@ -125,8 +127,7 @@ describe('the locks of uploads, in two processes', () => {
     await (await hold(here)).free();
   });
 
-  it('never let two in, whoever asks, in whatever order', async function () {
-    this.timeout(30_000);
+  it('never let two in, whoever asks, in whatever order', async () => {
     let inside = 0;
     let most = 0;
     const once = async (locks: UploadLocks) => {
