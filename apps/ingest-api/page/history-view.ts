@@ -24,7 +24,7 @@ export function attemptsTable({ attempts }: RunHistory): TemplateResult | typeof
               <td class="number">${attempt.finishedAt === null ? '–' : formatSeconds(secondsBetween(attempt.startedAt, attempt.finishedAt))}</td>
               <td class="number">${formatCount(attempt.rows)}</td>
               <td class="number">${formatBytes(attempt.bytes)}</td>
-              <td>${attempt.outcome ?? attempt.phase}${attempt.error === null ? nothing : html`<br /><span class="hint">${attempt.error}</span>`}</td>
+              <td>${attempt.outcome ?? attempt.phase}${phasesOf(attempt.phaseSeconds)}${attempt.error === null ? nothing : html`<br /><span class="hint">${attempt.error}</span>`}</td>
               <td>${attempt.worker}</td>
             </tr>`,
           )}
@@ -94,4 +94,14 @@ function reasonIn(detail: Record<string, unknown> | null): string {
   return Object.entries(rest)
     .map(([name, value]) => `${name}: ${typeof value === 'string' ? value : JSON.stringify(value)}`)
     .join(', ');
+}
+
+/** What took its time; what took none is left out. */
+function phasesOf(seconds: Record<string, number> | null): TemplateResult | typeof nothing {
+  const long = Object.entries(seconds ?? {}).filter(([, spent]) => spent >= 0.1);
+  if (long.length === 0) return nothing;
+  const text = long
+    .map(([phase, spent]) => `${phase.replaceAll('_', ' ')} ${formatSeconds(spent)}`)
+    .join(', ');
+  return html`<br /><span class="hint">${text}</span>`;
 }

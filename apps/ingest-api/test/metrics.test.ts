@@ -29,6 +29,7 @@ describe('the metrics', () => {
     expect(text).to.include(`ingest_upload_bytes_total ${Buffer.byteLength(content)}\n`);
     expect(text).to.match(/ingest_last_published_timestamp_seconds\{model="churn"\} 1\d{9}/);
     expect(text).to.match(/ingest_loads_total\{outcome="published"\} 1\n/);
+    expect(text).to.match(/ingest_load_phase_seconds_total\{phase="building_key"\} \d/);
     expect(text).to.match(/ingest_http_requests_total\{method="PATCH",route="[^"]*",status="204"\} 1\n/);
     expect(text).to.include('nodejs_eventloop_lag_seconds');
     expect(text).to.include('ingest_disk_free_bytes');

@@ -120,7 +120,9 @@ describe('what an operator asks', () => {
     await system.request('GET', runPath('fraud', '1'), { token });
     const denials = await eventually(
       () =>
-        system.query(`SELECT actor, detail FROM ingest.audit_event WHERE action = 'deny' ORDER BY event_id`),
+        system.query(
+          `SELECT actor, detail FROM ingest.audit_event WHERE action = 'deny' ORDER BY actor, detail->>'problem'`,
+        ),
       (rows) => rows.length === 3,
     );
     expect(denials.map(({ actor, detail }) => `${actor}: ${detail.problem}`)).to.deep.equal([

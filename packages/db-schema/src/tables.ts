@@ -169,6 +169,8 @@ export interface LoadAttemptTable {
   started_at: DefaultNow;
   updated_at: DefaultNow;
   phase: Generated<LoadPhase>;
+  /** Of an attempt that has ended in order. */
+  phase_seconds: NullableJson<Partial<Record<LoadPhase, number>>>;
   bytes_done: Generated<number>;
   rows_done: Generated<number>;
   finished_at: Date | null;

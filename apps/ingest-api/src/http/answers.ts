@@ -233,6 +233,7 @@ export const history = z
         bytes,
         rows: count,
         nextTryAt: instant.nullable(),
+        phaseSeconds: z.record(z.string(), z.number()).nullable(),
         startedAt: instant,
         finishedAt: instant.nullable(),
       }),

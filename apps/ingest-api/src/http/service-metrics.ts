@@ -60,6 +60,12 @@ export function serviceMetrics(registry: Registry): ServiceMetrics {
     labelNames: ['outcome'],
     registers,
   });
+  const phaseSeconds = new Counter({
+    name: 'ingest_load_phase_seconds_total',
+    help: 'Time that loads which ended in order spent in each phase.',
+    labelNames: ['phase'],
+    registers,
+  });
   const loadedRows = counter('ingest_loaded_rows_total', 'Rows of loads that committed.');
   const loadedBytes = counter('ingest_loaded_bytes_total', 'Bytes of files of loads that committed.');
   const rejectedLines = counter('ingest_rejected_lines_total', 'Lines that were refused.');
@@ -95,6 +101,8 @@ export function serviceMetrics(registry: Registry): ServiceMetrics {
         loads.inc({ outcome }, count);
         loadSeconds.inc({ outcome }, seconds);
       }
+      phaseSeconds.reset();
+      for (const { phase, seconds } of figures.phases) phaseSeconds.inc({ phase }, seconds);
       setTo(uploadsCreated, figures.uploads.created);
       setTo(uploadsFinished, figures.uploads.finished);
       setTo(uploadBytes, figures.uploads.bytes);

@@ -6,6 +6,7 @@ export interface LoadProgress {
   phase: LoadPhase;
   bytesDone: number;
   rowsDone: number;
+  readonly phaseSeconds: Readonly<Partial<Record<LoadPhase, number>>>;
 }
 
 export interface StartedAttempt {

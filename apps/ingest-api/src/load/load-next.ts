@@ -5,8 +5,9 @@ import type { Logger } from 'pino';
 import { destroyConnection } from '../destroy-connection.ts';
 import { describeError } from '../errors.ts';
 import { type ClaimedRevision, claimNextLoad } from './claim-next-load.ts';
-import { endAttemptForRetry, type LoadProgress, retryDelayMs, startAttempt } from './load-attempts.ts';
+import { endAttemptForRetry, retryDelayMs, startAttempt } from './load-attempts.ts';
 import { loadRevision } from './load-revision.ts';
+import { PhaseClock } from './phase-clock.ts';
 import { watchLoad } from './watch-load.ts';
 
 export interface LoaderContext {
@@ -80,7 +81,7 @@ async function attemptLoad(
   const run = { model: claimed.model, run: claimed.run, revision: claimed.revision, attempt };
   log.info(run, 'load started');
   const startedMs = performance.now();
-  const progress: LoadProgress = { phase: 'copying', bytesDone: 0, rowsDone: 0 };
+  const progress = new PhaseClock();
   const watch = watchLoad(client, backendPid, attemptId, progress, context);
   let outcome: LoadOutcome;
   try {
@@ -102,7 +103,13 @@ async function attemptLoad(
     return;
   }
   log.info(
-    { ...run, outcome, rows: progress.rowsDone, seconds: (performance.now() - startedMs) / 1000 },
+    {
+      ...run,
+      outcome,
+      rows: progress.rowsDone,
+      seconds: (performance.now() - startedMs) / 1000,
+      phaseSeconds: progress.phaseSeconds,
+    },
     'load ended',
   );
 }

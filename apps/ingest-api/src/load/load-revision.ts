@@ -123,8 +123,16 @@ async function finishAttempt(
 ): Promise<void> {
   await client.query(
     `UPDATE ingest.load_attempt
-     SET outcome = $2, finished_at = clock_timestamp(), updated_at = clock_timestamp(), phase = $3, bytes_done = $4, rows_done = $5
+     SET outcome = $2, finished_at = clock_timestamp(), updated_at = clock_timestamp(), phase = $3, bytes_done = $4, rows_done = $5,
+         phase_seconds = $6
      WHERE attempt_id = $1`,
-    [attemptId, outcome, progress.phase, progress.bytesDone, progress.rowsDone],
+    [
+      attemptId,
+      outcome,
+      progress.phase,
+      progress.bytesDone,
+      progress.rowsDone,
+      JSON.stringify(progress.phaseSeconds),
+    ],
   );
 }

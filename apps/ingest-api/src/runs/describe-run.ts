@@ -1,6 +1,6 @@
 import type { Database, ModelName } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
-import { isLoading } from './live-loads.ts';
+import { isLoading as hasLiveLoad } from './live-loads.ts';
 import { comparedWith, profileView } from './loaded-revision.ts';
 import { isStalled } from './stalled.ts';
 import { RUN_STATES, type RunState } from './states.ts';
@@ -13,7 +13,7 @@ export async function describeRun(db: Kysely<Database>, model: ModelName, run: s
   const revision = await db
     .selectFrom('ingest.run_revision')
     .selectAll()
-    .select(isLoading(sql.ref('revision_id')).as('is_loading'))
+    .select(hasLiveLoad(sql.ref('revision_id')).as('is_loading'))
     .where('model', '=', model)
     .where('run_key', '=', run)
     .orderBy('revision', 'desc')
@@ -27,7 +27,9 @@ export async function describeRun(db: Kysely<Database>, model: ModelName, run: s
     publishedRevisionOf(db, model, run),
     comparedWith(db, revision.compared_with),
   ]);
-  const state: RunState = revision.state === 'queued' && revision.is_loading ? 'loading' : revision.state;
+  // A load that broke off says so a moment before its transaction, and with it the lock, is gone.
+  const isLoading = revision.is_loading && load?.outcome == null;
+  const state: RunState = revision.state === 'queued' && isLoading ? 'loading' : revision.state;
   return {
     model,
     run,

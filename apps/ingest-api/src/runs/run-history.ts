@@ -22,6 +22,7 @@ export async function runHistory(db: Kysely<Database>, model: ModelName, run: st
       .innerJoin('ingest.run_revision as r', 'r.revision_id', 'a.revision_id')
       .select(['r.revision', 'a.attempt', 'a.worker', 'a.phase', 'a.outcome', 'a.error'])
       .select(['a.bytes_done as bytes', 'a.rows_done as rows', 'a.next_try_at as nextTryAt'])
+      .select('a.phase_seconds as phaseSeconds')
       .select(['a.started_at as startedAt', 'a.finished_at as finishedAt'])
       .where('r.model', '=', model)
       .where('r.run_key', '=', run)

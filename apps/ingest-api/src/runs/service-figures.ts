@@ -6,7 +6,7 @@ export type ServiceFigures = Awaited<ReturnType<typeof serviceFigures>>;
 
 /** Totals over all that was ever recorded, and how it stands now: what monitoring asks every few seconds. */
 export async function serviceFigures(db: Kysely<Database>) {
-  const [overview, published, uploads, loads, loaded, sums] = await Promise.all([
+  const [overview, published, uploads, loads, phases, loaded, sums] = await Promise.all([
     statusOverview(db, null),
     sql<{ model: string; at: number }>`
       SELECT model, extract(epoch FROM max(published_at))::float8 AS at
@@ -19,6 +19,9 @@ export async function serviceFigures(db: Kysely<Database>) {
       SELECT outcome, count(*) AS count,
              sum(greatest(0, extract(epoch FROM finished_at - started_at)))::float8 AS seconds
       FROM ingest.load_attempt WHERE outcome IS NOT NULL GROUP BY outcome`.execute(db),
+    sql<{ phase: string; seconds: number }>`
+      SELECT key AS phase, sum(value::float8) AS seconds
+      FROM ingest.load_attempt, jsonb_each_text(phase_seconds) GROUP BY key`.execute(db),
     sql<{ rows: number; bytes: number }>`
       SELECT coalesce(sum(rows_done), 0)::bigint AS rows, coalesce(sum(bytes_done), 0)::bigint AS bytes
       FROM ingest.load_attempt WHERE outcome IN ('published', 'superseded', 'held')`.execute(db),
@@ -31,6 +34,7 @@ export async function serviceFigures(db: Kysely<Database>) {
     published: published.rows,
     uploads: uploads.rows[0] ?? { created: 0, finished: 0, bytes: 0 },
     loads: loads.rows,
+    phases: phases.rows,
     loaded: loaded.rows[0] ?? { rows: 0, bytes: 0 },
     rejectedLines: sums.rows[0]?.rejected ?? 0,
     denials: sums.rows[0]?.denials ?? 0,
