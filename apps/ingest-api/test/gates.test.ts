@@ -112,7 +112,7 @@ describe('gates', () => {
       { run: 'oct', reason: 'nov is wrong' },
       { 'if-match': etag },
     );
-    expect(performance.now() - startedMs).to.be.below(2_000); // some 10 ms on an idle machine
+    expect(performance.now() - startedMs).to.be.below(10_000); // some 10 ms on an idle machine
     expect(back.status).to.equal(200);
     expect(await rowsSeen('back')).to.deep.equal({ rows: 10, run: 'oct' });
     const stale = await put(

@@ -39,7 +39,8 @@ export class RejectList {
   toFault(): DataFault {
     const [first] = this.#kept;
     if (first === undefined) throw new Error('There is no rejected line to tell of.');
-    const others = this.#total === 1 ? '' : ` ${this.#total - 1} more lines are bad too.`;
+    const more = this.#total - 1;
+    const others = more === 0 ? '' : more === 1 ? ' 1 more line is bad.' : ` ${more} more lines are bad.`;
     const allowed = this.#allowed === 0 ? '' : ` The model's contract allows ${this.#allowed} bad lines.`;
     return new DataFault(
       {
