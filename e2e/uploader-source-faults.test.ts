@@ -33,7 +33,7 @@ describe('uploader push, of files that change, vanish, or have odd names', funct
 
   const args = (more: string[] = []) => {
     const named = ['--model', 'churn', '--run', `run-${run}`, '--json'];
-    return ['push', folder, ...named, '--chunk-size', String(CHUNK_BYTES), '--stall-timeout', '3s', ...more];
+    return ['push', folder, ...named, '--chunk-size', String(CHUNK_BYTES), '--stall-timeout', '1s', ...more];
   };
   const push = (more?: string[]) => system.runUploader(proxy.url, args(more));
   const resultOf = ({ stdout }: Ending) => JSON.parse(stdout);
