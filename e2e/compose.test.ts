@@ -84,7 +84,7 @@ describe('docker/compose.yaml', () => {
       expect(service.image, `${name} has no moving tag`).not.to.match(
         /^(?!score-ingest\/).*(:latest|\/[^:]+)$/,
       );
-      if (!['secrets', 'migrate', 'metrics-token'].includes(name))
+      if (!['secrets', 'migrate', 'metrics-token', 'airflow-token'].includes(name))
         expect(service.deploy?.resources?.limits?.memory, name).to.be.a('string');
     }
   });

@@ -32,7 +32,7 @@ export function auditDenials(db: Kysely<Database>, log: Logger): RequestHandler 
         problem: denied === undefined ? problem : 'not_covered',
         method: req.method,
         path: req.originalUrl.split('?')[0]?.slice(0, 300),
-        address: req.socket.remoteAddress ?? null,
+        address: req.ip ?? null, // the client, where a trusted proxy says who that is
         requestId,
         ...(leftOut === 0 ? {} : { othersNotKept: leftOut }),
       };
