@@ -7,11 +7,14 @@ import { declare, eventually, getRun, scoreLines, startSystem, type TestSystem }
 
 const { guard } = loadServeConfig({ DATABASE_URL: 'postgres://', INGEST_DATA_DIR: '.' });
 
+/** Long enough for honest requests of a busy machine, short enough to wait for. */
+const IDLE_MS = 3_000;
+
 describe('a hostile connection', function () {
   this.timeout(60_000);
   let system: TestSystem;
   before(async () => {
-    system = await startSystem({ idleTimeoutMs: 1_000, guard: { ...guard, maxConnections: 60 } });
+    system = await startSystem({ idleTimeoutMs: IDLE_MS, guard: { ...guard, maxConnections: 60 } });
   });
   after(() => system.stop());
   afterEach(async () => {
@@ -24,8 +27,21 @@ describe('a hostile connection', function () {
     `Upload-Offset: 0\r\nContent-Type: application/offset+octet-stream\r\nContent-Length: ${length}\r\nConnection: close\r\n\r\n`;
 
   async function newUpload(run: string, content: string): Promise<string> {
-    const declared = await declare(system, 'churn', run, [{ name: 'a.jsonl', content }]);
-    return declared.files[0]?.uploadUrl ?? '';
+    const declared = await eventually(
+      () => declare(system, 'churn', run, [{ name: 'a.jsonl', content }]).catch(() => undefined),
+      (answer) => answer !== undefined,
+    );
+    return declared?.files[0]?.uploadUrl ?? '';
+  }
+
+  /** A kept connection may be closed just when it is used again: ask once more. */
+  function offsetOnceMoved(run: string): Promise<number> {
+    const offset = () =>
+      getRun(system, 'churn', run).then(
+        ({ files }) => files[0]?.offset ?? 0,
+        () => 0,
+      );
+    return eventually(offset, (bytes) => bytes > 0, 30_000);
   }
 
   /** Writes `text` a byte at a time until the server closes. */
@@ -51,8 +67,7 @@ describe('a hostile connection', function () {
     const url = await newUpload('stops', scoreLines(100));
     const answer = await sendRaw(system.url, `${patchHead(url, 1_000)}half`, 20_000);
     expect(answer.closed).to.equal(true);
-    const offset = async () => (await getRun(system, 'churn', 'stops')).files[0]?.offset;
-    expect(await eventually(offset, (bytes) => bytes !== 0)).to.equal(4);
+    expect(await offsetOnceMoved('stops')).to.equal(4);
   });
 
   it('that trickles a body, byte by byte, is cut for being too slow, and what came stays', async () => {
@@ -61,9 +76,8 @@ describe('a hostile connection', function () {
     socket.write(patchHead(url, 100_000));
     const startedMs = performance.now();
     await trickle(socket, '{"pk":"1"', 50);
-    expect(performance.now() - startedMs).to.be.lessThan(15_000);
-    const offset = async () => (await getRun(system, 'churn', 'trickles')).files[0]?.offset ?? 0;
-    expect(await eventually(offset, (bytes) => bytes > 0)).to.be.lessThan(1_024);
+    expect(performance.now() - startedMs).to.be.lessThan(30_000);
+    expect(await offsetOnceMoved('trickles')).to.be.within(1, 3 * 1_024);
   });
 
   it('that sends as fast as it should is not cut, however long it takes', async () => {
@@ -158,7 +172,7 @@ describe('a hostile connection', function () {
     const sockets = await Promise.all(Array.from({ length: 100 }, () => openSocket(system.url)));
     const closed = () =>
       Promise.resolve(sockets.filter((socket) => socket.closed || socket.destroyed).length);
-    expect(await eventually(closed, (count) => count >= 40, 900)).to.be.at.least(40);
+    expect(await eventually(closed, (count) => count >= 40, IDLE_MS - 500)).to.be.at.least(40);
     for (const socket of sockets) socket.destroy();
   });
 });
