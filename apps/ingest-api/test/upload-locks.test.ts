@@ -82,7 +82,7 @@ describe('the locks of uploads, in two processes', function () {
     const next = await hold(there);
     expect(performance.now() - startedMs).to.be.within(1_000, 3_000);
     expect(holder.isAsked()).to.equal(true);
-    there.assertHeld(uploadId);
+    await there.assertHeld(uploadId);
     await next.free();
     expect(await advisoryLocks()).to.deep.equal([]);
   });
@@ -97,7 +97,7 @@ describe('the locks of uploads, in two processes', function () {
     clearInterval(alive);
     expect(refused).to.include({ code: 'upload_locked', retryAfterSeconds: 2 });
     expect(holder.isAsked()).to.equal(false);
-    here.assertHeld(uploadId);
+    await here.assertHeld(uploadId);
     await holder.free();
     await (await hold(there)).free();
   });
@@ -122,7 +122,8 @@ describe('the locks of uploads, in two processes', function () {
        WHERE datname = current_database() AND application_name = '${APPLICATION}'`,
     );
     await eventually(async () => holder.isAsked(), Boolean);
-    expect(() => here.assertHeld(uploadId)).to.throw('was lost with its database connection');
+    const refused = await here.assertHeld(uploadId).catch((error: unknown) => error);
+    expect(refused).to.include({ code: 'database_unavailable' });
     expect(lost).to.have.length(1);
     await (await hold(here)).free();
   });
@@ -135,7 +136,7 @@ describe('the locks of uploads, in two processes', function () {
       await lock.lock(new AbortController().signal, () => {});
       inside += 1;
       most = Math.max(most, inside);
-      locks.assertHeld(uploadId);
+      await locks.assertHeld(uploadId);
       await new Promise(setImmediate);
       inside -= 1;
       await lock.unlock();

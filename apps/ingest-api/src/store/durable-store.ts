@@ -36,8 +36,8 @@ export interface UploadRecords {
 export interface DurableStoreOptions {
   readonly dataDir: string;
   readonly records: UploadRecords;
-  /** Throws when the lock of the upload, under which it is written, is not ours any more. */
-  assertLocked(uploadId: string): void;
+  /** Rejects when the lock of the upload, under which it is written, is not ours any more. */
+  assertLocked(uploadId: string): Promise<void>;
 }
 
 /**
@@ -122,7 +122,7 @@ export class DurableStore extends FileStore {
       if (!hasEnded(other)) await delay(GRACE_MS);
       await records.claim(uploadId, this.#writer, offsetBytes, other);
     }
-    assertLocked(uploadId); // nobody else can have come in between
+    await assertLocked(uploadId); // nobody else can have come in between
   }
 }
 

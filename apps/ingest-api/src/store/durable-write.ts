@@ -10,8 +10,8 @@ export interface DurableWrite {
   readonly offsetBytes: number;
   /** Called after each sync with the offset up to which the file is safe; never twice at once. */
   onDurable(offsetBytes: number): Promise<void>;
-  /** Called before each write; throws when the right to write is lost. */
-  assertMayWrite(): void;
+  /** Called before each write; rejects when the right to write is lost. */
+  assertMayWrite(): Promise<void>;
 }
 
 /**
@@ -35,7 +35,7 @@ export async function writeDurably({
   let syncing: Promise<void> = Promise.resolve();
 
   const write = async (piece: readonly Uint8Array[]) => {
-    assertMayWrite();
+    await assertMayWrite();
     writtenBytes += await writeAll(file, piece, writtenBytes);
   };
   const sync = async (toBytes: number) => {

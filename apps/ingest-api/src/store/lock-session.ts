@@ -1,7 +1,7 @@
 import pg from 'pg';
 import { destroyConnection } from '../destroy-connection.ts';
 
-/** A session that has not answered for so long is not trusted any more: what it locks may be free. */
+/** A session that was last heard of so long ago is asked before it is trusted again: what it locks may be free. */
 const TRUSTED_FOR_MS = 5_000;
 const HEARTBEAT_EVERY_MS = 1_000;
 const CONNECT_TIMEOUT_MS = 3_000;
@@ -25,8 +25,8 @@ export interface LockSessionOptions {
 
 /** A lock across processes: as good as the session that took it. */
 export interface SharedLock {
-  /** False from the moment on when somebody else might take it. */
-  isHeld(): boolean;
+  /** False from the moment on when somebody else might take it. Asks the database when it was silent. */
+  isHeld(): Promise<boolean>;
   /** `tellWaiters`: somebody has asked for it. Never rejects: a session that is lost has given it up already. */
   release(tellWaiters: boolean): Promise<void>;
 }
@@ -61,7 +61,7 @@ export class LockSession {
     );
     if (rows[0]?.taken !== true) return undefined;
     return {
-      isHeld: () => isTrusted(session),
+      isHeld: async () => isTrusted(session) || (await this.#confirm(session)),
       release: async (tellWaiters) => {
         if (session.isLost) return;
         const notice = tellWaiters ? ', pg_notify($2, $3)' : '';
@@ -124,28 +124,39 @@ export class LockSession {
 
   /** Asks again and again whether the session lives; one that does not answer in time is ended from here. */
   #keepTrusted(session: Session): void {
-    let isAsking = false;
+    let askedMs: number | undefined;
+    const loseIfSilent = () => {
+      if (askedMs !== undefined && performance.now() - askedMs > TRUSTED_FOR_MS)
+        this.#lose(session, `the database did not answer for ${TRUSTED_FOR_MS / 1000} s`);
+    };
     const timer = setInterval(() => {
       if (session.isLost) {
         clearInterval(timer);
-        return;
+      } else if (askedMs === undefined) {
+        askedMs = performance.now();
+        void this.#confirm(session).then(() => {
+          askedMs = undefined;
+        });
+      } else {
+        // Where this process itself stood still, the answer is there already: it is read before.
+        setImmediate(loseIfSilent);
       }
-      if (!isTrusted(session)) {
-        this.#lose(session, `the database did not answer for ${TRUSTED_FOR_MS / 1000} s`);
-        return;
-      }
-      if (isAsking) return;
-      isAsking = true;
-      const askedMs = performance.now();
-      session.client.query('SELECT 1').then(
-        () => {
-          isAsking = false;
-          session.confirmedMs = askedMs;
-        },
-        (error: Error) => this.#lose(session, error.message),
-      );
     }, HEARTBEAT_EVERY_MS);
     timer.unref();
+  }
+
+  /** A session that answers has not ended in between: it holds what it held. */
+  async #confirm(session: Session): Promise<boolean> {
+    if (session.isLost) return false;
+    const askedMs = performance.now();
+    try {
+      await session.client.query('SELECT 1');
+    } catch (error) {
+      this.#lose(session, (error as Error).message);
+      return false;
+    }
+    session.confirmedMs = Math.max(session.confirmedMs, askedMs);
+    return isTrusted(session);
   }
 
   #lose(session: Session, reason: string): void {

@@ -68,9 +68,9 @@ export class UploadLocks implements Locker {
     if (held !== undefined) held.lastProgressMs = performance.now();
   }
 
-  /** @throws a 503 when the lock may be somebody else's by now: the session that took it is lost or silent. */
-  assertHeld(uploadId: string): void {
-    if (this.#held.get(uploadId)?.shared?.isHeld() === true) return;
+  /** Rejects with a 503 when the lock may be somebody else's by now: the session that took it is lost or silent. */
+  async assertHeld(uploadId: string): Promise<void> {
+    if ((await this.#held.get(uploadId)?.shared?.isHeld()) === true) return;
     throw new IngestError(
       'database_unavailable',
       'The lock of this upload was lost with its database connection; ask for the offset and go on from there.',
