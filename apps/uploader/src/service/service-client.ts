@@ -16,6 +16,7 @@ export type ServiceAddress = { url: string; token: string; stallTimeoutMs: numbe
 export type ManifestFile = { name: string; bytes: number; sha256: string; lines: number };
 export type Manifest = { files: ManifestFile[]; as_of?: string; source: Record<string, unknown> };
 export type Retries = Omit<RetryOptions, 'asked' | 'madeProgress'>;
+type Answer = ExchangeResponse & { json: unknown };
 type Request = {
   method: 'GET' | 'PUT' | 'POST';
   path: string;
@@ -135,7 +136,7 @@ function exchangeJson(
   { method, path, body, headers, takes = 1 }: Request,
   retries: Omit<RetryOptions, 'madeProgress'>,
   wanted: readonly number[] = [200, 201],
-): Promise<ExchangeResponse> {
+): Promise<Answer> {
   const text = body === undefined ? undefined : JSON.stringify(body);
   return retrying(async () => {
     const response = await exchange({
@@ -151,22 +152,23 @@ function exchangeJson(
       signal: retries.signal,
       stallTimeoutMs: service.stallTimeoutMs * takes,
     });
-    if (!wanted.includes(response.status) || !isJson(response.body)) throw new HttpFault(response);
-    return response;
+    const json = wanted.includes(response.status) ? parseJson(response.body) : undefined;
+    if (json === undefined) throw new HttpFault(response);
+    return { ...response, json };
   }, retries);
 }
 
-function isJson(text: string): boolean {
+/** undefined when it is no JSON. Parsed once: the answer about 10,000 files is some megabytes long. */
+function parseJson(text: string): unknown {
   try {
-    JSON.parse(text);
-    return true;
+    return JSON.parse(text);
   } catch {
-    return false;
+    return undefined;
   }
 }
 
-function readAnswer<T>(response: ExchangeResponse, schema: z.ZodType<T>): T {
-  const parsed = schema.safeParse(JSON.parse(response.body));
+function readAnswer<T>(response: Answer, schema: z.ZodType<T>): T {
+  const parsed = schema.safeParse(response.json);
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0];
   throw new UploaderError(
