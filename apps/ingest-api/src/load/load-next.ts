@@ -1,27 +1,14 @@
 import type { Database, LoadOutcome } from 'db-schema';
 import type { Kysely } from 'kysely';
 import pg from 'pg';
-import type { Logger } from 'pino';
 import { destroyConnection } from '../destroy-connection.ts';
 import { describeError } from '../errors.ts';
 import { type ClaimedRevision, claimNextLoad } from './claim-next-load.ts';
 import { endAttemptForRetry, retryDelayMs, startAttempt } from './load-attempts.ts';
 import { loadRevision } from './load-revision.ts';
+import type { LoaderContext } from './loader-context.ts';
 import { PhaseClock } from './phase-clock.ts';
 import { watchLoad } from './watch-load.ts';
-
-export interface LoaderContext {
-  readonly clientConfig: pg.ClientConfig;
-  readonly side: Kysely<Database>;
-  readonly sidePool: pg.Pool;
-  readonly dataDir: string;
-  /** host:pid, to find the process that works on a load. */
-  readonly worker: string;
-  readonly maintenanceWorkMem: string;
-  readonly stallTimeoutMs: number;
-  readonly log: Logger;
-  readonly signal: AbortSignal;
-}
 
 const CLAIM_WITHIN_MS = 30_000;
 

@@ -2,7 +2,8 @@ import type { Notification } from 'pg';
 import pg from 'pg';
 import { describeError } from '../errors.ts';
 import { QUEUE_CHANNEL } from '../runs/queue-complete-revisions.ts';
-import { type LoaderContext, loadNext } from './load-next.ts';
+import { loadNext } from './load-next.ts';
+import type { LoaderContext } from './loader-context.ts';
 
 /**
  * Loads what is queued, one revision at a time, until `context.signal` is aborted. Woken by NOTIFY; looks

@@ -4,7 +4,7 @@ import { destroyConnection } from '../destroy-connection.ts';
 import { describeError } from '../errors.ts';
 import { type BackendActivity, backendActivity, waitsForUs } from './backend-activity.ts';
 import { type LoadProgress, reportProgress } from './load-attempts.ts';
-import type { LoaderContext } from './load-next.ts';
+import type { LoaderContext } from './loader-context.ts';
 
 const TICK_MS = 500;
 /** A backend that works shows no sign of it while it sorts in memory: it gets so many times the patience. */

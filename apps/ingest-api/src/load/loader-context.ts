@@ -1,0 +1,18 @@
+import type { Database } from 'db-schema';
+import type { Kysely } from 'kysely';
+import type pg from 'pg';
+import type { Logger } from 'pino';
+
+/** What a loader works with; made once, in `commands/load.ts`. */
+export interface LoaderContext {
+  readonly clientConfig: pg.ClientConfig;
+  readonly side: Kysely<Database>;
+  readonly sidePool: pg.Pool;
+  readonly dataDir: string;
+  /** host:pid, to find the process that works on a load. */
+  readonly worker: string;
+  readonly maintenanceWorkMem: string;
+  readonly stallTimeoutMs: number;
+  readonly log: Logger;
+  readonly signal: AbortSignal;
+}
