@@ -1,5 +1,3 @@
-import './bound-memory.ts';
-
 import { Command } from 'commander';
 import { type Logger, pino } from 'pino';
 import { load } from './commands/load.ts';
