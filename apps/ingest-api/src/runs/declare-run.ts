@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import type { Database, ModelName } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
-import { recordAudit } from './audit.ts';
 import { type ManifestFile, manifestDigest } from './manifest.ts';
+import { lockRunKey, type NewestRevision, newestRevision, openRevision } from './open-revision.ts';
 import { queueCompleteRevisions } from './queue-complete-revisions.ts';
 
 export interface Declaration {
@@ -35,7 +35,12 @@ export async function declareRun(db: Kysely<Database>, declaration: Declaration)
     if (newest !== undefined && isSameContent(newest, digest, declaration.asOf)) {
       return { revisionId: newest.revision_id, isNew: false };
     }
-    const revisionId = await insertRevision(trx, declaration, digest, newest);
+    const { source } = declaration;
+    const { revisionId } = await openRevision(trx, newest, {
+      ...declaration,
+      digest,
+      auditDetail: { files: declaration.files.length, ...(source === undefined ? {} : { source }) },
+    });
     const newBytes = await attachFiles(trx, declaration, revisionId);
     await declaration.reserve(newBytes);
     return { revisionId, isNew: true };
@@ -45,86 +50,12 @@ export async function declareRun(db: Kysely<Database>, declaration: Declaration)
   return declared;
 }
 
-/** Declarations of one run come one after the other; those of other runs do not wait. */
-export async function lockRunKey(trx: Transaction<Database>, model: ModelName, run: string): Promise<void> {
-  await sql`SELECT pg_advisory_xact_lock(hashtextextended(${`run ${model} ${run}`}, 0))`.execute(trx);
-}
-
-export type NewestRevision = NonNullable<Awaited<ReturnType<typeof newestRevision>>>;
-
-export async function newestRevision(trx: Transaction<Database>, model: ModelName, run: string) {
-  return trx
-    .selectFrom('ingest.run_revision')
-    .select(['revision_id', 'revision', 'state', 'as_of', 'manifest_sha256', 'error'])
-    .where('model', '=', model)
-    .where('run_key', '=', run)
-    .orderBy('revision', 'desc')
-    .limit(1)
-    .executeTakeFirst();
-}
-
 function isSameContent(newest: NewestRevision, digest: Buffer, asOf: Date | undefined): boolean {
   if (newest.state === 'cancelled') return false;
   // What arrived was not what was declared: only sending it again can help.
   if (newest.error?.code === 'content_mismatch') return false;
   if (asOf !== undefined && asOf.getTime() !== newest.as_of.getTime()) return false;
   return newest.manifest_sha256?.equals(digest) ?? false;
-}
-
-async function insertRevision(
-  trx: Transaction<Database>,
-  declaration: Declaration,
-  digest: Buffer,
-  newest: NewestRevision | undefined,
-): Promise<number> {
-  const { model, run, declaredBy, source } = declaration;
-  await trx
-    .insertInto('ingest.model')
-    .values({ name: model })
-    .onConflict((c) => c.doNothing())
-    .execute();
-  await cancelUnfinished(trx, model, run);
-  const revision = (newest?.revision ?? 0) + 1;
-  const { revision_id } = await trx
-    .insertInto('ingest.run_revision')
-    .values({
-      model,
-      run_key: run,
-      revision,
-      // Without a date of its own a run stands where it was first declared.
-      as_of: declaration.asOf ?? newest?.as_of ?? new Date(),
-      manifest_sha256: digest,
-      source: source === undefined ? null : JSON.stringify(source),
-      declared_by: declaredBy,
-    })
-    .returning('revision_id')
-    .executeTakeFirstOrThrow();
-  await recordAudit(trx, {
-    actor: declaredBy,
-    action: 'declare',
-    model,
-    run,
-    revision,
-    detail: { files: declaration.files.length, ...(source === undefined ? {} : { source }) },
-  });
-  return revision_id;
-}
-
-/**
- * Older revisions of the run that have not been loaded are pointless now. One that a loader holds is left
- * to it (its row is locked): it will be loaded, and the newer one replaces it.
- */
-export async function cancelUnfinished(
-  trx: Transaction<Database>,
-  model: ModelName,
-  run: string,
-): Promise<void> {
-  await sql`
-    UPDATE ingest.run_revision SET state = 'cancelled'
-    WHERE revision_id IN (
-      SELECT revision_id FROM ingest.run_revision
-      WHERE model = ${model} AND run_key = ${run} AND state IN ('receiving', 'queued')
-      FOR NO KEY UPDATE SKIP LOCKED)`.execute(trx);
 }
 
 interface SharedUpload {

@@ -1,7 +1,6 @@
 import type { Database, ModelName } from 'db-schema';
 import type { Kysely } from 'kysely';
-import { recordAudit } from './audit.ts';
-import { cancelUnfinished, lockRunKey, newestRevision } from './declare-run.ts';
+import { lockRunKey, newestRevision, openRevision } from './open-revision.ts';
 
 export interface SingleFile {
   readonly uploadId: string;
@@ -22,26 +21,13 @@ export async function openSingleFileRun(db: Kysely<Database>, file: SingleFile):
   await db.transaction().execute(async (trx) => {
     await lockRunKey(trx, model, run);
     const newest = await newestRevision(trx, model, run);
-    await trx
-      .insertInto('ingest.model')
-      .values({ name: model })
-      .onConflict((c) => c.doNothing())
-      .execute();
-    await cancelUnfinished(trx, model, run);
-    const revision = (newest?.revision ?? 0) + 1;
-    const { revision_id } = await trx
-      .insertInto('ingest.run_revision')
-      .values({
-        model,
-        run_key: run,
-        revision,
-        as_of: newest?.as_of ?? new Date(),
-        manifest_sha256: null,
-        source: null,
-        declared_by: declaredBy,
-      })
-      .returning('revision_id')
-      .executeTakeFirstOrThrow();
+    const { revisionId } = await openRevision(trx, newest, {
+      model,
+      run,
+      digest: null,
+      declaredBy,
+      auditDetail: { files: 1, plainTus: true },
+    });
     await trx
       .insertInto('ingest.upload')
       .values({
@@ -57,7 +43,7 @@ export async function openSingleFileRun(db: Kysely<Database>, file: SingleFile):
     await trx
       .insertInto('ingest.run_file')
       .values({
-        revision_id,
+        revision_id: revisionId,
         name: file.name,
         bytes: file.sizeBytes,
         sha256: null,
@@ -65,13 +51,5 @@ export async function openSingleFileRun(db: Kysely<Database>, file: SingleFile):
         upload_id: file.uploadId,
       })
       .execute();
-    await recordAudit(trx, {
-      actor: declaredBy,
-      action: 'declare',
-      model,
-      run,
-      revision,
-      detail: { files: 1, plainTus: true },
-    });
   });
 }
