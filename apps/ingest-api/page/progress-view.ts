@@ -30,21 +30,60 @@ export function progressSection(
   </section>`;
 }
 
-function step(run: Run, progress: NonNullable<Run['progress']>): TemplateResult {
-  const { doneBytes, totalBytes, bytesPerSecond, etaSeconds } = progress;
+const KEY_STEPS = {
+  scanning: 'reading the rows',
+  sorting: 'sorting, which cannot be counted',
+  writing: 'writing the index',
+} as const;
+
+type Progress = NonNullable<Run['progress']>;
+
+function step(run: Run, progress: Progress): TemplateResult {
   const name = STEPS[progress.step];
+  const isLoad = progress.step !== 'receiving' && progress.step !== 'copying';
+  const { done, total, parts } = isLoad ? keyPace(run) : bytePace(run, progress);
+  return html`<div class="step">
+    <strong>${name}</strong>
+    ${
+      total === 0
+        ? html`<progress aria-label=${name}></progress>`
+        : html`<progress aria-label=${name} max=${total} .value=${done}></progress>`
+    }
+    <span>${[...parts, ...timeLeft(progress)].join(' · ')}</span>
+  </div>`;
+}
+
+interface Pace {
+  readonly done: number;
+  /** 0: nothing is counted. */
+  readonly total: number;
+  readonly parts: readonly string[];
+}
+
+function bytePace(run: Run, { doneBytes, totalBytes, bytesPerSecond }: Progress): Pace {
   const parts = [
     `${percent(doneBytes, totalBytes)} %`,
     `${formatBytes(doneBytes)} of ${formatBytes(totalBytes)}`,
-    bytesPerSecond === null ? undefined : `${formatBytes(bytesPerSecond)}/s`,
-    run.load === null || run.state !== 'loading' ? undefined : `${formatCount(run.load.rows)} rows`,
-    etaSeconds === null ? 'no telling when it ends' : `${formatSeconds(etaSeconds)} left of this step`,
+    ...(bytesPerSecond === null ? [] : [`${formatBytes(bytesPerSecond)}/s`]),
+    ...(run.load === null || run.state !== 'loading' ? [] : [`${formatCount(run.load.rows)} rows`]),
   ];
-  return html`<div class="step">
-    <strong>${name}</strong>
-    <progress aria-label=${name} max=${Math.max(1, totalBytes)} .value=${doneBytes}></progress>
-    <span>${parts.filter((part) => part !== undefined).join(' · ')}</span>
-  </div>`;
+  return { done: doneBytes, total: Math.max(1, totalBytes), parts };
+}
+
+function keyPace({ load }: Run): Pace {
+  const rows = load === null ? [] : [`${formatCount(load.rows)} rows`];
+  if (load?.keyBuild == null) return { done: 0, total: 0, parts: rows };
+  const { step, done, total } = load.keyBuild;
+  const share = total === 0 ? [] : [`${percent(done, total)} %`];
+  return { done, total, parts: [KEY_STEPS[step], ...share, ...rows] };
+}
+
+function timeLeft({ step, etaSeconds, loadEtaSeconds }: Progress): string[] {
+  if (step === 'attaching' || step === 'publishing') return [];
+  if (etaSeconds === null) return ['no telling when it ends'];
+  if (loadEtaSeconds === null) return [`${formatSeconds(etaSeconds)} left of this step`];
+  if (step !== 'copying') return [`${formatSeconds(loadEtaSeconds)} left`];
+  return [`${formatSeconds(etaSeconds)} left of this step, ${formatSeconds(loadEtaSeconds)} of the load`];
 }
 
 function phases({ load }: Run, nowMs: number): TemplateResult | typeof nothing {

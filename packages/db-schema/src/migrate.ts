@@ -6,6 +6,7 @@ import * as gatesAndRetention from './migrations/0002-gates-and-retention.ts';
 import * as uploadWriter from './migrations/0003-upload-writer.ts';
 import * as tokenRotation from './migrations/0005-token-rotation.ts';
 import * as phaseSeconds from './migrations/0006-phase-seconds.ts';
+import * as keyBuild from './migrations/0007-key-build.ts';
 
 /** Forward-only, in this order. A migration that has been released is never changed: write the next one. */
 const MIGRATIONS: Record<string, Migration> = {
@@ -14,6 +15,7 @@ const MIGRATIONS: Record<string, Migration> = {
   '0003-upload-writer': uploadWriter,
   '0005-token-rotation': tokenRotation,
   '0006-phase-seconds': phaseSeconds,
+  '0007-key-build': keyBuild,
 };
 
 /** What the database's owner must be able to do for `migrate`: create schemas, and create roles if they are missing. */

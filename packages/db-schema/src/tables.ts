@@ -21,6 +21,19 @@ export type LoadOutcome = 'published' | 'superseded' | 'held' | 'failed' | 'retr
 
 export type LoadPhase = 'copying' | 'building_key' | 'attaching' | 'publishing';
 
+/** How far the build of a key is. */
+export interface KeyBuild {
+  /** `scanning` counts blocks of the table, `writing` rows; nothing is counted while it is `sorting`. */
+  readonly step: 'scanning' | 'sorting' | 'writing';
+  readonly done: number;
+  /** 0 while nothing is counted. */
+  readonly total: number;
+  /** Since this step began. */
+  readonly stepSeconds: number;
+  /** Since the build began. */
+  readonly seconds: number;
+}
+
 /** Why a revision failed: what, where, in a full sentence. */
 export interface RevisionError {
   readonly code: string;
@@ -171,6 +184,8 @@ export interface LoadAttemptTable {
   phase: Generated<LoadPhase>;
   /** Of an attempt that has ended in order. */
   phase_seconds: NullableJson<Partial<Record<LoadPhase, number>>>;
+  /** As it was at the last look; meant for while the phase is `building_key`. */
+  key_build: NullableJson<KeyBuild>;
   bytes_done: Generated<number>;
   rows_done: Generated<number>;
   finished_at: Date | null;

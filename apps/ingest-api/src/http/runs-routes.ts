@@ -3,7 +3,7 @@ import { json, Router } from 'express';
 import type { Kysely } from 'kysely';
 import { IngestError } from '../errors.ts';
 import { declareRun } from '../runs/declare-run.ts';
-import { describeRun, type RunView } from '../runs/describe-run.ts';
+import { describeRun } from '../runs/describe-run.ts';
 import { progressOf } from '../runs/run-progress.ts';
 import type { RunWatch } from '../runs/run-watch.ts';
 import { principalOf, requireAccess } from './authenticate.ts';
@@ -23,7 +23,6 @@ export interface RunsRoutesOptions {
 
 export function runsRoutes({ db, room, quota, watch }: RunsRoutesOptions): Router {
   const router = Router();
-  const withProgress = (view: RunView) => ({ ...view, progress: progressOf(view, watch.throughput) });
 
   router.put(
     '/v1/models/:model/runs/:run',
@@ -61,7 +60,7 @@ export function runsRoutes({ db, room, quota, watch }: RunsRoutesOptions): Route
         `Model "${model}" has no run "${run}"; \`uploader push\` declares one.`,
       );
     }
-    sendJson(req, res, withProgress(view));
+    sendJson(req, res, { ...view, progress: await progressOf(db, view, watch.throughput) });
   });
 
   return router;

@@ -1,4 +1,4 @@
-import type { Database, LoadPhase } from 'db-schema';
+import type { Database, KeyBuild, LoadPhase } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
 
 /** What is told of a running load, twice a second at most. */
@@ -62,10 +62,12 @@ export async function reportProgress(
   side: Kysely<Database>,
   attemptId: number,
   progress: LoadProgress,
+  keyBuild: KeyBuild | undefined,
 ): Promise<void> {
   await side
     .updateTable('ingest.load_attempt')
     .set({
+      key_build: keyBuild === undefined ? null : JSON.stringify(keyBuild),
       phase: progress.phase,
       bytes_done: progress.bytesDone,
       rows_done: progress.rowsDone,

@@ -1,8 +1,9 @@
-import type { LoadPhase } from 'db-schema';
+import type { KeyBuild, LoadPhase } from 'db-schema';
 import type pg from 'pg';
 import { destroyConnection } from '../destroy-connection.ts';
 import { describeError } from '../errors.ts';
 import { type BackendActivity, backendActivity, waitsForUs } from './backend-activity.ts';
+import { followKeyBuild } from './follow-key-build.ts';
 import { type LoadProgress, reportProgress } from './load-attempts.ts';
 import type { LoaderContext } from './loader-context.ts';
 
@@ -39,10 +40,12 @@ export function watchLoad(
   let movedAtMs = performance.now();
   let answeredAtMs = movedAtMs;
   let working: Promise<void> | undefined;
+  let keyBuild: KeyBuild | undefined;
 
   const tick = async () => {
-    await reportProgress(context.side, attemptId, progress);
     const activity = await backendActivity(context.sidePool, backendPid);
+    keyBuild = followKeyBuild(keyBuild, activity?.index, progress.phaseSeconds.building_key ?? 0);
+    await reportProgress(context.side, attemptId, progress, keyBuild);
     answeredAtMs = performance.now();
     if (isStopped) return;
     const now = signOfLife(progress, activity);

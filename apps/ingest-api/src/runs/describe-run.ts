@@ -117,6 +117,7 @@ async function lastLoadOf(db: Kysely<Database>, revisionId: number) {
     attempt: row.attempt,
     worker: row.worker,
     phase: row.finished_at === null ? row.phase : null,
+    keyBuild: row.finished_at === null && row.phase === 'building_key' ? row.key_build : null,
     bytes: row.bytes_done,
     rows: row.rows_done,
     startedAt: row.started_at,

@@ -1,4 +1,7 @@
+import type { Database, KeyBuild } from 'db-schema';
+import type { Kysely } from 'kysely';
 import type { RunView } from './describe-run.ts';
+import { expectedKeySeconds } from './expected-key-seconds.ts';
 import type { ThroughputLog } from './throughput-log.ts';
 
 export interface RunProgress {
@@ -7,28 +10,61 @@ export interface RunProgress {
   readonly doneBytes: number;
   readonly totalBytes: number;
   readonly bytesPerSecond: number | null;
-  /** Until the end of this step. null when nothing that was measured can tell: no rate yet, it stands still, or the step has no bytes. */
+  /** Until the end of this step. null when nothing that was measured can tell: no rate yet, or it stands still. */
   readonly etaSeconds: number | null;
+  /** Until the load is over and readers see the run; null when nothing that was measured can tell. */
+  readonly loadEtaSeconds: number | null;
 }
 
+export type RunInProgress = Pick<
+  RunView,
+  'model' | 'run' | 'revision' | 'state' | 'rows' | 'totals' | 'load'
+>;
+
 /** How far the run is right now; null when nothing is going on. */
-export function progressOf(
-  view: Pick<RunView, 'model' | 'run' | 'revision' | 'state' | 'totals' | 'load'>,
+export async function progressOf(
+  db: Kysely<Database>,
+  view: RunInProgress,
   throughput: ThroughputLog,
-): RunProgress | null {
+): Promise<RunProgress | null> {
   const { model, run, revision, state, totals, load } = view;
   if (state === 'receiving') {
     const rate = throughput.bytesPerSecond(model, run, revision, 'receivedBytes');
-    return { step: 'receiving', ...pace(totals.receivedBytes, totals.bytes, rate) };
+    return { step: 'receiving', ...pace(totals.receivedBytes, totals.bytes, rate), loadEtaSeconds: null };
   }
   if (state !== 'loading' || load === null || load.phase === null) return null;
-  if (load.phase !== 'copying') {
-    return { step: load.phase, ...pace(load.bytes, totals.bytes, null) };
+  const step = load.phase;
+  if (step === 'copying') {
+    const rate =
+      throughput.bytesPerSecond(model, run, revision, 'loadedBytes') ??
+      averageSince(load.startedAt, load.updatedAt, load.bytes);
+    const copying = pace(load.bytes, totals.bytes, rate);
+    const keySeconds = totals.lines === null ? null : await expectedKeySeconds(db, model, totals.lines);
+    return { step, ...copying, loadEtaSeconds: sum(copying.etaSeconds, keySeconds) };
   }
-  const rate =
-    throughput.bytesPerSecond(model, run, revision, 'loadedBytes') ??
-    averageSince(load.startedAt, load.updatedAt, load.bytes);
-  return { step: 'copying', ...pace(load.bytes, totals.bytes, rate) };
+  const copied = pace(load.bytes, totals.bytes, null);
+  if (step !== 'building_key') return { step, ...copied, loadEtaSeconds: null };
+  const etaSeconds =
+    load.keyBuild === null
+      ? null
+      : secondsLeft(load.keyBuild, await expectedKeySeconds(db, model, load.rows));
+  // What comes after the key takes moments.
+  return { step, ...copied, etaSeconds, loadEtaSeconds: etaSeconds };
+}
+
+/** Before this the rate of a step is mostly chance. */
+const RATE_AFTER_SECONDS = 1;
+
+/**
+ * While the index is written, its own pace tells. Scan and sort do not tell how long the rest takes: there
+ * earlier loads of the model do, until this one takes longer than they did.
+ */
+export function secondsLeft(build: KeyBuild, expectedSeconds: number | null): number | null {
+  const { step, done, total, stepSeconds, seconds } = build;
+  if (step === 'writing' && done > 0 && stepSeconds >= RATE_AFTER_SECONDS)
+    return Math.ceil(((total - done) * stepSeconds) / done);
+  if (expectedSeconds === null || seconds >= expectedSeconds) return null;
+  return Math.ceil(expectedSeconds - seconds);
 }
 
 function pace(doneBytes: number, totalBytes: number, rate: number | null) {
@@ -38,6 +74,10 @@ function pace(doneBytes: number, totalBytes: number, rate: number | null) {
     bytesPerSecond: rate === null ? null : Math.round(rate),
     etaSeconds: rate === null || rate <= 0 ? null : Math.ceil((totalBytes - doneBytes) / rate),
   };
+}
+
+function sum(seconds: number | null, more: number | null): number | null {
+  return seconds === null || more === null ? null : Math.ceil(seconds + more);
 }
 
 function averageSince(startedAt: Date, updatedAt: Date, bytes: number): number | null {

@@ -1,0 +1,43 @@
+import { z } from 'zod';
+import { action, bytes, count, instant, loadPhase, RUN_STATE, revisionError } from './run-parts.ts';
+
+export const runSummary = z
+  .object({
+    model: z.string(),
+    run: z.string(),
+    revision: z.int().min(1),
+    state: RUN_STATE,
+    as_of: instant,
+    declaredAt: instant,
+    queuedAt: instant.nullable(),
+    loadedAt: instant.nullable(),
+    publishedAt: instant.nullable(),
+    publishedRevision: z
+      .int()
+      .nullable()
+      .describe('the revision of this run that readers see; null: they see another'),
+    pushedBy: z.string().describe('the name of the token'),
+    rows: count.nullable(),
+    files: z.object({ total: count, received: count, stalled: count }),
+    bytes: z.object({ total: bytes, received: bytes }),
+    lastProgressAt: instant.nullable(),
+    load: z
+      .object({
+        attempt: z.int().min(1),
+        worker: z.string(),
+        phase: loadPhase.nullable().describe('null when the attempt has ended'),
+        bytes,
+        rows: count,
+        startedAt: instant,
+        nextTryAt: instant.nullable(),
+        lastError: z.string().nullable(),
+      })
+      .nullable(),
+    error: revisionError.nullable(),
+    mayDo: z.array(action),
+  })
+  .meta({ id: 'RunSummary' });
+
+export const runList = z
+  .object({ runs: z.array(runSummary), nextCursor: z.string().nullable() })
+  .meta({ id: 'RunList' });

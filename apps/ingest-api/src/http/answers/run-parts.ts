@@ -1,0 +1,48 @@
+import { z } from 'zod';
+
+export const instant = z.iso.datetime();
+export const count = z.int().min(0);
+export const bytes = z.int().min(0);
+
+export const RUN_STATE = z.enum([
+  'receiving',
+  'queued',
+  'loading',
+  'published',
+  'superseded',
+  'held',
+  'failed',
+  'cancelled',
+]);
+
+export const loadPhase = z.enum(['copying', 'building_key', 'attaching', 'publishing']);
+export const loadOutcome = z.enum(['published', 'superseded', 'held', 'failed', 'retry', 'lost']);
+export const action = z.enum(['upload', 'withdraw', 'retry', 'publish']);
+
+export const revisionError = z.object({
+  code: z.string(),
+  detail: z.string(),
+  file: z.string().optional(),
+  line: z.int().optional(),
+  byte_offset: z.int().optional(),
+});
+
+export const rejectedLine = z.object({
+  file: z.string(),
+  line: z.int().min(1),
+  byte_offset: z.int().min(0),
+  code: z.string(),
+  detail: z.string(),
+  excerpt: z.string().describe('at most 200 characters of the line, control characters shown'),
+});
+
+export const profile = z.object({
+  rows: count,
+  min: z.number().nullable(),
+  max: z.number().nullable(),
+  mean: z.number().nullable(),
+  stddev: z.number().nullable(),
+  deciles: z.array(z.number()),
+  bytes,
+  seconds: z.number(),
+});

@@ -1,0 +1,109 @@
+import { z } from 'zod';
+import {
+  action,
+  bytes,
+  count,
+  instant,
+  loadOutcome,
+  loadPhase,
+  profile,
+  RUN_STATE,
+  rejectedLine,
+  revisionError,
+} from './run-parts.ts';
+
+export const run = z
+  .object({
+    model: z.string(),
+    run: z.string(),
+    revision: z.int().min(1),
+    state: RUN_STATE,
+    as_of: instant,
+    declaredAt: instant,
+    queuedAt: instant.nullable(),
+    loadedAt: instant.nullable(),
+    publishedAt: instant.nullable(),
+    publishedRevision: z.int().nullable(),
+    pushedBy: z.string(),
+    source: z.record(z.string(), z.unknown()).nullable().describe('what the sender said of itself'),
+    rows: count.nullable(),
+    totals: z.object({ files: count, bytes, lines: count.nullable(), receivedBytes: bytes }),
+    progress: z
+      .object({
+        step: z.enum(['receiving', 'copying', 'building_key', 'attaching', 'publishing']),
+        doneBytes: bytes,
+        totalBytes: bytes,
+        bytesPerSecond: z.number().nullable(),
+        etaSeconds: z
+          .number()
+          .nullable()
+          .describe('until the end of this step; null when nothing that was measured can tell'),
+        loadEtaSeconds: z
+          .number()
+          .nullable()
+          .describe('until readers see the run; null when nothing that was measured can tell'),
+      })
+      .nullish()
+      .describe('null when nothing is going on; only a GET tells it'),
+    load: z
+      .object({
+        attempt: z.int().min(1),
+        worker: z.string(),
+        phase: loadPhase.nullable(),
+        keyBuild: z
+          .object({
+            step: z.enum(['scanning', 'sorting', 'writing']),
+            done: count.describe('blocks of the table while scanning, rows while writing'),
+            total: count.describe('0 while nothing is counted'),
+            stepSeconds: z.number(),
+            seconds: z.number(),
+          })
+          .nullable()
+          .describe('how far the build of the key is, at the last look'),
+        bytes,
+        rows: count,
+        startedAt: instant,
+        updatedAt: instant,
+        finishedAt: instant.nullable(),
+        outcome: loadOutcome.nullable(),
+        nextTryAt: instant.nullable(),
+        lastError: z.string().nullable(),
+      })
+      .nullable(),
+    error: revisionError.nullable(),
+    rejects: z.object({
+      total: count,
+      byCode: z.record(z.string(), count),
+      first: z.array(rejectedLine),
+    }),
+    gates: z
+      .array(
+        z.object({
+          gate: z.string(),
+          expected: z.unknown(),
+          found: z.unknown(),
+          broken: z.boolean(),
+        }),
+      )
+      .nullish(),
+    profile: profile.nullish(),
+    previous: z
+      .object({ run: z.string(), revision: z.int(), profile: profile.nullable() })
+      .nullish()
+      .describe('the run that readers saw before, to compare with'),
+    mayDo: z.array(action),
+    files: z.array(
+      z.object({
+        name: z.string(),
+        bytes,
+        sha256: z.string().nullable(),
+        lines: count.nullable(),
+        state: z.enum(['receiving', 'received']),
+        offset: bytes,
+        lastProgressAt: instant,
+        stalled: z.boolean(),
+        uploadUrl: z.string(),
+      }),
+    ),
+  })
+  .meta({ id: 'Run' });
