@@ -2,13 +2,25 @@ import { readdir, readFile } from 'node:fs/promises';
 import { expect } from 'chai';
 import { Router } from 'express';
 import { ERROR_CODES } from '../src/errors.ts';
-import { OPERATIONS } from '../src/http/openapi-operations.ts';
+import type { Operation } from '../src/http/openapi/operation.ts';
+import { OPERATIONS } from '../src/http/openapi/operations.ts';
 import { problemDocs } from '../src/http/write-problem-docs.ts';
 import { pushRun, scoreLines, startSystem, type TestSystem, untilFinal } from './support/system.ts';
 
 interface Document {
   readonly openapi: string;
-  readonly paths: Record<string, Record<string, { responses: Record<string, unknown> }>>;
+  readonly paths: Record<string, Record<string, DescribedOperation>>;
+}
+
+interface DescribedOperation {
+  readonly parameters: readonly {
+    readonly name: string;
+    readonly in: 'path' | 'query' | 'header';
+    readonly required: boolean;
+    readonly example?: string;
+  }[];
+  readonly requestBody?: { readonly content: Record<string, { readonly example?: unknown }> };
+  readonly responses: Record<string, unknown>;
 }
 
 /** The page's own files: they are no part of the API. */
@@ -73,7 +85,7 @@ describe('the OpenAPI document', () => {
     expect((await fetch(new URL(type, answer.url))).status).to.equal(200);
   });
 
-  it('has examples that work, and answers that fit its schemas', async () => {
+  it('has examples that work, each of them, and answers that fit its schemas', async () => {
     const loader = system.startLoader();
     const token = await system.createToken({ name: 'all', scopes: ['push', 'read', 'operate'] });
     await pushRun(system, 'demo', '2026-11', [{ name: 'a.jsonl', content: scoreLines(30) }]);
@@ -82,27 +94,67 @@ describe('the OpenAPI document', () => {
     await untilFinal(system, 'demo', '2026-10', 60_000);
     await loader.stop();
 
-    for (const operation of OPERATIONS.filter(({ path }) => !path.startsWith('/v1/uploads'))) {
-      const { method, path, example } = operation;
-      if (path === '/v1/events' || path === '/session') continue; // endless; and the page's own
-      // Retry and withdraw are for the run that failed, the rest for the one that is published.
-      const isAct = method === 'delete' || path.endsWith('/retry');
-      const address = path
-        .replace(':model', 'demo')
-        .replace(':run', isAct ? '2026-10' : '2026-11')
-        .replace(':code', 'conflict');
-      const answer = await system.request(method.toUpperCase(), address, {
-        token,
-        ...(example === undefined ? {} : { json: example }),
-      });
-      const name = `${method} ${address}`;
-      const text = await answer.text();
-      // The order of the table withdraws the failed run before it is loaded again.
-      if (path.endsWith('/retry') && answer.status === 409) continue;
+    let uploadId = '';
+    for (const operation of OPERATIONS) {
+      const { address, init } = requestOf(document, operation, { token, uploadId });
+      const answer = await fetch(new URL(address, system.url), init);
+      const name = `${operation.method} ${address}`;
+      const text = await textOf(answer);
+      expect(answer.status, `${name}: ${text}`).to.equal(operation.example.answers);
       const described = operation.answers[answer.status];
-      expect(described, `${name} answered ${answer.status}: ${text}`).to.not.equal(undefined);
-      const isJson = described?.mediaType === undefined && described?.schema !== undefined;
-      if (isJson) described.schema?.parse(JSON.parse(text));
+      expect(described, name).to.not.equal(undefined);
+      if (described?.mediaType !== undefined)
+        expect(answer.headers.get('content-type'), name).to.include(described.mediaType);
+      const isLines = described?.mediaType === 'application/x-ndjson';
+      for (const json of described?.schema === undefined ? [] : isLines ? text.trim().split('\n') : [text])
+        described?.schema?.parse(JSON.parse(json), { error: () => name });
+      uploadId = /[0-9a-f]{32}$/.exec(answer.headers.get('location') ?? '')?.[0] ?? uploadId;
     }
+    expect(uploadId).to.have.length(32);
   });
 });
+
+/** The request as the document has it; only token and upload id, which nobody can know before, are real. */
+function requestOf(
+  document: Document,
+  { method, path }: Operation,
+  real: { token: string; uploadId: string },
+): { address: string; init: RequestInit } {
+  const described = document.paths[path.replace(/:(\w+)/g, '{$1}')]?.[method];
+  if (described === undefined) throw new Error(`${method} ${path} is not in the document.`);
+  const withoutExample = described.parameters.filter(
+    (parameter) => parameter.required && parameter.example === undefined,
+  );
+  expect(withoutExample, `${method} ${path}`).to.deep.equal([]);
+  const examplesIn = (place: string) =>
+    described.parameters.flatMap((parameter): [string, string][] =>
+      parameter.in === place && parameter.example !== undefined ? [[parameter.name, parameter.example]] : [],
+    );
+  let address = path;
+  for (const [name, value] of examplesIn('path'))
+    address = address.replace(`:${name}`, name === 'id' ? real.uploadId : value);
+  const query = new URLSearchParams(examplesIn('query'));
+  const [mediaType, content] = Object.entries(described.requestBody?.content ?? {})[0] ?? [];
+  const headers = new Headers(examplesIn('header'));
+  headers.set('authorization', `Bearer ${real.token}`);
+  if (mediaType !== undefined) headers.set('content-type', mediaType);
+  const example = content?.example;
+  const body =
+    typeof example === 'string' ? example : JSON.stringify(example)?.replace('si_TOKEN', real.token);
+  return {
+    address: query.size === 0 ? address : `${address}?${query}`,
+    init: { method: method.toUpperCase(), headers, ...(body === undefined ? {} : { body }) },
+  };
+}
+
+/** Of a stream of events the first one, as it never ends. */
+async function textOf(answer: Response): Promise<string> {
+  if (answer.headers.get('content-type')?.startsWith('text/event-stream') !== true) return answer.text();
+  let text = '';
+  for await (const chunk of answer.body?.pipeThrough(new TextDecoderStream()) ?? []) {
+    text += chunk;
+    if (text.includes('event: reset')) break;
+  }
+  expect(text).to.match(/^retry: \d+\n\nid: [0-9a-f]+-\d+\nevent: reset\ndata: \{\}\n/);
+  return text;
+}

@@ -1,5 +1,5 @@
 import { Router } from 'express';
-import { openApiDocument } from './openapi-document.ts';
+import { openApiDocument } from './openapi/document.ts';
 
 export function openApiRoutes(): Router {
   const router = Router();

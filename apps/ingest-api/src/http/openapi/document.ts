@@ -1,7 +1,8 @@
 import { z } from 'zod';
-import { ERROR_CODES, type ErrorCode } from '../errors.ts';
-import * as answers from './answers.ts';
-import { type Answer, OPERATIONS, type Operation } from './openapi-operations.ts';
+import { ERROR_CODES, type ErrorCode } from '../../errors.ts';
+import * as answers from '../answers.ts';
+import { type Answer, type Operation, PATH_EXAMPLES } from './operation.ts';
+import { OPERATIONS } from './operations.ts';
 
 const COMPONENTS = '#/components/schemas/';
 
@@ -51,21 +52,22 @@ function describeOperation(operation: Operation): Record<string, unknown> {
     ...(operation.scope === null ? { security: [] } : {}),
     ...(operation.scope === null ? {} : { 'x-scope': operation.scope }),
     parameters: [...pathParameters(operation), ...queryParameters(operation), ...headerParameters(operation)],
-    ...(operation.body === undefined ? {} : { requestBody: requestBody(operation.body, operation.example) }),
+    ...requestBody(operation),
     responses: { ...successes(operation), ...problems(operation) },
   };
 }
 
-function pathParameters({ path }: Operation) {
-  return [...path.matchAll(/:(\w+)/g)].map(([, name]) => ({
+function pathParameters({ path, example }: Operation) {
+  return [...path.matchAll(/:(\w+)/g)].map(([, name = '']) => ({
     name,
     in: 'path',
     required: true,
+    example: example.path?.[name] ?? PATH_EXAMPLES[name],
     schema: { type: 'string' },
   }));
 }
 
-function queryParameters({ query }: Operation) {
+function queryParameters({ query, example }: Operation) {
   if (query === undefined) return [];
   const { properties = {} } = inline(query) as { properties?: Record<string, { description?: string }> };
   return Object.entries(properties).map(([name, { description, ...schema }]) => ({
@@ -73,35 +75,41 @@ function queryParameters({ query }: Operation) {
     in: 'query',
     required: false,
     ...(description === undefined ? {} : { description }),
+    ...exampleOf(example.query?.[name]),
     schema,
   }));
 }
 
-function headerParameters({ headers = {} }: Operation) {
+function headerParameters({ headers = {}, example }: Operation) {
   return Object.entries(headers).map(([name, { required, says }]) => ({
     name,
     in: 'header',
     required,
     description: says,
+    ...exampleOf(example.headers?.[name]),
     schema: { type: 'string' },
   }));
 }
 
-function requestBody(schema: z.ZodType, example: unknown) {
-  return {
-    content: {
-      'application/json': { schema: inline(schema), ...(example === undefined ? {} : { example }) },
-    },
-  };
+function exampleOf(example: unknown) {
+  return example === undefined ? {} : { example };
+}
+
+function requestBody({ body, bytes, example }: Operation) {
+  if (bytes !== undefined)
+    return { requestBody: { content: { [bytes]: { schema: {}, ...exampleOf(example.bytes) } } } };
+  if (body === undefined) return {};
+  const content = { 'application/json': { schema: inline(body), ...exampleOf(example.body) } };
+  return { requestBody: { content } };
 }
 
 function successes({ answers: given }: Operation): Record<string, unknown> {
   return Object.fromEntries(Object.entries(given).map(([status, answer]) => [status, success(answer)]));
 }
 
-function success({ says, schema, mediaType }: Answer): Record<string, unknown> {
+function success({ says, schema, mediaType, example }: Answer): Record<string, unknown> {
   if (schema === undefined && mediaType === undefined) return { description: says };
-  const content = schema === undefined ? {} : { schema: reference(schema) };
+  const content = { ...(schema === undefined ? {} : { schema: reference(schema) }), ...exampleOf(example) };
   return { description: says, content: { [mediaType ?? 'application/json']: content } };
 }
 
