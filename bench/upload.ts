@@ -1,83 +1,101 @@
 /**
- * Our upload service (real process, PostgreSQL, locks, checkpoints) against a plain Express PUT piped to a file
- * that syncs once at its end, and against the stock @tus/server with @tus/file-store. One request each, in turn,
- * in one run; prints MB/s and the ratios.
+ * Our upload service (real process, PostgreSQL, tokens, locks, checkpoints) against a plain Express PUT, the stock
+ * @tus/server with @tus/file-store, and tusd: the same files, in turn, in one run; medians and ratios.
  *
- *   node bench/upload.ts [--mb 1024] [--rounds 5]
+ *   node bench/upload.ts [--shapes 1x1GB,100x10MB,1000x10KB] [--rounds 3] [--transfers 4]
+ *     [--contenders ours,uploader,plainPut,stockTus,tusd,tusdOneRequest] [--json FILE]
+ *
+ * Warm: the files to send are in the page cache, all servers run, and the smallest shape has been sent once. Before
+ * each turn everything is synced, so that nobody pays for what another left unwritten.
  */
-import { randomBytes } from 'node:crypto';
-import { once } from 'node:events';
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
-import { request } from 'node:http';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { migrateToLatest } from 'db-schema';
 import { startPostgres } from 'local-postgres';
-import { type BenchServer, startOurs, startPlainPut, startStockTus } from './upload-servers.ts';
+import { report } from './part-result.ts';
+import { emptyFolder, quietDisk } from './quiet-disk.ts';
+import { CONTENDERS, type UploadContender } from './upload/contender.ts';
+import { fitsOneChunk } from './upload/send-files.ts';
+import { parseShape, type Shape } from './upload/shape.ts';
+import { type SourceFile, writeSourceFiles } from './upload/source-files.ts';
+import { startContenders } from './upload/start-contenders.ts';
+import { type Measured, summarize, type Turn } from './upload/summary.ts';
 
 const { values } = parseArgs({
-  options: { mb: { type: 'string', default: '1024' }, rounds: { type: 'string', default: '5' } },
+  options: {
+    shapes: { type: 'string', default: '1x1GB,100x10MB,1000x10KB' },
+    rounds: { type: 'string', default: '3' },
+    transfers: { type: 'string', default: '4' },
+    contenders: { type: 'string', default: CONTENDERS.join(',') },
+    json: { type: 'string' },
+  },
 });
-const sizeBytes = Number(values.mb) * 1024 ** 2;
-const block = randomBytes(1024 ** 2);
+const shapes = values.shapes.split(',').map(parseShape);
+const rounds = Number(values.rounds);
+const transfers = Number(values.transfers);
+const wanted = CONTENDERS.filter((name) => values.contenders.split(',').includes(name));
 
 const dir = await mkdtemp(path.join(process.env.BENCH_DIR ?? tmpdir(), 'upload-bench-'));
 const postgres = await startPostgres({ dataDir: path.join(dir, 'postgres') });
-const servers: BenchServer[] = [];
+let turns = 0;
 try {
   await migrateToLatest(postgres.superuserUrl);
-  for (const name of ['ours', 'plain', 'stock']) await mkdir(path.join(dir, name));
-  servers.push(
-    await startOurs(path.join(dir, 'ours'), postgres.superuserUrl),
-    await startPlainPut(path.join(dir, 'plain')),
-    await startStockTus(path.join(dir, 'stock')),
-  );
-  const seconds = new Map<string, number[]>(servers.map(({ name }) => [name, []]));
-  for (let round = 0; round <= Number(values.rounds); round += 1) {
-    // Each goes first in turn; the first round only warms up.
-    for (let turn = 0; turn < servers.length; turn += 1) {
-      const server = servers[(turn + round) % servers.length];
-      if (server === undefined) continue;
-      const target = await server.prepare(sizeBytes);
-      const startedMs = performance.now();
-      await send(target);
-      if (round > 0) seconds.get(server.name)?.push((performance.now() - startedMs) / 1000);
-      await server.clean();
-    }
-  }
-  console.log(`${values.mb} MiB in one request, ${values.rounds} rounds, medians`);
-  const ours = seconds.get('ours') ?? [];
-  for (const { name } of servers) {
-    const its = seconds.get(name) ?? [];
-    const ratio = median(its.map((time, round) => time / (ours[round] ?? Number.NaN)));
-    console.log(
-      `${name.padEnd(6)} ${median(its).toFixed(2)} s  ${(Number(values.mb) / median(its)).toFixed(0)} MiB/s` +
-        `  ours is ${ratio.toFixed(2)}x as fast  (${its.map((time) => time.toFixed(2)).join(' ')})`,
-    );
+  const { contenders, stop } = await startContenders(wanted, dir, postgres.superuserUrl);
+  try {
+    const measured: Measured[] = [];
+    for (const shape of shapes) measured.push(...(await measureShape(shape, contenders)));
+    await report(summarize(shapes, measured, transfers), values.json);
+  } finally {
+    await stop();
   }
 } finally {
-  for (const server of servers) await server.stop();
   await postgres.stop();
   await rm(dir, { recursive: true, force: true });
 }
 
-/** The same bytes from this process, as fast as they are taken. */
-async function send({ url, method, headers }: Awaited<ReturnType<BenchServer['prepare']>>): Promise<void> {
-  const req = request(url, { method, headers: { ...headers, 'content-length': sizeBytes } });
-  const answered = once(req, 'response');
-  for (let sentBytes = 0; sentBytes < sizeBytes; sentBytes += block.length) {
-    if (!req.write(block.subarray(0, Math.min(block.length, sizeBytes - sentBytes))))
-      await once(req, 'drain');
+async function measureShape(shape: Shape, all: readonly UploadContender[]): Promise<Measured[]> {
+  const sourceDir = path.join(dir, 'source', shape.name);
+  const files = await writeSourceFiles(sourceDir, shape);
+  const contenders = all.filter(({ name }) => name !== 'tusdOneRequest' || fitsOneChunk(shape.fileBytes));
+  const measured = contenders.map((contender): Measured => ({ shape, contender, turns: [] }));
+  await warmUp(contenders);
+  for (let round = 0; round < rounds; round += 1) {
+    // Each goes first in turn.
+    for (let at = 0; at < measured.length; at += 1) {
+      const next = measured[(at + round) % measured.length];
+      if (next === undefined) continue;
+      const turn = await timeTurn(next.contender, sourceDir, files);
+      next.turns.push(turn);
+      console.log(
+        `  ${shape.name}, round ${round + 1}: ${turn.answeredSeconds.toFixed(2)} s  ${next.contender.label}`,
+      );
+    }
   }
-  req.end();
-  const [response] = await answered;
-  response.resume();
-  await once(response, 'end');
-  if (response.statusCode !== 204) throw new Error(`${method} ${url} answered ${response.statusCode}.`);
+  await rm(sourceDir, { recursive: true });
+  return measured;
 }
 
-function median(numbers: readonly number[]): number {
-  const sorted = [...numbers].sort((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
+async function warmUp(contenders: readonly UploadContender[]): Promise<void> {
+  const sourceDir = path.join(dir, 'source', 'warm-up');
+  const files = await writeSourceFiles(sourceDir, parseShape('20x100KB'));
+  for (const contender of contenders) await timeTurn(contender, sourceDir, files);
+  await rm(sourceDir, { recursive: true });
+}
+
+async function timeTurn(
+  contender: UploadContender,
+  sourceDir: string,
+  files: readonly SourceFile[],
+): Promise<Turn> {
+  turns += 1;
+  await quietDisk();
+  const startedMs = performance.now();
+  await contender.send(sourceDir, files, transfers, `turn_${turns}`);
+  const answeredSeconds = (performance.now() - startedMs) / 1000;
+  await quietDisk();
+  const onDiskSeconds = (performance.now() - startedMs) / 1000;
+  await emptyFolder(contender.dataDir);
+  return { answeredSeconds, onDiskSeconds };
 }
