@@ -6,7 +6,7 @@
  */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
@@ -15,6 +15,7 @@ import { startPostgres } from 'local-postgres';
 import { startTcpProxy } from '../e2e/support/tcp-proxy.ts';
 import { startTestSystem } from '../e2e/support/test-system.ts';
 import { waitFor } from '../e2e/support/wait-for.ts';
+import { peakMb, watchPeaks } from './peak-memory.ts';
 import { writeScoreFile } from './score-file.ts';
 
 const CHUNK_BYTES = 64 * 1024 * 1024;
@@ -58,14 +59,9 @@ try {
   await waitFor('all to be received', () => received(file.bytes), LONG_MS);
   const wireBytes = proxy.sentBytes();
   console.log(`${seconds()} s: all received`);
-  const peaks = { uploader: 0, loader: 0, service: 0 };
-  const watching = setInterval(async () => {
-    peaks.uploader = Math.max(peaks.uploader, await peakMb(second.pid));
-    peaks.loader = Math.max(peaks.loader, await peakMb(loader.pid));
-    peaks.service = Math.max(peaks.service, await peakMb(service.pid));
-  }, 500);
+  const { peaks, stop } = watchPeaks({ uploader: second.pid, service: service.pid, loader: loader.pid });
   const { code, stdout, stderr } = await second.ended;
-  clearInterval(watching);
+  stop();
   if (code !== 0) throw new Error(`the second push ended with ${code}:\n${stderr}`);
   console.log(`${seconds()} s: published: ${stdout.trim().split('\n').at(-1)}`);
 
@@ -105,11 +101,6 @@ async function received(bytes: number): Promise<boolean> {
     'SELECT sum(offset_bytes)::float8 AS bytes FROM ingest.upload',
   );
   return row?.bytes === bytes;
-}
-
-async function peakMb(pid: number): Promise<number> {
-  const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
-  return Math.round(Number(/VmHWM:\s+(\d+)/.exec(status)?.[1] ?? 0) / 1024);
 }
 
 function verdict(holds: boolean): string {
