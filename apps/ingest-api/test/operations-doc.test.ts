@@ -1,0 +1,153 @@
+import { execFile } from 'node:child_process';
+import { readFile } from 'node:fs/promises';
+import { promisify } from 'node:util';
+import { expect } from 'chai';
+import {
+  declare,
+  eventually,
+  patch,
+  pushRun,
+  scoreLines,
+  startSystem,
+  type TestSystem,
+  untilFinal,
+} from './support/system.ts';
+
+const run = promisify(execFile);
+const DOC = new URL('../../../docs/operations.md', import.meta.url);
+const PATIENCE_MS = 60_000;
+
+/** The document's own lines, run by a shell as an operator would: nothing of them is written here again. */
+describe('the commands of docs/operations.md', function () {
+  this.timeout(3 * PATIENCE_MS);
+  let system: TestSystem;
+  let operator: string;
+  let blocks: string[];
+  const stoppedBackends: number[] = [];
+
+  before(async function () {
+    for (const tool of ['bash', 'curl', 'jq']) {
+      if (await run(tool, ['--version']).catch(() => undefined)) continue;
+      console.log(`    No ${tool} here: the commands of docs/operations.md are not run.`);
+      this.skip();
+    }
+    const text = await readFile(DOC, 'utf8');
+    blocks = [...text.matchAll(/^```sh\n(.*?)^```/gms)].map(([, block = '']) => block);
+    system = await startSystem();
+    operator = await system.createToken({ name: 'night-shift', scopes: ['read', 'operate'] });
+    system.startLoader();
+    await published('2026-10', 100);
+    await published('2026-11', 110);
+  });
+
+  after(async () => {
+    for (const pid of stoppedBackends) process.kill(pid, 'SIGCONT');
+    await system?.stop();
+  });
+
+  async function published(month: string, rows: number): Promise<void> {
+    await pushRun(system, 'churn', month, [{ name: 'a.jsonl', content: scoreLines(rows) }], {
+      as_of: `${month}-01T00:00:00Z`,
+      source: { host: 'airflow-worker-3', airflow: { dag_id: 'score_churn', try_number: '2' } },
+    });
+    await untilFinal(system, 'churn', month, PATIENCE_MS);
+  }
+
+  /** What stands below `# Question` in the document, after the lines that the document begins with. */
+  async function answerTo(question: string, about = 'churn/runs/2026-11') {
+    const block = blocks.find((text) => text.includes(`# ${question}`)) ?? '';
+    const command = block.split(`# ${question}`)[1]?.split('\n')[1] ?? '';
+    expect(command, `docs/operations.md has no command for "${question}"`).to.not.equal('');
+    const functions = block.split('\n').filter((line) => /^\w+\(\) \{/.test(line));
+    const script = [blocks[0], ...functions, `run=/v1/models/${about}`, command].join('\n');
+    const { stdout } = await run('bash', ['-euo', 'pipefail', '-c', script], {
+      env: { ...process.env, UPLOADER_URL: system.url, UPLOADER_TOKEN: operator },
+      timeout: PATIENCE_MS,
+    });
+    return JSON.parse(stdout);
+  }
+
+  it('answer ten questions', () => {
+    const questions = blocks.flatMap((block) => block.match(/^# .*\?$/gm) ?? []);
+    expect(questions).to.have.length(10);
+  });
+
+  it('say whether a run is in, who sent it, and what may be done', async () => {
+    expect(await answerTo('Is run X in?')).to.deep.equal({
+      state: 'published',
+      rows: 110,
+      publishedRevision: 1,
+    });
+    expect(await answerTo('Who sent it?')).to.deep.equal({
+      pushedBy: 'tester',
+      source: { host: 'airflow-worker-3', airflow: { dag_id: 'score_churn', try_number: '2' } },
+    });
+    expect(await answerTo('What may I do?', 'churn/runs/2026-10')).to.include('publish');
+  });
+
+  it('say what changed against the month before', async () => {
+    const changed = await answerTo('What changed against last month?');
+    expect(changed).to.deep.include({ rows: [100, 110], mean: [50.5, 55.5] });
+  });
+
+  it('say which file is stuck, whether there is disk, and what waits for whom', async () => {
+    const content = scoreLines(50);
+    const files = [
+      { name: 'a.jsonl', content },
+      { name: 'b.jsonl', content: scoreLines(5) },
+    ];
+    const declared = await declare(system, 'uplift', '2026-11', files);
+    await patch(system, declared.files[0]?.uploadUrl ?? '', 0, Buffer.from(content).subarray(0, 500));
+    await system.query(`UPDATE ingest.upload SET last_progress_at = now() - interval '1 hour'
+      WHERE offset_bytes = 500`);
+    const stuck = await answerTo('Which file is stuck?', 'uplift/runs/2026-11');
+    expect(stuck).to.include({ name: 'a.jsonl', offset: 500, bytes: content.length });
+    expect((await answerTo('Is there disk?')).largestUploadBytes).to.be.above(0);
+    const waiting = await answerTo('Does anything wait, and for whom?');
+    expect(waiting.needsAttention).to.deep.include({ model: 'uplift', run: '2026-11', state: 'receiving' });
+    expect(waiting.receiving).to.include({ runs: 1, files: 2, stalledFiles: 1 });
+  });
+
+  it('say why a run was rejected; load it again, and withdraw it', async () => {
+    const bad = '{"pk":"1","score":"high"}\n';
+    await pushRun(system, 'fraud', '2026-11', [{ name: 'a.jsonl', content: bad }]);
+    await untilFinal(system, 'fraud', '2026-11', PATIENCE_MS);
+    const why = await answerTo('Why was it rejected?', 'fraud/runs/2026-11');
+    expect(why.error.detail).to.include('score must be a finite number');
+    expect(why.rejected).to.deep.equal({ invalid_score: 1 });
+    expect(why.lines[0]).to.include({ file: 'a.jsonl', line: 1, excerpt: bad.trim() });
+
+    expect((await answerTo('Load it again', 'fraud/runs/2026-11')).state).to.be.oneOf(['queued', 'loading']);
+    await untilFinal(system, 'fraud', '2026-11', PATIENCE_MS);
+    expect((await answerTo('Withdraw it', 'fraud/runs/2026-11')).state).to.equal('cancelled');
+  });
+
+  it('say how far a load is, and when it will end', async () => {
+    await pushRun(system, 'slow', '2026-11', [{ name: 'a.jsonl', content: scoreLines(400_000) }]);
+    const [backend] = await eventually(
+      () =>
+        system.query<{ pid: number }>(
+          'SELECT pid FROM pg_stat_progress_copy WHERE datname = current_database() AND bytes_processed > 0',
+        ),
+      (rows) => rows.length === 1,
+      PATIENCE_MS,
+    );
+    if (backend === undefined) throw new Error('There is no load.');
+    process.kill(backend.pid, 'SIGSTOP'); // there is time to ask
+    stoppedBackends.push(backend.pid);
+    const far = await answerTo('How far is the load?', 'slow/runs/2026-11');
+    expect(far).to.include({ state: 'loading', attempt: 1, phase: 'copying' });
+    expect(far.progress.totalBytes).to.equal(scoreLines(400_000).length);
+    const end = await answerTo('When will it end?', 'slow/runs/2026-11');
+    expect(end).to.include({ step: 'copying', loadEtaSeconds: null }); // the model's first load
+    expect(end).to.have.property('etaSeconds');
+    process.kill(backend.pid, 'SIGCONT');
+    stoppedBackends.pop();
+    await untilFinal(system, 'slow', '2026-11', PATIENCE_MS);
+  });
+
+  it('roll back', async () => {
+    const model = await answerTo('Roll back, or publish what is held (then with "force":true)');
+    expect(model.current).to.include({ run: '2026-10' });
+  });
+});
