@@ -12,10 +12,10 @@ import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { parseArgs } from 'node:util';
 import { startPostgres } from 'local-postgres';
+import { peakMb, watchPeaks } from '../e2e/support/peak-memory.ts';
 import { startTcpProxy } from '../e2e/support/tcp-proxy.ts';
 import { startTestSystem } from '../e2e/support/test-system.ts';
 import { waitFor } from '../e2e/support/wait-for.ts';
-import { peakMb, watchPeaks } from './peak-memory.ts';
 import { writeScoreFile } from './score-file.ts';
 
 const CHUNK_BYTES = 64 * 1024 * 1024;

@@ -9,8 +9,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { startPostgres } from 'local-postgres';
+import { watchPeaks } from '../e2e/support/peak-memory.ts';
 import { startTestSystem } from '../e2e/support/test-system.ts';
-import { watchPeaks } from './peak-memory.ts';
 
 const { values } = parseArgs({
   options: {

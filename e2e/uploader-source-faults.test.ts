@@ -2,6 +2,7 @@ import { appendFile, mkdir, rename, rm, symlink, truncate, writeFile } from 'nod
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { type FaultProxy, startFaultProxy } from './support/fault-proxy.ts';
+import { watchPeaks } from './support/peak-memory.ts';
 import type { Ending } from './support/program.ts';
 import { type ScoreFile, writeScoreFile } from './support/score-file.ts';
 import { type Service, startTestSystem, type TestSystem } from './support/test-system.ts';
@@ -114,14 +115,23 @@ describe('uploader push, of files that change, vanish, or have odd names', funct
     expect(files.map(({ name }) => name)).to.have.members([...names, 'empty.jsonl']);
   });
 
-  it('sends hundreds of small files, several at a time', async () => {
-    const count = 300;
+  it('sends thousands of small files, several at a time, in little memory, asking no more than it must', async function () {
+    this.timeout(400_000);
+    const count = 2000;
     for (let index = 0; index < count; index += 1) {
       await writeFile(join(folder, `part-${index}.jsonl`), `{"pk":"${index}","score":${index}}\n`);
     }
-    const ending = await push(['--transfers', '8']);
+    const pushing = system.startUploader(proxy.url, args());
+    const { peaks, stop } = watchPeaks({ uploader: pushing.pid });
+    const ending = await pushing.ended;
+    stop();
     expect(ending.code, ending.stderr).to.equal(0);
     expect(resultOf(ending).runs[0]).to.include({ rows: count });
-    expect(proxy.requests.filter((request) => request.startsWith('PATCH'))).to.have.length(count);
+    expect(proxy.mostAtOnce()).to.equal(4);
+    expect(peaks.uploader, 'MB resident').to.be.within(20, 200);
+    const asked = (verb: string) => proxy.requests.filter((request) => request.startsWith(verb)).length;
+    expect(asked('PATCH')).to.equal(count);
+    // Looks at the whole run, of which each answer names every file.
+    expect(asked('GET')).to.be.below(50);
   });
 });

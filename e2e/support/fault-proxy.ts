@@ -32,6 +32,8 @@ export interface FaultProxy {
   requests: string[];
   /** Body bytes of PATCH requests that have come in. */
   receivedBytes(): number;
+  /** The most requests that were under way at a time. */
+  mostAtOnce(): number;
   /** Nobody listens any more (ECONNREFUSED), and open connections are reset; until `accept`. */
   refuse(): Promise<void>;
   accept(): Promise<void>;
@@ -44,11 +46,18 @@ export async function startFaultProxy(targetPort: number): Promise<FaultProxy> {
   let servicePort = targetPort;
   let planned: PlannedFault[] = [];
   let receivedBytes = 0;
+  let atOnce = 0;
+  let mostAtOnce = 0;
   const requests: string[] = [];
   const sockets = new Set<Socket>();
 
   const server = createServer((request, response) => {
     requests.push(`${request.method} ${request.url}`);
+    atOnce += 1;
+    mostAtOnce = Math.max(mostAtOnce, atOnce);
+    response.on('close', () => {
+      atOnce -= 1;
+    });
     const index = planned.findIndex(({ on }) => on === request.method);
     const [next] = index < 0 ? [] : planned.splice(index, 1);
     request.on('error', () => {});
@@ -146,6 +155,7 @@ export async function startFaultProxy(targetPort: number): Promise<FaultProxy> {
     },
     remaining: () => planned,
     receivedBytes: () => receivedBytes,
+    mostAtOnce: () => mostAtOnce,
     refuse,
     async accept() {
       await listen(port);
