@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { createGunzip, createZstdDecompress } from 'node:zlib';
+import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
 
 export type Compression = 'gzip' | 'zstd';
 
@@ -8,6 +8,11 @@ export const EXPANSION_MAX = 200;
 /** So much may come out of any file, however small it is. */
 export const EXPANSION_FREE_BYTES = 64 * 1024 * 1024;
 const OUTPUT_BYTES = 256 * 1024;
+/**
+ * The text that a zstd frame may look back on, and that has to be held for it: 16 MiB, twice what `zstd -19` asks
+ * for. Left to itself the decoder would take 128 MiB.
+ */
+const ZSTD_WINDOW_LOG_MAX = 24;
 
 /** By the file's name: `.gz` and `.zst` are compressed, anything else is lines as they stand. */
 export function compressionOf(fileName: string): Compression | undefined {
@@ -39,8 +44,7 @@ export async function* expand(
   compression: Compression,
   compressedBytes: number,
 ): AsyncGenerator<Buffer> {
-  const create = compression === 'gzip' ? createGunzip : createZstdDecompress;
-  const decoder = create({ chunkSize: OUTPUT_BYTES });
+  const decoder = createDecoder(compression);
   const closed = once(decoder, 'close').catch(() => {}); // its error is thrown by the reading below
   let sourceError: unknown;
   const feeding = feed(source, decoder, closed).catch((error: unknown) => {
@@ -65,6 +69,12 @@ export async function* expand(
     decoder.destroy();
     await feeding;
   }
+}
+
+function createDecoder(compression: Compression) {
+  if (compression === 'gzip') return createGunzip({ chunkSize: OUTPUT_BYTES });
+  const params = { [constants.ZSTD_d_windowLogMax]: ZSTD_WINDOW_LOG_MAX };
+  return createZstdDecompress({ chunkSize: OUTPUT_BYTES, params });
 }
 
 /** Waits for each chunk to be taken in, so that its memory may be used again. */
@@ -92,10 +102,20 @@ function tooLarge(compressedBytes: number, capBytes: number): CompressionFault {
 }
 
 function corrupt(compression: Compression, cause: unknown): CompressionFault {
-  const reason = cause instanceof Error ? cause.message : String(cause);
+  const reason = isWindowTooLarge(cause)
+    ? `it needs a window of more than ${2 ** (ZSTD_WINDOW_LOG_MAX - 20)} MiB; compress it without --ultra and --long`
+    : cause instanceof Error
+      ? cause.message
+      : String(cause);
   return new CompressionFault(
     'corrupt_compression',
     `The file cannot be expanded as ${compression}: ${reason}. Write it again.`,
     cause,
+  );
+}
+
+function isWindowTooLarge(cause: unknown): boolean {
+  return (
+    cause instanceof Error && 'code' in cause && cause.code === 'ZSTD_error_frameParameter_windowTooLarge'
   );
 }

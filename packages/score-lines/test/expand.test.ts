@@ -80,6 +80,20 @@ describe('a compressed file', () => {
     });
   }
 
+  it('of zstd may look back 16 MiB, and is refused when it asks for the memory of more', async () => {
+    /** A frame of one raw block (RFC 8878 §3.1.1) that asks for a window of 2^windowLog bytes. */
+    const frame = (windowLog: number, content: Buffer) => {
+      const head = Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0x00, (windowLog - 10) << 3, 0, 0, 0]);
+      head.writeUIntLE((content.length << 3) | 1, 6, 3);
+      return Buffer.concat([head, content]);
+    };
+    const line = Buffer.from('{"pk":1,"score":1}\n');
+    expect(await expanded(frame(24, line), 'zstd')).to.deep.equal(line);
+    const refused = await expanded(frame(25, line), 'zstd').catch((error: Error) => error);
+    expect(refused).to.be.instanceOf(CompressionFault);
+    expect((refused as Error).message).to.contain('a window of more than 16 MiB');
+  });
+
   it('passes on what its source fails with', async () => {
     async function* failing(): AsyncGenerator<Buffer> {
       yield gzipSync(text).subarray(0, 100);
