@@ -63,7 +63,7 @@ addContractOptions(
     .command('set')
     .description('change a contract, and print it; `none` takes a limit away')
     .argument('<model>', 'the model; made when it is new'),
-).action((name: string, changes) => setModel(loadDatabaseConfig(process.env), name, changes));
+).action((name: string, changes) => setModel(loadDatabaseConfig(environment()), name, changes));
 
 try {
   await program.parseAsync();

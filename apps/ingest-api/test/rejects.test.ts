@@ -125,6 +125,33 @@ describe('lines that are refused', () => {
     ]);
   });
 
+  it('are told also when the run fails for something else than their number', async () => {
+    await allow('both', 10);
+    await pushRun(system, 'both', 'twice', [
+      { name: 'a.jsonl', content: `{"pk":"x"}\n${scoreLines(2)}${scoreLines(1)}` },
+    ]);
+    const twice = await untilFinal(system, 'both', 'twice');
+    expect(twice.error?.code).to.equal('duplicate_keys');
+    expect(twice.rejects).to.deep.include({ total: 3, byCode: { missing_score: 1, duplicate_key: 2 } });
+    expect((await rejectsOf('both', 'twice')).map(({ line }) => line)).to.deep.equal([1, 2, 4]);
+
+    await pushRun(system, 'both', 'none', [{ name: 'a.jsonl', content: 'no\n\nno\n' }]);
+    const none = await untilFinal(system, 'both', 'none');
+    expect(none.error?.code).to.equal('no_rows');
+    expect((await rejectsOf('both', 'none')).map(({ line }) => line)).to.deep.equal([1, 3]);
+  });
+
+  it('of long keys are told without the whole of each key in each sentence', async () => {
+    const line = `{"pk":"${'😀'.repeat(500)}","score":1}\n`;
+    await pushRun(system, 'long', 'r', [{ name: 'a.jsonl', content: `${line}${line}` }]);
+    const run = await untilFinal(system, 'long', 'r');
+    const shown = `"${'😀'.repeat(100)}…"`;
+    expect(run.error?.detail).to.contain(`: ${shown} (2 times). Each`);
+    expect((await rejectsOf('long', 'r'))[0]?.detail).to.equal(
+      `The key ${shown} stands 2 times in this run.`,
+    );
+  });
+
   it('are not told of a run that is not there', async () => {
     const answer = await system.request('GET', `${runPath('twice', 'missing')}/rejects`);
     expect(answer.status).to.equal(404);

@@ -1,4 +1,5 @@
 import { execFile } from 'node:child_process';
+import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { expect } from 'chai';
@@ -52,6 +53,15 @@ describe('ingest-api model set', function () {
     );
     expect(kept).to.have.length(2);
     expect(kept[1]).to.deep.equal({ by_cli: true, contract });
+  });
+
+  it('takes the address of the database from a file too, as containers have it', async () => {
+    const urlFile = path.join(system.dataDir, 'database-url');
+    await writeFile(urlFile, `${system.databaseUrl}\n`);
+    const { stdout } = await run(process.execPath, [MAIN, 'model', 'set', 'filed', '--min-rows', '1'], {
+      env: { ...process.env, DATABASE_URL: '', DATABASE_URL_FILE: urlFile },
+    });
+    expect(JSON.parse(stdout)).to.deep.equal({ model: 'filed', contract: { minRows: 1 } });
   });
 
   it('refuses what makes no sense, and says what', async () => {

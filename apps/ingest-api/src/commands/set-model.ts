@@ -1,9 +1,9 @@
-import { userInfo } from 'node:os';
 import { type Command, InvalidArgumentError } from 'commander';
 import { type Contract, openDatabase, parseModelName } from 'db-schema';
 import type { DatabaseConfig } from '../config.ts';
 import { contractRequest } from '../runs/contract.ts';
 import { listModels, setContract } from '../runs/models.ts';
+import { cliActor } from './cli-actor.ts';
 
 /** What each option of `model set` changes in the contract, and its help. */
 const OPTIONS: readonly [flag: string, field: keyof Contract, help: string][] = [
@@ -49,8 +49,7 @@ export async function setModel(config: DatabaseConfig, name: string, changes: Ch
       const faults = result.error.issues.map(({ path, message }) => [...path, message].join(': '));
       throw new Error(`The contract of "${model}" would not be valid: ${faults.join('; ')}.`);
     }
-    if (Object.keys(changes).length > 0)
-      await setContract(db, model, result.data, `cli:${userInfo().username}`);
+    if (Object.keys(changes).length > 0) await setContract(db, model, result.data, cliActor());
     process.stdout.write(`${JSON.stringify({ model, contract: result.data })}\n`);
   } finally {
     await db.destroy();

@@ -1,4 +1,3 @@
-import { userInfo } from 'node:os';
 import { type Command, InvalidArgumentError } from 'commander';
 import { type Database, openDatabase, parseModelName, type Scope } from 'db-schema';
 import type { Kysely } from 'kysely';
@@ -6,6 +5,7 @@ import { type DatabaseConfig, loadDatabaseConfig } from '../config.ts';
 import { createToken, rotateToken } from '../runs/issue-token.ts';
 import { listTokens } from '../runs/list-tokens.ts';
 import { revokeTokens } from '../runs/revoke-tokens.ts';
+import { cliActor } from './cli-actor.ts';
 import { formatTokens } from './format-tokens.ts';
 
 const SCOPES: readonly Scope[] = ['push', 'read', 'operate', 'admin'];
@@ -35,7 +35,7 @@ export function addTokenCommands(program: Command, readEnvironment: () => Enviro
       run(async (db) => {
         const models = options.model.length === 0 ? null : options.model.map(parseModelName);
         const expiresAt = inDays(options.expiresDays);
-        const secret = await createToken(db, { name, scopes: options.scope, models, expiresAt }, actor());
+        const secret = await createToken(db, { name, scopes: options.scope, models, expiresAt }, cliActor());
         show(
           secret,
           `Token "${name}" (${options.scope.join(', ')}; ${models?.join(', ') ?? 'every model'}).`,
@@ -50,7 +50,7 @@ export function addTokenCommands(program: Command, readEnvironment: () => Enviro
     .option('--expires-days <days>', 'days until the new one ends (default: never)', positiveInteger)
     .action((name: string, options: { expiresDays?: number }) =>
       run(async (db) => {
-        const secret = await rotateToken(db, name, inDays(options.expiresDays), actor());
+        const secret = await rotateToken(db, name, inDays(options.expiresDays), cliActor());
         show(
           secret,
           `A second token "${name}". When every client has it: ingest-api token revoke ${name} --keep-newest.`,
@@ -65,7 +65,7 @@ export function addTokenCommands(program: Command, readEnvironment: () => Enviro
     .option('--keep-newest', 'all but the newest: the end of a rotation', false)
     .action((name: string, options: { keepNewest: boolean }) =>
       run(async (db) => {
-        const count = await revokeTokens(db, name, options, actor());
+        const count = await revokeTokens(db, name, options, cliActor());
         if (count === 0)
           throw new Error(`There is no such live token named "${name}"; see \`ingest-api token list\`.`);
         process.stdout.write(`revoked ${count} token(s) named "${name}"\n`);
@@ -101,15 +101,6 @@ async function withDatabase<T>(
     return await work(db);
   } finally {
     await db.destroy();
-  }
-}
-
-/** In a container the user may have a number and no name. */
-function actor(): string {
-  try {
-    return `cli:${userInfo().username}`;
-  } catch {
-    return `cli:uid ${process.getuid?.()}`;
   }
 }
 

@@ -27,4 +27,13 @@ export class DataFault extends Error {
     this.rejects = rejects;
     this.rejectedLines = rejectedLines;
   }
+
+  /** The same fault, telling also of the lines that the model's contract had allowed to leave out. */
+  beside(allowed: { readonly totals: RejectTotals; readonly kept: readonly FileReject[] }): DataFault {
+    const totals = {
+      total: allowed.totals.total + this.rejects.total,
+      byCode: { ...allowed.totals.byCode, ...this.rejects.byCode },
+    };
+    return new DataFault(this.error, totals, [...allowed.kept, ...this.rejectedLines]);
+  }
 }

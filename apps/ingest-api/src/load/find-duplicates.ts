@@ -9,6 +9,8 @@ const NAMED_KEYS = 1_000;
 /** So many places of each: a key that stands a million times is a constant, and 20 of them show it. */
 const PLACES_PER_KEY = 20;
 const KEYS_IN_DETAIL = 5;
+/** A key may have 2,048 bytes, and be told of 20 times. */
+const SHOWN_KEY_CHARACTERS = 100;
 /** The transaction's connection is idle while the files are read again; the server ends it after 5 min of that. */
 const ASK_EVERY_MS = 30_000;
 
@@ -37,7 +39,7 @@ export async function findDuplicates(
   const { keys, lines } = rows[0] ?? { keys: 0, lines: 0 };
   const named = rows
     .slice(0, KEYS_IN_DETAIL)
-    .map((row) => `${JSON.stringify(row.pk)} (${row.copies} times)`)
+    .map((row) => `${shownKey(row.pk)} (${row.copies} times)`)
     .join(', ');
   const more = keys > KEYS_IN_DETAIL ? ` and ${keys - KEYS_IN_DETAIL} more` : '';
   return new DataFault(
@@ -62,7 +64,7 @@ async function placesOf(
     const known = places.get(pk) ?? [];
     places.set(pk, known);
     if (known.length === PLACES_PER_KEY) return;
-    const detail = `The key ${JSON.stringify(pk)} stands ${copiesOf.get(pk)} times in this run.`;
+    const detail = `The key ${shownKey(pk)} stands ${copiesOf.get(pk)} times in this run.`;
     known.push({ file, line, byteOffset, code: 'duplicate_key', detail, excerpt });
   };
   let askedAtMs = performance.now();
@@ -80,4 +82,10 @@ async function placesOf(
     scanner.finish();
   }
   return [...places.values()].flat();
+}
+
+function shownKey(pk: string): string {
+  const characters = [...pk];
+  if (characters.length <= SHOWN_KEY_CHARACTERS) return JSON.stringify(pk);
+  return JSON.stringify(`${characters.slice(0, SHOWN_KEY_CHARACTERS).join('')}…`);
 }

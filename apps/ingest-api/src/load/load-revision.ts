@@ -64,9 +64,11 @@ export async function loadRevision(
       },
     });
     const summary = scores.summary;
-    if (summary.rows === 0) throw noRows(claimed);
+    if (summary.rows === 0) throw noRows(claimed).beside(rejects);
     progress.phase = 'building_key';
-    await buildKey(client, partition, () => findDuplicates(client, partition, claimed, options.dataDir));
+    await buildKey(client, partition, async () =>
+      (await findDuplicates(client, partition, claimed, options.dataDir)).beside(rejects),
+    );
     progress.phase = 'attaching';
     await attachPartition(client, model, revisionId);
     progress.phase = 'publishing';

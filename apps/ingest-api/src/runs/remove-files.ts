@@ -33,31 +33,48 @@ export async function removeFiles(
   dataDir: string,
   retention: FileRetention,
 ): Promise<RemovalReport> {
-  const expired = await db.transaction().execute(async (trx) => {
-    const { rows } = await sql<{ locked: boolean }>`
-      SELECT pg_try_advisory_xact_lock(${RETENTION_LOCK}) AS locked`.execute(trx);
-    if (rows[0]?.locked !== true) return [];
+  const expired = await asOnlySweep(db, [], async (trx) => {
     const given = await expireRuns(trx, retention.expireUploadsMs);
     await giveUpFiles(trx, retention.keepFilesMs);
     return given;
   });
-  const given = await db
+  const removed = await asOnlySweep(db, { removedFiles: 0, removedBytes: 0 }, (trx) =>
+    removeGivenUp(trx, dataDir),
+  );
+  return { expired, ...removed };
+}
+
+/** @returns `otherwise` when somebody else sweeps just now. */
+async function asOnlySweep<T>(
+  db: Kysely<Database>,
+  otherwise: T,
+  sweep: (trx: Transaction<Database>) => Promise<T>,
+): Promise<T> {
+  return db.transaction().execute(async (trx) => {
+    const { rows } = await sql<{ locked: boolean }>`
+      SELECT pg_try_advisory_xact_lock(${RETENTION_LOCK}) AS locked`.execute(trx);
+    return rows[0]?.locked === true ? sweep(trx) : otherwise;
+  });
+}
+
+/** What is gone from the disk and not yet told here, as a kill came between, is found gone by the next sweep. */
+async function removeGivenUp(trx: Transaction<Database>, dataDir: string) {
+  const given = await trx
     .selectFrom('ingest.upload')
     .select(['upload_id', 'offset_bytes'])
     .where('removed_at', 'is not', null)
     .where('file_removed_at', 'is', null)
     .execute();
-  let removedBytes = 0;
-  for (const { upload_id, offset_bytes } of given) {
+  for (const { upload_id } of given) {
     await removeUploadFile(dataDir, upload_id);
-    await db
+    await trx
       .updateTable('ingest.upload')
       .set({ file_removed_at: sql<Date>`now()` })
       .where('upload_id', '=', upload_id)
       .execute();
-    removedBytes += offset_bytes;
   }
-  return { expired, removedFiles: given.length, removedBytes };
+  const removedBytes = given.reduce((sum, { offset_bytes }) => sum + offset_bytes, 0);
+  return { removedFiles: given.length, removedBytes };
 }
 
 /** By last activity, not by age: an upload of days is fine as long as bytes arrive. */
