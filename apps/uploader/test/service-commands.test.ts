@@ -79,7 +79,10 @@ describe('uploader status, publish and retry, to the real service', function () 
     expect(JSON.parse(held.ending.stdout).runs[0].state).to.equal('held');
     const shown = await run(['status', 'gated', '2026-11']);
     expect(shown.code).to.equal(65);
-    expect(shown.stdout).to.include('gate ').and.include('held');
+    const told = 'a quality gate holds it (minRows: expected 50, found 10). Push corrected files, or';
+    expect(shown.stdout).to.include('held').and.include(told);
+    expect(held.ending.stderr).to.include(told);
+    expect(held.ending.stderr).to.include('uploader publish gated 2026-11 --force --reason TEXT');
 
     const args = ['publish', 'gated', '2026-11', '--reason', 'a small month'];
     expect((await run(args)).code).to.equal(77);
@@ -89,6 +92,19 @@ describe('uploader status, publish and retry, to the real service', function () 
     const forced = await run([...args, '--force'], operator);
     expect(forced.code, forced.stderr).to.equal(0);
     expect(await rowsShown('gated')).to.equal(10);
+  });
+
+  it('tells the first ten bad lines of a push, how many there are of each kind, and where the others are', async () => {
+    const { file, again } = await push('refused', '2026 11', 5);
+    appendFileSync(file.path, `${'no json\n'.repeat(11)}{"pk":"x"}\n`);
+    const { code, stderr } = await again();
+    expect(code).to.equal(65);
+    expect(stderr.match(/^a\.jsonl:\d+ \(byte \d+\) invalid_json: no json$/gm)).to.have.length(10);
+    const rest = /… and 2 more bad lines \(in all: (.+)\)\. GET (\S+) lists them/.exec(stderr);
+    expect(rest?.[1]?.split(', ')).to.have.members(['11 invalid_json', '1 missing_score']);
+    const headers = { Authorization: `Bearer ${operator.UPLOADER_TOKEN}` };
+    const listed = await fetch(rest?.[2] ?? '', { headers });
+    expect((await listed.text()).trimEnd().split('\n')).to.have.length(12);
   });
 
   it('has a failed run loaded again, and waits for its end', async () => {

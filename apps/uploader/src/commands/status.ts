@@ -4,7 +4,7 @@ import { newRunView } from '../progress/push-view.ts';
 import { describeBadLines, EXIT_CODE_OF_STATE, errorOfState } from '../push/outcome.ts';
 import { findRun } from '../service/find-run.ts';
 import type { Run, RunSummary } from '../service/run-schema.ts';
-import { listRuns } from '../service/service-client.ts';
+import { listRuns, rejectsUrl } from '../service/service-client.ts';
 import { waitForRun } from '../service/wait-for-run.ts';
 import type { Flags } from '../settings/load-settings.ts';
 import { describeOneRun, runTable } from '../status/run-table.ts';
@@ -52,7 +52,8 @@ export async function status(
 /** Also prints it. */
 export function resultOfRun(run: Run, session: ServiceSession): StatusResult {
   const view = newRunView(`${run.model}/${run.run}`, run.files.length);
-  for (const line of describeBadLines(run)) session.say(line);
+  for (const line of describeBadLines(run, rejectsUrl(session.service, run.model, run.run)))
+    session.say(line);
   session.print(describeOneRun(run, view));
   const exitCode: ExitCode = EXIT_CODE_OF_STATE[run.state] ?? EXIT_CODE_OF.try_again;
   const error: RunError | null = errorOfState(run);

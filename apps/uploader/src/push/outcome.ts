@@ -30,7 +30,6 @@ export const EXIT_CODE_OF_STATE: Record<RunState, ExitCode | null> = {
 };
 
 const DETAIL_OF_STATE: Partial<Record<RunState, string>> = {
-  held: 'It is loaded, and a quality gate holds it: publish it by hand, or push corrected files.',
   failed: 'Its data is at fault: push corrected files.',
   cancelled: 'It was withdrawn, or replaced by a newer push, before it was loaded.',
 };
@@ -46,19 +45,44 @@ export function errorOfState(run: Run): RunError | null {
       ...(typeof byte_offset === 'number' ? { byte_offset } : {}),
     };
   }
-  const detail = DETAIL_OF_STATE[run.state];
+  const detail = run.state === 'held' ? detailOfHeld(run) : DETAIL_OF_STATE[run.state];
   return detail ? { code: run.state, detail } : null;
 }
 
-/** The first lines that the service refused, as a person wants to find them again. */
-export function describeBadLines({ rejects }: Pick<Run, 'rejects'>): string[] {
+function detailOfHeld({ model, run, gates }: Run): string {
+  const broken = (gates ?? []).filter((gate) => gate.broken).map(describeGate);
+  const told = broken.length === 0 ? '' : ` (${broken.join('; ')})`;
+  return `It is loaded, and a quality gate holds it${told}. Push corrected files, or show it to readers all the same: uploader publish ${model} ${shellWord(run)} --force --reason TEXT.`;
+}
+
+export function describeGate({ gate, expected, found }: NonNullable<Run['gates']>[number]): string {
+  return `${gate}: expected ${JSON.stringify(expected)}, found ${JSON.stringify(found)}`;
+}
+
+/** Run keys may hold anything that prints; most are words to a shell as they stand. */
+function shellWord(text: string): string {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`;
+}
+
+/**
+ * The first lines that the service refused, as a person wants to find them again.
+ *
+ * @param listedAt where the others can be seen.
+ */
+export function describeBadLines({ rejects }: Pick<Run, 'rejects'>, listedAt?: string): string[] {
   const first = rejects?.first ?? [];
   const lines = first.map((reject) => {
     const excerpt = reject.excerpt ? `: ${reject.excerpt}` : '';
     return `${reject.file}:${reject.line} (byte ${reject.byte_offset}) ${reject.code}${excerpt}`;
   });
   const more = (rejects?.total ?? 0) - first.length;
-  return more > 0 ? [...lines, `… and ${more} more bad lines`] : lines;
+  if (more <= 0) return lines;
+  if (listedAt === undefined) return [...lines, `… and ${more} more bad lines`];
+  const byCode = Object.entries(rejects?.byCode ?? {}).map(([code, count]) => `${count} ${code}`);
+  return [
+    ...lines,
+    `… and ${more} more bad lines (in all: ${byCode.join(', ')}). GET ${listedAt} lists them, the first 1,000; so does the status page.`,
+  ];
 }
 
 export function errorOf(fault: unknown): { error: RunError; exitCode: ExitCode } {

@@ -1,5 +1,6 @@
 import { newRunView, type PushView, type RunView } from '../progress/push-view.ts';
 import type { Run } from '../service/run-schema.ts';
+import { rejectsUrl } from '../service/service-client.ts';
 import type { SourceRun } from '../source/find-runs.ts';
 import { withRunLock } from '../state/run-lock.ts';
 import { describeBadLines, EXIT_CODE_OF_STATE, errorOf, errorOfState, type RunResult } from './outcome.ts';
@@ -23,7 +24,12 @@ export function pushRuns(runs: SourceRun[], view: PushView, context: PushContext
           say: (sentence: string) => context.say(`${runView.label}: ${sentence}`),
         };
         const push = () => pushRun(run, runView, context);
-        return settled(await withRunLock(context.stateDir, run.folder, waiting, push), runView, seconds());
+        return settled(
+          await withRunLock(context.stateDir, run.folder, waiting, push),
+          runView,
+          seconds(),
+          context,
+        );
       } catch (error) {
         return faulted(run, runView, seconds(), error);
       } finally {
@@ -33,7 +39,7 @@ export function pushRuns(runs: SourceRun[], view: PushView, context: PushContext
   );
 }
 
-function settled(run: Run, view: RunView, seconds: number): RunResult {
+function settled(run: Run, view: RunView, seconds: number, { service }: PushContext): RunResult {
   return {
     outcome: {
       model: run.model,
@@ -48,7 +54,7 @@ function settled(run: Run, view: RunView, seconds: number): RunResult {
     },
     // A run that is not settled is only returned when nobody waits for it.
     exitCode: EXIT_CODE_OF_STATE[run.state] ?? 0,
-    badLines: describeBadLines(run),
+    badLines: describeBadLines(run, rejectsUrl(service, run.model, run.run)),
   };
 }
 

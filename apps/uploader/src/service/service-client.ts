@@ -119,6 +119,11 @@ export async function publishRun(
 }
 
 const modelPath = (model: string): string => `/v1/models/${encodeURIComponent(model)}`;
+/** Where the lines of a run that were refused are listed, for a person to fetch. */
+export function rejectsUrl(service: ServiceAddress, model: string, run: string): string {
+  return `${service.url}${runPath(model, run)}/rejects`;
+}
+
 const runPath = (model: string, run: string): string => `${modelPath(model)}/runs/${encodeURIComponent(run)}`;
 
 async function ask<T>(

@@ -52,12 +52,6 @@ export function describeOneRun(run: Run, view: RunView): string {
     ...(run.rows ? [`  ${run.rows.toLocaleString('en')} rows`] : []),
     ...(run.state === 'loading' && run.load ? [`  ${describeLoad(run.load, totalBytes)}`] : []),
     ...(run.load?.lastError && run.state !== 'published' ? [`  last load: ${run.load.lastError}`] : []),
-    ...(run.gates ?? [])
-      .filter((gate) => gate.broken)
-      .map(
-        (gate) =>
-          `  gate ${gate.gate}: expected ${JSON.stringify(gate.expected)}, found ${JSON.stringify(gate.found)}`,
-      ),
     ...(error ? [`  ${error.detail}`] : []),
     ...(run.pushedBy ? [`  pushed by ${run.pushedBy}`] : []),
   ];
