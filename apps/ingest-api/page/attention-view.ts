@@ -1,6 +1,7 @@
 import type { RunSummary } from '../dist/http/answers.d.ts';
 import { runHref } from './app-state.ts';
 import { formatAgo } from './format.ts';
+import { describeGate } from './gate-names.ts';
 import { stateBadge } from './run-state.ts';
 import { html, type TemplateResult } from './vendor/lit-html.js';
 
@@ -25,7 +26,8 @@ export function attentionList(runs: readonly RunSummary[], nowMs: number): Templ
 
 function reasonOf(run: RunSummary, nowMs: number): string {
   if (run.state === 'failed') return run.error?.detail ?? 'The data is at fault.';
-  if (run.state === 'held') return run.error?.detail ?? 'A quality gate holds it until someone decides.';
+  if (run.state === 'held')
+    return run.brokenGates.map(describeGate).join(' ') || 'A quality gate holds it until someone decides.';
   if (run.files.stalled > 0) {
     const since =
       run.lastProgressAt === null ? '' : `; the last byte came ${formatAgo(run.lastProgressAt, nowMs)}`;

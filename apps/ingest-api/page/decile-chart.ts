@@ -4,6 +4,8 @@ import { formatScore } from './format.ts';
 import uPlot from './vendor/uplot.js';
 
 const HEIGHT_PX = 220;
+/** The place of the median in 0, 10 … 100 %. */
+const MEDIAN = 5;
 
 interface Profiles {
   readonly now: Profile;
@@ -60,6 +62,8 @@ class DecileChart extends HTMLElement {
         width: this.clientWidth || 400,
         height: HEIGHT_PX,
         scales: { x: { time: false } },
+        // What the legend tells until a pointer asks for another.
+        hooks: { ready: [(plot) => plot.setLegend({ idx: MEDIAN }, false)] },
         series: [
           { label: 'of the rows', value: (_, share) => (share == null ? '–' : `${share} %`) },
           { label: 'this run', stroke: colours.first, width: 2, value },

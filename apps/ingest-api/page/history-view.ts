@@ -68,7 +68,7 @@ export function eventsTable({ events, publications }: RunHistory): TemplateResul
         <thead>
           <tr>
             <th scope="col">When</th><th scope="col">Who</th><th scope="col">What</th>
-            <th scope="col" class="number">Revision</th><th scope="col">Why</th>
+            <th scope="col" class="number">Revision</th><th scope="col">Why, or what</th>
           </tr>
         </thead>
         <tbody>

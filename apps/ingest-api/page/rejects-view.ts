@@ -22,7 +22,7 @@ export function rejectsSection(run: Run): TemplateResult | typeof nothing {
         <tbody>
           ${first.map(
             (line) => html`<tr>
-              <td>${line.file}</td>
+              <td class="file">${line.file}</td>
               <td class="number">${formatCount(line.line)}</td>
               <td class="number">${formatCount(line.byte_offset)}</td>
               <td>${line.detail}</td>

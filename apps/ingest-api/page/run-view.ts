@@ -1,8 +1,9 @@
-import type { Run, RunHistory } from '../dist/http/answers.d.ts';
+import type { Run, RunHistory, RunState, RunSummary } from '../dist/http/answers.d.ts';
 import { actionBar } from './actions-view.ts';
-import type { AppState } from './app-state.ts';
+import { type AppState, runHref } from './app-state.ts';
 import { filesTable } from './files-view.ts';
 import { formatBytes, formatCount, formatInstant } from './format.ts';
+import { describeGate, nameOfGate } from './gate-names.ts';
 import { attemptsTable, eventsTable } from './history-view.ts';
 import { profileSection } from './profile-view.ts';
 import { progressSection } from './progress-view.ts';
@@ -11,15 +12,7 @@ import { stateBadge } from './run-state.ts';
 import { timeline } from './timeline-view.ts';
 import { html, nothing, type TemplateResult } from './vendor/lit-html.js';
 
-/** By the names of the contract; one that is newer than this page shows its own. */
-const GATES: Readonly<Record<string, string>> = {
-  scoreMin: 'No score below',
-  scoreMax: 'No score above',
-  minRows: 'Rows at least',
-  maxRowChangePercent: 'Change of rows, at most %',
-  maxScoreShiftPsi: 'Shift of the scores, at most (PSI)',
-  maxRejectedLines: 'Rejected lines, at most',
-};
+const WHY: Partial<Record<RunState, string>> = { failed: 'The data is at fault' };
 
 export function runPage(state: AppState, refresh: () => Promise<void>): TemplateResult {
   const { run, history, route } = state;
@@ -35,14 +28,18 @@ export function runPage(state: AppState, refresh: () => Promise<void>): Template
       <span class="hint">revision ${run.revision}</span>
       ${actionBar(run, state, refresh)}
     </div>
-    ${shownTo(run)} ${reason(run)} ${timeline(run)} ${progressSection(run, history, state.nowMs)}
+    ${shownTo(run, state.runs.values())} ${reason(run)} ${timeline(run)} ${progressSection(run, history, state.nowMs)}
     ${gates(run)} ${facts(run)} ${rejectsSection(run)} ${profileSection(run)} ${filesTable(run, state.nowMs)}
     ${past(history)}`;
 }
 
-function shownTo({ publishedRevision, revision, model }: Run): TemplateResult {
+function shownTo({ publishedRevision, revision, model }: Run, known: Iterable<RunSummary>): TemplateResult {
   if (publishedRevision === null) {
-    return html`<p class="hint">Readers of <code>scores.${model}</code> see another run, or none yet.</p>`;
+    const shown = [...known].find((other) => other.model === model && other.publishedRevision !== null);
+    return html`<p class="hint">
+      Readers of <code>scores.${model}</code> see
+      ${shown === undefined ? 'no run that is listed here' : html`<a href=${runHref(shown)}>${shown.run}</a>`}.
+    </p>`;
   }
   return html`<p class="calm">
     <span aria-hidden="true">✓</span> Readers of <code>scores.${model}</code> see
@@ -55,12 +52,12 @@ function reason({ error, load, state, gates }: Run): TemplateResult | typeof not
     const broken = (gates ?? []).filter((gate) => gate.broken);
     return html`<div class="banner" data-state=${state} role="alert">
       <strong>Loaded, but not shown to readers: somebody must decide</strong>
-      ${broken.map((gate) => html`<p>${GATES[gate.gate] ?? gate.gate}: ${text(gate.expected)}. Found: ${text(gate.found)}.</p>`)}
+      ${broken.map((gate) => html`<p>${describeGate(gate)}</p>`)}
     </div>`;
   }
   if (error !== null) {
     return html`<div class="banner" data-state=${state} role="alert">
-      <strong>${error.code}</strong>
+      <strong>${WHY[state] ?? 'It could not be loaded'}: <code>${error.code}</code></strong>
       <p>${error.detail}</p>
     </div>`;
   }
@@ -84,7 +81,7 @@ function gates({ gates }: Run): TemplateResult | typeof nothing {
         <tbody>
           ${gates.map(
             (gate) => html`<tr ?data-alarm=${gate.broken}>
-              <th scope="row">${GATES[gate.gate] ?? gate.gate}</th>
+              <th scope="row">${nameOfGate(gate.gate)}</th>
               <td>${text(gate.expected)}</td>
               <td>${text(gate.found)}</td>
               <td>${gate.broken ? '✕ broken' : '✓ kept'}</td>

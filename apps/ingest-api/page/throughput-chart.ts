@@ -35,6 +35,8 @@ class ThroughputChart extends HTMLElement {
     this.setAttribute('aria-label', `Throughput over time; at most ${formatBytes(peak)} a second`);
     if (this.#plot === undefined) this.#plot = this.#create(data);
     else this.#plot.setData(data as unknown as uPlot.AlignedData);
+    // Without a pointer over it, the legend tells the newest figures.
+    if (this.#plot.cursor.idx == null) this.#plot.setLegend({ idx: data[0].length - 1 }, false);
   }
 
   #create(data: readonly number[][]): uPlot {
@@ -46,6 +48,7 @@ class ThroughputChart extends HTMLElement {
         width: this.clientWidth || 600,
         height: HEIGHT_PX,
         cursor: { y: false },
+        padding: [null, 28, null, null], // room for the last label
         scales: { y: { range: (_, _min, max) => [0, Math.max(max * 1.1, 1)] } },
         series: [
           { label: 'time', value: (_, at) => (at == null ? '–' : timeOfDay(at)) },

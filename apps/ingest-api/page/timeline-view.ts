@@ -2,6 +2,8 @@ import type { Run } from '../dist/http/answers.d.ts';
 import { formatInstant, formatSeconds, secondsBetween } from './format.ts';
 import { html, nothing, type TemplateResult } from './vendor/lit-html.js';
 
+const AT_ONCE_SECONDS = 0.1;
+
 interface Step {
   readonly name: string;
   readonly at: string | null;
@@ -23,7 +25,7 @@ export function timeline(run: Run): TemplateResult {
       return html`<li ?data-reached=${step.at !== null} aria-current=${index === reached ? 'step' : nothing}>
         <strong>${step.name}</strong>
         <span>${step.at === null ? 'not yet' : formatInstant(step.at)}</span>
-        ${took === undefined ? nothing : html`<span class="took">after ${formatSeconds(took)}</span>`}
+        ${took === undefined ? nothing : html`<span class="took">${took < AT_ONCE_SECONDS ? 'at once' : `after ${formatSeconds(took)}`}</span>`}
       </li>`;
     })}
   </ol>`;

@@ -1,43 +1,9 @@
-import type { Database, LoadPhase, RevisionError, StoredState } from 'db-schema';
+import type { Database } from 'db-schema';
 import { type Kysely, type RawBuilder, sql } from 'kysely';
 import { isLoading } from './live-loads.ts';
+import { type RunSummary, type SummaryRow, toSummary } from './run-summary.ts';
 import { isStalled } from './stalled.ts';
-import { RUN_STATES, type RunAction, type RunState } from './states.ts';
-
-/** A run in a list: its newest revision, how far it is, and which of its revisions readers see. */
-export interface RunSummary {
-  readonly model: string;
-  readonly run: string;
-  readonly revision: number;
-  readonly state: RunState;
-  readonly as_of: Date;
-  readonly declaredAt: Date;
-  readonly queuedAt: Date | null;
-  readonly loadedAt: Date | null;
-  readonly publishedAt: Date | null;
-  /** The revision of this run that readers see now; null when they see another run. */
-  readonly publishedRevision: number | null;
-  readonly pushedBy: string;
-  readonly rows: number | null;
-  readonly files: { readonly total: number; readonly received: number; readonly stalled: number };
-  readonly bytes: { readonly total: number; readonly received: number };
-  readonly lastProgressAt: Date | null;
-  readonly load: LoadSummary | null;
-  readonly error: RevisionError | null;
-  readonly mayDo: readonly RunAction[];
-}
-
-export interface LoadSummary {
-  readonly attempt: number;
-  readonly worker: string;
-  /** null when the attempt has ended. */
-  readonly phase: LoadPhase | null;
-  readonly bytes: number;
-  readonly rows: number;
-  readonly startedAt: Date;
-  readonly nextTryAt: Date | null;
-  readonly lastError: string | null;
-}
+import type { RunState } from './states.ts';
 
 export interface RunFilter {
   /** null covers every model. */
@@ -92,39 +58,6 @@ export async function listRunsToWatch(
 
 const MOST_WATCHED = 2_000;
 
-interface SummaryRow {
-  readonly revision_id: number;
-  readonly model: string;
-  readonly run_key: string;
-  readonly revision: number;
-  readonly state: StoredState;
-  readonly shown_state: RunState;
-  readonly as_of: Date;
-  readonly declared_at: Date;
-  readonly queued_at: Date | null;
-  readonly loaded_at: Date | null;
-  readonly published_at: Date | null;
-  readonly published_revision: number | null;
-  readonly declared_by: string;
-  readonly row_count: number | null;
-  readonly error: RevisionError | null;
-  readonly files: number;
-  readonly received_files: number;
-  readonly stalled_files: number;
-  readonly bytes: number;
-  readonly received_bytes: number;
-  readonly last_progress_at: Date | null;
-  readonly attempt: number | null;
-  readonly worker: string;
-  readonly phase: LoadPhase;
-  readonly bytes_done: number;
-  readonly rows_done: number;
-  readonly started_at: Date;
-  readonly finished_at: Date | null;
-  readonly next_try_at: Date | null;
-  readonly load_error: string | null;
-}
-
 function shownState(): RawBuilder<RunState> {
   return sql<RunState>`CASE WHEN r.state = 'queued' AND ${isLoading(sql.ref('r.revision_id'))} THEN 'loading' ELSE r.state END`;
 }
@@ -159,43 +92,4 @@ async function summaries(
       SELECT * FROM ingest.load_attempt a WHERE a.revision_id = c.revision_id ORDER BY a.attempt DESC LIMIT 1) a ON true
     ORDER BY c.revision_id DESC`.execute(db);
   return rows;
-}
-
-function toSummary(row: SummaryRow): RunSummary {
-  return {
-    model: row.model,
-    run: row.run_key,
-    revision: row.revision,
-    state: row.shown_state,
-    as_of: row.as_of,
-    declaredAt: row.declared_at,
-    queuedAt: row.queued_at,
-    loadedAt: row.loaded_at,
-    publishedAt: row.published_at,
-    publishedRevision: row.published_revision,
-    pushedBy: row.declared_by,
-    rows: row.row_count,
-    files: {
-      total: row.files,
-      received: row.received_files,
-      stalled: row.shown_state === 'receiving' ? row.stalled_files : 0,
-    },
-    bytes: { total: row.bytes, received: row.received_bytes },
-    lastProgressAt: row.last_progress_at,
-    load:
-      row.attempt === null
-        ? null
-        : {
-            attempt: row.attempt,
-            worker: row.worker,
-            phase: row.finished_at === null ? row.phase : null,
-            bytes: row.bytes_done,
-            rows: row.rows_done,
-            startedAt: row.started_at,
-            nextTryAt: row.next_try_at,
-            lastError: row.load_error,
-          },
-    error: row.error,
-    mayDo: RUN_STATES[row.shown_state].mayDo,
-  };
 }

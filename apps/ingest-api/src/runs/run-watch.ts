@@ -1,6 +1,7 @@
 import type { Database } from 'db-schema';
 import type { Kysely } from 'kysely';
-import { listRunsToWatch, type RunSummary } from './list-runs.ts';
+import { listRunsToWatch } from './list-runs.ts';
+import type { RunSummary } from './run-summary.ts';
 import { ThroughputLog } from './throughput-log.ts';
 
 export interface RunChange {

@@ -1,4 +1,4 @@
-import type { RunSummary } from './list-runs.ts';
+import type { RunSummary } from './run-summary.ts';
 
 export interface ThroughputSample {
   readonly at: Date;

@@ -4,6 +4,8 @@ import { expect } from 'chai';
 import type { Browser, Page } from 'playwright-core';
 import {
   declare,
+  eventually,
+  getRun,
   patch,
   pushRun,
   scoreLines,
@@ -137,6 +139,48 @@ describe('the status page', function () {
     expect(complaints).to.deep.equal([]);
   });
 
+  it('shows the phase of a load while it goes on', async () => {
+    const files = [{ name: 'a.jsonl', content: scoreLines(400_000) }];
+    const [pid] = await Promise.all([
+      stopBackendAt('pg_stat_progress_copy', 'bytes_processed > 0'),
+      pushRun(system, 'slow', '2026-10', files),
+    ]);
+    try {
+      await signIn('#/runs/slow/2026-10');
+      await seeState('loading');
+      const phases = page.getByRole('list', { name: 'Phases of the load' });
+      await phases.locator('[aria-current=step]', { hasText: 'Copying rows' }).waitFor();
+      await page.getByText(/ rows · .*(left of this step|no telling when it ends)/).waitFor();
+    } finally {
+      process.kill(pid, 'SIGCONT');
+    }
+    const builder = await stopBackendAt('pg_stat_progress_create_index', `phase LIKE 'building index: %'`);
+    try {
+      const now = page.locator('[aria-current=step]', { hasText: 'Building the primary key' });
+      await now.waitFor();
+      await page.getByText(/^(reading the rows|sorting, which|writing the index).* · 400,000 rows/).waitFor();
+    } finally {
+      process.kill(builder, 'SIGCONT');
+    }
+    await seeState('published');
+    expect(complaints).to.deep.equal([]);
+  });
+
+  /** Holds the backend of the load in the middle of what it does, so that there is time to look. */
+  async function stopBackendAt(progressView: string, condition: string): Promise<number> {
+    const [backend] = await eventually(
+      () =>
+        system.query<{ pid: number }>(
+          `SELECT pid FROM ${progressView} WHERE datname = current_database() AND ${condition}`,
+        ),
+      (rows) => rows.length === 1,
+      PATIENCE_MS,
+    );
+    if (backend === undefined) throw new Error('There is no load.');
+    process.kill(backend.pid, 'SIGSTOP');
+    return backend.pid;
+  }
+
   it('says why a run was rejected, where, and shows the line', async () => {
     await signIn();
     await page.getByRole('link', { name: /^fraud 2026-10: failed/ }).click();
@@ -168,6 +212,69 @@ describe('the status page', function () {
     await act('Roll back to this run', 'the merger was called off');
     await seeState('published');
     expect(await shownRun('churn')).to.deep.equal(['2026-10']);
+    expect(complaints).to.deep.equal([]);
+  });
+
+  it('loads a failed run again, and withdraws it, each with a reason that is kept', async () => {
+    await pushRun(system, 'mended', '2026-10', [{ name: 'a.jsonl', content: '{"pk":"1","score":""}\n' }]);
+    await untilFinal(system, 'mended', '2026-10', PATIENCE_MS);
+    await signIn('#/runs/mended/2026-10');
+    await seeState('failed');
+    await act('Load again', 'the disk was full');
+    await page.getByRole('row', { name: /retry.*the disk was full/ }).waitFor();
+    const loads = page.getByRole('region', { name: 'Loads that were tried' }).getByRole('row');
+    await loads.nth(2).waitFor(); // heading, second try, first try
+    await seeState('failed');
+
+    await act('Withdraw', 'the wrong month');
+    await seeState('cancelled');
+    await page.getByRole('row', { name: /withdraw.*the wrong month/ }).waitFor();
+    expect((await getRun(system, 'mended', '2026-10')).state).to.equal('cancelled');
+    expect(await page.getByRole('button', { name: 'Withdraw' }).count()).to.equal(0);
+    expect(complaints).to.deep.equal([]);
+  });
+
+  it('shows markup that a client sends as the text it is, in every field, and runs none of it', async () => {
+    const evil = (field: string) => `<img src=x onerror=alert('${field}')><script>alert('${field}')</script>`;
+    const name = "<img src=x onerror=alert('file')>.jsonl"; // a file's name has no slash
+    const fields = ['host', 'user'];
+    const airflow = ['dag_id', 'task_id', 'run_id', 'try_number'];
+    const source = {
+      ...Object.fromEntries(fields.map((field) => [field, evil(field)])),
+      airflow: Object.fromEntries(airflow.map((field) => [field, evil(field)])),
+    };
+    const run = "<b onclick=alert('run')>r";
+    const files = [{ name, content: `{"pk":"1","score":"${evil('excerpt')}"}\n` }];
+    const evilToken = "<script>alert('token')</script>";
+    await pushRun(system, 'evil', run, files, { source });
+    await untilFinal(system, 'evil', run, PATIENCE_MS);
+    // No client can choose these; the page must not rely on that.
+    await system.query(`UPDATE ingest.run_revision SET declared_by = $1 WHERE model = 'evil'`, [evilToken]);
+    await system.query(
+      `UPDATE ingest.load_attempt SET worker = $1, error = $1 WHERE revision_id IN
+      (SELECT revision_id FROM ingest.run_revision WHERE model = 'evil')`,
+      [evil('worker')],
+    );
+    const dialogs: string[] = [];
+    page.on('dialog', (dialog) => {
+      dialogs.push(dialog.message());
+      void dialog.dismiss();
+    });
+    await signIn();
+    await page.getByRole('link', { name: `evil ${run}: failed` }).click();
+    await seeState('failed');
+    await act('Load again', evil('reason'));
+    await untilFinal(system, 'evil', run, PATIENCE_MS);
+    await page.getByRole('row', { name: /retry/ }).waitFor();
+    await page.locator('.excerpt', { hasText: '<script>' }).waitFor();
+    const text = (await page.locator('#app').textContent()) ?? '';
+    for (const field of [...fields, ...airflow, 'reason', 'worker'])
+      expect(text, field).to.include(evil(field));
+    for (const shown of [name, run, evilToken, "<img src=x onerror=alert('excerpt')>"])
+      expect(text).to.include(shown);
+    expect(await page.locator('#app [src=x], #app script, #app b').count()).to.equal(0);
+    expect(await page.title()).to.include(run);
+    expect(dialogs).to.deep.equal([]);
     expect(complaints).to.deep.equal([]);
   });
 

@@ -5,9 +5,10 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { startPostgres } from 'local-postgres';
-import type { Browser } from 'playwright-core';
+import type { Browser, Page } from 'playwright-core';
 import {
   declare,
+  eventually,
   getRun,
   patch,
   pushRun,
@@ -72,7 +73,7 @@ async function fill(system: TestSystem, operator: string): Promise<void> {
 }
 
 /** A run of which one file stands still, and one that is being sent slowly while the pictures are taken. */
-async function keepSending(system: TestSystem, signal: AbortSignal): Promise<void> {
+async function keepSending(system: TestSystem): Promise<void> {
   const parts = [1, 2].map((part) => ({
     name: `part-${part}.jsonl`,
     content: scores(20_000, 45, part * 10_000_000),
@@ -94,7 +95,7 @@ async function keepSending(system: TestSystem, signal: AbortSignal): Promise<voi
   });
   for (const file of declared.files) {
     const bytes = Buffer.from(files.find(({ name }) => name === file.name)?.content ?? '');
-    for (let offset = 0; offset < bytes.length && !signal.aborted; offset += CHUNK_BYTES) {
+    for (let offset = 0; offset < bytes.length; offset += CHUNK_BYTES) {
       await patch(system, file.uploadUrl, offset, bytes.subarray(offset, offset + CHUNK_BYTES));
       // The pace of a slow line, with its ups and downs.
       await delay(180 + 140 * Math.abs(Math.sin(offset / 1_300_000)));
@@ -102,13 +103,44 @@ async function keepSending(system: TestSystem, signal: AbortSignal): Promise<voi
   }
 }
 
+/** A load in the middle of the build of its key; its backend is held still for the picture. */
+async function pictureOfLoading(browser: Browser, system: TestSystem, operator: string): Promise<void> {
+  const [backend] = await eventually(
+    () =>
+      system.query<{ pid: number }>(
+        `SELECT pid FROM pg_stat_progress_create_index
+         WHERE datname = current_database() AND phase = 'building index: scanning table' AND blocks_done * 2 > blocks_total`,
+      ),
+    (rows) => rows.length === 1,
+    PATIENCE_MS,
+  );
+  if (backend === undefined) throw new Error('There is no load.');
+  process.kill(backend.pid, 'SIGSTOP');
+  const context = await browser.newContext({ colorScheme: 'light', viewport: { width: 1280, height: 800 } });
+  try {
+    const page = await context.newPage();
+    await signIn(page, system, operator, '#/runs/churn/2026-11');
+    await page.getByText('Building the primary key').first().waitFor();
+    await delay(1_500);
+    await page.screenshot({ path: path.join(FOLDER, 'run-loading.png') });
+  } finally {
+    process.kill(backend.pid, 'SIGCONT');
+    await context.close();
+  }
+}
+
+async function signIn(page: Page, system: TestSystem, operator: string, hash = ''): Promise<void> {
+  await page.goto(`${system.url}/${hash}`);
+  await page.getByLabel('Token').fill(operator);
+  await page.getByRole('button', { name: 'Sign in' }).click();
+  await page.getByText('night-shift').waitFor();
+}
+
 async function takePictures(browser: Browser, system: TestSystem, operator: string): Promise<void> {
   for (const colorScheme of ['light', 'dark'] as const) {
     const context = await browser.newContext({ colorScheme, viewport: { width: 1280, height: 800 } });
     const page = await context.newPage();
-    await page.goto(system.url);
-    await page.getByLabel('Token').fill(operator);
-    await page.getByRole('button', { name: 'Sign in' }).click();
+    await signIn(page, system, operator);
     await page.getByRole('heading', { name: 'Models and months' }).waitFor();
     await delay(1_500);
     const picture = (name: string) => page.screenshot({ path: path.join(FOLDER, name), fullPage: true });
@@ -136,17 +168,15 @@ const postgres = await startPostgres({ dataDir, temporary: true, settings: { fsy
 process.env.TEST_DATABASE_URL = postgres.superuserUrl;
 const system = await startSystem({ maxUploadBytes: 64 * 1024 ** 3 });
 const browser = await launchChromium();
-const ending = new AbortController();
 try {
   if (browser === undefined) throw new Error('The pictures need a Chromium.');
   const operator = await system.createToken({ name: 'night-shift', scopes: ['read', 'operate'] });
   system.startLoader();
   await fill(system, operator);
-  const sending = keepSending(system, ending.signal);
+  const sending = keepSending(system);
   await delay(12_000);
   await takePictures(browser, system, operator);
-  ending.abort();
-  await sending;
+  await Promise.all([pictureOfLoading(browser, system, operator), sending]);
 } finally {
   await browser?.close();
   await system.stop();

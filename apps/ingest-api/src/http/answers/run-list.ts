@@ -1,5 +1,14 @@
 import { z } from 'zod';
-import { action, bytes, count, instant, loadPhase, RUN_STATE, revisionError } from './run-parts.ts';
+import {
+  action,
+  bytes,
+  count,
+  gateResult,
+  instant,
+  loadPhase,
+  RUN_STATE,
+  revisionError,
+} from './run-parts.ts';
 
 export const runSummary = z
   .object({
@@ -34,6 +43,7 @@ export const runSummary = z
       })
       .nullable(),
     error: revisionError.nullable(),
+    brokenGates: z.array(gateResult).describe('what holds it, while it is held'),
     mayDo: z.array(action),
   })
   .meta({ id: 'RunSummary' });

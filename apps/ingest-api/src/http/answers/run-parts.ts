@@ -46,3 +46,10 @@ export const profile = z.object({
   bytes,
   seconds: z.number(),
 });
+
+export const gateResult = z.object({
+  gate: z.string(),
+  expected: z.unknown(),
+  found: z.unknown(),
+  broken: z.boolean(),
+});

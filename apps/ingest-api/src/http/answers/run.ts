@@ -3,6 +3,7 @@ import {
   action,
   bytes,
   count,
+  gateResult,
   instant,
   loadOutcome,
   loadPhase,
@@ -76,16 +77,7 @@ export const run = z
       byCode: z.record(z.string(), count),
       first: z.array(rejectedLine),
     }),
-    gates: z
-      .array(
-        z.object({
-          gate: z.string(),
-          expected: z.unknown(),
-          found: z.unknown(),
-          broken: z.boolean(),
-        }),
-      )
-      .nullish(),
+    gates: z.array(gateResult).nullish(),
     profile: profile.nullish(),
     previous: z
       .object({ run: z.string(), revision: z.int(), profile: profile.nullable() })
