@@ -55,11 +55,16 @@ function readValues(flags: Flags, env: NodeJS.ProcessEnv) {
       values[key] = setting.parse(given.text);
     } catch (error) {
       const mustBe = error instanceof Error ? error.message : String(error);
-      faults.push(`${given.from} ${mustBe} (it is ${JSON.stringify(given.text)}).`);
+      faults.push(`${given.from} ${mustBe} (it is ${shown(given.text)}).`);
     }
   }
   // Each value came from its own row of the table, which is where its type comes from too.
   return { values: values as ParsedSettings, faults, config };
+}
+
+/** Without the user and password of an address, which are refused but must not be printed either. */
+function shown(text: string): string {
+  return JSON.stringify(text.replace(/\/\/[^/]*@/, '//…@'));
 }
 
 function find(
