@@ -4,9 +4,9 @@ import { formatTable, type Table } from './table.ts';
 export const PARTS = ['load', 'upload', 'path', 'growth'] as const;
 export type Part = (typeof PARTS)[number];
 
-/** Two contenders of one run against each other: what a machine's speed falls out of. */
-export interface Ratio {
-  /** Says what is compared, and stays the same from run to run: baselines are compared by it. */
+/** A figure that says the same on another machine: a ratio of two contenders of one run, or memory. */
+export interface Measure {
+  /** Says what is measured, and stays the same from run to run: baselines are compared by it. */
   readonly name: string;
   readonly value: number;
   readonly better: 'lower' | 'higher';
@@ -18,7 +18,7 @@ export interface Ratio {
 export interface PartResult {
   readonly part: Part;
   readonly tables: readonly Table[];
-  readonly ratios: readonly Ratio[];
+  readonly measures: readonly Measure[];
   /** Every single figure, as it was measured. */
   readonly raw: unknown;
 }

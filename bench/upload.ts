@@ -8,12 +8,10 @@
  * Warm: the files to send are in the page cache, all servers run, and the smallest shape has been sent once. Before
  * each turn everything is synced, so that nobody pays for what another left unwritten.
  */
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
-import { migrateToLatest } from 'db-schema';
-import { startPostgres } from 'local-postgres';
+import { startBenchDatabase } from './bench-database.ts';
 import { report } from './part-result.ts';
 import { emptyFolder, quietDisk } from './quiet-disk.ts';
 import { CONTENDERS, type UploadContender } from './upload/contender.ts';
@@ -37,12 +35,10 @@ const rounds = Number(values.rounds);
 const transfers = Number(values.transfers);
 const wanted = CONTENDERS.filter((name) => values.contenders.split(',').includes(name));
 
-const dir = await mkdtemp(path.join(process.env.BENCH_DIR ?? tmpdir(), 'upload-bench-'));
-const postgres = await startPostgres({ dataDir: path.join(dir, 'postgres') });
+const database = await startBenchDatabase();
 let turns = 0;
 try {
-  await migrateToLatest(postgres.superuserUrl);
-  const { contenders, stop } = await startContenders(wanted, dir, postgres.superuserUrl);
+  const { contenders, stop } = await startContenders(wanted, database.dir, database.url);
   try {
     const measured: Measured[] = [];
     for (const shape of shapes) measured.push(...(await measureShape(shape, contenders)));
@@ -51,12 +47,11 @@ try {
     await stop();
   }
 } finally {
-  await postgres.stop();
-  await rm(dir, { recursive: true, force: true });
+  await database.stop();
 }
 
 async function measureShape(shape: Shape, all: readonly UploadContender[]): Promise<Measured[]> {
-  const sourceDir = path.join(dir, 'source', shape.name);
+  const sourceDir = path.join(database.dir, 'source', shape.name);
   const files = await writeSourceFiles(sourceDir, shape);
   const contenders = all.filter(({ name }) => name !== 'tusdOneRequest' || fitsOneChunk(shape.fileBytes));
   const measured = contenders.map((contender): Measured => ({ shape, contender, turns: [] }));
@@ -78,7 +73,7 @@ async function measureShape(shape: Shape, all: readonly UploadContender[]): Prom
 }
 
 async function warmUp(contenders: readonly UploadContender[]): Promise<void> {
-  const sourceDir = path.join(dir, 'source', 'warm-up');
+  const sourceDir = path.join(database.dir, 'source', 'warm-up');
   const files = await writeSourceFiles(sourceDir, parseShape('20x100KB'));
   for (const contender of contenders) await timeTurn(contender, sourceDir, files);
   await rm(sourceDir, { recursive: true });

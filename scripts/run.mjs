@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// `npm run lab`, `npm test`, `npm run torture`, `npm run setup`: makes the checkout ready, then runs the task on Node 26.
+// `npm run lab`, `npm test`, `npm run torture`, `npm run bench`, `npm run setup`: makes the checkout ready, then runs the task on Node 26.
 // This file and scripts/setup/ run on whatever Node the machine has (18 or newer), with nothing installed.
 import { constants } from 'node:os';
 import { join } from 'node:path';
@@ -9,16 +9,23 @@ import { setUp } from './setup/set-up.mjs';
 import { toolEnvironment } from './setup/tool-environment.mjs';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url)).replace(/\/$/, '');
-const TEST_FILES = ['packages/*/test/**/*.test.ts', 'apps/*/test/**/*.test.ts', 'e2e/**/*.test.ts'];
+const TEST_FILES = [
+  'packages/*/test/**/*.test.ts',
+  'apps/*/test/**/*.test.ts',
+  'bench/test/**/*.test.ts',
+  'e2e/**/*.test.ts',
+];
 
 const REPAIR_TYPES = 'Repair the types named above.';
 
 const [task, ...args] = process.argv.slice(2);
-const tasks = { setup: async () => {}, test, lab, torture, 'build-uploader': buildUploader };
+const tasks = { setup: async () => {}, test, lab, torture, bench, 'build-uploader': buildUploader };
 const run = Object.hasOwn(tasks, task ?? '') ? tasks[task] : undefined;
 
 if (run === undefined) {
-  console.error('Usage: node scripts/run.mjs setup|test|lab|torture|build-uploader [arguments of the task]');
+  console.error(
+    'Usage: node scripts/run.mjs setup|test|lab|torture|bench|build-uploader [arguments of the task]',
+  );
   process.exit(2);
 }
 if (Number.parseInt(process.versions.node, 10) < 18) {
@@ -74,6 +81,10 @@ async function torture() {
     [join(ROOT, 'e2e/torture/main.ts'), ...args],
     'A promise did not hold; the seed is above.',
   );
+}
+
+async function bench() {
+  await attached('node', [join(ROOT, 'bench/main.ts'), ...args], 'The reason is above.');
 }
 
 function attached(tool, toolArgs, hint) {

@@ -1,5 +1,5 @@
 import { median } from '../median.ts';
-import type { PartResult, Ratio } from '../part-result.ts';
+import type { Measure, PartResult } from '../part-result.ts';
 import type { Table } from '../table.ts';
 import type { ContenderName, UploadContender } from './contender.ts';
 import type { Shape } from './shape.ts';
@@ -27,7 +27,7 @@ export function summarize(
   measured: readonly Measured[],
   transfers: number,
 ): PartResult {
-  const ratios: Ratio[] = [];
+  const measures: Measure[] = [];
   const tables = shapes.map((shape): Table => {
     const those = measured.filter((one) => one.shape === shape);
     const ours = those.find(({ contender }) => contender.name === 'ours')?.turns ?? [];
@@ -38,8 +38,8 @@ export function summarize(
       if (name !== 'ours' && ours.length > 0) {
         const compared = `upload ${shape.name}: our throughput / ${name}`;
         const target = TARGETS[name] ?? null;
-        ratios.push({ name: compared, value: answered, better: 'higher', target });
-        ratios.push({ name: `${compared}, on the disk`, value: onDisk, better: 'higher', target: null });
+        measures.push({ name: compared, value: answered, better: 'higher', target });
+        measures.push({ name: `${compared}, on the disk`, value: onDisk, better: 'higher', target: null });
       }
       return [
         label,
@@ -62,7 +62,7 @@ export function summarize(
     contender: contender.name,
     turns,
   }));
-  return { part: 'upload', tables: [...tables, syncsOf(measured)], ratios, raw };
+  return { part: 'upload', tables: [...tables, syncsOf(measured)], measures, raw };
 }
 
 function syncsOf(measured: readonly Measured[]): Table {

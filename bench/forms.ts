@@ -1,0 +1,42 @@
+import type { Part } from './part-result.ts';
+
+export const FORMS = ['smoke', 'short', 'full'] as const;
+export type Form = (typeof FORMS)[number];
+
+/** One command of a form; `SVG` among its arguments stands for the file of the chart. */
+export interface Step {
+  readonly part: Part;
+  readonly script: string;
+  readonly args: readonly string[];
+}
+
+const SORTED_CONTENDERS = 'ours,serverCopy,psqlCopy,copyIntoKey';
+
+/** Five minutes; an evening; and so little that it only shows that everything still runs. */
+export const STEPS: Readonly<Record<Form, readonly Step[]>> = {
+  short: [
+    step('load', 'load.ts --rows 5000000 --rounds 3'),
+    step('load', `load.ts --rows 5000000 --rounds 1 --order sorted --only ${SORTED_CONTENDERS}`),
+    step('upload', 'upload.ts --shapes 1x1GB,100x10MB,1000x10KB --rounds 2'),
+    step('path', 'whole-path.ts --rows 5000000 --beside-rows 2000000'),
+    step('growth', 'growth.ts --sizes 0.2,1,5 --svg SVG'),
+  ],
+  full: [
+    step('load', 'load.ts --rows 30000000 --rounds 3'),
+    step('load', `load.ts --rows 30000000 --rounds 1 --order sorted --only ${SORTED_CONTENDERS}`),
+    step('upload', 'upload.ts --shapes 1x4.5GB,100x10MB,10000x10KB --rounds 3'),
+    step('path', 'whole-path.ts --rows 120000000 --beside-rows 10000000'),
+    step('growth', 'growth.ts --sizes 1,5,30,120 --skip-c-over 30 --svg SVG'),
+  ],
+  smoke: [
+    step('load', 'load.ts --rows 5000 --rounds 1'),
+    step('upload', 'upload.ts --shapes 2x100KB --rounds 1 --contenders ours,uploader,plainPut,stockTus'),
+    step('path', 'whole-path.ts --rows 5000 --beside-rows 5000'),
+    step('growth', 'growth.ts --sizes 0.002,0.005 --svg SVG'),
+  ],
+};
+
+function step(part: Part, command: string): Step {
+  const [script = '', ...args] = command.split(' ');
+  return { part, script, args };
+}

