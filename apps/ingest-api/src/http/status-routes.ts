@@ -3,7 +3,7 @@ import { Router } from 'express';
 import type { Kysely } from 'kysely';
 import { z } from 'zod';
 import { IngestError } from '../errors.ts';
-import { listRuns } from '../runs/list-runs.ts';
+import { listRuns, listRunsNeedingAttention } from '../runs/list-runs.ts';
 import { runHistory } from '../runs/run-history.ts';
 import type { RunWatch } from '../runs/run-watch.ts';
 import { statusOverview } from '../runs/status-overview.ts';
@@ -47,17 +47,11 @@ export function statusRoutes({ db, room, watch }: StatusRoutesOptions): Router {
   router.get('/v1/status', async (req, res) => {
     requireScope(res, 'read');
     const { models } = principalOf(res);
-    const [overview, disk, attention] = await Promise.all([
+    const [overview, disk, needsAttention] = await Promise.all([
       statusOverview(db, models),
       room.room(),
-      listRuns(db, { models, states: ['failed', 'held', 'receiving', 'queued', 'loading'], limit: 500 }),
+      listRunsNeedingAttention(db, models, MOST_ATTENTION),
     ]);
-    const needsAttention = attention.runs
-      .filter(
-        (run) =>
-          ['failed', 'held'].includes(run.state) || run.files.stalled > 0 || (run.load?.attempt ?? 1) > 1,
-      )
-      .slice(0, MOST_ATTENTION);
     sendJson(req, res, { at: new Date(), ...overview, disk, needsAttention });
   });
 

@@ -46,7 +46,7 @@ export async function declareRun(db: Kysely<Database>, declaration: Declaration)
     return { revisionId, isNew: true };
   });
   // A revision whose content is all there already (shared uploads, empty files) is complete from the start.
-  await queueCompleteRevisions(db);
+  await queueCompleteRevisions(db, { revisionId: declared.revisionId });
   return declared;
 }
 

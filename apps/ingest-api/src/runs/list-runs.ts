@@ -38,6 +38,26 @@ export async function listRuns(db: Kysely<Database>, filter: RunFilter): Promise
   };
 }
 
+/**
+ * Runs that somebody should look at: failed or held, a file stalled, a load tried more than once. All that are
+ * fine are left out before anything is summed up: there may be hundreds of them on their way.
+ */
+export async function listRunsNeedingAttention(
+  db: Kysely<Database>,
+  models: readonly string[] | null,
+  limit: number,
+): Promise<readonly RunSummary[]> {
+  const isCovered = models === null ? sql`true` : sql`r.model = ANY (${[...models]}::text[])`;
+  const needsAttention = sql`${isCovered} AND (
+    r.state IN ('failed', 'held')
+    OR (r.state = 'receiving' AND r.revision_id IN (
+      SELECT f.revision_id FROM ingest.upload u JOIN ingest.run_file f USING (upload_id) WHERE ${isStalled()}))
+    OR (r.state = 'queued' AND EXISTS (
+      SELECT FROM ingest.load_attempt a WHERE a.revision_id = r.revision_id AND a.attempt > 1)))`;
+  const rows = await summaries(db, needsAttention, limit);
+  return rows.map(toSummary);
+}
+
 /** What may have changed: everything on its way or published, `known` runs, and what acts after `eventId` touched. */
 export async function listRunsToWatch(
   db: Kysely<Database>,
@@ -75,19 +95,20 @@ async function summaries(
         ORDER BY model, run_key, revision DESC) n),
     chosen AS (
       SELECT r.*, ${shownState()} AS shown_state FROM newest r
-      WHERE ${condition} ORDER BY r.revision_id DESC LIMIT ${limit})
-    SELECT c.*, p.revision AS published_revision, f.*, a.attempt, a.worker, a.phase, a.bytes_done, a.rows_done,
-           a.started_at, a.finished_at, a.next_try_at, a.error AS load_error
-    FROM chosen c
-    LEFT JOIN ingest.run_revision p ON p.model = c.model AND p.run_key = c.run_key AND p.state = 'published'
-    CROSS JOIN LATERAL (
-      SELECT count(*) AS files, count(u.received_at) AS received_files,
+      WHERE ${condition} ORDER BY r.revision_id DESC LIMIT ${limit}),
+    files AS ( -- in one pass for all of them: asked for run by run, each might read every upload
+      SELECT c.revision_id, count(u.upload_id) AS files, count(u.received_at) AS received_files,
              count(*) FILTER (WHERE ${isStalled()}) AS stalled_files,
              coalesce(sum(f.bytes), 0)::bigint AS bytes,
              coalesce(sum(u.offset_bytes), 0)::bigint AS received_bytes,
              max(u.last_progress_at) AS last_progress_at
-      FROM ingest.run_file f JOIN ingest.upload u USING (upload_id)
-      WHERE f.revision_id = c.revision_id) f
+      FROM chosen c LEFT JOIN (ingest.run_file f JOIN ingest.upload u USING (upload_id)) USING (revision_id)
+      GROUP BY c.revision_id)
+    SELECT c.*, p.revision AS published_revision, f.*, a.attempt, a.worker, a.phase, a.bytes_done, a.rows_done,
+           a.started_at, a.finished_at, a.next_try_at, a.error AS load_error
+    FROM chosen c
+    LEFT JOIN ingest.run_revision p ON p.model = c.model AND p.run_key = c.run_key AND p.state = 'published'
+    JOIN files f ON f.revision_id = c.revision_id
     LEFT JOIN LATERAL (
       SELECT * FROM ingest.load_attempt a WHERE a.revision_id = c.revision_id ORDER BY a.attempt DESC LIMIT 1) a ON true
     ORDER BY c.revision_id DESC`.execute(db);

@@ -1,5 +1,5 @@
 import type { Database } from 'db-schema';
-import { type Kysely, sql } from 'kysely';
+import { type Kysely, type RawBuilder, sql } from 'kysely';
 
 /** The channel that idle loaders listen on. */
 export const QUEUE_CHANNEL = 'ingest_queue';
@@ -11,8 +11,11 @@ export interface QueuedRevision {
   readonly revision: number;
 }
 
+/** Which revisions to look at: one, those that an upload is part of, or all that still receive. */
+export type LookAt = { readonly revisionId: number } | { readonly uploadId: string } | 'all';
+
 /**
- * Queues every revision that has all its files, and wakes the loaders. Idempotent: called after each finished
+ * Queues revisions that have all their files, and wakes the loaders. Idempotent: called after each finished
  * file, and by the sweep for what a crash left undone.
  *
  * Files are sent in the order of their names, so the last name is the one to be missing: asked for first, it
@@ -22,17 +25,29 @@ export interface QueuedRevision {
  * It must be a statement of its own, after the file's `received_at` has committed: of two files that finish at
  * once, the later one sees both.
  */
-export async function queueCompleteRevisions(db: Kysely<Database>): Promise<readonly QueuedRevision[]> {
+export async function queueCompleteRevisions(
+  db: Kysely<Database>,
+  lookAt: LookAt,
+): Promise<readonly QueuedRevision[]> {
   const { rows } = await sql<QueuedRevision>`
-    WITH complete AS (
-      UPDATE ingest.run_revision r
-      SET state = 'queued', queued_at = now()
-      WHERE r.state = 'receiving'
-        AND (
-          SELECT f.name FROM ingest.run_file f JOIN ingest.upload u USING (upload_id)
-          WHERE f.revision_id = r.revision_id AND u.received_at IS NULL
-          ORDER BY f.name DESC LIMIT 1) IS NULL
-      RETURNING r.revision_id, r.model, r.run_key, r.revision)
-    SELECT *, pg_notify(${QUEUE_CHANNEL}, revision_id::text) FROM complete`.execute(db);
+    UPDATE ingest.run_revision r
+    SET state = 'queued', queued_at = now()
+    WHERE r.state = 'receiving' AND ${isLookedAt(lookAt)}
+      AND (
+        SELECT f.name FROM ingest.run_file f JOIN ingest.upload u USING (upload_id)
+        WHERE f.revision_id = r.revision_id AND u.received_at IS NULL
+        ORDER BY f.name DESC LIMIT 1) IS NULL
+    RETURNING r.revision_id, r.model, r.run_key, r.revision`.execute(db);
+  // Not in the same statement: PostgreSQL holds one lock for all that notify until their commits are on the disk.
+  if (rows.length > 0) await sql`SELECT pg_notify(${QUEUE_CHANNEL}, '')`.execute(db);
   return rows;
+}
+
+/** Files that finish at once would wait for each other's rows, if each looked at the runs of all of them. */
+function isLookedAt(lookAt: LookAt): RawBuilder<boolean> {
+  if (lookAt === 'all') return sql`true`;
+  if ('revisionId' in lookAt) return sql`r.revision_id = ${lookAt.revisionId}`;
+  // As an array it is asked for first; a semi-join may come after every other run has been read through.
+  return sql`r.revision_id = ANY (ARRAY(
+    SELECT revision_id FROM ingest.run_file WHERE upload_id = ${lookAt.uploadId}))`;
 }

@@ -6,5 +6,5 @@ import { markReceived } from './upload-records.ts';
 /** Does what a finish hook that died left undone. Run at start and every minute; doing it twice changes nothing. */
 export async function sweepFinishedUploads(db: Kysely<Database>): Promise<readonly QueuedRevision[]> {
   await markReceived(db);
-  return queueCompleteRevisions(db);
+  return queueCompleteRevisions(db, 'all');
 }

@@ -87,7 +87,7 @@ export async function finishUpload(
   uploadId: string,
 ): Promise<readonly QueuedRevision[]> {
   await markReceived(db, uploadId);
-  return queueCompleteRevisions(db);
+  return queueCompleteRevisions(db, { uploadId });
 }
 
 /** Marks what has all its bytes; one upload, or every one that a crash left unmarked. */
