@@ -1,5 +1,6 @@
 import type { Database, KeyBuild, LoadPhase } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
+import { noteLostAttempt } from './note-lost-attempt.ts';
 
 /** What is told of a running load, twice a second at most. */
 export interface LoadProgress {
@@ -17,28 +18,22 @@ export interface StartedAttempt {
 
 /**
  * Notes that a load begins. An earlier attempt that never ended was lost with its loader: whoever holds the
- * claim now knows that nobody else works on the revision.
+ * claim now knows that nobody else works on the revision. After one loss it begins again at once; when the
+ * loaders of a revision vanish one after the other it is likely to be what kills them (for want of memory, say),
+ * and has to wait, so that others are loaded in between.
  *
  * Attempts are written outside the load's transaction (`side`), so that they can be seen while it runs and
  * survive its rollback; the claimed row itself is never touched from here.
+ *
+ * @returns `must wait` when the next try is due later; no attempt has begun then.
  */
 export async function startAttempt(
   side: Kysely<Database>,
   revisionId: number,
   worker: string,
-): Promise<StartedAttempt> {
+): Promise<StartedAttempt | 'must wait'> {
   return side.transaction().execute(async (trx) => {
-    await trx
-      .updateTable('ingest.load_attempt')
-      .set({
-        outcome: 'lost',
-        finished_at: sql<Date>`now()`,
-        error:
-          'The loader that worked on it vanished (killed, or cut off from the database); its transaction was rolled back.',
-      })
-      .where('revision_id', '=', revisionId)
-      .where('finished_at', 'is', null)
-      .execute();
+    if ((await noteLostAttempt(trx, revisionId)) === 'must wait') return 'must wait';
     const row = await trx
       .insertInto('ingest.load_attempt')
       .columns(['revision_id', 'worker', 'attempt'])
@@ -96,13 +91,4 @@ export async function endAttemptForRetry(
     .where('attempt_id', '=', attemptId)
     .where('finished_at', 'is', null)
     .execute();
-}
-
-const FIRST_DELAY_MS = 1_000;
-const LONGEST_DELAY_MS = 5 * 60_000;
-
-/** Exponential backoff with half of it jitter: 1 s, 2 s, 4 s … 5 min. */
-export function retryDelayMs(attempt: number, random: () => number = Math.random): number {
-  const full = Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** Math.min(attempt - 1, 20));
-  return Math.round(full / 2 + (random() * full) / 2);
 }

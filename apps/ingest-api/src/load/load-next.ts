@@ -4,10 +4,11 @@ import pg from 'pg';
 import { destroyConnection } from '../destroy-connection.ts';
 import { describeError } from '../errors.ts';
 import { type ClaimedRevision, claimNextLoad } from './claim-next-load.ts';
-import { endAttemptForRetry, retryDelayMs, startAttempt } from './load-attempts.ts';
+import { endAttemptForRetry, startAttempt } from './load-attempts.ts';
 import { loadRevision } from './load-revision.ts';
 import type { LoaderContext } from './loader-context.ts';
 import { PhaseClock } from './phase-clock.ts';
+import { retryDelayMs } from './retry-delay.ts';
 import { watchLoad } from './watch-load.ts';
 
 const CLAIM_WITHIN_MS = 30_000;
@@ -64,8 +65,17 @@ async function attemptLoad(
 ): Promise<void> {
   const { side, log } = context;
   const backendPid = await backendPidOf(client);
-  const { attemptId, attempt } = await startAttempt(side, claimed.revisionId, context.worker);
-  const run = { model: claimed.model, run: claimed.run, revision: claimed.revision, attempt };
+  const { model, run: runKey, revision } = claimed;
+  const started = await startAttempt(side, claimed.revisionId, context.worker);
+  if (started === 'must wait') {
+    log.warn(
+      { model, run: runKey, revision },
+      'loaders of this run vanished again and again; it has to wait',
+    );
+    return;
+  }
+  const { attemptId, attempt } = started;
+  const run = { model, run: runKey, revision, attempt };
   log.info(run, 'load started');
   const startedMs = performance.now();
   const progress = new PhaseClock();
