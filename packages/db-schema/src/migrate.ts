@@ -28,7 +28,8 @@ export interface MigrationReport {
  * Brings the database up to the newest schema, in one transaction, under an advisory lock:
  * two processes may run it at once, and the second finds nothing to do.
  *
- * @throws the database's own error, with the name of the migration that met it.
+ * @throws the database's own error, with the name of the migration that met it; before the first step when the
+ *   database cannot store every character that a line of scores may hold.
  */
 export async function migrateToLatest(databaseUrl: string): Promise<MigrationReport> {
   const pool = new pg.Pool({
@@ -39,6 +40,7 @@ export async function migrateToLatest(databaseUrl: string): Promise<MigrationRep
   });
   const db = new Kysely<never>({ dialect: new PostgresDialect({ pool }) });
   try {
+    await refuseOtherEncoding(pool);
     const migrator = new Migrator({
       db,
       provider: { getMigrations: async () => MIGRATIONS },
@@ -54,4 +56,14 @@ export async function migrateToLatest(databaseUrl: string): Promise<MigrationRep
   } finally {
     await db.destroy();
   }
+}
+
+/** In another encoding a load would meet the first character that it lacks, again at each try. */
+async function refuseOtherEncoding(pool: pg.Pool): Promise<void> {
+  const { rows } = await pool.query<{ server_encoding: string }>('SHOW server_encoding');
+  const encoding = rows[0]?.server_encoding;
+  if (encoding === 'UTF8') return;
+  throw new Error(
+    `The database has the encoding ${encoding}, and scores need UTF8. Make another one: CREATE DATABASE scores ENCODING 'UTF8' TEMPLATE template0.`,
+  );
 }

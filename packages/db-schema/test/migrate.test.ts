@@ -20,6 +20,29 @@ describe('migrateToLatest', () => {
     await Promise.all(databases.map((database) => database.drop()));
   });
 
+  it('refuses a database that cannot store every character', async () => {
+    const database = await createTestDatabase();
+    const client = new pg.Client({ connectionString: database.url });
+    await client.connect();
+    const latin = `latin_${process.pid}`;
+    await client.query(
+      `CREATE DATABASE ${latin} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0`,
+    );
+    try {
+      const url = new URL(database.url);
+      url.pathname = latin;
+      const error = await migrateToLatest(url.href).then(
+        () => undefined,
+        (reason: Error) => reason,
+      );
+      expect(error?.message).to.contain('the encoding LATIN1, and scores need UTF8');
+    } finally {
+      await client.query(`DROP DATABASE ${latin} WITH (FORCE)`);
+      await client.end();
+      await database.drop();
+    }
+  });
+
   it('changes nothing and says which step stopped when it fails', async () => {
     const database = await createTestDatabase();
     const client = new pg.Client({ connectionString: database.url });
