@@ -37,7 +37,11 @@ describe('migrateToLatest', () => {
       );
       expect(error?.message).to.contain('the encoding LATIN1, and scores need UTF8');
     } finally {
-      await client.query(`DROP DATABASE ${latin} WITH (FORCE)`);
+      // The backend of a connection that was just ended is there for a moment longer.
+      const isInUse = async () =>
+        (await client.query('SELECT FROM pg_stat_activity WHERE datname = $1', [latin])).rows.length > 0;
+      for (const deadlineMs = Date.now() + 10_000; (await isInUse()) && Date.now() < deadlineMs; );
+      await client.query(`DROP DATABASE ${latin}`);
       await client.end();
       await database.drop();
     }
