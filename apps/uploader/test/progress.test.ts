@@ -18,6 +18,7 @@ function sending(label: string): RunView {
 describe('progress', () => {
   const rates = { ofRun: () => 10e6, ofFile: () => 5e6, total: 10e6 };
   const view = (...runs: RunView[]): PushView => ({ startedAtMs: 0, runs });
+  const shown = (run: RunView): string[] => renderBlock(view(run), rates, 120, 24).split('\n');
 
   it('on a terminal shows each run, its active files with a bar, rate and time left, and the total', () => {
     const lines = renderBlock(view(sending('churn/1'), newRunView('fraud/1', 1)), rates, 120, 24).split('\n');
@@ -38,14 +39,31 @@ describe('progress', () => {
   it('on a terminal shows how far the load is', () => {
     const run = sending('churn/1');
     run.stage = 'in_service';
-    run.load = { attempt: 2, phase: 'building_key', rows: 1_200_000 };
-    expect(renderBlock(view(run), rates, 120, 24).split('\n')).to.deep.equal([
-      'churn/1  loading (attempt 2): building key, 1,200,000 rows',
-      `  load: building key           ${'█'.repeat(20)} 100 %`,
-    ]);
     run.load = { attempt: 2, phase: 'copying', bytes: 500e6, rows: 1_200_000 };
-    run.progress = { bytesPerSecond: 50e6, etaSeconds: 30 };
-    expect(renderBlock(view(run), rates, 120, 24)).to.match(/█{5}░{15} 25 % {2}50\.0 MB\/s {2}30 s left$/);
+    run.progress = { bytesPerSecond: 50e6, etaSeconds: 30, loadEtaSeconds: 75 };
+    expect(shown(run)).to.deep.equal([
+      'churn/1  loading (attempt 2): copying, 500 MB of 2.0 GB, 1,200,000 rows, 1 min 15 s until it is published',
+      `  load: copying                ${'█'.repeat(5)}${'░'.repeat(15)} 25 %  50.0 MB/s  30 s left`,
+    ]);
+  });
+
+  it('on a terminal shows the steps of the key, with a bar where something can be counted', () => {
+    const run = sending('churn/1');
+    run.stage = 'in_service';
+    const empty = '░'.repeat(20);
+    run.load = { phase: 'building_key', rows: 10, keyBuild: { step: 'sorting', done: 0, total: 0 } };
+    expect(shown(run)).to.deep.equal([
+      'churn/1  loading: building key (sorting), 10 rows',
+      `  load: building key           ${empty}`,
+    ]);
+    run.load = { phase: 'building_key', rows: 10, keyBuild: { step: 'writing', done: 5, total: 10 } };
+    run.progress = { etaSeconds: 40, loadEtaSeconds: 40 };
+    expect(shown(run)).to.deep.equal([
+      'churn/1  loading: building key (writing the index), 10 rows, 40 s until it is published',
+      `  load: building key           ${'█'.repeat(10)}${'░'.repeat(10)} 50 %  40 s left`,
+    ]);
+    run.load = { phase: 'building_key', rows: 10 };
+    expect(shown(run)[1]).to.match(/^ {2}load: building key +░{20} {2}40 s left$/);
   });
 
   it('elsewhere writes whole lines, now and then', async () => {

@@ -38,7 +38,7 @@ describe('uploader push', () => {
     scratch.write('data/fraud/2026-11/a.ndjson', '{"pk":"1","score":1}');
     const { exitCode, stdout, stderr } = await push([dir]);
     expect(exitCode, stderr).to.equal(0);
-    expect(stdout).to.match(/^churn\/2026-11 revision 1 is published, [\d,]+ rows; .* sent in .*\.$/m);
+    expect(stdout).to.match(/^churn\/2026-11 revision 1 is published, [\d,]+ rows; .* sent, .* in all\.$/m);
     expect(stdout).to.match(/^fraud\/2026-11 revision 1 is published, 1 row; 20 bytes sent/m);
     expect(stderr).to.not.include('\r');
   });

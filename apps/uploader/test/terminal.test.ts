@@ -96,7 +96,8 @@ describe('uploader push, on a real terminal', function () {
     const { exitCode } = push(100, 24);
     await waitUntil('it copies', shows(/^ {2}load: copying +█+░+ +\d+ %/), 20_000);
     await waitUntil('it counts', shows(/loading: copying, 50\.0 kB of [\d.]+ kB, 1,200 rows/));
-    server.load = { attempt: 1, phase: 'building_key', bytes: 100_000, rows: 2500 };
+    const keyBuild = { step: 'writing', done: 2500, total: 2500 };
+    server.load = { attempt: 1, phase: 'building_key', bytes: 100_000, rows: 2500, keyBuild };
     await waitUntil('it builds the key', shows(/^ {2}load: building key +█{20} +100 %/));
     server.settle('published');
     expect(await exitCode).to.equal(0);

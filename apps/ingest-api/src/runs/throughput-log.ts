@@ -48,7 +48,10 @@ export class ThroughputLog {
     return this.#runs.get(keyOf(model, run, revision)) ?? [];
   }
 
-  /** Over the last half minute, what stood still included; null when there are no two looks to compare. */
+  /**
+   * Over the last half minute, what stood still included, but not the time before the first byte: while a run is
+   * received its load has not begun. null when there are no two looks to compare.
+   */
   bytesPerSecond(
     model: string,
     run: string,
@@ -58,7 +61,9 @@ export class ThroughputLog {
     const samples = this.samplesOf(model, run, revision);
     const last = samples.at(-1);
     if (last === undefined) return null;
-    const first = samples.find(({ at }) => last.at.getTime() - at.getTime() <= RATE_WINDOW_MS) ?? last;
+    const began = last[of] === 0 ? -1 : samples.findLastIndex((sample) => sample[of] === 0);
+    const isRecent = ({ at }: ThroughputSample) => last.at.getTime() - at.getTime() <= RATE_WINDOW_MS;
+    const first = samples.find((sample, index) => index >= began && isRecent(sample)) ?? last;
     const spanMs = last.at.getTime() - first.at.getTime();
     if (spanMs < SHORTEST_WINDOW_MS) return null;
     // A load that was begun anew stands behind where its last try was.

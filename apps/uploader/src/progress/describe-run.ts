@@ -1,5 +1,5 @@
-import type { Run } from '../service/run-schema.ts';
-import { formatBytes, formatCount, formatDuration, formatPercent } from './format.ts';
+import { describeLoad } from './describe-load.ts';
+import { formatBytes, formatDuration, formatPercent } from './format.ts';
 import { bytesThere, type RunView } from './push-view.ts';
 
 /** One run in one line, without its label. */
@@ -25,17 +25,14 @@ export function describeRun(view: RunView, bytesPerSecond: number): string {
     }
     case 'in_service':
       return view.load
-        ? describeLoad(view.load, view.totalBytes)
+        ? `${describeLoad(view.load, view.totalBytes)}${untilPublished(view)}`
         : `${view.serviceState ?? 'waiting'} in the service`;
     case 'done':
       return view.serviceState ?? 'done';
   }
 }
 
-export function describeLoad(load: NonNullable<Run['load']>, totalBytes: number): string {
-  const attempt = load.attempt && load.attempt > 1 ? ` (attempt ${load.attempt})` : '';
-  if (!load.phase) return `queued in the service${attempt}`;
-  const bytes = load.bytes ? `, ${formatBytes(load.bytes)} of ${formatBytes(totalBytes)}` : '';
-  const rows = load.rows ? `, ${formatCount(load.rows, 'row')}` : '';
-  return `loading${attempt}: ${load.phase.replaceAll('_', ' ')}${bytes}${rows}`;
+function untilPublished({ progress }: RunView): string {
+  const seconds = progress?.loadEtaSeconds;
+  return typeof seconds === 'number' ? `, ${formatDuration(seconds * 1000)} until it is published` : '';
 }

@@ -1,6 +1,6 @@
 import type { WriteStream } from 'node:tty';
 import { createLogUpdate } from 'log-update';
-import type { PushView, RunView } from './push-view.ts';
+import type { FileView, PushView, RunView } from './push-view.ts';
 import { createRate } from './rate.ts';
 import { renderBlock } from './render-block.ts';
 import type { Reporter } from './reporter.ts';
@@ -13,20 +13,21 @@ const CLEAR_SCREEN = '\u001B[H\u001B[J';
 /** The same for a person at a terminal: a block that is redrawn, and sentences that stay above it. */
 export function liveProgress(stream: WriteStream, view: PushView): Reporter {
   const block = createLogUpdate(stream);
-  const rates = new Map<string, ReturnType<typeof createRate>>();
-  const rateOf = (key: string, totalBytes: number): number => {
-    const rate = rates.get(key) ?? createRate();
-    rates.set(key, rate);
+  // A file's rate goes with the file: a run may have thousands.
+  const rates = new WeakMap<RunView | FileView | PushView, ReturnType<typeof createRate>>();
+  const rateOf = (of: RunView | FileView | PushView, totalBytes: number): number => {
+    const rate = rates.get(of) ?? createRate();
+    rates.set(of, rate);
     return rate(totalBytes, performance.now());
   };
   const draw = () => {
     const text = renderBlock(
       view,
       {
-        ofRun: (run: RunView) => rateOf(run.label, run.sentBytes),
-        ofFile: (run, name) => rateOf(`${run.label}\n${name}`, run.active.get(name)?.sentBytes ?? 0),
+        ofRun: (run) => rateOf(run, run.sentBytes),
+        ofFile: (file) => rateOf(file, file.sentBytes),
         total: rateOf(
-          '',
+          view,
           view.runs.reduce((sum, run) => sum + run.sentBytes, 0),
         ),
       },

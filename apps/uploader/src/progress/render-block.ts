@@ -1,10 +1,11 @@
+import { loadShare } from './describe-load.ts';
 import { describeRun } from './describe-run.ts';
 import { formatBytes, formatDuration, formatPercent } from './format.ts';
-import { bytesThere, type PushView, type RunView } from './push-view.ts';
+import { bytesThere, type FileView, type PushView, type RunView } from './push-view.ts';
 
 export type Rates = {
   ofRun: (run: RunView) => number;
-  ofFile: (run: RunView, name: string) => number;
+  ofFile: (file: FileView) => number;
   total: number;
 };
 
@@ -17,10 +18,10 @@ export function renderBlock(view: PushView, rates: Rates, columns: number, rows:
   for (const run of view.runs) {
     if (run.stage === 'waiting' || run.stage === 'done') continue;
     lines.push(`${run.label}  ${describeRun(run, rates.ofRun(run))}`);
-    if (run.stage === 'in_service' && run.load?.phase) lines.push(loadLine(run, run.load.phase));
+    if (run.stage === 'in_service' && run.load?.phase) lines.push(loadLine(run, run.load, run.load.phase));
     if (run.stage !== 'sending') continue;
     for (const file of run.active.values()) {
-      const rate = rates.ofFile(run, file.name);
+      const rate = rates.ofFile(file);
       const left = rate > 0 ? ((file.totalBytes - file.sentBytes) / rate) * 1000 : null;
       const eta = left === null ? '' : `  ${formatDuration(left)} left`;
       lines.push(
@@ -35,15 +36,18 @@ export function renderBlock(view: PushView, rates: Rates, columns: number, rows:
   return shown.map((line) => (line.length >= columns ? `${line.slice(0, columns - 2)}…` : line)).join('\n');
 }
 
-/** In the form of a file's line: the same bytes go on. After the copying there are no bytes to count. */
-function loadLine(run: RunView, phase: string): string {
+/** In the form of a file's line: the same bytes go on. */
+function loadLine(run: RunView, load: NonNullable<RunView['load']>, phase: string): string {
   const name = fit(`load: ${phase.replaceAll('_', ' ')}`);
-  const bytes = phase === 'copying' ? (run.load?.bytes ?? 0) : run.totalBytes;
-  const rate = run.progress?.bytesPerSecond;
+  const share = loadShare(load, run.totalBytes);
+  const done = share
+    ? `${bar(share.done, share.total)} ${formatPercent(share.done, share.total)}`
+    : bar(0, 1);
+  const rate = phase === 'copying' ? run.progress?.bytesPerSecond : null;
   const left = run.progress?.etaSeconds;
   const pace = rate ? `  ${formatBytes(rate)}/s` : '';
   const eta = typeof left === 'number' ? `  ${formatDuration(left * 1000)} left` : '';
-  return `  ${name} ${bar(bytes, run.totalBytes)} ${formatPercent(bytes, run.totalBytes)}${pace}${eta}`;
+  return `  ${name} ${done}${pace}${eta}`;
 }
 
 function totalLine(view: PushView, bytesPerSecond: number): string {

@@ -1,4 +1,4 @@
-import { describeLoad } from '../progress/describe-run.ts';
+import { describeLoad } from '../progress/describe-load.ts';
 import { formatBytes, formatCount } from '../progress/format.ts';
 import type { RunView } from '../progress/push-view.ts';
 import type { Run } from '../service/run-schema.ts';
@@ -20,7 +20,12 @@ export function describeChange(before: Run, now: Run, view: RunView): string[] {
   const phase = now.load?.phase;
   if (now.load && phase && phase !== before.load?.phase) {
     sentences.push(`${view.label}: ${describeLoad(now.load, view.totalBytes)}`);
-  } else if (now.state !== before.state && EXIT_CODE_OF_STATE[now.state] === null) {
+    // That it is loading is told with its phase, which comes a moment later.
+  } else if (
+    now.state !== before.state &&
+    now.state !== 'loading' &&
+    EXIT_CODE_OF_STATE[now.state] === null
+  ) {
     sentences.push(`${view.label}: ${now.state}`);
   }
   if (now.load?.lastError && now.load.lastError !== before.load?.lastError) {

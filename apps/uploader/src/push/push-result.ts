@@ -19,12 +19,13 @@ export function describeOutcome(run: RunOutcome): string {
     run.state === 'failed' ? 'failed' : `is ${run.state === 'receiving' ? 'received' : run.state}`;
   if (run.error) {
     const { detail, file, line } = run.error;
-    const place = line === undefined ? '' : ` (${file ?? '?'}:${line})`;
+    const told = line === undefined || (file !== undefined && detail.includes(file));
+    const place = told ? '' : ` (${file ?? '?'}:${line})`;
     // A fault on the way here says nothing of the state that the run has there.
     const settled = run.state === 'failed' || run.state === 'held' || run.state === 'cancelled';
     return `${label}${settled ? ` ${state}` : ''}: ${detail}${place}`;
   }
   const rows = run.rows === null ? '' : `, ${formatCount(run.rows, 'row')}`;
   const sent = run.bytesSent === 0 ? 'nothing had to be sent' : `${formatBytes(run.bytesSent)} sent`;
-  return `${label} ${state}${rows}; ${sent} in ${formatDuration(run.seconds * 1000)}.`;
+  return `${label} ${state}${rows}; ${sent}, ${formatDuration(run.seconds * 1000)} in all.`;
 }

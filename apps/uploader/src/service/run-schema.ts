@@ -35,13 +35,22 @@ export const runSchema = z.object({
     .object({
       attempt: z.number().nullish(),
       phase: z.string().nullish(),
+      /** `total` is 0 while nothing can be counted. */
+      keyBuild: z.object({ step: z.string(), done: z.number(), total: z.number() }).nullish(),
       bytes: z.number().nullish(),
       rows: z.number().nullish(),
       nextTryAt: z.string().nullish(),
       lastError: z.string().nullish(),
     })
     .nullish(),
-  progress: z.object({ bytesPerSecond: z.number().nullish(), etaSeconds: z.number().nullish() }).nullish(),
+  progress: z
+    .object({
+      bytesPerSecond: z.number().nullish(),
+      /** Of what goes on now, and of the whole load. */
+      etaSeconds: z.number().nullish(),
+      loadEtaSeconds: z.number().nullish(),
+    })
+    .nullish(),
   error: z
     .object({
       code: z.string(),

@@ -1,4 +1,4 @@
-import { describeLoad } from '../progress/describe-run.ts';
+import { describeLoad } from '../progress/describe-load.ts';
 import { formatBytes, formatPercent } from '../progress/format.ts';
 import type { RunView } from '../progress/push-view.ts';
 import { errorOfState } from '../push/outcome.ts';

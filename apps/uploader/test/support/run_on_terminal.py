@@ -31,15 +31,19 @@ if pid == 0:
     set_size(1, int(sys.argv[1]), int(sys.argv[2]))
     os.execvp(sys.argv[3], sys.argv[3:])
 
-sources = [terminal, sys.stdin]
+commands = sys.stdin.fileno()
+sources = [terminal, commands]
+unfinished = b""
 while True:
     ready, _, _ = select.select(sources, [], [])
-    if sys.stdin in ready:
-        line = sys.stdin.readline()
-        if line:
-            obey(terminal, line.rstrip("\n"))
-        else:
-            sources.remove(sys.stdin)
+    if commands in ready:
+        # Not readline(): of two lines that come at once it would keep the second, and select() not know of it.
+        data = os.read(commands, 65536)
+        if not data:
+            sources.remove(commands)
+        *lines, unfinished = (unfinished + data).split(b"\n")
+        for line in lines:
+            obey(terminal, line.decode())
     if terminal in ready:
         try:
             data = os.read(terminal, 65536)

@@ -27,6 +27,7 @@ export function startOnTerminal(
   env: Record<string, string>,
   columns: number,
   rows: number,
+  cwd = process.cwd(),
 ): TerminalRun {
   const shown = new headless.Terminal({
     cols: Math.max(columns, 2),
@@ -38,6 +39,7 @@ export function startOnTerminal(
     'python3',
     [RUN_ON_TERMINAL, String(columns), String(rows), process.execPath, BIN, ...args],
     {
+      cwd,
       env: { PATH: process.env.PATH ?? '', TERM: 'xterm-256color', ...env },
       stdio: ['pipe', 'pipe', 'inherit'],
     },
