@@ -1,17 +1,22 @@
+import { type ChildProcess, fork } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { expect } from 'chai';
-import { declareUpload } from './support/one-upload.ts';
+import type { SendOrder, SendReport } from './many-uploads/send-uploads.ts';
+import type { WatchOrder } from './many-uploads/time-answers.ts';
 import { type Service, startTestSystem, type TestSystem } from './support/test-system.ts';
 
 const UPLOADS = 100;
 const STALLED = 100;
-const BYTES = 1024 * 1024;
-/** Sent in pieces, as a network brings them, so that all of them are under way at once. */
-const PIECES = 4;
+const MIB = 1024 * 1024;
+/** Sent by two requests, so that their beginnings and ends are among what is measured. */
+const BYTES = 3 * MIB;
+const PATCH_BYTES = BYTES / 2;
 const MOST_RESIDENT_MB = 300;
-/** The aim is 50 ms on a machine of its own; here senders, service and database share two cores with other tests. */
-const SLOWEST_STATUS_MS = 5_000;
+/** What an honest client on a network brings, and what the service is asked to bear: 100 MiB/s in all. */
+const PACED_BYTES_PER_SECOND = MIB;
 
 describe('A service with 100 uploads under way, and 100 that have stalled', function () {
   this.timeout(180_000);
@@ -22,88 +27,105 @@ describe('A service with 100 uploads under way, and 100 that have stalled', func
   before(async () => {
     system = await startTestSystem();
     service = await system.startService();
+    for (const path of await declare('stalled', STALLED)) stalled.push(stall(path));
   });
   after(async () => {
     for (const socket of stalled) socket.destroy();
     await system.stop();
   });
 
-  it('takes every byte of the honest ones, answers status meanwhile, and stays small', async () => {
-    const line = `{ "pk": "1", "score": "1" }\n`;
-    const filling = Buffer.from(line.repeat(Math.ceil(BYTES / line.length)));
-    const declare = (name: string) =>
-      declareUpload(
-        service.url,
-        system.token,
-        name,
-        Buffer.concat([Buffer.from(`{ "pk": "${name}", "score": "1" }\n`), filling]),
+  // The aim is 50 ms (docs/faults.md has the figures); here senders, service and database share two cores with others.
+  const ways = [
+    { name: 'at 1 MiB/s each', bytesPerSecond: PACED_BYTES_PER_SECOND, slowestStatusMs: 1_500 },
+    { name: 'as fast as they can', bytesPerSecond: null, slowestStatusMs: 5_000 },
+  ];
+  for (const { name, bytesPerSecond, slowestStatusMs } of ways) {
+    it(`takes every byte of those that send ${name}, answers status meanwhile, and stays small`, async () => {
+      const uploads = await declare(name, UPLOADS);
+      const { url } = service;
+      const { token } = system;
+      const status = startProcess<WatchOrder>('time-answers', {
+        url: `${url}/v1/status`,
+        token,
+        everyMs: 20,
+      });
+      const sender = startProcess<SendOrder>('send-uploads', {
+        url,
+        token,
+        uploads,
+        sizeBytes: BYTES,
+        patchBytes: PATCH_BYTES,
+        bytesPerSecond,
+      });
+      const report = await answerOf<SendReport>(sender);
+      status.send('stop');
+      const times = (await answerOf<number[]>(status)).sort((a, b) => a - b);
+      const percentile = (share: number) => times[Math.floor(times.length * share)] ?? Number.NaN;
+      const residentMb = await peakResidentMb(service.pid);
+      console.log(
+        `      ${UPLOADS} x ${BYTES / MIB} MiB ${name} in ${report.seconds.toFixed(1)} s, told to come again ${report.comeAgain} times; ` +
+          `status ${times.length} times: median ${percentile(0.5).toFixed(0)} ms, p90 ${percentile(0.9).toFixed(0)}, ` +
+          `p99 ${percentile(0.99).toFixed(0)}; peak resident ${residentMb} MB`,
       );
-    for (let i = 0; i < STALLED; i += 1) stalled.push(stall((await declare(`stalled-${i}`)).id));
-    const uploads = [];
-    for (let i = 0; i < UPLOADS; i += 1) uploads.push(await declare(`honest-${i}`));
+      expect(report.comeAgain).to.be.lessThan(UPLOADS);
+      expect(residentMb).to.be.at.most(MOST_RESIDENT_MB);
+      expect(percentile(0.99)).to.be.lessThan(slowestStatusMs);
+      const received = await system.query(
+        `SELECT FROM ingest.upload JOIN ingest.run_file USING (upload_id) JOIN ingest.run_revision USING (revision_id)
+         WHERE received_at IS NOT NULL AND state = 'queued' AND run_key LIKE $1`,
+        [`${name} %`],
+      );
+      expect(received).to.have.length(UPLOADS);
+    });
+  }
 
-    let isOver = false;
-    let comeAgain = 0;
-    const statusMs = watchStatus(() => isOver);
-    const startedMs = performance.now();
-    await Promise.all(
-      uploads.map(async (upload) => {
-        const size = upload.content.length;
-        const pieceBytes = Math.ceil(size / PIECES);
-        for (let offset = 0; offset < size; ) {
-          const { status } = await upload.patch(offset, Math.min(size, offset + pieceBytes));
-          // As every client does that is told to come again: it goes on from where the service stands.
-          if (status !== 204) comeAgain += 1;
-          offset = status === 204 ? Math.min(size, offset + pieceBytes) : await upload.offset();
-          expect(status, 'an answer').to.be.oneOf([204, 423, 503]);
-        }
-      }),
-    );
-    const seconds = (performance.now() - startedMs) / 1000;
-    isOver = true;
-    const times = (await statusMs).sort((a, b) => a - b);
-    const p99 = times[Math.floor(times.length * 0.99)] ?? Number.NaN;
-    const residentMb = await peakResidentMb(service.pid);
-    console.log(
-      `      ${UPLOADS} x ${BYTES / 2 ** 20} MiB in ${seconds.toFixed(1)} s, told to come again ${comeAgain} times; status ${times.length} times, median ` +
-        `${times[times.length >> 1]?.toFixed(0)} ms, p99 ${p99.toFixed(0)} ms; peak resident ${residentMb} MB`,
-    );
-    expect(comeAgain).to.be.lessThan(UPLOADS);
-    expect(residentMb).to.be.at.most(MOST_RESIDENT_MB);
-    expect(p99).to.be.lessThan(SLOWEST_STATUS_MS);
-    const received = await system.query(`SELECT FROM ingest.upload WHERE received_at IS NOT NULL`);
-    expect(received).to.have.length(UPLOADS);
-  });
+  /** @returns the paths of the uploads of so many runs. */
+  async function declare(name: string, runs: number): Promise<string[]> {
+    const paths = [];
+    for (let i = 0; i < runs; i += 1) {
+      const run = `${name} ${i}`;
+      const sha256 = createHash('sha256').update(run).digest('hex');
+      const answer = await fetch(`${service.url}/v1/models/churn/runs/${encodeURIComponent(run)}`, {
+        method: 'PUT',
+        headers: { authorization: `Bearer ${system.token}`, 'content-type': 'application/json' },
+        body: JSON.stringify({ files: [{ name: 'a.jsonl', bytes: BYTES, sha256, lines: 1 }] }),
+      });
+      const { files } = (await answer.json()) as { files?: { uploadUrl: string }[] };
+      paths.push(...(files ?? []).map(({ uploadUrl }) => uploadUrl));
+    }
+    expect(paths, 'uploads declared').to.have.length(runs);
+    return paths;
+  }
 
   /** The head of a PATCH and a few bytes, and then nothing more. */
-  function stall(uploadId: string): Socket {
+  function stall(path: string): Socket {
     const socket = connect(service.port, '127.0.0.1');
     socket.on('error', () => {}); // it may be cut off: that is the service's right
     socket.write(
-      `PATCH /v1/uploads/${uploadId} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${system.token}\r\n` +
+      `PATCH ${path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${system.token}\r\n` +
         `Tus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\nContent-Type: application/offset+octet-stream\r\n` +
         `Content-Length: ${BYTES}\r\n\r\n{ "pk": `,
     );
     return socket;
   }
-
-  async function watchStatus(isOver: () => boolean): Promise<number[]> {
-    const times: number[] = [];
-    while (!isOver()) {
-      const askedMs = performance.now();
-      const answer = await fetch(`${service.url}/v1/status`, {
-        headers: { authorization: `Bearer ${system.token}` },
-      });
-      await answer.arrayBuffer();
-      if (answer.status !== 200) throw new Error(`/v1/status answered ${answer.status}.`);
-      times.push(performance.now() - askedMs);
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    }
-    return times;
-  }
 });
 
+function startProcess<Order extends SendOrder | WatchOrder>(program: string, order: Order): ChildProcess {
+  const child = fork(new URL(`./many-uploads/${program}.ts`, import.meta.url));
+  child.send(order);
+  return child;
+}
+
+async function answerOf<Answer>(child: ChildProcess): Promise<Answer> {
+  const ended = once(child, 'exit').then(([code]) => {
+    throw new Error(`The process ended with ${code} before it answered; its error is above.`);
+  });
+  const [answer] = await Promise.race([once(child, 'message'), ended]);
+  ended.catch(() => {}); // it ends now, after its answer
+  return answer as Answer;
+}
+
 async function peakResidentMb(pid: number): Promise<number> {
-  const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
+  const status = await readFile(`/proc/${pid}/status`, 'utf8');
   return Math.round(Number(/VmHWM:\s+(\d+)/.exec(status)?.[1] ?? 0) / 1024);
 }

@@ -24,8 +24,14 @@ const types: pg.CustomTypesConfig = {
 };
 
 /**
+ * What the server asks of a connection that is silent: half a minute after its host has died the session ends, with
+ * its transaction and its locks. Without them that takes two hours, and a loader that is gone counts as running.
+ */
+const SERVER_KEEPALIVES = '-c tcp_keepalives_idle=15 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3';
+
+/**
  * How every connection of this product is made: a fixed role and search_path (each name in our SQL says its
- * schema), UTC, TCP keepalives (pg leaves them off; a dead host would hold its rows for two hours).
+ * schema), UTC, TCP keepalives from both ends (pg leaves its own off).
  */
 export function clientConfig({
   databaseUrl,
@@ -37,7 +43,7 @@ export function clientConfig({
     ...(silenceTimeoutMs === undefined ? {} : { stream: () => impatientSocket(silenceTimeoutMs) }),
     connectionString: databaseUrl,
     application_name: applicationName,
-    options: `-c role=${role} -c search_path=pg_catalog -c timezone=UTC`,
+    options: `-c role=${role} -c search_path=pg_catalog -c timezone=UTC ${SERVER_KEEPALIVES}`,
     connectionTimeoutMillis: 10_000,
     keepAlive: true,
     keepAliveInitialDelayMillis: 15_000,

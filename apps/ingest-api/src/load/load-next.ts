@@ -43,15 +43,13 @@ export async function loadNext(context: LoaderContext): Promise<boolean> {
 
 /**
  * The server notices within 2 s that this process has gone, even while it builds an index, and rolls back;
- * a dead host is noticed by the keepalives, a server that waits for us by the last setting.
+ * a dead host is noticed by the keepalives that every connection has, or where bytes are on their way to it by
+ * tcp_user_timeout; a process that says nothing between two statements by the time-out for idle transactions.
  */
 async function beginLoad(client: pg.Client, { maintenanceWorkMem }: LoaderContext): Promise<void> {
   await client.query('BEGIN');
   await client.query(`
     SET LOCAL client_connection_check_interval = '2s';
-    SET LOCAL tcp_keepalives_idle = 15;
-    SET LOCAL tcp_keepalives_interval = 5;
-    SET LOCAL tcp_keepalives_count = 3;
     SET LOCAL tcp_user_timeout = '30s';
     SET LOCAL idle_in_transaction_session_timeout = '5min';
     SET LOCAL statement_timeout = 0;

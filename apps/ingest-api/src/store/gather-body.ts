@@ -1,7 +1,12 @@
 import type { IncomingMessage } from 'node:http';
 
 /** Small network chunks are gathered to about this much before they are written (traps: one write a chunk is slow). */
-const GATHER_BYTES = 1024 * 1024;
+const MOST_GATHERED_BYTES = 1024 * 1024;
+const LEAST_GATHERED_BYTES = 128 * 1024;
+/** What all bodies may gather together; as much again may be on its way to the disk (`e2e/many-uploads.test.ts`). */
+const SHARED_BYTES = 32 * 1024 * 1024;
+
+let bodiesUnderWay = 0;
 
 export interface GatherOptions {
   /** More bytes than these end the gathering with what `tooMuch` makes. */
@@ -14,8 +19,8 @@ export interface GatherOptions {
 }
 
 /**
- * The body of a request in pieces of about 1 MiB, the next one coming in while the caller works on this one;
- * when both are full the sender is held back. Ends with the body, with the connection, or with the signal:
+ * The body of a request in pieces of about 1 MiB (less when many come at once), the next one coming in while the
+ * caller works on this one; when both are full the sender is held back. Ends with the body, with the connection, or with the signal:
  * what had come by then is given, as the sender can go on from there.
  *
  * Straight from Node's request: a web stream in between halves the throughput (docs/decisions/0021).
@@ -26,6 +31,8 @@ export async function* gatherBody(
   body: IncomingMessage,
   { limitBytes, tooMuch, signal, onProgress }: GatherOptions,
 ): AsyncGenerator<readonly Uint8Array[]> {
+  bodiesUnderWay += 1;
+  let pieceBytes = shareOfMemory(); // the same for all of a piece: one that was full must not become too little
   let gathered: Uint8Array[] = [];
   let gatheredBytes = 0;
   let totalBytes = 0;
@@ -43,7 +50,7 @@ export async function* gatherBody(
     onProgress();
     gathered.push(chunk);
     gatheredBytes += chunk.byteLength;
-    if (gatheredBytes < GATHER_BYTES) return;
+    if (gatheredBytes < pieceBytes) return;
     body.pause();
     wake();
   };
@@ -60,7 +67,7 @@ export async function* gatherBody(
   signal.addEventListener('abort', end, { once: true });
   try {
     for (;;) {
-      if (!isOver && gatheredBytes < GATHER_BYTES) {
+      if (!isOver && gatheredBytes < pieceBytes) {
         await new Promise<void>((resolve) => {
           wake = resolve;
         });
@@ -70,11 +77,17 @@ export async function* gatherBody(
       const piece = gathered;
       gathered = [];
       gatheredBytes = 0;
+      pieceBytes = shareOfMemory();
       if (!isOver) body.resume();
       yield piece;
     }
   } finally {
+    bodiesUnderWay -= 1;
     signal.removeEventListener('abort', end);
     body.off('data', onData).off('end', end).off('error', end).off('close', end);
   }
+}
+
+function shareOfMemory(): number {
+  return Math.max(LEAST_GATHERED_BYTES, Math.min(MOST_GATHERED_BYTES, SHARED_BYTES / bodiesUnderWay));
 }
