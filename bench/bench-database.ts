@@ -16,9 +16,9 @@ export interface BenchDatabase {
 }
 
 /** `BENCH_DIR` chooses the disk; the system's temporary folder when it is not set. */
-export async function startBenchDatabase(): Promise<BenchDatabase> {
+export async function startBenchDatabase(settings: Record<string, string> = {}): Promise<BenchDatabase> {
   const dir = await mkdtemp(path.join(process.env.BENCH_DIR ?? tmpdir(), 'score-ingest-bench-'));
-  const server = await startBenchServer(dir);
+  const server = await startBenchServer(dir, settings);
   process.env.TEST_DATABASE_URL = server.url; // where createTestDatabase makes it
   const database = await createTestDatabase();
   await migrateToLatest(database.url);

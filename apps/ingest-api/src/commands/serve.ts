@@ -8,6 +8,7 @@ import { createApp } from '../http/app.ts';
 import { createListener } from '../http/listener.ts';
 import { roomCheck } from '../http/room-check.ts';
 import type { QueuedRevision } from '../runs/queue-complete-revisions.ts';
+import { reconcileFiles } from '../runs/reconcile-files.ts';
 import { removeFiles } from '../runs/remove-files.ts';
 import { sweepFinishedUploads } from '../runs/sweep.ts';
 import { uploadRecords } from '../runs/upload-records.ts';
@@ -61,8 +62,19 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     onQueued: noteQueued,
   });
   const server = await createListener(app, config);
+  let isReconciled = false; // once, and not before the database can be reached
+  const reconcile = async () => {
+    if (isReconciled) return;
+    for (const lost of await reconcileFiles(db, config.dataDir))
+      log.error(
+        lost,
+        'the folder holds fewer bytes of an upload than were recorded; they are to be sent again',
+      );
+    isReconciled = true;
+  };
   const sweep = () =>
-    sweepFinishedUploads(db)
+    reconcile()
+      .then(() => sweepFinishedUploads(db))
       .then(noteQueued)
       .then(() => removeFiles(db, config.dataDir, config))
       .then(({ expired, removedFiles, removedBytes }) => {

@@ -16,6 +16,7 @@ export interface AuditEvent {
     | 'retry'
     | 'retire'
     | 'expire'
+    | 'lose_bytes'
     | 'deny'
     | 'sign_in';
   readonly model?: ModelName;

@@ -1,5 +1,5 @@
 import { constants } from 'node:fs';
-import { type FileHandle, mkdir, open, statfs, unlink } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, stat, statfs, unlink } from 'node:fs/promises';
 import path from 'node:path';
 
 /** Upload ids are made by us: 128 random bits in hex. Nothing else becomes a path. */
@@ -48,6 +48,16 @@ export async function openForWriting(
     return file;
   } catch (error) {
     await file.close();
+    throw error;
+  }
+}
+
+/** The bytes that an upload's file holds; 0 when it is not there. */
+export async function storedBytes(dataDir: string, uploadId: string): Promise<number> {
+  try {
+    return (await stat(uploadPath(dataDir, uploadId))).size;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return 0;
     throw error;
   }
 }

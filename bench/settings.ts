@@ -1,0 +1,133 @@
+/**
+ * What each of PostgreSQL's settings is worth: the same load by a real loader, on a fresh server for each, with one
+ * setting changed against what docs/operations.md recommends.
+ *
+ *   node bench/settings.ts [--rows 2000000] [--rounds 3] [--only wal_level,max_wal_size]
+ *
+ * The ratio is to the recommended settings in the same round: 1.20 means that the load takes 20 % longer.
+ */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { parseArgs } from 'node:util';
+import { startBenchDatabase } from './bench-database.ts';
+import { startBenchLoader } from './bench-loader.ts';
+import { describeMachine } from './machine.ts';
+import { median } from './median.ts';
+import { type ScoreFile, writeScoreFile } from './score-file.ts';
+import { formatTable } from './table.ts';
+
+/** With replicas and an archive (`replica`), as most have it. The last one is the loader's own setting. The server of the npm package knows no lz4. */
+const RECOMMENDED: Readonly<Record<string, string>> = {
+  wal_level: 'replica',
+  max_wal_senders: '10',
+  shared_buffers: '1GB',
+  max_wal_size: '16GB',
+  checkpoint_timeout: '15min',
+  wal_compression: 'off',
+  synchronous_commit: 'on',
+  max_parallel_maintenance_workers: '2',
+  INGEST_MAINTENANCE_WORK_MEM: '512MB',
+};
+
+/** 128 MB of WAL is to this load what 8 GB is to one of 120 million rows. */
+const CHANGES: readonly (readonly [string, Readonly<Record<string, string>>])[] = [
+  ['as recommended', {}],
+  ['wal_level = minimal', { wal_level: 'minimal', max_wal_senders: '0' }],
+  ['max_wal_size = 128MB', { max_wal_size: '128MB', min_wal_size: '32MB' }],
+  ['wal_compression = pglz', { wal_compression: 'pglz' }],
+  ['synchronous_commit = off', { synchronous_commit: 'off' }],
+  ['shared_buffers = 128MB', { shared_buffers: '128MB' }],
+  ['max_parallel_maintenance_workers = 0', { max_parallel_maintenance_workers: '0' }],
+  ['INGEST_MAINTENANCE_WORK_MEM = 64MB', { INGEST_MAINTENANCE_WORK_MEM: '64MB' }],
+  ['INGEST_MAINTENANCE_WORK_MEM = 16MB', { INGEST_MAINTENANCE_WORK_MEM: '16MB' }],
+];
+
+interface Result {
+  readonly seconds: number;
+  readonly walMb: number;
+  readonly checkpoints: number;
+}
+
+const { values } = parseArgs({
+  options: {
+    rows: { type: 'string', default: '2000000' },
+    rounds: { type: 'string', default: '3' },
+    only: { type: 'string' },
+  },
+});
+const rows = Number(values.rows);
+const wanted = values.only?.split(',');
+const changes = CHANGES.filter(
+  ([label], index) => index === 0 || wanted === undefined || wanted.some((name) => label.startsWith(name)),
+);
+
+let machine: string | undefined;
+const dir = await mkdtemp(path.join(process.env.BENCH_DIR ?? tmpdir(), 'score-ingest-bench-'));
+try {
+  const jsonPath = path.join(dir, 'scores.jsonl');
+  const file = await writeScoreFile(jsonPath, rows, 'random');
+  const results = new Map<string, Result[]>();
+  for (let round = 1; round <= Number(values.rounds); round += 1) {
+    for (const [label, change] of changes) {
+      const result = await loadWith(jsonPath, file, { ...RECOMMENDED, ...change });
+      results.set(label, [...(results.get(label) ?? []), result]);
+      console.log(`  round ${round}: ${result.seconds.toFixed(2)} s  ${label}`);
+    }
+  }
+  print(results);
+} finally {
+  await rm(dir, { recursive: true, force: true });
+}
+
+async function loadWith(
+  jsonPath: string,
+  file: ScoreFile,
+  { INGEST_MAINTENANCE_WORK_MEM = '512MB', ...settings }: Record<string, string>,
+): Promise<Result> {
+  const database = await startBenchDatabase(settings);
+  try {
+    machine ??= Object.values(await describeMachine(database.version)).join('; ');
+    await database.client.query('CHECKPOINT');
+    const before = await journal();
+    const loader = await startBenchLoader(database, INGEST_MAINTENANCE_WORK_MEM);
+    const { seconds } = await loader.load({ jsonPath, file }, 'settings');
+    const after = await journal();
+    return {
+      seconds,
+      walMb: after.walMb - before.walMb,
+      checkpoints: after.checkpoints - before.checkpoints,
+    };
+  } finally {
+    await database.stop();
+  }
+
+  async function journal() {
+    const { rows } = await database.client.query<{ wal: number; checkpoints: number }>(
+      `SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8 AS wal,
+              (SELECT (num_timed + num_requested)::int FROM pg_stat_checkpointer) AS checkpoints`,
+    );
+    const [row] = rows;
+    if (row === undefined) throw new Error('PostgreSQL did not tell its place in the WAL.');
+    return { walMb: row.wal / 1e6, checkpoints: row.checkpoints };
+  }
+}
+
+function print(results: ReadonlyMap<string, readonly Result[]>): void {
+  const recommended = results.get('as recommended') ?? [];
+  const table = {
+    title: `Load of ${rows} rows, random keys`,
+    columns: ['setting', 'median s', 'against recommended', 'MB of WAL', 'checkpoints'],
+    rows: [...results].map(([label, list]) => {
+      const of = (figure: (result: Result, round: number) => number) => median(list.map(figure));
+      return [
+        label,
+        of(({ seconds }) => seconds).toFixed(2),
+        of(({ seconds }, round) => seconds / (recommended[round]?.seconds ?? Number.NaN)).toFixed(2),
+        of(({ walMb }) => walMb).toFixed(0),
+        of(({ checkpoints }) => checkpoints).toFixed(0),
+      ];
+    }),
+  };
+  console.log(`\n${machine}\n\n${formatTable(table)}`);
+}
