@@ -1,5 +1,6 @@
 export { COPY_HEAD, COPY_TAIL } from './copy-rows.ts';
 export { type Compression, CompressionFault, compressionOf, expand } from './expand.ts';
+export { KeyOrder } from './key-order.ts';
 export type { FoundKey, KeySearch } from './key-search.ts';
 export type { RejectCode, RejectedLine } from './rejected-line.ts';
 export type { LineCounts, ScoreLineScanner, ScoreLineScannerOptions } from './scanner.ts';

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { CompressionFault, createScoreLineScanner, type ScoreProfile } from 'score-lines';
+import { CompressionFault, createScoreLineScanner, type KeyOrder, type ScoreProfile } from 'score-lines';
 import type { ClaimedFile } from './claim-next-load.ts';
 import type { CopySink } from './copy-sink.ts';
 import { DataFault } from './data-fault.ts';
@@ -9,6 +9,7 @@ import type { RejectList } from './reject-list.ts';
 export interface CopyTarget {
   readonly dataDir: string;
   readonly sink: CopySink;
+  readonly keyOrder: KeyOrder;
   readonly rejects: RejectList;
   readonly scores: ScoreProfile;
   /** The bytes of the file that were read, and the rows that came of them so far. */
@@ -25,7 +26,7 @@ export interface CopiedFile {
 
 /** Sends the rows of one file to the COPY, and proves that the file is the one that was declared. */
 export async function copyFile(file: ClaimedFile, target: CopyTarget): Promise<CopiedFile> {
-  const { dataDir, sink, rejects, scores } = target;
+  const { dataDir, sink, keyOrder, rejects, scores } = target;
   const hash = createHash('sha256');
   let bytes = 0;
   const scanner = createScoreLineScanner({
@@ -34,7 +35,7 @@ export async function copyFile(file: ClaimedFile, target: CopyTarget): Promise<C
   });
   const send = async (rows: Buffer) => {
     // Rows that will never be published are not sent.
-    if (!rejects.isTooLong && rows.byteLength > 0) await sink.write(rows);
+    if (!rejects.isTooLong && rows.byteLength > 0) await sink.write(keyOrder.sort(rows));
   };
   const lines = readLines(file, dataDir, (chunk) => {
     hash.update(chunk);

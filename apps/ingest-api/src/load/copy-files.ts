@@ -1,6 +1,6 @@
 import type { ClientBase } from 'pg';
 import { from as copyFrom } from 'pg-copy-streams';
-import { COPY_COLUMNS, COPY_HEAD, COPY_TAIL, ScoreProfile } from 'score-lines';
+import { COPY_COLUMNS, COPY_HEAD, COPY_TAIL, KeyOrder, ScoreProfile } from 'score-lines';
 import type { ClaimedRevision } from './claim-next-load.ts';
 import { copyFile } from './copy-file.ts';
 import { CopySink } from './copy-sink.ts';
@@ -43,6 +43,7 @@ export async function copyFiles(
   );
   const sink = new CopySink(copy);
   await sink.write(COPY_HEAD);
+  const keyOrder = new KeyOrder();
   const rejects = new RejectList(options.maxRejectedLines);
   const scores = new ScoreProfile();
   const total = { bytes: 0, rows: 0 };
@@ -51,6 +52,7 @@ export async function copyFiles(
     const copied = await copyFile(file, {
       dataDir: options.dataDir,
       sink,
+      keyOrder,
       rejects,
       scores,
       onProgress: (bytes, rows) => options.onProgress(total.bytes + bytes, total.rows + rows),
