@@ -1,63 +1,148 @@
 #!/usr/bin/env bash
-# What keeps scores trustworthy, shown on a lab that is up (`npm run lab`, in another terminal):
-# rejects, duplicates, gates, a profile beside the last one, publishing by hand, rollback.
+# What keeps scores trustworthy: rejects, duplicates, gates, profiles, publishing by hand, rollback, compressed files,
+# retention, and who did what. From a checkout, with nothing set up:
+#
+#   bash scripts/demo/trust.sh
+#
+# It starts a lab of its own (real service, loader and PostgreSQL) and stops it again: some three minutes. With a lab
+# that is up already (`npm run lab`, in another terminal) it uses that one, in a model of its own:
 #
 #   . .lab/lab.env && bash scripts/demo/trust.sh
 set -euo pipefail
-: "${UPLOADER_URL:?Start the lab (npm run lab), then source .lab/lab.env.}"
+cd "$(dirname "$0")/../.."
 model="demo_$(date +%s)"
 dir="$(mktemp -d)"
-trap 'rm -rf "$dir"' EXIT
+lab_pid=''
 
-say() { printf '\n== %s\n' "$*"; }
+finish() {
+  if [ -n "$lab_pid" ]; then
+    kill -TERM "$lab_pid" 2> /dev/null || true
+    wait "$lab_pid" || true
+  fi
+  rm -rf "$dir"
+}
+trap finish EXIT
 
-# api VERB PATH [BODY]: the answer's JSON
-api() {
-  curl -sS -X "$1" "$UPLOADER_URL$2" -H "Authorization: Bearer $UPLOADER_TOKEN" \
-    ${3:+-H 'Content-Type: application/json' -d "$3"}
+start_lab() {
+  echo 'Starting a lab (installs and builds what is missing; half a minute to two) …'
+  LAB_HOME="$dir/lab" LAB_PORT=0 node scripts/run.mjs lab > "$dir/lab.log" 2>&1 &
+  lab_pid=$!
+  until grep -q 'The lab is up' "$dir/lab.log"; do
+    if ! kill -0 "$lab_pid" 2> /dev/null; then
+      cat "$dir/lab.log"
+      echo 'The lab did not start; what it said stands above.' >&2
+      lab_pid=''
+      exit 1
+    fi
+    sleep 1
+  done
+  . "$dir/lab/lab.env"
 }
 
-# push RUN: what stands on stdin, and the exit code (65: a human must act)
+say() { printf '\n\n== %s\n\n' "$*"; }
+
+# uploader ARGS…: shows the command, runs it, and tells the exit code when it is not 0 (65: a human must act)
+uploader() {
+  local shown code=0
+  shown="$(printf ' %q' "$@")"
+  echo "\$ uploader${shown//"$dir/"/}"
+  node_modules/.bin/uploader "$@" 2>&1 | sed "s#$dir/##g" || code="${PIPESTATUS[0]}"
+  if [ "$code" -ne 0 ]; then echo "(exit code $code)"; fi
+}
+
+# api VERB PATH [BODY] [HEADER]: the answer
+api() {
+  curl -sS -X "$1" "$UPLOADER_URL$2" -H "Authorization: Bearer $UPLOADER_TOKEN" \
+    ${3:+-H 'Content-Type: application/json' -d "$3"} ${4:+-H "$4"}
+}
+
+# push RUN [FILE]: what stands on stdin, as a file of that name
 push() {
-  mkdir -p "$dir/$1" && cat > "$dir/$1/scores.jsonl"
-  local code=0
-  npx uploader push "$dir/$1" --model "$model" --run "$1" --json || code=$?
-  echo "exit code $code"
+  mkdir -p "$dir/$1" && cat > "$dir/$1/${2:-scores.jsonl}"
+  uploader push "$dir/$1" --model "$model" --run "$1"
 }
 
 # scores ROWS SHIFT: that many lines, each scored by its key plus SHIFT
 scores() { awk -v rows="$1" -v shift="$2" 'BEGIN { for (i = 1; i <= rows; i++) printf "{\"pk\":\"%d\",\"score\":%d}\n", i, i + shift }'; }
 
-# show RUN: state, gates and profiles
-show() {
-  api GET "/v1/models/$model/runs/$1" | node -e '
-    const { state, gates, profile, previous } = JSON.parse(require("fs").readFileSync(0));
-    console.log(JSON.stringify({ state, gates, profile, previous }));'
+# The state of a run, its gates, and its profile beside that of the run that was published then.
+show() { api GET "/v1/models/$model/runs/$1" | node scripts/demo/show-run.mjs; }
+
+# What an application reads at this very moment.
+read_scores() {
+  echo "> SELECT run, count(*), min(score), max(score) FROM scores.$model GROUP BY run"
+  node --input-type=module -e '
+    import pg from "pg";
+    const client = new pg.Client({ connectionString: process.env.DATABASE_URL });
+    await client.connect();
+    const { rows } = await client.query(`SELECT run, count(*), min(score), max(score) FROM scores."${process.argv[1]}" GROUP BY run`);
+    for (const row of rows) console.log(Object.values(row).join(" | "));
+    await client.end();' "$model"
 }
 
-say "A good run is published"
-scores 100000 0 | push oct
+if [ -z "${UPLOADER_URL:-}" ]; then start_lab; fi
+export UPLOADER_URL UPLOADER_TOKEN DATABASE_URL
 
-say "Bad lines: the run fails, each is told with line, byte and excerpt"
-{ scores 1000 0; echo '{"pk":"x"}'; echo '{"pk":"y","score":"NaN"}'; } | push bad
-api GET "/v1/models/$model/runs/bad/rejects"
+say 'October comes as gzip: sent, hashed and counted as it is, expanded while it is loaded'
+scores 100000 0 | gzip | push october scores.jsonl.gz
+read_scores
 
-say "Two keys twice: each place is told"
+say 'A file that is cut is refused before a byte is sent'
+scores 1000 0 | gzip | head -c 2000 | push cut scores.jsonl.gz
+
+say 'Bad lines: the run is read to its end, each is told with file, line, byte and excerpt, and nothing is published'
+{ scores 1000 0; echo '{"pk":"x"}'; echo '{"pk":"y","score":"NaN"}'; } | push november
+api GET "/v1/models/$model/runs/november/rejects"
+
+say 'Keys that stand twice: each place is told'
 { scores 1000 0; scores 2 5; } | push twice
-api GET "/v1/models/$model/runs/twice/rejects"
 
-say "A contract: at most 10 % more or fewer rows, scores that do not drift, two bad lines allowed"
-api PUT "/v1/models/$model" '{"maxRowChangePercent":10,"maxScoreShiftPsi":0.25,"maxRejectedLines":2}'
+say 'A contract: two bad lines allowed, at most 10 % more or fewer rows, scores that do not drift'
+contract='{"maxRejectedLines":2,"maxRowChangePercent":10,"maxScoreShiftPsi":0.25,"keepRevisions":1}'
+echo "PUT /v1/models/$model $contract"
+api PUT "/v1/models/$model" "$contract" > /dev/null
 
-say "The bad run again, under this contract: too few rows by far, so that it is held, not published"
-api POST "/v1/models/$model/runs/bad/retry" '{"reason":"two lines do not matter"}' > /dev/null
-until show bad | grep -qE '"(held|failed|published)"'; do sleep 1; done
-show bad
+say 'The November run again, under this contract: its bad lines are left out, but it is short by far, so that it is held'
+uploader retry "$model" november --reason 'two lines do not matter'
+show november
+read_scores
 
-say "Published by hand all the same, with who and why; then rolled back: a row is written, no score moves"
-npx uploader publish "$model" bad --force --reason "a test" --json
-time npx uploader publish "$model" oct --reason "it was a test" --json
+say 'Publishing it needs force and a reason; both are kept, with who it was'
+uploader publish "$model" november --reason 'a short month'
+uploader publish "$model" november --force --reason 'a short month'
+read_scores
 
-say "A drifted run is held too; its profile stands beside the published one"
-scores 100000 60000 | push nov
-show nov
+say 'Rolled back: a row is written, no score moves'
+before="$(curl -sS -o /dev/null -D - "$UPLOADER_URL/v1/models/$model" -H "Authorization: Bearer $UPLOADER_TOKEN" |
+  tr -d '\r' | awk 'tolower($1) == "etag:" { print $2 }')"
+echo "PUT /v1/models/$model/current {\"run\":\"october\", …} with If-Match: $before"
+curl -sS -X PUT "$UPLOADER_URL/v1/models/$model/current" -H "Authorization: Bearer $UPLOADER_TOKEN" \
+  -H 'Content-Type: application/json' -H "If-Match: $before" -d '{"run":"october","reason":"it was a mistake"}' \
+  -o /dev/null -w 'answered %{http_code} in %{time_total} s\n'
+read_scores
+
+say 'Somebody else wants to publish, and has seen the model before the rollback: refused (412)'
+api PUT "/v1/models/$model/current" '{"run":"november","reason":"good again","force":true}' "If-Match: $before"
+echo
+
+say 'December has drifted: held, its profile beside the published one'
+scores 100000 60000 | push december
+show december
+
+say 'Retention: this model keeps one older run beside the published one; older rows go, without a lock that readers meet'
+scores 101000 0 | push january
+scores 102000 0 | push february
+echo 'waiting for the sweep, once a minute …'
+for _ in $(seq 120); do
+  gone="$(api GET "/v1/models/$model/runs/october/history" | grep -c '"retire"' || true)"
+  if [ "$gone" -gt 0 ]; then break; fi
+  sleep 1
+done
+uploader publish "$model" october --reason 'back to October'
+read_scores
+
+say 'Who did what to November'
+api GET "/v1/models/$model/runs/november/history" | node -e '
+  const { events } = JSON.parse(require("fs").readFileSync(0));
+  for (const { at, actor, action, detail } of events.reverse())
+    console.log(at, actor, action, detail?.reason ? JSON.stringify(detail.reason) : "");'
