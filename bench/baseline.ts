@@ -9,7 +9,12 @@ import { formatTable } from './table.ts';
 const BASELINE = path.join(import.meta.dirname, 'baseline.json');
 
 /** The committed measures of each form, and the commit that they were measured at. */
-type Baseline = Partial<Record<Form, { commit: string; measures: readonly Measure[] }>>;
+type Baseline = Partial<Record<Form, KeptForm>>;
+
+interface KeptForm {
+  readonly commit: string;
+  readonly measures: readonly Measure[];
+}
 
 /** Makes this result what later ones are held against. */
 export async function keepAsBaseline(result: BenchResult): Promise<void> {
@@ -19,13 +24,18 @@ export async function keepAsBaseline(result: BenchResult): Promise<void> {
   console.log(`The ${result.form} form is kept in bench/baseline.json; commit it.`);
 }
 
+/** @throws when nothing is kept of this form. */
+export async function requireBaseline(form: Form): Promise<KeptForm> {
+  const kept = (await readBaseline())[form];
+  if (kept !== undefined) return kept;
+  throw new Error(
+    `bench/baseline.json has nothing of the ${form} form; keep a result with --keep-baseline FILE.`,
+  );
+}
+
 /** Prints what has changed against the baseline of the same form. @returns whether nothing went worse. */
 export async function checkAgainstBaseline(result: BenchResult): Promise<boolean> {
-  const kept = (await readBaseline())[result.form];
-  if (kept === undefined)
-    throw new Error(
-      `bench/baseline.json has nothing of the ${result.form} form; keep a result with --keep-baseline FILE.`,
-    );
+  const kept = await requireBaseline(result.form);
   const ran = new Set(result.parts.map(({ part }) => part));
   const compared = compare(
     kept.measures.filter(({ name }) => [...ran].some((part) => name.startsWith(part))),

@@ -15,11 +15,13 @@ import { startBenchDatabase } from './bench-database.ts';
 import { report } from './part-result.ts';
 import { emptyFolder, quietDisk } from './quiet-disk.ts';
 import { CONTENDERS, type UploadContender } from './upload/contender.ts';
-import { fitsOneChunk } from './upload/send-files.ts';
 import { parseShape, type Shape } from './upload/shape.ts';
 import { type SourceFile, writeSourceFiles } from './upload/source-files.ts';
 import { startContenders } from './upload/start-contenders.ts';
 import { type Measured, summarize, type Turn } from './upload/summary.ts';
+
+/** Up to here it matters how many requests a file takes. */
+const SMALL_FILE_BYTES = 1e6;
 
 const { values } = parseArgs({
   options: {
@@ -53,7 +55,9 @@ try {
 async function measureShape(shape: Shape, all: readonly UploadContender[]): Promise<Measured[]> {
   const sourceDir = path.join(database.dir, 'source', shape.name);
   const files = await writeSourceFiles(sourceDir, shape);
-  const contenders = all.filter(({ name }) => name !== 'tusdOneRequest' || fitsOneChunk(shape.fileBytes));
+  const contenders = all.filter(
+    ({ name }) => name !== 'tusdOneRequest' || shape.fileBytes <= SMALL_FILE_BYTES,
+  );
   const measured = contenders.map((contender): Measured => ({ shape, contender, turns: [] }));
   await warmUp(contenders);
   for (let round = 0; round < rounds; round += 1) {

@@ -8,11 +8,6 @@ import type { SourceFile } from './source-files.ts';
 /** That of the uploader, by default. */
 export const CHUNK_BYTES = 64 * 1024 ** 2;
 
-/** Whether a file travels in a single request. */
-export function fitsOneChunk(fileBytes: number): boolean {
-  return fileBytes <= CHUNK_BYTES;
-}
-
 const agent = new Agent({ keepAlive: true });
 
 /** At most `transfers` at a time, in their order. */
