@@ -99,6 +99,27 @@ describe('the layout of DIR', () => {
     expect((await fault(findRuns(scratch.path, null, null))).message).to.include('not a regular file');
   });
 
+  it('is a source at fault when what may be a run leads nowhere or in a circle, and then nothing is pushed', async () => {
+    scratch.write('a/1/x.jsonl', '');
+    symlinkSync('/nonexistent/run', join(scratch.path, 'a/1/notes'));
+    expect(await found(null, null)).to.deep.equal(['a/1: x.jsonl']);
+    symlinkSync('/nonexistent/run', join(scratch.path, 'a/2'));
+    expect((await fault(findRuns(scratch.path, null, null))).message).to.include('a/2 cannot be read');
+    symlinkSync('circle', join(scratch.path, 'circle'));
+    const circle = await fault(findRuns(scratch.path, null, 'r'));
+    expect(circle.kind).to.equal('source');
+    expect(circle.message).to.include('lead in a circle');
+  });
+
+  it('is refused before anything is read when a file has a name that the service refuses', async () => {
+    for (const name of ['a\u001b[31m\n.jsonl', 'a\\b.jsonl', 'ä 100%.jsonl'])
+      scratch.write(`a/1/${name}`, '');
+    const { kind, message } = await fault(findRuns(scratch.path, null, null));
+    expect(kind).to.equal('usage');
+    expect(message.split('\n')).to.have.length(2);
+    expect(message).to.include('\\u001b').and.not.include('\u001b');
+  });
+
   it('is refused as a whole when a folder has no usable name, all such folders at once', async () => {
     for (const name of ['Churn', 'ok', '9lives', 'a'.repeat(49)]) scratch.write(`${name}/1/x.jsonl`, '');
     const { kind, message } = await fault(findRuns(scratch.path, null, null));

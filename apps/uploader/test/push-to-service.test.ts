@@ -53,7 +53,7 @@ describe('uploader push, to the real service', function () {
       proxy.stall();
       await first.kill('SIGKILL');
       proxy.restore();
-      const second = await system.runUploader(proxy.url, ['push', ...args], { HOME: '/nonexistent' });
+      const second = await system.runUploader(proxy.url, ['push', ...args], { HOME: '/dev/null' });
       expect(second.code, second.stderr).to.equal(0);
       const run = JSON.parse(lastLine(second.stdout)).runs[0];
       expect(run).to.include({ state: 'published', rows: 400_000 });

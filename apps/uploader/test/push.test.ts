@@ -2,7 +2,7 @@ import { chmodSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { type IngestServer, problem, startIngestServer } from './support/ingest-server.ts';
-import { type Finished, lastLine, startUploader } from './support/run-uploader.ts';
+import { canBeBoundByModes, type Finished, lastLine, startUploader } from './support/run-uploader.ts';
 import { makeScratch, scoreLines } from './support/scratch.ts';
 
 describe('uploader push', () => {
@@ -120,6 +120,17 @@ describe('uploader push', () => {
       expect(JSON.parse(stdout).result).to.equal('received');
     });
 
+    it('with 1 when the service answers in a form that this uploader does not understand', async () => {
+      server.intercept = (_request, response) => {
+        const json = { 'Content-Type': 'application/json' };
+        response.writeHead(200, json).end('{"model":"churn","state":"daydreaming"}');
+        return true;
+      };
+      const { exitCode, stdout } = await push([oneRun(), '--json']);
+      expect(exitCode).to.equal(1);
+      expect(JSON.parse(stdout).result).to.equal('bug');
+    });
+
     it('with 2 and all faults at once when the settings are wrong, JSON last all the same', async () => {
       const { exitCode, stdout, stderr, merged } = await push([oneRun(), '--json', '--transfers', '0'], {
         UPLOADER_URL: 'ftp://x',
@@ -176,12 +187,21 @@ describe('uploader push', () => {
     });
 
     it('with 66 when a file cannot be read', async function () {
-      if (process.getuid?.() === 0) this.skip();
+      if (!canBeBoundByModes()) this.skip();
       const dir = oneRun();
-      chmodSync(join(dir, 'churn/2026-11/a.jsonl'), 0);
-      const { exitCode, stdout } = await push([dir]);
-      expect(exitCode).to.equal(66);
-      expect(stdout).to.include('may not read it');
+      const run = join(dir, 'churn/2026-11');
+      for (const [path, told] of [
+        [join(run, 'a.jsonl'), 'a.jsonl cannot be read: this user may not read it'],
+        [run, '2026-11 cannot be read: this user may not read it'],
+      ] as const) {
+        chmodSync(path, 0);
+        const { exitCode, stderr, stdout } = await startUploader(['push', dir], env(), { boundByModes: true })
+          .finished;
+        chmodSync(path, 0o700);
+        expect(exitCode).to.equal(66);
+        expect(stdout + stderr).to.include(told);
+      }
+      expect(server.requests).to.deep.equal([]);
     });
 
     it('with 75 when the service cannot be reached in time', async () => {

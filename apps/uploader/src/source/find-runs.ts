@@ -1,7 +1,7 @@
 import { readdir, stat } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
 import { UploaderError } from '../uploader-error.ts';
-import { modelNameFault, runKeyFault } from './names.ts';
+import { fileNameFault, modelNameFault, runKeyFault } from './names.ts';
 import { unreadableSource } from './source-fault.ts';
 
 export type SourceFile = { name: string; path: string };
@@ -25,7 +25,7 @@ export async function findRuns(dir: string, model: string | null, run: string | 
     for (const runLevel of run
       ? [{ name: run, path: modelLevel.path }]
       : await foldersOf(modelLevel.path, warnings)) {
-      const { files, folders } = await list(runLevel.path);
+      const { files, folders } = await list(runLevel.path, isDataFile);
       for (const folder of folders) {
         warnings.push(`${folder.path} lies deeper than the layout goes and is ignored.`);
       }
@@ -37,7 +37,8 @@ export async function findRuns(dir: string, model: string | null, run: string | 
 }
 
 async function foldersOf(path: string, warnings: string[]): Promise<SourceFile[]> {
-  const { files, folders } = await list(path);
+  // A link that leads nowhere may have been a run: to pass it over would leave that out, and end with 0.
+  const { files, folders } = await list(path, () => true);
   if (folders.length > 0) {
     if (files.length > 0)
       warnings.push(`${path} holds data files of its own, which belong to no run and are ignored.`);
@@ -53,19 +54,22 @@ async function foldersOf(path: string, warnings: string[]): Promise<SourceFile[]
   );
 }
 
-async function list(path: string): Promise<{ files: SourceFile[]; folders: SourceFile[] }> {
+async function list(
+  path: string,
+  mustBeReadable: (name: string) => boolean,
+): Promise<{ files: SourceFile[]; folders: SourceFile[] }> {
   const files: SourceFile[] = [];
   const folders: SourceFile[] = [];
   for (const name of (await readFolder(path)).filter((name) => !isPassedOver(name)).sort()) {
     const entry = { name, path: join(path, name) };
     // stat(), not the entry's own type: links to files and folders are as good as those.
     const stats = await stat(entry.path).catch((error: unknown) => {
-      if (isDataFile(name)) throw unreadableSource(entry.path, error);
+      if (mustBeReadable(name)) throw unreadableSource(entry.path, error);
       return null;
     });
     if (stats?.isDirectory()) folders.push(entry);
-    else if (isDataFile(name)) {
-      if (!stats?.isFile()) throw new UploaderError('source', `${entry.path} is not a regular file.`);
+    else if (stats && isDataFile(name)) {
+      if (!stats.isFile()) throw new UploaderError('source', `${entry.path} is not a regular file.`);
       files.push(entry);
     }
   }
@@ -82,8 +86,8 @@ async function readFolder(path: string): Promise<string[]> {
 
 /** Told all at once, and before anything is sent. */
 function refuseBadNames(runs: SourceRun[]): void {
-  const faults = runs.flatMap(({ model, run, folder }) =>
-    [modelNameFault(model), runKeyFault(run)]
+  const faults = runs.flatMap(({ model, run, folder, files }) =>
+    [modelNameFault(model), runKeyFault(run), ...files.map(({ name }) => fileNameFault(name))]
       .filter((fault) => fault !== null)
       .map((fault) => `The folder ${basename(folder)} (${folder}): ${fault}`),
   );

@@ -1,5 +1,6 @@
 const MODEL_NAME = /^[a-z][a-z0-9_]{0,47}$/;
-const UNPRINTABLE = /[\p{Cc}\p{Cs}\p{Zl}\p{Zp}]/u;
+/** As the service judges it, so that it is told before hours of hashing. */
+const UNPRINTABLE = /\p{C}/u;
 
 /** The sentence that says what is wrong with a model's name, or null. It becomes an SQL name as it stands. */
 export function modelNameFault(model: string): string | null {
@@ -14,4 +15,9 @@ export function runKeyFault(run: string): string | null {
   if ([...run].length > 200) return `A run key has at most 200 characters; this one has ${[...run].length}.`;
   if (UNPRINTABLE.test(run)) return `The run key ${JSON.stringify(run)} holds characters that do not print.`;
   return null;
+}
+
+export function fileNameFault(name: string): string | null {
+  if (!UNPRINTABLE.test(name) && !name.includes('\\')) return null;
+  return `The file name ${JSON.stringify(name)} holds a backslash, or characters that do not print: rename it.`;
 }

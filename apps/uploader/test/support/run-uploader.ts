@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
 const BIN = fileURLToPath(new URL('../../bin/uploader.js', import.meta.url));
@@ -14,10 +14,28 @@ export type Finished = {
 };
 export type Started = { process: ChildProcess; finished: Promise<Finished> };
 
+const PROGRAM = [process.execPath, BIN];
+/** Root reads every file; without these two capabilities it is bound by their modes, as everybody else is. */
+const BOUND_BY_MODES =
+  process.getuid?.() === 0
+    ? ['setpriv', '--bounding-set=-dac_override,-dac_read_search', ...PROGRAM]
+    : PROGRAM;
+
+/** Not where root may not give up its capabilities, or could not read this checkout without them. */
+export function canBeBoundByModes(): boolean {
+  const [command = '', ...args] = BOUND_BY_MODES;
+  return spawnSync(command, [...args, '--version']).status === 0;
+}
+
 /** The built program as its own process, with nothing of this environment but what is given. */
-export function startUploader(args: string[], env: Record<string, string>): Started {
+export function startUploader(
+  args: string[],
+  env: Record<string, string>,
+  { boundByModes = false } = {},
+): Started {
   const startedAt = performance.now();
-  const child = spawn(process.execPath, [BIN, ...args], {
+  const [command = '', ...first] = boundByModes ? BOUND_BY_MODES : PROGRAM;
+  const child = spawn(command, [...first, ...args], {
     env: { PATH: process.env.PATH ?? '', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
