@@ -79,19 +79,22 @@ export async function waitForLog(
   program.ended.then((end) => {
     ending = end;
   });
-  return waitFor(
-    `the log line "${msg}" of process ${program.pid}`,
-    () => {
-      const line = program
-        .stdout()
-        .split('\n')
-        .find((text) => text.includes(`"msg":"${msg}"`));
-      if (line !== undefined) return JSON.parse(line) as Record<string, unknown>;
-      if (ending === undefined) return undefined;
-      throw new Error(
-        `It ended (${ending.signal ?? ending.code}) before it logged "${msg}":\n${ending.stderr}${ending.stdout}`,
-      );
+  const lineOrEnd = () => {
+    const line = program
+      .stdout()
+      .split('\n')
+      .find((text) => text.includes(`"msg":"${msg}"`));
+    if (line !== undefined) return JSON.parse(line) as Record<string, unknown>;
+    if (ending === undefined) return undefined;
+    throw new Error(
+      `It ended (${ending.signal ?? ending.code}) before it logged "${msg}":\n${ending.stderr}${ending.stdout}`,
+    );
+  };
+  return waitFor(`the log line "${msg}" of process ${program.pid}`, lineOrEnd, timeoutMs).catch(
+    (error: Error) => {
+      throw new Error(`${error.message} It has written:\n${program.stderr()}${program.stdout()}`, {
+        cause: error,
+      });
     },
-    timeoutMs,
   );
 }

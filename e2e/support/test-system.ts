@@ -23,8 +23,8 @@ export interface TestSystem {
   stop(): Promise<void>;
 }
 
-/** On a machine that does other things as well. */
-const START_WITHIN_MS = 40_000;
+/** A second of work; on a machine that does much else, with the torture at low priority, it takes far longer. */
+const START_WITHIN_MS = 90_000;
 
 export interface Service extends RunningProgram {
   port: number;

@@ -3,7 +3,15 @@ import type { Socket } from 'node:net';
 import { expect } from 'chai';
 import { loadServeConfig } from '../src/config.ts';
 import { collect, openSocket, sendRaw } from './support/raw-http.ts';
-import { declare, eventually, getRun, scoreLines, startSystem, type TestSystem } from './support/system.ts';
+import {
+  declare,
+  eventually,
+  getRun,
+  patch,
+  scoreLines,
+  startSystem,
+  type TestSystem,
+} from './support/system.ts';
 
 const { guard } = loadServeConfig({ DATABASE_URL: 'postgres://', INGEST_DATA_DIR: '.' });
 
@@ -70,14 +78,16 @@ describe('a hostile connection', function () {
     expect(await offsetOnceMoved('stops')).to.equal(4);
   });
 
-  it('that trickles a body, byte by byte, is cut for being too slow, and what came stays', async () => {
+  it('that trickles a body, byte by byte, is cut for being too slow; what came stays, and others may go on from it', async () => {
     const url = await newUpload('trickles', scoreLines(10_000));
     const socket = await openSocket(system.url);
     socket.write(patchHead(url, 100_000));
     const startedMs = performance.now();
     await trickle(socket, '{"pk":"1"', 50);
     expect(performance.now() - startedMs).to.be.lessThan(30_000);
-    expect(await offsetOnceMoved('trickles')).to.be.within(1, 3 * 1_024);
+    const offset = await offsetOnceMoved('trickles');
+    expect(offset).to.be.within(1, 3 * 1_024);
+    expect((await patch(system, url, offset, Buffer.from('x'))).status).to.equal(204);
   });
 
   it('that sends as fast as it should is not cut, however long it takes', async () => {
