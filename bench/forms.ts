@@ -30,9 +30,9 @@ export const STEPS: Readonly<Record<Form, readonly Step[]>> = {
   ],
   smoke: [
     step('load', 'load.ts --rows 5000 --rounds 1'),
-    step('upload', 'upload.ts --shapes 2x100KB --rounds 1 --contenders ours,uploader,plainPut,stockTus'),
+    step('upload', 'upload.ts --shapes 2x100KB --rounds 1 --contenders ours,plainPut,stockTus'),
     step('path', 'whole-path.ts --rows 5000 --beside-rows 5000'),
-    step('growth', 'growth.ts --sizes 0.002,0.005 --svg SVG'),
+    step('growth', 'growth.ts --sizes 0.002,0.005 --rounds 1 --svg SVG'),
   ],
 };
 

@@ -2,10 +2,10 @@
  * Does a load take more for each row as a run grows? Seconds per million rows at several sizes, in random order:
  * ours, and (c), a COPY into a table that has its key. Draws the chart, too.
  *
- *   node bench/growth.ts [--sizes 1,5,30,120] [--skip-c-over 30] [--svg FILE] [--json FILE]
+ *   node bench/growth.ts [--sizes 1,5,30,120] [--skip-c-over 30] [--rounds 3] [--svg FILE] [--json FILE]
  *
- * Sizes are in millions of rows, each on a server of its own. Warm as in load.ts. Small sizes are loaded up to three
- * times, and tell the median.
+ * Sizes are in millions of rows, each on a server of its own. Warm as in load.ts. Small sizes are loaded up to
+ * `--rounds` times, and tell the median.
  */
 import path from 'node:path';
 import { parseArgs } from 'node:util';
@@ -19,16 +19,17 @@ import { writeCopyText, writeScoreFile } from './score-file.ts';
 
 /** Small loads are short, and what disturbs them weighs more: they are repeated until so much has been loaded. */
 const ROWS_TO_LOAD = 10e6;
-const MOST_ROUNDS = 3;
 
 const { values } = parseArgs({
   options: {
     sizes: { type: 'string', default: '1,5,30,120' },
     'skip-c-over': { type: 'string', default: '30' },
+    rounds: { type: 'string', default: '3' },
     svg: { type: 'string' },
     json: { type: 'string' },
   },
 });
+const mostRounds = Number(values.rounds);
 const largestForC = Number(values['skip-c-over']);
 
 const points: Point[] = [];
@@ -43,7 +44,7 @@ async function measureSize(millionRows: number): Promise<Point> {
     const jsonPath = path.join(database.dir, 'scores.jsonl');
     const textPath = path.join(database.dir, 'rows.txt');
     const data = { jsonPath, textPath, file: await writeScoreFile(jsonPath, rows, 'random') };
-    const rounds = Math.min(MOST_ROUNDS, Math.max(1, Math.round(ROWS_TO_LOAD / rows)));
+    const rounds = Math.min(mostRounds, Math.max(1, Math.round(ROWS_TO_LOAD / rows)));
     const ourSeconds = await measure(database, ours(database, data), millionRows, rounds);
     if (millionRows > largestForC) return { millionRows, ours: ourSeconds, copyIntoKey: [] };
     await writeCopyText(textPath, rows, 'random');
