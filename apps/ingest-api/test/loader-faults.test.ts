@@ -67,6 +67,32 @@ describe('the loader', () => {
     expect(await system.query('SELECT FROM ingest.publication')).to.have.length(1);
   });
 
+  it('fails a run whose rows PostgreSQL refuses, as it would again, and goes on with others', async () => {
+    // Somebody has given every new partition a constraint.
+    await system.query(`
+      CREATE FUNCTION no_high_scores() RETURNS event_trigger LANGUAGE plpgsql AS $$
+      DECLARE made record;
+      BEGIN
+        FOR made IN SELECT * FROM pg_event_trigger_ddl_commands() WHERE object_identity LIKE 'run_data.%$%' LOOP
+          EXECUTE format('ALTER TABLE %s ADD CONSTRAINT no_high_scores CHECK (score < 500)', made.object_identity);
+        END LOOP;
+      END $$`);
+    await system.query(
+      `CREATE EVENT TRIGGER no_high_scores ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION no_high_scores()`,
+    );
+    await pushRun(system, 'churn', 'high', file(600));
+    await pushRun(system, 'churn', 'low', file(400));
+    system.startLoader();
+    const high = await untilFinal(system, 'churn', 'high');
+    expect([high.state, high.error?.code, high.load?.outcome]).to.deep.equal([
+      'failed',
+      'refused_by_database',
+      'failed',
+    ]);
+    expect(high.error?.detail).to.contain('no_high_scores').and.contain('23514');
+    expect((await untilFinal(system, 'churn', 'low')).state).to.equal('published');
+  });
+
   it('shares the queue with other loaders: each run is loaded once', async () => {
     for (let i = 1; i <= 6; i += 1) await pushRun(system, 'churn', `r${i}`, file(1_000 * i));
     for (let i = 0; i < 3; i += 1) system.startLoader();
