@@ -1,10 +1,14 @@
 import type { LoadOutcome } from 'db-schema';
 import { Counter, Gauge, type Registry } from 'prom-client';
 import type { ServiceFigures } from '../runs/service-figures.ts';
+import { RUN_STATES } from '../runs/states.ts';
 import type { DiskRoom } from './room-check.ts';
 
 /** Each is there from 0 on: Prometheus sees no increase in a counter that begins with 1. */
 const OUTCOMES: readonly LoadOutcome[] = ['published', 'superseded', 'held', 'failed', 'retry', 'lost'];
+
+/** `loading` is told by ingest_loads_running: it is not stored. */
+const STATES = Object.keys(RUN_STATES).filter((state) => state !== 'loading');
 
 /** What a scrape reads from database and disk, so that it is true for all processes and across restarts. */
 export interface ServiceMetrics {
@@ -88,6 +92,7 @@ export function serviceMetrics(registry: Registry): ServiceMetrics {
       freeBytes.set(room.freeBytes);
       largestUpload.set(room.largestUploadBytes);
       runs.reset();
+      for (const state of STATES) runs.set({ state }, 0);
       for (const [state, count] of Object.entries(figures.states)) runs.set({ state }, count);
       published.reset();
       for (const { model, at } of figures.published) published.set({ model }, at);
