@@ -1,4 +1,5 @@
 import { appendFileSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { writeScoreFile } from '../../../e2e/support/score-file.ts';
@@ -92,6 +93,28 @@ describe('uploader push, to the real service', function () {
     for (const { code, stderr } of both) expect(code, stderr).to.equal(0);
     const sent = both.map(({ stdout }) => JSON.parse(lastLine(stdout)).runs[0].bytesSent);
     expect(sent[0] + sent[1], String(sent)).to.be.lessThan(bytes * 2);
+  });
+
+  it('may lose its state folder in mid transfer, and meet another uploader that knows nothing of it', async () => {
+    const dir = join(system.workDir, 'forgetful');
+    const { bytes } = await writeScoreFile(join(dir, 'churn/forgetful/part-1.jsonl'), 400_000, 7);
+    const stateDir = join(system.workDir, 'forgetful-state');
+    const args = ['push', dir, '--json', '--state-dir', stateDir];
+    const proxy = await startTcpProxy(service.port);
+    try {
+      const first = system.startUploader(proxy.url, args);
+      await waitUntil('two fifths are sent', () => proxy.sentBytes() > bytes * 0.4, 30_000);
+      proxy.stall();
+      await rm(stateDir, { recursive: true });
+      const second = await system.runUploader(service.url, args);
+      proxy.restore();
+      for (const { code, stdout, stderr } of [await first.ended, second]) {
+        expect(code, stderr).to.equal(0);
+        expect(JSON.parse(lastLine(stdout)).runs[0]).to.include({ revision: 1, state: 'published' });
+      }
+    } finally {
+      await proxy.stop();
+    }
   });
 
   it('ends with 65 when a line is refused, at once the second time', async () => {

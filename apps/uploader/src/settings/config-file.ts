@@ -21,8 +21,9 @@ export function readConfigFile(
     }
     return { fault: `The config file ${path} must hold one JSON object.` };
   } catch (error) {
-    const missing = error instanceof Error && 'code' in error && error.code === 'ENOENT';
-    if (missing && askedFor === undefined) return null;
+    // ENOTDIR: accounts of services have homes such as /dev/null.
+    const code = error instanceof Error && 'code' in error ? error.code : null;
+    if (askedFor === undefined && (code === 'ENOENT' || code === 'ENOTDIR')) return null;
     const reason = error instanceof Error ? error.message : String(error);
     return { fault: `The config file ${path} cannot be read: ${reason}.` };
   }
