@@ -6,27 +6,13 @@ import {
   gateResult,
   instant,
   loadPhase,
-  RUN_STATE,
   revisionError,
+  runBasics,
 } from './run-parts.ts';
 
 export const runSummary = z
   .object({
-    model: z.string(),
-    run: z.string(),
-    revision: z.int().min(1),
-    state: RUN_STATE,
-    as_of: instant,
-    declaredAt: instant,
-    queuedAt: instant.nullable(),
-    loadedAt: instant.nullable(),
-    publishedAt: instant.nullable(),
-    publishedRevision: z
-      .int()
-      .nullable()
-      .describe('the revision of this run that readers see; null: they see another'),
-    pushedBy: z.string().describe('the name of the token'),
-    rows: count.nullable(),
+    ...runBasics,
     files: z.object({ total: count, received: count, stalled: count }),
     bytes: z.object({ total: bytes, received: bytes }),
     lastProgressAt: instant.nullable(),

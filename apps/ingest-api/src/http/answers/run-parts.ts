@@ -53,3 +53,22 @@ export const gateResult = z.object({
   found: z.unknown(),
   broken: z.boolean(),
 });
+
+/** What a run is told by, in the list and by itself. */
+export const runBasics = {
+  model: z.string(),
+  run: z.string(),
+  revision: z.int().min(1),
+  state: RUN_STATE,
+  as_of: instant,
+  declaredAt: instant,
+  queuedAt: instant.nullable(),
+  loadedAt: instant.nullable(),
+  publishedAt: instant.nullable(),
+  publishedRevision: z
+    .int()
+    .nullable()
+    .describe('the revision of this run that readers see; null: they see another'),
+  pushedBy: z.string().describe('the name of the token'),
+  rows: count.nullable(),
+};

@@ -8,26 +8,15 @@ import {
   loadOutcome,
   loadPhase,
   profile,
-  RUN_STATE,
   rejectedLine,
   revisionError,
+  runBasics,
 } from './run-parts.ts';
 
 export const run = z
   .object({
-    model: z.string(),
-    run: z.string(),
-    revision: z.int().min(1),
-    state: RUN_STATE,
-    as_of: instant,
-    declaredAt: instant,
-    queuedAt: instant.nullable(),
-    loadedAt: instant.nullable(),
-    publishedAt: instant.nullable(),
-    publishedRevision: z.int().nullable(),
-    pushedBy: z.string(),
+    ...runBasics,
     source: z.record(z.string(), z.unknown()).nullable().describe('what the sender said of itself'),
-    rows: count.nullable(),
     totals: z.object({ files: count, bytes, lines: count.nullable(), receivedBytes: bytes }),
     progress: z
       .object({
