@@ -1,9 +1,10 @@
 import { type Command, InvalidArgumentError } from 'commander';
-import { type Contract, openDatabase, parseModelName } from 'db-schema';
+import { type Contract, parseModelName } from 'db-schema';
 import type { DatabaseConfig } from '../config.ts';
 import { contractRequest } from '../runs/contract.ts';
 import { listModels, setContract } from '../runs/models.ts';
 import { cliActor } from './cli-actor.ts';
+import { withDatabase } from './with-database.ts';
 
 /** What each option of `model set` changes in the contract, and its help. */
 const OPTIONS: readonly [flag: string, field: keyof Contract, help: string][] = [
@@ -34,14 +35,7 @@ function parseNumber(text: string): number | 'none' {
 /** Changes what is given, leaves the rest, and prints the contract that holds now. */
 export async function setModel(config: DatabaseConfig, name: string, changes: Changes): Promise<void> {
   const model = parseModelName(name);
-  const { db } = openDatabase({
-    databaseUrl: config.databaseUrl,
-    role: 'ingest_api',
-    applicationName: 'ingest-api model',
-    maxConnections: 1,
-    onIdleError: () => {}, // the query that follows fails by itself
-  });
-  try {
+  await withDatabase(config, 'ingest-api model', async (db) => {
     const [known] = await listModels(db, [model]);
     const merged = Object.entries({ ...known?.contract, ...changes }).filter(([, value]) => value !== 'none');
     const result = contractRequest.safeParse(Object.fromEntries(merged));
@@ -51,7 +45,5 @@ export async function setModel(config: DatabaseConfig, name: string, changes: Ch
     }
     if (Object.keys(changes).length > 0) await setContract(db, model, result.data, cliActor());
     process.stdout.write(`${JSON.stringify({ model, contract: result.data })}\n`);
-  } finally {
-    await db.destroy();
-  }
+  });
 }

@@ -1,12 +1,13 @@
 import { type Command, InvalidArgumentError } from 'commander';
-import { type Database, openDatabase, parseModelName, type Scope } from 'db-schema';
+import { type Database, parseModelName, type Scope } from 'db-schema';
 import type { Kysely } from 'kysely';
-import { type DatabaseConfig, loadDatabaseConfig } from '../config.ts';
+import { loadDatabaseConfig } from '../config.ts';
 import { createToken, rotateToken } from '../runs/issue-token.ts';
 import { listTokens } from '../runs/list-tokens.ts';
 import { revokeTokens } from '../runs/revoke-tokens.ts';
 import { cliActor } from './cli-actor.ts';
 import { formatTokens } from './format-tokens.ts';
+import { withDatabase } from './with-database.ts';
 
 const SCOPES: readonly Scope[] = ['push', 'read', 'operate', 'admin'];
 const DAY_MS = 24 * 60 * 60 * 1000;
@@ -16,7 +17,7 @@ type Environment = Parameters<typeof loadDatabaseConfig>[0];
 /** `ingest-api token …`. `readEnvironment` is called when a command runs, not when help is shown. */
 export function addTokenCommands(program: Command, readEnvironment: () => Environment): void {
   const run = <T>(work: (db: Kysely<Database>) => Promise<T>) =>
-    withDatabase(loadDatabaseConfig(readEnvironment()), work);
+    withDatabase(loadDatabaseConfig(readEnvironment()), 'ingest-api token', work);
   const token = program.command('token').description('tokens of the HTTP service');
 
   token
@@ -84,24 +85,6 @@ export function addTokenCommands(program: Command, readEnvironment: () => Enviro
         );
       }),
     );
-}
-
-async function withDatabase<T>(
-  config: DatabaseConfig,
-  work: (db: Kysely<Database>) => Promise<T>,
-): Promise<T> {
-  const { db } = openDatabase({
-    databaseUrl: config.databaseUrl,
-    role: 'ingest_api',
-    applicationName: 'ingest-api token',
-    maxConnections: 1,
-    onIdleError: () => {}, // the query that follows fails by itself
-  });
-  try {
-    return await work(db);
-  } finally {
-    await db.destroy();
-  }
 }
 
 /** The token is the last line of stdout, and alone there, so that a script can keep it. */
