@@ -93,7 +93,9 @@ describe('an upload', () => {
     );
     await system.restartService();
     expect((await head(upload.url)).headers.get('upload-offset')).to.equal('200');
-    await patch(system, upload.url, 200, upload.body.subarray(200));
+    await patch(system, upload.url, 200, upload.body.subarray(200, 210));
+    expect(await readFile(upload.path)).to.deep.equal(upload.body.subarray(0, 210));
+    await patch(system, upload.url, 210, upload.body.subarray(210));
     expect(await readFile(upload.path)).to.deep.equal(upload.body);
   });
 
