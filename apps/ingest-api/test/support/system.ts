@@ -1,8 +1,6 @@
-import { createHash } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { migrateToLatest, openDatabase } from 'db-schema';
 import { createTestDatabase } from 'local-postgres';
 import pg from 'pg';
@@ -11,6 +9,10 @@ import { load } from '../../src/commands/load.ts';
 import { serve } from '../../src/commands/serve.ts';
 import { type LoadConfig, loadServeConfig, type ServeConfig } from '../../src/config.ts';
 import { createToken, type NewToken } from '../../src/runs/issue-token.ts';
+
+// Most tests want all three.
+export * from './eventually.ts';
+export * from './runs.ts';
 
 /** A service on a database of its own, and as many loaders as a test wants. */
 export interface TestSystem {
@@ -167,146 +169,4 @@ async function startService(config: ServeConfig): Promise<{ url: string; stop():
       await running;
     },
   };
-}
-
-/** Waits for what `probe` looks for; fails with what it saw last when the deadline passes. */
-export async function eventually<T>(
-  probe: () => Promise<T>,
-  isDone: (value: T) => boolean,
-  deadlineMs = 10_000,
-): Promise<T> {
-  const endMs = Date.now() + deadlineMs;
-  for (;;) {
-    const value = await probe();
-    if (isDone(value)) return value;
-    if (Date.now() > endMs)
-      throw new Error(`It did not happen within ${deadlineMs} ms; seen last: ${JSON.stringify(value)}`);
-    await delay(20);
-  }
-}
-
-export interface SourceFile {
-  readonly name: string;
-  readonly content: string | Buffer;
-}
-
-export function manifestOf(files: readonly SourceFile[]) {
-  return {
-    files: files.map(({ name, content }) => {
-      const bytes = Buffer.from(content);
-      const newlines = bytes.reduce((count, byte) => count + (byte === 10 ? 1 : 0), 0);
-      const lines = newlines + (bytes.length > 0 && bytes.at(-1) !== 10 ? 1 : 0);
-      return { name, bytes: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex'), lines };
-    }),
-  };
-}
-
-interface DeclaredFile {
-  readonly name: string;
-  readonly offset: number;
-  readonly state: string;
-  readonly uploadUrl: string;
-}
-
-export interface RunAnswer {
-  readonly revision: number;
-  readonly state: string;
-  readonly rows: number | null;
-  readonly files: readonly DeclaredFile[];
-  readonly load: {
-    attempt: number;
-    outcome: string | null;
-    lastError: string | null;
-    phase: string | null;
-  } | null;
-  readonly error: { code: string; detail: string; file?: string; line?: number; byte_offset?: number } | null;
-  readonly rejects: {
-    total: number;
-    byCode: Record<string, number>;
-    first: { line: number; code: string }[];
-  };
-  readonly totals: { receivedBytes: number };
-  readonly mayDo: string[];
-}
-
-/** Declares a run, and sends nothing of it. */
-export async function declare(
-  system: TestSystem,
-  model: string,
-  run: string,
-  files: readonly SourceFile[],
-  more: Record<string, unknown> = {},
-): Promise<RunAnswer> {
-  const answer = await system.request('PUT', runPath(model, run), {
-    json: { ...manifestOf(files), ...more },
-  });
-  if (!answer.ok) throw new Error(`PUT answered ${answer.status}: ${await answer.text()}`);
-  return (await answer.json()) as RunAnswer;
-}
-
-/** Declares a run and sends what is missing of it, as a client would: by the answer alone. */
-export async function pushRun(
-  system: TestSystem,
-  model: string,
-  run: string,
-  files: readonly SourceFile[],
-  more: Record<string, unknown> = {},
-): Promise<RunAnswer> {
-  const declared = await declare(system, model, run, files, more);
-  for (const file of declared.files) {
-    const content = Buffer.from(files.find(({ name }) => name === file.name)?.content ?? '');
-    if (file.state === 'received') continue;
-    const sent = await patch(system, file.uploadUrl, file.offset, content.subarray(file.offset));
-    if (sent.status !== 204) throw new Error(`PATCH answered ${sent.status}: ${await sent.text()}`);
-  }
-  return declared;
-}
-
-export function runPath(model: string, run: string): string {
-  return `/v1/models/${model}/runs/${encodeURIComponent(run)}`;
-}
-
-export function patch(
-  system: TestSystem,
-  uploadUrl: string,
-  offset: number,
-  body: Buffer,
-): Promise<Response> {
-  return system.request('PATCH', uploadUrl, {
-    body: new Uint8Array(body),
-    headers: {
-      'tus-resumable': '1.0.0',
-      'upload-offset': String(offset),
-      'content-type': 'application/offset+octet-stream',
-    },
-  });
-}
-
-export async function getRun(system: TestSystem, model: string, run: string): Promise<RunAnswer> {
-  const answer = await system.request('GET', runPath(model, run));
-  if (!answer.ok) throw new Error(`GET answered ${answer.status}: ${await answer.text()}`);
-  return (await answer.json()) as RunAnswer;
-}
-
-const FINAL = new Set(['published', 'superseded', 'held', 'failed', 'cancelled']);
-
-export function untilFinal(
-  system: TestSystem,
-  model: string,
-  run: string,
-  deadlineMs?: number,
-): Promise<RunAnswer> {
-  return eventually(
-    () => getRun(system, model, run),
-    ({ state }) => FINAL.has(state),
-    deadlineMs,
-  );
-}
-
-/** `count` lines with the keys `first`, `first + 1` …, each scored by its key plus `shift`. */
-export function scoreLines(count: number, first = 1, shift = 0): string {
-  let text = '';
-  for (let key = first; key < first + count; key += 1)
-    text += `{ "pk": "${key}", "score": "${key + shift}" }\n`;
-  return text;
 }
