@@ -191,9 +191,10 @@ describe('an upload', () => {
     await patch(system, upload.url, 0, upload.body.subarray(0, 10));
     // What a service leaves that dies between the last byte and its finish hook.
     await writeFile(upload.path, upload.body);
-    await system.query('UPDATE ingest.upload SET offset_bytes = bytes WHERE upload_id = $1', [
-      path.basename(upload.url),
-    ]);
+    await system.query(
+      'UPDATE ingest.upload SET offset_bytes = bytes, received_at = now() WHERE upload_id = $1',
+      [path.basename(upload.url)],
+    );
     await system.restartService();
     expect(
       (

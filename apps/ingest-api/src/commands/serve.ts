@@ -8,9 +8,9 @@ import { createApp } from '../http/app.ts';
 import { createListener } from '../http/listener.ts';
 import { roomCheck } from '../http/room-check.ts';
 import type { QueuedRevision } from '../runs/queue-complete-revisions.ts';
+import { queueCompleteRevisions } from '../runs/queue-complete-revisions.ts';
 import { reconcileFiles } from '../runs/reconcile-files.ts';
 import { removeFiles } from '../runs/remove-files.ts';
-import { sweepFinishedUploads } from '../runs/sweep.ts';
 import { uploadRecords } from '../runs/upload-records.ts';
 import { DurableStore } from '../store/durable-store.ts';
 import { prepareDataDir } from '../store/upload-files.ts';
@@ -74,7 +74,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   };
   const sweep = () =>
     reconcile()
-      .then(() => sweepFinishedUploads(db))
+      .then(() => queueCompleteRevisions(db, 'all'))
       .then(noteQueued)
       .then(() => removeFiles(db, config.dataDir, config))
       .then(({ expired, removedFiles, removedBytes }) => {

@@ -7,10 +7,10 @@ import type { ServerRequest } from 'srvx';
 import { sendNodeResponse } from 'srvx/node';
 import { type ErrorCode, IngestError } from '../errors.ts';
 import { newUploadId } from '../runs/declare-run.ts';
-import type { QueuedRevision } from '../runs/queue-complete-revisions.ts';
+import { type QueuedRevision, queueCompleteRevisions } from '../runs/queue-complete-revisions.ts';
 import { openSingleFileRun } from '../runs/single-file-run.ts';
 import { covers } from '../runs/tokens.ts';
-import { finishUpload, modelOfUpload } from '../runs/upload-records.ts';
+import { modelOfUpload } from '../runs/upload-records.ts';
 import { withdrawUpload } from '../runs/withdraw-upload.ts';
 import type { DurableStore } from '../store/durable-store.ts';
 import { isUploadId } from '../store/upload-files.ts';
@@ -55,7 +55,7 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
       return {};
     },
     onUploadFinish: async (_req, upload) => {
-      options.onQueued(await finishUpload(db, upload.id));
+      options.onQueued(await queueCompleteRevisions(db, { uploadId: upload.id }));
       return {};
     },
     onResponseError: (req, error) => {

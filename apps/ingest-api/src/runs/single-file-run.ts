@@ -37,7 +37,7 @@ export async function openSingleFileRun(db: Kysely<Database>, file: SingleFile):
         sha256: null,
         metadata: JSON.stringify(file.metadata),
         created_by: declaredBy,
-        received_at: null,
+        received_at: file.sizeBytes === 0 ? new Date() : null, // an empty file has nothing to send
       })
       .execute();
     await trx

@@ -2,7 +2,6 @@ import type { Database, ModelName } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
 import { IngestError } from '../errors.ts';
 import type { UploadRecords } from '../store/durable-store.ts';
-import { type QueuedRevision, queueCompleteRevisions } from './queue-complete-revisions.ts';
 
 /** The tus server's records, in PostgreSQL. */
 export function uploadRecords(db: Kysely<Database>): UploadRecords {
@@ -39,15 +38,24 @@ export function uploadRecords(db: Kysely<Database>): UploadRecords {
       return row.other ?? undefined;
     },
     async advance(uploadId, writer, fromBytes, toBytes) {
-      const { numUpdatedRows } = await db
+      const isComplete = sql<boolean>`bytes = ${toBytes}`;
+      const row = await db
         .updateTable('ingest.upload')
-        .set({ offset_bytes: toBytes, last_progress_at: sql<Date>`now()` })
+        .set({
+          offset_bytes: toBytes,
+          last_progress_at: sql<Date>`now()`,
+          // One commit for the last byte, not three: each waits for the disk.
+          received_at: sql<Date | null>`CASE WHEN ${isComplete} THEN now() END`,
+          writer: sql<string | null>`CASE WHEN ${isComplete} THEN NULL ELSE writer END`,
+        })
         .where('upload_id', '=', uploadId)
         .where('offset_bytes', '=', fromBytes)
         .where('writer', '=', writer)
         .where('removed_at', 'is', null)
+        .returning(isComplete.as('isComplete'))
         .executeTakeFirst();
-      if (numUpdatedRows === 0n) throw movedOn(uploadId, fromBytes);
+      if (row === undefined) throw movedOn(uploadId, fromBytes);
+      return row.isComplete;
     },
     async release(uploadId, writer) {
       await db
@@ -76,28 +84,4 @@ export async function modelOfUpload(db: Kysely<Database>, uploadId: string): Pro
     .where('removed_at', 'is', null)
     .executeTakeFirst();
   return row?.model;
-}
-
-/**
- * The finish hook: the file is `received`, and with the last one its run is `queued`. Idempotent, as it may
- * run twice, three times at once, or only in the sweep.
- */
-export async function finishUpload(
-  db: Kysely<Database>,
-  uploadId: string,
-): Promise<readonly QueuedRevision[]> {
-  await markReceived(db, uploadId);
-  return queueCompleteRevisions(db, { uploadId });
-}
-
-/** Marks what has all its bytes; one upload, or every one that a crash left unmarked. */
-export async function markReceived(db: Kysely<Database>, uploadId?: string): Promise<void> {
-  await db
-    .updateTable('ingest.upload')
-    .set({ received_at: sql<Date>`now()` })
-    .whereRef('offset_bytes', '=', 'bytes')
-    .where('received_at', 'is', null)
-    .where('removed_at', 'is', null)
-    .$if(uploadId !== undefined, (query) => query.where('upload_id', '=', uploadId ?? ''))
-    .execute();
 }

@@ -5,7 +5,7 @@ import { ERRORS, Upload } from '@tus/utils';
 import { IngestError, isDatabaseUnavailable } from '../errors.ts';
 import { writeDurably } from './durable-write.ts';
 import { GRACE_MS } from './lock-session.ts';
-import { isUploadId, openForWriting } from './upload-files.ts';
+import { isUploadId, openForWriting, syncFolder } from './upload-files.ts';
 import { hasEnded, newWriterName } from './writer-identity.ts';
 
 /** What the store must remember about an upload; kept in PostgreSQL, so that no record can be torn. */
@@ -27,8 +27,13 @@ export interface UploadRecords {
    * changed and its name is given.
    */
   claim(uploadId: string, writer: string, atBytes: number, insteadOf?: string): Promise<string | undefined>;
-  /** Moves the durable offset; rejects when it is not at `fromBytes` any more, or `writer` not its writer. */
-  advance(uploadId: string, writer: string, fromBytes: number, toBytes: number): Promise<void>;
+  /**
+   * Moves the durable offset; rejects when it is not at `fromBytes` any more, or `writer` not its writer. With the last
+   * byte the upload is received, and `writer` released.
+   *
+   * @returns whether it is.
+   */
+  advance(uploadId: string, writer: string, fromBytes: number, toBytes: number): Promise<boolean>;
   /** `writer` writes no more. */
   release(uploadId: string, writer: string): Promise<void>;
 }
@@ -89,6 +94,7 @@ export class DurableStore extends FileStore {
     const writer = this.#writer;
     await this.#takeOver(uploadId, offsetBytes);
     let recordedBytes = offsetBytes;
+    let isReceived = false;
     let file: FileHandle | undefined;
     try {
       file = await openForWriting(dataDir, uploadId, offsetBytes);
@@ -98,7 +104,9 @@ export class DurableStore extends FileStore {
         offsetBytes,
         assertMayWrite: () => assertLocked(uploadId),
         onDurable: async (durableBytes) => {
-          await records.advance(uploadId, writer, recordedBytes, durableBytes);
+          // A new file's name: after the bytes, as most file systems have written it with them.
+          if (recordedBytes === 0) await syncFolder(dataDir);
+          isReceived = await records.advance(uploadId, writer, recordedBytes, durableBytes);
           recordedBytes = durableBytes;
         },
       });
@@ -107,7 +115,7 @@ export class DurableStore extends FileStore {
     } finally {
       await file?.close();
       // Left standing when the database is away: then the next writer takes the longer way round.
-      await records.release(uploadId, writer).catch(() => {});
+      if (!isReceived) await records.release(uploadId, writer).catch(() => {});
     }
   }
 

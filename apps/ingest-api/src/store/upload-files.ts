@@ -27,8 +27,7 @@ export async function prepareDataDir(dataDir: string): Promise<void> {
 
 /**
  * Opens an upload's file to write at `offsetBytes`. Whatever lies behind that offset was never acknowledged
- * (a crash, or a failed sync) and is cut off. A file that is made here is entered in its folder for good
- * (the folder is synced) before a byte of it can be acknowledged.
+ * (a crash, or a failed sync) and is cut off. A file that is made here is not safe before its folder is synced.
  */
 export async function openForWriting(
   dataDir: string,
@@ -44,7 +43,6 @@ export async function openForWriting(
       );
     }
     if (size > offsetBytes) await file.truncate(offsetBytes);
-    if (offsetBytes === 0) await syncFolder(dataDir);
     return file;
   } catch (error) {
     await file.close();
