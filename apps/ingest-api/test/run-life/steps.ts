@@ -116,9 +116,9 @@ export class Life {
     if (state !== 'receiving') return;
     await this.#patch({ run: runNumber, content, state, revision: 0 }, 1);
     await this.#system.query(
-      `WITH u AS (UPDATE ingest.upload SET received_at = NULL WHERE '/v1/uploads/' || upload_id = $1 RETURNING upload_id)
-       UPDATE ingest.run_revision SET state = 'receiving', queued_at = NULL
-       WHERE state = 'queued' AND revision_id IN (SELECT revision_id FROM ingest.run_file JOIN u USING (upload_id))`,
+      `UPDATE ingest.run_revision SET state = 'receiving', queued_at = NULL
+       WHERE state = 'queued' AND revision_id IN (
+         SELECT revision_id FROM ingest.run_file WHERE '/v1/uploads/' || upload_id = $1)`,
       [this.#urls.get(runNumber)],
     );
     await this.#system.restartService();
