@@ -16,7 +16,8 @@ export async function buildKey(
 ): Promise<void> {
   await client.query('SAVEPOINT build_key');
   try {
-    await client.query(`ALTER TABLE ${partition} ADD PRIMARY KEY (pk)`);
+    // Full pages: no row comes later.
+    await client.query(`ALTER TABLE ${partition} ADD PRIMARY KEY (pk) WITH (fillfactor = 100)`);
   } catch (error) {
     if (sqlStateOf(error) !== UNIQUE_VIOLATION) throw error;
     await client.query('ROLLBACK TO SAVEPOINT build_key');
