@@ -3,7 +3,11 @@ import { createReadStream } from 'node:fs';
 import { chmod, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
 import { promisify } from 'node:util';
+import { from as copyFrom } from 'pg-copy-streams';
+import { COPY_COLUMNS, COPY_HEAD, COPY_TAIL, createScoreLineScanner, KeyOrder } from 'score-lines';
 import type { BenchDatabase } from './bench-database.ts';
 import { startBenchLoader } from './bench-loader.ts';
 import type { ScoreFile } from './score-file.ts';
@@ -28,6 +32,7 @@ export interface LoadContender {
 const TABLE = `CREATE TABLE contender (score double precision NOT NULL, revision_id integer NOT NULL DEFAULT 1 CHECK (revision_id = 1),
   pk text COLLATE "C" NOT NULL, attributes jsonb)`;
 const ROWS_PER_INSERT = 1_000;
+const CHUNK_BYTES = 1024 * 1024;
 
 /** Our load with every check on, by a real loader process. */
 export function ours(database: BenchDatabase, data: LoadData): LoadContender {
@@ -37,6 +42,46 @@ export function ours(database: BenchDatabase, data: LoadData): LoadContender {
     run: (round) =>
       startBenchLoader(database, MAINTENANCE_WORK_MEM).then((loader) => loader.load(data, `round ${round}`)),
   };
+}
+
+/**
+ * Our scanner, order and COPY with nothing that proves: no sha256, no profile, no gates, no records. What all of
+ * those cost, it shows against `ours`.
+ */
+export function uncheckedLoad({ client }: BenchDatabase, data: LoadData): LoadContender {
+  return {
+    name: 'unchecked',
+    label: 'the same scan and COPY without hash, profile, gates and records',
+    async run() {
+      const startedMs = performance.now();
+      await client.query('BEGIN');
+      await client.query(`SET LOCAL maintenance_work_mem = '${MAINTENANCE_WORK_MEM}'`);
+      await client.query(TABLE);
+      const columns = COPY_COLUMNS.join(', ');
+      const copy = client.query(copyFrom(`COPY contender (${columns}) FROM STDIN (FORMAT binary, FREEZE)`));
+      // As in the loader: one piece is on its way while the next one is made.
+      await pipeline(Readable.from(unprovenRows(data.jsonPath), { highWaterMark: 1 }), copy);
+      await client.query('ALTER TABLE contender ADD PRIMARY KEY (pk) WITH (fillfactor = 100)');
+      await client.query('COMMIT');
+      const seconds = (performance.now() - startedMs) / 1000;
+      await client.query('DROP TABLE contender');
+      return { seconds };
+    },
+  };
+}
+
+async function* unprovenRows(jsonPath: string): AsyncGenerator<Buffer> {
+  const scanner = createScoreLineScanner({
+    onReject: ({ line, detail }) => {
+      throw new Error(`The bench's own line ${line} was refused: ${detail}`);
+    },
+  });
+  const order = new KeyOrder();
+  yield COPY_HEAD;
+  for await (const chunk of createReadStream(jsonPath, { highWaterMark: CHUNK_BYTES }))
+    yield order.sort(scanner.scan(chunk));
+  yield order.sort(scanner.finish());
+  yield COPY_TAIL;
 }
 
 /** The limit: the server reads ready-made text by itself, with no network and no JSON. */

@@ -18,6 +18,7 @@ import {
   ours,
   psqlCopy,
   serverCopy,
+  uncheckedLoad,
 } from './load-contenders.ts';
 import { describeMachine } from './machine.ts';
 import { median } from './median.ts';
@@ -53,7 +54,7 @@ try {
 
   const wanted = values.only?.split(',');
   const isWanted = ({ name }: LoadContender) => wanted === undefined || wanted.includes(name);
-  const quick = [ours(database, data), serverCopy(database, data)];
+  const quick = [ours(database, data), uncheckedLoad(database, data), serverCopy(database, data)];
   if (machine.psql !== null) quick.push(psqlCopy(database, data));
   const slow = [copyIntoKey(database, data), multiRowInserts(database, data)];
 

@@ -16,7 +16,7 @@ export interface LoadFigures {
 }
 
 /** What is promised of our time against that of others, with random keys. */
-const TARGETS: Readonly<Record<string, number>> = { serverCopy: 0.85, copyIntoKey: 0.3 };
+const TARGETS: Readonly<Record<string, number>> = { unchecked: 1.05, serverCopy: 0.85, copyIntoKey: 0.3 };
 const PEAK_TARGET_MB = 200;
 
 export function summarize(figures: LoadFigures): PartResult {
