@@ -115,7 +115,9 @@ export async function runTorture(options: TortureOptions): Promise<TortureReport
         if (ending.code === 0) return;
         // 75 says: run the same command again.
         if (ending.code !== 75 && ending.signal !== 'SIGKILL')
-          throw new Error(`The push of ${file.path} ended with ${ending.code}:\n${ending.stderr}`);
+          throw new Error(
+            `The push of ${file.path} ended with ${ending.code}:\n${ending.stderr}${ending.stdout}`,
+          );
         client = startClient();
       }
       if (performance.now() > deadlineMs)
