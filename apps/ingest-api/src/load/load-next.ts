@@ -8,7 +8,7 @@ import { endAttemptForRetry, startAttempt } from './load-attempts.ts';
 import { loadRevision } from './load-revision.ts';
 import type { LoaderContext } from './loader-context.ts';
 import { PhaseClock } from './phase-clock.ts';
-import { isRefusalOfRows, refuseRevision } from './refuse-revision.ts';
+import { isRefusalOfRows, refuseRevision, wasRefusedBefore } from './refuse-revision.ts';
 import { retryDelayMs } from './retry-delay.ts';
 import { watchLoad } from './watch-load.ts';
 
@@ -91,7 +91,11 @@ async function attemptLoad(
     await watch.reported();
   } catch (error) {
     watch.stop();
-    if (watch.fault === undefined && isRefusalOfRows(error, progress.phase)) {
+    if (
+      watch.fault === undefined &&
+      isRefusalOfRows(error, progress.phase) &&
+      (await wasRefusedBefore(side, claimed.revisionId, attempt, error))
+    ) {
       log.error({ ...run, err: describeError(error) }, 'load failed: PostgreSQL refuses a row of it');
       destroyConnection(client, 'the load failed'); // and with it the claim, which holds the row to be written
       await refuseRevision(side, claimed.revisionId, attemptId, error);

@@ -15,6 +15,22 @@ export function isRefusalOfRows(error: unknown, phase: LoadPhase): boolean {
   return REFUSALS.some((pattern) => pattern.test(state));
 }
 
+/** True when the attempt before met the same: only then is it proven that the bytes are to blame, and no crash near by. */
+export async function wasRefusedBefore(
+  side: Kysely<Database>,
+  revisionId: number,
+  attempt: number,
+  cause: unknown,
+): Promise<boolean> {
+  const before = await side
+    .selectFrom('ingest.load_attempt')
+    .select('error')
+    .where('revision_id', '=', revisionId)
+    .where('attempt', '=', attempt - 1)
+    .executeTakeFirst();
+  return before?.error === describeError(cause);
+}
+
 /**
  * Records that PostgreSQL refused rows which the scanner had let through: by a constraint that somebody has added, or by
  * a limit that the scanner should know of. To be called when the load's own transaction is over, which held the row.
