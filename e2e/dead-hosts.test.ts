@@ -6,7 +6,8 @@ import { startTestSystem, type TestSystem } from './support/test-system.ts';
 import { clientPortsOf, type VanishedPackets, vanishedPackets } from './support/vanished-packets.ts';
 import { waitFor } from './support/wait-for.ts';
 
-const LINES = 1_500_000;
+/** Enough for a load that can be caught while it copies. */
+const LINES = 5_000_000;
 /** What the load's transaction asks of TCP: 15 s of silence, three probes 5 s apart; and time on a busy machine. */
 const NOTICED_WITHIN_MS = 50_000;
 
