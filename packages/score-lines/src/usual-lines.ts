@@ -59,21 +59,22 @@ export function writeUsualLines(
     if (bytes[at] === SPACE) at++;
 
     let pkStart = at;
+    let pkEnd: number;
     let byte = bytes[at] as number;
     if (byte === QUOTE) {
       pkStart++;
       do byte = bytes[++at] as number;
       while (byte >= SPACE && byte < DELETE && byte !== QUOTE && byte !== BACKSLASH);
       if (byte !== QUOTE) break;
+      pkEnd = at++;
     } else {
       if (byte === MINUS) byte = bytes[++at] as number;
       const firstDigit = byte;
       while (byte >= DIGIT_0 && byte <= DIGIT_9) byte = bytes[++at] as number;
       if (firstDigit === DIGIT_0 || bytes[at - 1] === MINUS) break;
+      pkEnd = at;
     }
-    const pkEnd = at;
     if (pkEnd === pkStart || pkEnd - pkStart > PK_BYTES) break;
-    if (byte === QUOTE) at++;
 
     if (bytes[at] !== COMMA) break;
     if (bytes[++at] === SPACE) at++;

@@ -135,7 +135,10 @@ const plainLines = [
 /** Makes lines from the usual to the hostile, without their newline. About a third of them should be refused. */
 export function generateLine(random: Random): Buffer {
   const kind = random.int(100);
-  if (kind < 25) return Buffer.from(usualLine(random));
+  if (kind < 25) {
+    const line = Buffer.from(usualLine(random));
+    return kind < 20 ? line : mutate(random, line);
+  }
   if (kind < 28) return Buffer.from(random.pick(plainLines));
   const line = Buffer.from(objectLine(random));
   return kind < 80 ? line : mutate(random, line);
