@@ -102,9 +102,9 @@ describe('uploader push, when something fails', () => {
   it("goes on after a proxy's 502 page, a 429, a lock and a cut connection", async () => {
     const faults = [
       { method: 'PUT', status: 502 },
+      { method: 'PATCH', status: 429 },
       { method: 'HEAD', status: 502 },
       { method: 'HEAD', status: 423 },
-      { method: 'PATCH', status: 429 },
       { method: 'PATCH', status: 0 },
       { method: 'GET', status: 504 },
     ];
@@ -133,7 +133,7 @@ describe('uploader push, when something fails', () => {
   it('declares the run again when an upload is gone, and sends the file anew', async () => {
     let gone = 0;
     server.intercept = (request, response) => {
-      if (request.method !== 'HEAD' || gone++ > 0) return false;
+      if (request.method !== 'PATCH' || gone++ > 0) return false;
       problem(response, 404, 'Not found', 'No such upload.');
       return true;
     };
@@ -144,7 +144,7 @@ describe('uploader push, when something fails', () => {
 
   it('ends with 75 when the upload is gone again after that', async () => {
     server.intercept = (request, response) => {
-      if (request.method !== 'HEAD') return false;
+      if (request.method !== 'PATCH') return false;
       problem(response, 410, 'Gone', 'No such upload.');
       return true;
     };

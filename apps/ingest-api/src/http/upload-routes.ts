@@ -1,5 +1,5 @@
 import { Server } from '@tus/server';
-import { ERRORS, type Upload } from '@tus/utils';
+import { ERRORS, Metadata, TUS_RESUMABLE, type Upload } from '@tus/utils';
 import type { Database } from 'db-schema';
 import { type Request, type RequestHandler, type Response, Router } from 'express';
 import type { Kysely } from 'kysely';
@@ -10,7 +10,7 @@ import { newUploadId } from '../runs/declare-run.ts';
 import { type QueuedRevision, queueCompleteRevisions } from '../runs/queue-complete-revisions.ts';
 import { openSingleFileRun } from '../runs/single-file-run.ts';
 import { covers } from '../runs/tokens.ts';
-import { modelOfUpload } from '../runs/upload-records.ts';
+import { findUpload, type StandingUpload } from '../runs/upload-records.ts';
 import { withdrawUpload } from '../runs/withdraw-upload.ts';
 import type { DurableStore } from '../store/durable-store.ts';
 import { isUploadId } from '../store/upload-files.ts';
@@ -105,14 +105,15 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
 
   router.use(`${PATH}/:id`, ignoreOverride, async (req, res, next) => {
     const { id } = req.params as { id: string };
-    const model = isUploadId(id) ? await modelOfUpload(db, id) : undefined;
+    const upload = isUploadId(id) ? await findUpload(db, id) : undefined;
     // One that belongs to another's model is answered as one that never was, word for word.
-    if (model === undefined || !covers(principalOf(res), model))
+    if (upload === undefined || !covers(principalOf(res), upload.model))
       throw new IngestError('not_found', 'There is no such upload; declare the run again.');
-    requireAccess(res, 'push', model);
+    requireAccess(res, 'push', upload.model);
+    res.locals.upload = upload;
     next();
   });
-  router.head(`${PATH}/:id`, speakTus);
+  router.head(`${PATH}/:id`, answerUnlocked, speakTus);
   router.patch(`${PATH}/:id`, speakTus);
   router.delete(`${PATH}/:id`, async (req, res) => {
     await withdrawUpload(db, dataDir, req.params.id, principalOf(res).name);
@@ -142,6 +143,26 @@ function readOn(req: Request): void {
   timer.unref();
   req.once('close', () => clearTimeout(timer)).resume();
 }
+
+/**
+ * HEAD of an upload that nobody writes: what the record says holds without its lock. One that is being written goes
+ * on to @tus/server, which waits for its turn: a stalled writer then gives way, and what it had counts.
+ */
+const answerUnlocked: RequestHandler = (req, res, next) => {
+  const { isBeingWritten, offsetBytes, sizeBytes, metadata } = res.locals.upload as StandingUpload;
+  if (isBeingWritten || req.get('Tus-Resumable') !== TUS_RESUMABLE) {
+    next();
+    return;
+  }
+  res.set({
+    'Tus-Resumable': TUS_RESUMABLE,
+    'Cache-Control': 'no-store',
+    'Upload-Offset': String(offsetBytes),
+    'Upload-Length': String(sizeBytes),
+  });
+  if (metadata !== null) res.set('Upload-Metadata', Metadata.stringify(metadata));
+  res.status(200).end();
+};
 
 /** tus 1.0 lets a client override the method by a header; a proxy that filters by method could not see it. */
 const ignoreOverride: RequestHandler = (req: Request, _res, next) => {

@@ -1,27 +1,12 @@
 import type { Database, ModelName } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
 import { IngestError } from '../errors.ts';
-import type { UploadRecords } from '../store/durable-store.ts';
+import type { UploadRecord, UploadRecords } from '../store/durable-store.ts';
 
 /** The tus server's records, in PostgreSQL. */
 export function uploadRecords(db: Kysely<Database>): UploadRecords {
   return {
-    async find(uploadId) {
-      const row = await db
-        .selectFrom('ingest.upload')
-        .select(['upload_id', 'bytes', 'offset_bytes', 'metadata', 'created_at'])
-        .where('upload_id', '=', uploadId)
-        .where('removed_at', 'is', null)
-        .executeTakeFirst();
-      if (row === undefined) return undefined;
-      return {
-        uploadId: row.upload_id,
-        sizeBytes: row.bytes,
-        offsetBytes: row.offset_bytes,
-        metadata: row.metadata,
-        createdAt: row.created_at,
-      };
-    },
+    find: (uploadId) => findUpload(db, uploadId),
     async claim(uploadId, writer, atBytes, insteadOf) {
       const { rows } = await sql<{ other: string | null }>`
         WITH standing AS (
@@ -75,13 +60,31 @@ function movedOn(uploadId: string, offsetBytes: number): IngestError {
   );
 }
 
-/** The model that an upload belongs to; undefined for one that never was or is gone. */
-export async function modelOfUpload(db: Kysely<Database>, uploadId: string): Promise<ModelName | undefined> {
+export interface StandingUpload extends UploadRecord {
+  readonly model: ModelName;
+  /** A process has begun to write it, and not ended. */
+  readonly isBeingWritten: boolean;
+}
+
+/** Undefined for one that never was or is gone. */
+export async function findUpload(
+  db: Kysely<Database>,
+  uploadId: string,
+): Promise<StandingUpload | undefined> {
   const row = await db
     .selectFrom('ingest.upload')
-    .select('model')
+    .select(['model', 'bytes', 'offset_bytes', 'metadata', 'created_at', 'writer'])
     .where('upload_id', '=', uploadId)
     .where('removed_at', 'is', null)
     .executeTakeFirst();
-  return row?.model;
+  if (row === undefined) return undefined;
+  return {
+    uploadId,
+    model: row.model,
+    sizeBytes: row.bytes,
+    offsetBytes: row.offset_bytes,
+    metadata: row.metadata,
+    createdAt: row.created_at,
+    isBeingWritten: row.writer !== null,
+  };
 }

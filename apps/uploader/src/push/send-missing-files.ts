@@ -65,6 +65,8 @@ async function sendOne(
       {
         file,
         uploadUrl: service.url + remote.uploadUrl,
+        // Many small files are mostly requests: HEAD could spare the one chunk of such a file, and rarely does.
+        offsetBytes: remote.bytes <= settings.chunkSizeBytes ? remote.offset : undefined,
         headers: commonHeaders(service),
         chunkSizeBytes: settings.chunkSizeBytes,
         stallTimeoutMs: settings.stallTimeoutMs,

@@ -15,6 +15,7 @@ export async function sendFile(
   let acknowledgedBytes = -1;
   let bytesAtLastFault = -1;
   let conflicts = 0;
+  let { offsetBytes } = send; // for the first try only
   const onAcknowledged = (offsetBytes: number) => {
     acknowledgedBytes = Math.max(acknowledgedBytes, offsetBytes);
     send.onAcknowledged(offsetBytes);
@@ -22,8 +23,9 @@ export async function sendFile(
   const attempt = async () => {
     try {
       await refuseChanged(send.file);
-      await sendOnce({ ...send, onAcknowledged });
+      await sendOnce({ ...send, offsetBytes, onAcknowledged });
     } catch (error) {
+      offsetBytes = undefined;
       const conflict = error instanceof HttpFault && error.status === 409;
       conflicts = conflict ? conflicts + 1 : 0;
       if (conflict && conflicts > MOST_CONFLICTS_IN_A_ROW) {

@@ -8,6 +8,8 @@ import { tusHttpStack } from './tus-http-stack.ts';
 export type SendOptions = {
   file: HashedFile;
   uploadUrl: string;
+  /** Where the upload stands, when the service has said so a moment ago; otherwise it is asked. */
+  offsetBytes?: number | undefined;
   headers: Record<string, string>;
   chunkSizeBytes: number;
   stallTimeoutMs: number;
@@ -23,7 +25,7 @@ export type SendOptions = {
 const TRY_IS_OVER = new Error('This try is over.');
 
 /**
- * One try: HEAD for the offset, then PATCH after PATCH to the end. The library's part is the protocol; when
+ * One try: HEAD for the offset when it is not known, then PATCH after PATCH to the end. The library's part is the protocol; when
  * to try again is decided outside, because it would retry for nine seconds, take a 429 for final and a 502
  * on HEAD for a reason to start over. Resolving means only that all was sent: the run's state says the rest.
  */
@@ -45,7 +47,14 @@ export async function sendOnce(options: SendOptions): Promise<void> {
         storeFingerprintForResuming: false,
         fingerprint: async () => options.file.sha256,
         fileReader: { openFile: async () => fileSlices(options.file, options) },
-        httpStack: tusHttpStack(options.stallTimeoutMs, ended.signal),
+        httpStack: tusHttpStack({
+          stallTimeoutMs: options.stallTimeoutMs,
+          signal: ended.signal,
+          standing:
+            options.offsetBytes === undefined
+              ? undefined
+              : { offsetBytes: options.offsetBytes, sizeBytes: options.file.identity.bytes },
+        }),
         onAfterResponse: (_request, response) => {
           const offset = Number(response.getHeader('Upload-Offset') ?? Number.NaN);
           if (response.getStatus() < 300 && Number.isInteger(offset)) options.onAcknowledged(offset);

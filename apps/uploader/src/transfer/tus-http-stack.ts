@@ -2,24 +2,46 @@ import type { HttpRequest, HttpResponse, HttpStack } from 'tus-js-client';
 import { type ExchangeResponse, exchange } from '../net/exchange.ts';
 import type { SliceBody } from './file-slices.ts';
 
+export type TusHttpStackOptions = {
+  stallTimeoutMs: number;
+  signal: AbortSignal;
+  /** What HEAD would tell. The library always asks; then the answer is this, and nothing is sent. */
+  standing?: { offsetBytes: number; sizeBytes: number } | undefined;
+};
+
 /**
  * tus-js-client's requests, sent the way all others are. The library's own stack has no time-out, never
  * ends when an answer is cut in its body, and sends a PATCH that was aborted before it began.
  */
-export function tusHttpStack(stallTimeoutMs: number, signal: AbortSignal): HttpStack {
+export function tusHttpStack(options: TusHttpStackOptions): HttpStack {
   return {
     getName: () => 'uploader',
-    createRequest: (method, url) => createRequest(method, url, stallTimeoutMs, signal),
+    createRequest: (method, url) => createRequest(method, url, options),
   };
 }
 
 function createRequest(
   method: string,
   url: string,
-  stallTimeoutMs: number,
-  signal: AbortSignal,
+  { stallTimeoutMs, signal, standing }: TusHttpStackOptions,
 ): HttpRequest {
   const headers: Record<string, string> = {};
+  const send = async (body: SliceBody | null) => {
+    signal.throwIfAborted();
+    if (method === 'HEAD' && standing !== undefined) {
+      return {
+        method,
+        url,
+        status: 200,
+        headers: {
+          'upload-offset': String(standing.offsetBytes),
+          'upload-length': String(standing.sizeBytes),
+        },
+        body: '',
+      };
+    }
+    return exchange({ method, url, headers, ...(body ? { body } : {}), signal, stallTimeoutMs });
+  };
   return {
     getMethod: () => method,
     getURL: () => url,
@@ -28,10 +50,7 @@ function createRequest(
     },
     getHeader: (name) => headers[name],
     setProgressHandler: () => {},
-    send: async (body: SliceBody | null) =>
-      toTusResponse(
-        await exchange({ method, url, headers, ...(body ? { body } : {}), signal, stallTimeoutMs }),
-      ),
+    send: async (body: SliceBody | null) => toTusResponse(await send(body)),
     // The signal ends a request; the library has nothing of its own to abort.
     abort: async () => {},
     getUnderlyingObject: () => null,
