@@ -20,7 +20,8 @@ export type LookAt = { readonly revisionId: number } | { readonly uploadId: stri
  *
  * Files are sent in the order of their names, so the last name is the one to be missing: asked for first, it
  * spares a run of 10,000 files from being read through with each file. (Not as NOT EXISTS: the planner drops
- * ORDER BY and LIMIT there, and reads every upload that there is.)
+ * ORDER BY and LIMIT there, and reads every upload that there is. Not as a join: without statistics, on a new
+ * database, it becomes a hash of all files, 13 ms a file at 3,000 files.)
  *
  * It must be a statement of its own, after the file's `received_at` has committed: of two files that finish at
  * once, the later one sees both.
@@ -34,8 +35,9 @@ export async function queueCompleteRevisions(
     SET state = 'queued', queued_at = now()
     WHERE r.state = 'receiving' AND ${isLookedAt(lookAt)}
       AND (
-        SELECT f.name FROM ingest.run_file f JOIN ingest.upload u USING (upload_id)
-        WHERE f.revision_id = r.revision_id AND u.received_at IS NULL
+        SELECT f.name FROM ingest.run_file f
+        WHERE f.revision_id = r.revision_id
+          AND NOT (SELECT received_at IS NOT NULL FROM ingest.upload u WHERE u.upload_id = f.upload_id)
         ORDER BY f.name DESC LIMIT 1) IS NULL
     RETURNING r.revision_id, r.model, r.run_key, r.revision`.execute(db);
   // Not in the same statement: PostgreSQL holds one lock for all that notify until their commits are on the disk.

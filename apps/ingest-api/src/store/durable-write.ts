@@ -1,7 +1,7 @@
 import type { FileHandle } from 'node:fs/promises';
 
 /** After so many bytes of one request they are synced and their offset recorded, so that a crash costs no more. */
-const CHECKPOINT_BYTES = 8 * 1024 * 1024;
+const CHECKPOINT_BYTES = 32 * 1024 * 1024;
 
 export interface DurableWrite {
   readonly file: FileHandle;
@@ -16,7 +16,7 @@ export interface DurableWrite {
 
 /**
  * Writes pieces one after the other, the next one coming in meanwhile, and syncs them (fdatasync): every
- * 8 MiB beside the writing, and at the end.
+ * 32 MiB beside the writing, and at the end.
  *
  * @returns the durable offset; `onDurable` has been told of it.
  * @throws the file system's error. Then nothing since the last `onDurable` counts: a failed sync is never
