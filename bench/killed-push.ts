@@ -11,11 +11,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { parseArgs } from 'node:util';
-import { startPostgres } from 'local-postgres';
 import { peakMb, watchPeaks } from '../e2e/support/peak-memory.ts';
 import { startTcpProxy } from '../e2e/support/tcp-proxy.ts';
 import { startTestSystem } from '../e2e/support/test-system.ts';
 import { waitFor } from '../e2e/support/wait-for.ts';
+import { startBenchServer } from './bench-server.ts';
 import { writeScoreFile } from './score-file.ts';
 
 const CHUNK_BYTES = 64 * 1024 * 1024;
@@ -24,11 +24,8 @@ const LONG_MS = 20 * 60_000;
 const { values } = parseArgs({ options: { rows: { type: 'string', default: '27000000' } } });
 const rows = Number(values.rows);
 const dir = await mkdtemp(join(process.env.BENCH_DIR ?? tmpdir(), 'ingest-killed-push-'));
-const postgres = await startPostgres({
-  dataDir: join(dir, 'postgres'),
-  settings: { shared_buffers: '512MB', max_wal_size: '4GB', wal_level: 'minimal', max_wal_senders: '0' },
-});
-process.env.TEST_DATABASE_URL = postgres.superuserUrl;
+const server = await startBenchServer(dir);
+process.env.TEST_DATABASE_URL = server.url;
 process.env.TMPDIR = dir;
 const system = await startTestSystem();
 try {
@@ -92,7 +89,7 @@ try {
   }
 } finally {
   await system.stop();
-  await postgres.stop();
+  await server.stop();
   await rm(dir, { recursive: true, force: true });
 }
 

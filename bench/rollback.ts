@@ -10,10 +10,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { startPostgres } from 'local-postgres';
 import pg from 'pg';
 import { runProgram } from '../e2e/support/program.ts';
 import { startTestSystem } from '../e2e/support/test-system.ts';
+import { startBenchServer } from './bench-server.ts';
 import { median } from './median.ts';
 import { writeScoreFile } from './score-file.ts';
 
@@ -33,11 +33,8 @@ const rows = Number(values.rows);
 const turns = Number(values.turns);
 
 const dir = await mkdtemp(join(process.env.BENCH_DIR ?? tmpdir(), 'ingest-rollback-'));
-const postgres = await startPostgres({
-  dataDir: join(dir, 'postgres'),
-  settings: { shared_buffers: '512MB', max_wal_size: '4GB', wal_level: 'minimal', max_wal_senders: '0' },
-});
-process.env.TEST_DATABASE_URL = postgres.superuserUrl;
+const server = await startBenchServer(dir);
+process.env.TEST_DATABASE_URL = server.url;
 process.env.TMPDIR = dir;
 const system = await startTestSystem();
 try {
@@ -84,7 +81,7 @@ try {
   }
 } finally {
   await system.stop();
-  await postgres.stop();
+  await server.stop();
   await rm(dir, { recursive: true, force: true });
 }
 
