@@ -36,6 +36,8 @@ interface Session {
   /** When the last question was sent that the server has answered: the session was alive then. */
   confirmedMs: number;
   isLost: boolean;
+  /** Settles with the newest question: they go one after the other, as pg is giving up its own queue. */
+  lastAsked: Promise<unknown>;
 }
 
 /**
@@ -55,7 +57,8 @@ export class LockSession {
   async tryLock(uploadId: string): Promise<SharedLock | undefined> {
     const session = await this.#session();
     const key = lockKey(uploadId);
-    const { rows } = await session.client.query<{ taken: boolean }>(
+    const { rows } = await ask<{ taken: boolean }>(
+      session,
       'SELECT pg_try_advisory_lock($1::bigint) AS taken',
       [key],
     );
@@ -66,9 +69,9 @@ export class LockSession {
         if (session.isLost) return;
         const notice = tellWaiters ? ', pg_notify($2, $3)' : '';
         const values = tellWaiters ? [key, CHANNEL, `freed ${uploadId}`] : [key];
-        await session.client
-          .query(`SELECT pg_advisory_unlock($1::bigint)${notice}`, values)
-          .catch(() => this.#lose(session, 'a lock could not be given back'));
+        await ask(session, `SELECT pg_advisory_unlock($1::bigint)${notice}`, values).catch(() =>
+          this.#lose(session, 'a lock could not be given back'),
+        );
       },
     };
   }
@@ -76,7 +79,7 @@ export class LockSession {
   /** Asks whoever holds the lock to give it up if it is stalled. */
   async askFor(uploadId: string): Promise<void> {
     const session = await this.#session();
-    await session.client.query('SELECT pg_notify($1, $2)', [CHANNEL, `wanted ${uploadId}`]);
+    await ask(session, 'SELECT pg_notify($1, $2)', [CHANNEL, `wanted ${uploadId}`]);
   }
 
   async close(): Promise<void> {
@@ -102,7 +105,12 @@ export class LockSession {
       ...this.#options.clientConfig,
       connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     });
-    const session: Session = { client, confirmedMs: performance.now(), isLost: false };
+    const session: Session = {
+      client,
+      confirmedMs: performance.now(),
+      isLost: false,
+      lastAsked: Promise.resolve(),
+    };
     client.on('error', (error) => this.#lose(session, error.message));
     client.on('end', () => this.#lose(session, 'the server ended the session'));
     client.on('notification', ({ payload = '' }) => {
@@ -150,7 +158,7 @@ export class LockSession {
     if (session.isLost) return false;
     const askedMs = performance.now();
     try {
-      await session.client.query('SELECT 1');
+      await ask(session, 'SELECT 1');
     } catch (error) {
       this.#lose(session, (error as Error).message);
       return false;
@@ -166,6 +174,16 @@ export class LockSession {
     destroyConnection(session.client, reason);
     this.#options.onLost(reason);
   }
+}
+
+function ask<Row extends pg.QueryResultRow>(
+  session: Session,
+  sql: string,
+  values?: unknown[],
+): Promise<pg.QueryResult<Row>> {
+  const answer = session.lastAsked.then(() => session.client.query<Row>(sql, values));
+  session.lastAsked = answer.catch(() => {}); // whoever asked hears of it
+  return answer;
 }
 
 function isTrusted(session: Session): boolean {
