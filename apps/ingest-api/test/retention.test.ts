@@ -129,6 +129,22 @@ describe('retention', () => {
     expect(await sweepRows()).to.deep.equal({ dropped: ['r1'], waiting: [] });
   });
 
+  it('drops what it can when PostgreSQL refuses one, and that one once nothing hangs on it any more', async () => {
+    await keep('viewed', 0);
+    await publishRuns('viewed', ['r1', 'r2', 'r3']);
+    const [oldest] = await system.query<{ name: string }>(
+      `SELECT min(c.oid)::regclass::text AS name FROM pg_class c WHERE relkind = 'r' AND relname LIKE 'viewed$%'`,
+    );
+    await system.query(`CREATE VIEW public.somebodys AS SELECT pk FROM ${oldest?.name}`);
+    const { dropped, refused } = await retireRevisions(await connect('ingest_loader'), 10_000);
+    expect(dropped.map(({ run }) => run)).to.deep.equal(['r2']);
+    expect(refused.map(({ run, error }) => [run, (error as pg.DatabaseError).code])).to.deep.equal([
+      ['r1', '2BP01'],
+    ]);
+    await system.query('DROP VIEW public.somebodys');
+    expect(await sweepRows()).to.deep.equal({ dropped: ['r1'], waiting: [] });
+  });
+
   it('drops what was withdrawn, and keeps what is held', async () => {
     await system.request('PUT', '/v1/models/gates', {
       json: { minRows: 5, keepRevisions: 0 },

@@ -1,6 +1,6 @@
 import { type ModelName, parentOf, partitionOf } from 'db-schema';
 import type { Client } from 'pg';
-import { sqlStateOf } from '../errors.ts';
+import { isDatabaseUnavailable, sqlStateOf } from '../errors.ts';
 import { KEEP_REVISIONS_DEFAULT } from '../runs/contract.ts';
 import { RETENTION_LOCK } from '../runs/retention-lock.ts';
 
@@ -18,6 +18,8 @@ export interface RetirementReport {
   readonly dropped: readonly RetiredRevision[];
   /** Readers are still in their model's table: their partition goes in a later sweep. */
   readonly waiting: readonly RetiredRevision[];
+  /** PostgreSQL refuses, because somebody's view hangs on the partition, say: tried again in each sweep. */
+  readonly refused: readonly (RetiredRevision & { readonly error: unknown })[];
 }
 
 /**
@@ -33,16 +35,22 @@ export async function retireRevisions(client: Client, patienceMs: number): Promi
   const { rows } = await client.query<{ locked: boolean }>('SELECT pg_try_advisory_lock($1) AS locked', [
     RETENTION_LOCK,
   ]);
-  if (rows[0]?.locked !== true) return { dropped: [], waiting: [] };
+  if (rows[0]?.locked !== true) return { dropped: [], waiting: [], refused: [] };
   await markRetired(client);
   const dropped: RetiredRevision[] = [];
   const waiting: RetiredRevision[] = [];
+  const refused: (RetiredRevision & { error: unknown })[] = [];
   for (const partition of await retiredPartitions(client)) {
-    const isGone = await dropPartition(client, partition, patienceMs);
-    (isGone ? dropped : waiting).push(partition);
+    try {
+      const isGone = await dropPartition(client, partition, patienceMs);
+      (isGone ? dropped : waiting).push(partition);
+    } catch (error) {
+      if (isDatabaseUnavailable(error)) throw error;
+      refused.push({ ...partition, error }); // the rows of others must not stay for it
+    }
   }
   await client.query('SELECT pg_advisory_unlock($1)', [RETENTION_LOCK]);
-  return { dropped, waiting };
+  return { dropped, waiting, refused };
 }
 
 /** A row that is published meanwhile is looked at again by UPDATE, and does not match any more. */

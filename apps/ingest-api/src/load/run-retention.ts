@@ -33,11 +33,13 @@ async function sweepOnce({ clientConfig, log, signal }: RetentionContext): Promi
   signal.addEventListener('abort', cut, { once: true });
   try {
     await client.connect();
-    const { dropped, waiting } = await retireRevisions(client, PATIENCE_MS);
+    const { dropped, waiting, refused } = await retireRevisions(client, PATIENCE_MS);
     for (const { model, run, revision } of dropped)
       log.info({ model, run, revision }, 'rows cleared away: the revision is past retention');
     for (const { model, run, revision } of waiting)
       log.info({ model, run, revision }, 'rows past retention stay for now, as readers are in their table');
+    for (const { model, run, revision, error } of refused)
+      log.warn({ model, run, revision, err: describeError(error) }, 'rows past retention cannot be dropped');
   } finally {
     signal.removeEventListener('abort', cut);
     await client.end().catch(() => {});
