@@ -4,6 +4,8 @@ const SHIFT = 20 - MANTISSA_BITS;
 /** Sign, eleven bits of exponent, and the mantissa's first bits. */
 const BUCKETS = 2 ** (12 + MANTISSA_BITS);
 const NEGATIVE = BUCKETS / 2;
+/** The buckets of one sign and exponent. */
+const BLOCK_BUCKETS = 2 ** MANTISSA_BITS;
 const DECILES = [1, 2, 3, 4, 5, 6, 7, 8, 9];
 /** A share of nothing would make the index infinite; one row in 10,000 is the usual floor. */
 const SHARE_MIN = 0.0001;
@@ -23,13 +25,13 @@ export interface ProfileSummary {
 
 /**
  * What the scores of a run look like, from the one pass that reads them: count, extremes, mean and standard
- * deviation, and a histogram of fixed size, whose buckets are the first bits of the numbers themselves (sign,
- * exponent, ten bits of the mantissa). It takes 16 MiB of address space, of which the few pages that are
- * touched become memory. Integers up to 1,024 and their like fall into buckets of their own, so that their
+ * deviation, and a histogram, whose buckets are the first bits of the numbers themselves (sign, exponent, ten
+ * bits of the mantissa). Each sign and exponent that occurs takes 4 KiB, all of them 16 MiB. Integers up to 1,024 and their like fall into buckets of their own, so that their
  * deciles are exact.
  */
 export class ScoreProfile {
-  readonly #counts = new Uint32Array(BUCKETS);
+  /** By sign and exponent, made when the first of them comes. */
+  readonly #blocks: (Uint32Array | undefined)[] = new Array(BUCKETS / BLOCK_BUCKETS).fill(undefined);
   #rows = 0;
   #min = Number.POSITIVE_INFINITY;
   #max = Number.NEGATIVE_INFINITY;
@@ -40,7 +42,7 @@ export class ScoreProfile {
   /** Adds the first `length` scores. In batches, as moments of a batch are exact enough and cheap to merge. */
   add(scores: Float64Array, length: number): void {
     if (length === 0) return;
-    const counts = this.#counts;
+    const blocks = this.#blocks;
     const words = new Uint32Array(scores.buffer, scores.byteOffset, length * 2);
     let min = this.#min;
     let max = this.#max;
@@ -51,7 +53,13 @@ export class ScoreProfile {
       if (score > max) max = score;
       sum += score;
       const bucket = (words[at * 2 + 1] as number) >>> SHIFT; // the upper word, as every platform of Node's is little-endian
-      counts[bucket] = (counts[bucket] as number) + 1;
+      let block = blocks[bucket >>> MANTISSA_BITS];
+      if (block === undefined) {
+        block = new Uint32Array(BLOCK_BUCKETS);
+        blocks[bucket >>> MANTISSA_BITS] = block;
+      }
+      const place = bucket & (BLOCK_BUCKETS - 1);
+      block[place] = (block[place] as number) + 1;
     }
     this.#min = min;
     this.#max = max;
@@ -92,7 +100,7 @@ export class ScoreProfile {
     let bin = 0;
     for (const bucket of this.#filledBuckets()) {
       while (bin < edges.length && placeOf(bucket) > (edges[bin] as number)) bin++; // a bin holds its upper edge
-      shares[bin] = (shares[bin] as number) + (this.#counts[bucket] as number) / this.#rows;
+      shares[bin] = (shares[bin] as number) + this.#countOf(bucket) / this.#rows;
     }
     return shares;
   }
@@ -103,7 +111,7 @@ export class ScoreProfile {
     const deciles: number[] = [];
     let passed = 0;
     for (const bucket of this.#filledBuckets()) {
-      passed += this.#counts[bucket] as number;
+      passed += this.#countOf(bucket);
       while (deciles.length < ranks.length && passed >= (ranks[deciles.length] as number)) {
         deciles.push(lowerEdgeOf(bucket));
       }
@@ -111,14 +119,18 @@ export class ScoreProfile {
     return deciles;
   }
 
+  #countOf(bucket: number): number {
+    return this.#blocks[bucket >>> MANTISSA_BITS]?.[bucket & (BLOCK_BUCKETS - 1)] ?? 0;
+  }
+
   /** From the lowest numbers to the highest: the magnitude of negative ones grows with their bucket. */
   #filledBuckets(): number[] {
     const filled: number[] = [];
     for (let bucket = BUCKETS - 1; bucket >= NEGATIVE; bucket--) {
-      if (this.#counts[bucket] !== 0) filled.push(bucket);
+      if (this.#countOf(bucket) !== 0) filled.push(bucket);
     }
     for (let bucket = 0; bucket < NEGATIVE; bucket++) {
-      if (this.#counts[bucket] !== 0) filled.push(bucket);
+      if (this.#countOf(bucket) !== 0) filled.push(bucket);
     }
     return filled;
   }
