@@ -17,7 +17,7 @@ const SORTED_CONTENDERS = 'ours,serverCopy,copyIntoKey';
 /** Five minutes; an evening; and so little that it only shows that everything still runs. */
 export const STEPS: Readonly<Record<Form, readonly Step[]>> = {
   short: [
-    step('load', `load.ts --rows 5000000 --rounds 3 --only ${SHORT_CONTENDERS}`),
+    step('load', `load.ts --rows 5000000 --rounds 2 --only ${SHORT_CONTENDERS}`),
     step('load', `load.ts --rows 5000000 --rounds 1 --order sorted --only ${SORTED_CONTENDERS}`),
     step('upload', 'upload.ts --shapes 1x1GB,100x10MB,300x10KB --rounds 2'),
     step('path', 'whole-path.ts --rows 5000000 --beside-rows 2000000'),
@@ -32,7 +32,7 @@ export const STEPS: Readonly<Record<Form, readonly Step[]>> = {
   ],
   smoke: [
     step('load', 'load.ts --rows 5000 --rounds 1'),
-    step('upload', 'upload.ts --shapes 2x100KB --rounds 1 --contenders ours,plainPut,stockTus'),
+    step('upload', 'upload.ts --shapes 2x100KB --rounds 1 --contenders ours,plainPut,recordedPut,stockTus'),
     step('path', 'whole-path.ts --rows 5000 --beside-rows 5000'),
     step('growth', 'growth.ts --sizes 0.002,0.005 --rounds 1 --svg SVG'),
   ],

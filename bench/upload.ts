@@ -3,7 +3,7 @@
  * @tus/server with @tus/file-store, and tusd: the same files, in turn, in one run; medians and ratios.
  *
  *   node bench/upload.ts [--shapes 1x1GB,100x10MB,1000x10KB] [--rounds 3] [--transfers 4]
- *     [--contenders ours,uploader,plainPut,stockTus,tusd,tusdOneRequest] [--json FILE]
+ *     [--contenders ours,uploader,plainPut,recordedPut,stockTus,tusd,tusdOneRequest] [--json FILE]
  *
  * Warm: the files to send are in the page cache, all servers run, and the smallest shape has been sent once. Before
  * each turn everything is synced, so that nobody pays for what another left unwritten.

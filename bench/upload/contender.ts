@@ -1,6 +1,14 @@
 import type { SourceFile } from './source-files.ts';
 
-export const CONTENDERS = ['ours', 'uploader', 'plainPut', 'stockTus', 'tusd', 'tusdOneRequest'] as const;
+export const CONTENDERS = [
+  'ours',
+  'uploader',
+  'plainPut',
+  'recordedPut',
+  'stockTus',
+  'tusd',
+  'tusdOneRequest',
+] as const;
 export type ContenderName = (typeof CONTENDERS)[number];
 
 export interface UploadContender {

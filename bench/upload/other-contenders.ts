@@ -4,9 +4,13 @@ import { sendAll, sendByPut, sendByTus } from './send-files.ts';
 import { type ServerProcess, startServer } from './server-process.ts';
 
 /** `servers/plain-put.ts` or `servers/stock-tus.ts`. */
-export function startScript(name: string, dataDir: string): Promise<ServerProcess> {
+export function startScript(
+  name: string,
+  dataDir: string,
+  ...args: readonly string[]
+): Promise<ServerProcess> {
   const script = path.join(import.meta.dirname, '../servers', name);
-  return startServer({ name, command: process.execPath, args: [script, dataDir], portOf: Number });
+  return startServer({ name, command: process.execPath, args: [script, dataDir, ...args], portOf: Number });
 }
 
 export function startTusd(binary: string, dataDir: string): Promise<ServerProcess> {
@@ -21,11 +25,38 @@ export function startTusd(binary: string, dataDir: string): Promise<ServerProces
   });
 }
 
-export function plainPut({ url }: ServerProcess, dataDir: string): UploadContender {
+export function plainPut(server: ServerProcess, dataDir: string): UploadContender {
+  return byPut(
+    'plainPut',
+    'plain Express PUT piped to a file',
+    'each file once, at its end',
+    server,
+    dataDir,
+  );
+}
+
+/** The least that any server must do which keeps what it acknowledged: where the rest of our time goes is ours. */
+export function recordedPut(server: ServerProcess, dataDir: string): UploadContender {
+  return byPut(
+    'recordedPut',
+    'the same PUT, with its folder synced and one row in PostgreSQL',
+    'each file once, at its end, its folder, its record in PostgreSQL',
+    server,
+    dataDir,
+  );
+}
+
+function byPut(
+  name: ContenderName,
+  label: string,
+  syncs: string,
+  { url }: ServerProcess,
+  dataDir: string,
+): UploadContender {
   return {
-    name: 'plainPut',
-    label: 'plain Express PUT piped to a file',
-    syncs: 'each file once, at its end',
+    name,
+    label,
+    syncs,
     dataDir,
     send: (_dir, files, transfers) =>
       sendAll(files, transfers, (file) => sendByPut(file, `${url}/files/${file.name}`)),

@@ -2,7 +2,15 @@ import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import { startService } from '../bench-service.ts';
 import type { ContenderName, UploadContender } from './contender.ts';
-import { plainPut, startScript, startTusd, stockTus, tusd, tusdOneRequest } from './other-contenders.ts';
+import {
+  plainPut,
+  recordedPut,
+  startScript,
+  startTusd,
+  stockTus,
+  tusd,
+  tusdOneRequest,
+} from './other-contenders.ts';
 import { ours, ourUploader } from './our-contenders.ts';
 import type { ServerProcess } from './server-process.ts';
 import { tusdBinary } from './tusd-binary.ts';
@@ -34,6 +42,11 @@ export async function startContenders(
   if (wants('plainPut')) {
     const dataDir = await folder(dir, 'plain-put');
     contenders.push(plainPut(await started(startScript('plain-put.ts', dataDir)), dataDir));
+  }
+  if (wants('recordedPut')) {
+    const dataDir = await folder(dir, 'recorded-put');
+    const server = await started(startScript('plain-put.ts', dataDir, databaseUrl));
+    contenders.push(recordedPut(server, dataDir));
   }
   if (wants('stockTus')) {
     const dataDir = await folder(dir, 'stock-tus');
