@@ -14,7 +14,7 @@ export interface Step {
 const SHORT_CONTENDERS = 'ours,serverCopy,psqlCopy,copyIntoKey,multiRowInserts';
 const SORTED_CONTENDERS = 'ours,serverCopy,copyIntoKey';
 
-/** Five minutes; an evening; and so little that it only shows that everything still runs. */
+/** Six minutes; an evening; and so little that it only shows that everything still runs. */
 export const STEPS: Readonly<Record<Form, readonly Step[]>> = {
   short: [
     step('load', `load.ts --rows 5000000 --rounds 2 --only ${SHORT_CONTENDERS}`),
