@@ -25,41 +25,24 @@ export function startTusd(binary: string, dataDir: string): Promise<ServerProces
   });
 }
 
-export function plainPut(server: ServerProcess, dataDir: string): UploadContender {
-  return byPut(
-    'plainPut',
-    'plain Express PUT piped to a file',
-    'each file once, at its end',
-    server,
-    dataDir,
-  );
-}
-
-/** The least that any server must do which keeps what it acknowledged: where the rest of our time goes is ours. */
-export function recordedPut(server: ServerProcess, dataDir: string): UploadContender {
-  return byPut(
-    'recordedPut',
-    'the same PUT, with its folder synced and one row in PostgreSQL',
-    'each file once, at its end, its folder, its record in PostgreSQL',
-    server,
-    dataDir,
-  );
-}
-
-function byPut(
-  name: ContenderName,
-  label: string,
-  syncs: string,
-  { url }: ServerProcess,
-  dataDir: string,
-): UploadContender {
+export function plainPut({ url }: ServerProcess, dataDir: string): UploadContender {
   return {
-    name,
-    label,
-    syncs,
+    name: 'plainPut',
+    label: 'plain Express PUT piped to a file',
+    syncs: 'each file once, at its end',
     dataDir,
     send: (_dir, files, transfers) =>
       sendAll(files, transfers, (file) => sendByPut(file, `${url}/files/${file.name}`)),
+  };
+}
+
+/** The least that any server must do which keeps what it acknowledged: what ours takes beyond it is our own. */
+export function recordedPut(server: ServerProcess, dataDir: string): UploadContender {
+  return {
+    ...plainPut(server, dataDir),
+    name: 'recordedPut',
+    label: 'the same PUT, with its folder synced and one row in PostgreSQL',
+    syncs: 'each file once, at its end, its folder, its record in PostgreSQL',
   };
 }
 
