@@ -28,7 +28,10 @@ const RETRIED_4XX = [408, 423, 425, 429];
 
 const GIVE_UP: Record<number, { kind: FaultKind; advice: string }> = {
   400: { kind: 'usage', advice: 'Correct what it names and push again.' },
-  401: { kind: 'not_allowed', advice: 'The token is unknown or has ended: ask for a new one.' },
+  401: {
+    kind: 'not_allowed',
+    advice: 'Give one that is valid in UPLOADER_TOKEN or --token-file, and push again.',
+  },
   403: { kind: 'not_allowed', advice: 'The token does not cover this: ask for one that does.' },
   405: { kind: 'usage', advice: 'Check UPLOADER_URL: this does not look like the ingest service.' },
   409: { kind: 'data', advice: 'Look at the run before you push again.' },
