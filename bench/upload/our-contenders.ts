@@ -7,7 +7,7 @@ import { sendAll, sendByTus } from './send-files.ts';
 import type { SourceFile } from './source-files.ts';
 
 const UPLOADER = path.join(import.meta.dirname, '../../apps/uploader/bin/uploader.js');
-const SYNCS = 'each file every 32 MiB and at its end, its folder, its record in PostgreSQL';
+const SYNCS = 'each file some 4 MiB at a time and at its end, its folder, its record in PostgreSQL';
 
 /** The service makes the uploads itself, from the manifest; then HEAD and PATCH, as any tus client does. */
 export function ours({ url, token }: BenchService, dataDir: string): UploadContender {

@@ -1,4 +1,3 @@
-import { execFileSync } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { expect } from 'chai';
@@ -6,11 +5,7 @@ import { clientConfig, openDatabase } from 'db-schema';
 import { uploadRecords } from '../src/runs/upload-records.ts';
 import { DurableStore } from '../src/store/durable-store.ts';
 import { UploadLocks } from '../src/store/upload-locks.ts';
-import { newWriterName } from '../src/store/writer-identity.ts';
 import { declare, scoreLines, startSystem, type TestSystem } from './support/system.ts';
-
-/** Longer than a writer trusts a session that has gone (docs/decisions/0020). */
-const GRACE_MS = 6_000;
 
 /** The store of a second service on the same folder and database. */
 describe('the store of a service that is not alone', function () {
@@ -18,7 +13,6 @@ describe('the store of a service that is not alone', function () {
   let system: TestSystem;
   let locks: UploadLocks;
   let store: DurableStore;
-  let records: ReturnType<typeof uploadRecords>;
   const ends: (() => Promise<void>)[] = [];
 
   before(async () => {
@@ -31,13 +25,12 @@ describe('the store of a service that is not alone', function () {
     const { db } = openDatabase({ ...connect, maxConnections: 3, onIdleError: () => {} });
     locks = new UploadLocks({
       clientConfig: clientConfig({ ...connect, applicationName: 'second (locks)' }),
+      records: uploadRecords(db),
       onSessionLost: () => {},
     });
-    records = uploadRecords(db);
     store = new DurableStore({
       dataDir: system.dataDir,
-      records,
-      assertLocked: (uploadId) => locks.assertHeld(uploadId),
+      claimOf: (uploadId) => locks.claimOf(uploadId),
     });
     ends.push(
       () => locks.close(),
@@ -60,7 +53,13 @@ describe('the store of a service that is not alone', function () {
   }
 
   const bytesOf = (id: string) => readFile(path.join(system.dataDir, id), 'utf8');
-  const offsetOf = async (id: string) => (await records.find(id))?.offsetBytes;
+  const offsetOf = async (id: string) => {
+    const [row] = await system.query<{ offset_bytes: string }>(
+      'SELECT offset_bytes FROM ingest.upload WHERE upload_id = $1',
+      [id],
+    );
+    return Number(row?.offset_bytes);
+  };
 
   async function* pieces(...texts: (string | (() => Promise<unknown>))[]) {
     for (const text of texts) {
@@ -88,7 +87,7 @@ describe('the store of a service that is not alone', function () {
   it('acknowledges nothing once another writer has taken its place', async () => {
     const upload = await lockedUpload('replaced');
     const takePlace = () =>
-      system.query('UPDATE ingest.upload SET writer = $2 WHERE upload_id = $1', [upload.id, newWriterName()]);
+      system.query(`UPDATE ingest.upload SET writer = 'another one' WHERE upload_id = $1`, [upload.id]);
     const refused = await store
       .write(pieces('first', takePlace, ' second'), upload.id, 0)
       .catch((error: unknown) => error);
@@ -96,32 +95,4 @@ describe('the store of a service that is not alone', function () {
     expect(await offsetOf(upload.id)).to.equal(0);
     await upload.unlock();
   });
-
-  it('gives a writer that it cannot see the time to notice that its lock has gone', async () => {
-    const upload = await lockedUpload('unseen');
-    await leaveWriter(upload.id, 'another-host/pid:[1] 1 0123456789abcdef');
-    expect(await msToWrite(upload.id)).to.be.at.least(GRACE_MS);
-    await upload.unlock();
-  });
-
-  it('does not wait for one whose process has ended', async () => {
-    const upload = await lockedUpload('ended');
-    const [space, , random] = newWriterName().split(' ');
-    const endedPid = execFileSync(process.execPath, ['-e', 'console.log(process.pid)'], {
-      encoding: 'utf8',
-    }).trim();
-    await leaveWriter(upload.id, `${space} ${endedPid} ${random}`);
-    expect(await msToWrite(upload.id)).to.be.below(GRACE_MS);
-    await upload.unlock();
-  });
-
-  async function leaveWriter(id: string, writer: string): Promise<void> {
-    await system.query('UPDATE ingest.upload SET writer = $2 WHERE upload_id = $1', [id, writer]);
-  }
-
-  async function msToWrite(id: string): Promise<number> {
-    const startedMs = performance.now();
-    expect(await store.write(pieces('all of it'), id, 0)).to.equal('all of it'.length);
-    return performance.now() - startedMs;
-  }
 });

@@ -1,9 +1,13 @@
+import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { expect } from 'chai';
-import { clientConfig, migrateToLatest } from 'db-schema';
+import { clientConfig, migrateToLatest, openDatabase } from 'db-schema';
 import { createTestDatabase, type TestDatabase } from 'local-postgres';
 import pg from 'pg';
+import { uploadRecords } from '../src/runs/upload-records.ts';
 import { UploadLocks } from '../src/store/upload-locks.ts';
+import { writersOfProcess } from '../src/store/writer-name.ts';
+import { GRACE_MS } from '../src/store/writer-session.ts';
 import { eventually } from './support/system.ts';
 
 const APPLICATION = 'locks';
@@ -16,6 +20,7 @@ describe('the locks of uploads, in two processes', function () {
   let there: UploadLocks;
   let uploadId: string;
   const lost: string[] = [];
+  const ends: (() => Promise<void>)[] = [];
 
   beforeEach(async () => {
     database = await createTestDatabase({
@@ -26,22 +31,34 @@ describe('the locks of uploads, in two processes', function () {
     there = newLocks();
     uploadId = randomBytes(16).toString('hex');
     lost.length = 0;
+    await query(`INSERT INTO ingest.model (name) VALUES ('churn')`);
+    await query(
+      `INSERT INTO ingest.upload (upload_id, model, bytes, created_by) VALUES ('${uploadId}', 'churn', 100, 'test')`,
+    );
   });
   afterEach(async () => {
-    await here.close();
-    await there.close();
+    for (const end of ends.splice(0)) await end();
     await database.drop();
   });
 
   function newLocks(): UploadLocks {
-    return new UploadLocks({
-      clientConfig: clientConfig({
-        databaseUrl: database.url,
-        role: 'ingest_api',
-        applicationName: APPLICATION,
-      }),
+    const connect = { databaseUrl: database.url, role: 'ingest_api' } as const;
+    const { db } = openDatabase({
+      ...connect,
+      applicationName: 'records',
+      maxConnections: 3,
+      onIdleError: () => {},
+    });
+    const locks = new UploadLocks({
+      clientConfig: clientConfig({ ...connect, applicationName: APPLICATION }),
+      records: uploadRecords(db),
       onSessionLost: (reason) => lost.push(reason),
     });
+    ends.push(
+      () => locks.close(),
+      () => db.destroy(),
+    );
+    return locks;
   }
 
   /** Takes the lock, and gives it back when it is asked to, as a request does. */
@@ -70,11 +87,8 @@ describe('the locks of uploads, in two processes', function () {
     }
   }
 
-  const advisoryLocks = () =>
-    query(
-      `SELECT objid FROM pg_locks l JOIN pg_database d ON d.oid = l.database
-       WHERE locktype = 'advisory' AND d.datname = current_database()`,
-    );
+  const writers = () => query('SELECT writer FROM ingest.upload WHERE writer IS NOT NULL');
+  const assertHeld = (locks: UploadLocks) => locks.claimOf(uploadId).assertHeld();
 
   it('are taken over within 3 s from a holder that brings nothing any more', async () => {
     const holder = await hold(here);
@@ -82,9 +96,9 @@ describe('the locks of uploads, in two processes', function () {
     const next = await hold(there);
     expect(performance.now() - startedMs).to.be.within(1_000, 3_000);
     expect(holder.isAsked()).to.equal(true);
-    await there.assertHeld(uploadId);
+    await assertHeld(there);
     await next.free();
-    expect(await advisoryLocks()).to.deep.equal([]);
+    expect(await writers()).to.deep.equal([]);
   });
 
   it('refuse a second one with 423 while the holder is alive', async () => {
@@ -97,7 +111,7 @@ describe('the locks of uploads, in two processes', function () {
     clearInterval(alive);
     expect(refused).to.include({ code: 'upload_locked', retryAfterSeconds: 2 });
     expect(holder.isAsked()).to.equal(false);
-    await here.assertHeld(uploadId);
+    await assertHeld(here);
     await holder.free();
     await (await hold(there)).free();
   });
@@ -106,7 +120,7 @@ describe('the locks of uploads, in two processes', function () {
     const holder = await hold(here);
     const alive = setInterval(() => here.noteProgress(uploadId), 100);
     const waiting = hold(there);
-    await eventually(advisoryLocks, (locks) => locks.length === 1);
+    await eventually(writers, ({ length }) => length === 1);
     const startedMs = performance.now();
     clearInterval(alive);
     await holder.free();
@@ -117,16 +131,70 @@ describe('the locks of uploads, in two processes', function () {
 
   it('are lost with their session: the holder is told to stop, may not write, and can lock again', async () => {
     const holder = await hold(here);
+    const claim = here.claimOf(uploadId);
     await query(
       `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
        WHERE datname = current_database() AND application_name = '${APPLICATION}'`,
     );
     await eventually(async () => holder.isAsked(), Boolean);
-    const refused = await here.assertHeld(uploadId).catch((error: unknown) => error);
+    const refused = await claim.assertHeld().catch((error: unknown) => error);
     expect(refused).to.include({ code: 'database_unavailable' });
     expect(lost).to.have.length(1);
     await (await hold(here)).free();
   });
+
+  it('are given to a process that comes back with a new session, not to one that waits for its old one to be gone', async () => {
+    const holder = await hold(here);
+    const [{ writer: oldSession } = {}] = await writers();
+    await query(
+      `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+       WHERE datname = current_database() AND application_name = '${APPLICATION}'`,
+    );
+    await holder.free();
+    await leaveWriter(String(oldSession));
+    const refused = hold(there).catch((error: unknown) => error);
+    const again = await hold(here);
+    const alive = setInterval(() => here.noteProgress(uploadId), 100);
+    expect(await refused).to.include({ code: 'upload_locked' });
+    clearInterval(alive);
+    await assertHeld(here);
+    await again.free();
+  });
+
+  it('wait for a writer that cannot be seen from here, so that it notices that its session has gone', async () => {
+    await leaveWriter('another-host/pid:[1] 1 0123456789abcdef 42');
+    expect(await msToLock()).to.be.at.least(GRACE_MS);
+  });
+
+  it('do not wait for one whose process has ended', async () => {
+    const [space, , random, key] = writersOfProcess()().name.split(' ');
+    const endedPid = execFileSync(process.execPath, ['-e', 'console.log(process.pid)'], {
+      encoding: 'utf8',
+    }).trim();
+    await leaveWriter(`${space} ${endedPid} ${random} ${key}`);
+    expect(await msToLock()).to.be.below(GRACE_MS);
+  });
+
+  it('are given back before the process lets go of the database, and to nobody any more then', async () => {
+    const holder = await hold(here);
+    const closed = here.close();
+    const refused = await hold(here).catch((error: unknown) => error);
+    expect(refused).to.include({ code: 'upload_locked' });
+    expect(await writers()).to.have.length(1);
+    await holder.free();
+    await closed;
+    expect(await writers()).to.deep.equal([]);
+  });
+
+  async function leaveWriter(writer: string): Promise<void> {
+    await query(`UPDATE ingest.upload SET writer = '${writer}'`);
+  }
+
+  async function msToLock(): Promise<number> {
+    const startedMs = performance.now();
+    await (await hold(here)).free();
+    return performance.now() - startedMs;
+  }
 
   it('never let two in, whoever asks, in whatever order', async () => {
     let inside = 0;
@@ -136,13 +204,13 @@ describe('the locks of uploads, in two processes', function () {
       await lock.lock(new AbortController().signal, () => {});
       inside += 1;
       most = Math.max(most, inside);
-      await locks.assertHeld(uploadId);
+      await assertHeld(locks);
       await new Promise(setImmediate);
       inside -= 1;
       await lock.unlock();
     };
     await Promise.all(Array.from({ length: 60 }, (_, i) => once(i % 2 === 0 ? here : there)));
     expect(most).to.equal(1);
-    expect(await advisoryLocks()).to.deep.equal([]);
+    expect(await writers()).to.deep.equal([]);
   });
 });

@@ -39,12 +39,12 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
       role: 'ingest_api',
       applicationName: 'ingest-api serve (locks)',
     }),
+    records: uploadRecords(db),
     onSessionLost: (reason) => log.warn({ err: reason }, 'the locks of uploads were lost; their writes stop'),
   });
   const store = new DurableStore({
     dataDir: config.dataDir,
-    records: uploadRecords(db),
-    assertLocked: (uploadId) => locks.assertHeld(uploadId),
+    claimOf: (uploadId) => locks.claimOf(uploadId),
   });
   const noteQueued = (revisions: readonly QueuedRevision[]) => {
     for (const { model, run_key, revision } of revisions)
@@ -101,8 +101,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   const cut = setTimeout(() => server.closeAllConnections(), GRACE_MS);
   await closed;
   clearTimeout(cut);
-  await store.drained(); // what had come in of a broken PATCH is synced and recorded
-  await locks.close();
+  await locks.close(); // what had come in of a broken PATCH is synced and recorded
   await db.destroy();
   log.info('stopped');
 }

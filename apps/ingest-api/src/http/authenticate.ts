@@ -2,7 +2,8 @@ import type { Database, Scope } from 'db-schema';
 import type { Request, RequestHandler, Response } from 'express';
 import type { Kysely } from 'kysely';
 import { IngestError } from '../errors.ts';
-import { allows, covers, findPrincipal, type Principal } from '../runs/tokens.ts';
+import { knownPrincipals } from '../runs/known-principals.ts';
+import { allows, covers, type Principal } from '../runs/tokens.ts';
 import { requireSameOrigin, sessionToken } from './session-cookie.ts';
 
 const BEARER = /^Bearer ([A-Za-z0-9_-]{1,200})$/;
@@ -12,9 +13,10 @@ const BEARER = /^Bearer ([A-Za-z0-9_-]{1,200})$/;
  * in the header, or from the status page in a cookie; the header goes first.
  */
 export function authenticate(db: Kysely<Database>): RequestHandler {
+  const find = knownPrincipals(db);
   return async (req, res, next) => {
     const secret = presentedToken(req);
-    const principal = secret === undefined ? undefined : await findPrincipal(db, secret);
+    const principal = secret === undefined ? undefined : await find(secret);
     if (principal === undefined) {
       throw new IngestError(
         'unauthenticated',

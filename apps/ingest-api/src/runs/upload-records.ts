@@ -1,46 +1,34 @@
 import type { Database, ModelName } from 'db-schema';
-import { type Kysely, sql } from 'kysely';
+import { type Kysely, type Selectable, sql } from 'kysely';
 import { IngestError } from '../errors.ts';
-import type { UploadRecord, UploadRecords } from '../store/durable-store.ts';
+import type { ClaimAnswer, UploadRecord, UploadRecords } from '../store/upload-record.ts';
 
 /** The tus server's records, in PostgreSQL. */
 export function uploadRecords(db: Kysely<Database>): UploadRecords {
   return {
-    find: (uploadId) => findUpload(db, uploadId),
-    async claim(uploadId, writer, atBytes, insteadOf) {
-      const { rows } = await sql<{ other: string | null }>`
-        WITH standing AS (
-          SELECT writer FROM ingest.upload
-          WHERE upload_id = ${uploadId} AND offset_bytes = ${atBytes} AND removed_at IS NULL FOR UPDATE),
-        claimed AS (
-          UPDATE ingest.upload u SET writer = ${writer} FROM standing s
-          WHERE u.upload_id = ${uploadId} AND (s.writer IS NULL OR s.writer IN (${writer}, ${insteadOf ?? writer}))
-          RETURNING u.upload_id)
-        SELECT CASE WHEN EXISTS (SELECT FROM claimed) THEN NULL ELSE writer END AS other
-        FROM standing`.execute(db);
-      const [row] = rows;
-      if (row === undefined) throw movedOn(uploadId, atBytes);
-      return row.other ?? undefined;
-    },
+    claim: (uploadId, writer, insteadOf) => claimUpload(db, uploadId, writer, insteadOf),
     async advance(uploadId, writer, fromBytes, toBytes) {
-      const isComplete = sql<boolean>`bytes = ${toBytes}`;
+      const isReceived = sql<boolean>`bytes = ${toBytes}`;
       const row = await db
         .updateTable('ingest.upload')
         .set({
           offset_bytes: toBytes,
           last_progress_at: sql<Date>`now()`,
           // One commit for the last byte, not three: each waits for the disk.
-          received_at: sql<Date | null>`CASE WHEN ${isComplete} THEN now() END`,
-          writer: sql<string | null>`CASE WHEN ${isComplete} THEN NULL ELSE writer END`,
+          received_at: sql<Date | null>`CASE WHEN ${isReceived} THEN now() END`,
+          writer: sql<string | null>`CASE WHEN ${isReceived} THEN NULL ELSE writer END`,
         })
         .where('upload_id', '=', uploadId)
         .where('offset_bytes', '=', fromBytes)
         .where('writer', '=', writer)
         .where('removed_at', 'is', null)
-        .returning(isComplete.as('isComplete'))
+        .returning(isReceived.as('isReceived'))
         .executeTakeFirst();
-      if (row === undefined) throw movedOn(uploadId, fromBytes);
-      return row.isComplete;
+      if (row !== undefined) return row.isReceived;
+      throw new IngestError(
+        'offset_conflict',
+        `Upload ${uploadId} does not stand at ${fromBytes} any more; ask for its offset and go on from there.`,
+      );
     },
     async release(uploadId, writer) {
       await db
@@ -53,11 +41,27 @@ export function uploadRecords(db: Kysely<Database>): UploadRecords {
   };
 }
 
-function movedOn(uploadId: string, offsetBytes: number): IngestError {
-  return new IngestError(
-    'offset_conflict',
-    `Upload ${uploadId} does not stand at ${offsetBytes} any more; ask for its offset and go on from there.`,
-  );
+async function claimUpload(
+  db: Kysely<Database>,
+  uploadId: string,
+  writer: string,
+  insteadOf: string | undefined,
+): Promise<ClaimAnswer> {
+  const claimed = await db
+    .updateTable('ingest.upload')
+    .set({ writer })
+    .where('upload_id', '=', uploadId)
+    .where('removed_at', 'is', null)
+    .where(({ eb, or }) => or([eb('writer', 'is', null), eb('writer', '=', insteadOf ?? writer)]))
+    .returning(RECORD)
+    .executeTakeFirst();
+  if (claimed !== undefined) return { record: toRecord(uploadId, claimed) };
+  return db
+    .selectFrom('ingest.upload')
+    .select('writer')
+    .where('upload_id', '=', uploadId)
+    .where('removed_at', 'is', null)
+    .executeTakeFirst();
 }
 
 export interface StandingUpload extends UploadRecord {
@@ -73,18 +77,25 @@ export async function findUpload(
 ): Promise<StandingUpload | undefined> {
   const row = await db
     .selectFrom('ingest.upload')
-    .select(['model', 'bytes', 'offset_bytes', 'metadata', 'created_at', 'writer'])
+    .select(['model', 'writer', ...RECORD])
     .where('upload_id', '=', uploadId)
     .where('removed_at', 'is', null)
     .executeTakeFirst();
   if (row === undefined) return undefined;
+  return { ...toRecord(uploadId, row), model: row.model, isBeingWritten: row.writer !== null };
+}
+
+const RECORD = ['bytes', 'offset_bytes', 'metadata', 'created_at'] as const;
+
+function toRecord(
+  uploadId: string,
+  row: Pick<Selectable<Database['ingest.upload']>, (typeof RECORD)[number]>,
+): UploadRecord {
   return {
     uploadId,
-    model: row.model,
     sizeBytes: row.bytes,
     offsetBytes: row.offset_bytes,
     metadata: row.metadata,
     createdAt: row.created_at,
-    isBeingWritten: row.writer !== null,
   };
 }

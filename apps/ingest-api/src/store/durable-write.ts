@@ -1,22 +1,24 @@
 import type { FileHandle } from 'node:fs/promises';
 
-/** After so many bytes of one request they are synced and their offset recorded, so that a crash costs no more. */
-const CHECKPOINT_BYTES = 32 * 1024 * 1024;
+/** So many bytes of a request are synced at a time, so that little is left to wait for at its end. */
+const SYNC_BYTES = 4 * 1024 * 1024;
+/** After so many their offset is recorded, so that a crash costs no more. */
+const RECORD_BYTES = 32 * 1024 * 1024;
 
 export interface DurableWrite {
   readonly file: FileHandle;
   readonly pieces: AsyncIterable<readonly Uint8Array[]>;
   /** Where the first byte goes; everything before it is on the disk already. */
   readonly offsetBytes: number;
-  /** Called after each sync with the offset up to which the file is safe; never twice at once. */
+  /** Called now and then, and at the end, with the offset up to which the file is safe; never twice at once. */
   onDurable(offsetBytes: number): Promise<void>;
   /** Called before each write; rejects when the right to write is lost. */
   assertMayWrite(): Promise<void>;
 }
 
 /**
- * Writes pieces one after the other, the next one coming in meanwhile, and syncs them (fdatasync): every
- * 32 MiB beside the writing, and at the end.
+ * Writes pieces one after the other, the next one coming in meanwhile, and syncs them (fdatasync) beside the
+ * writing: what has been written while one sync was under way belongs to the next.
  *
  * @returns the durable offset; `onDurable` has been told of it.
  * @throws the file system's error. Then nothing since the last `onDurable` counts: a failed sync is never
@@ -30,7 +32,9 @@ export async function writeDurably({
   assertMayWrite,
 }: DurableWrite): Promise<number> {
   let writtenBytes = offsetBytes;
-  let checkpointBytes = offsetBytes;
+  let syncedBytes = offsetBytes; // or being synced
+  let recordedBytes = offsetBytes;
+  let isSyncing = false;
   let writing: Promise<void> = Promise.resolve();
   let syncing: Promise<void> = Promise.resolve();
 
@@ -40,30 +44,34 @@ export async function writeDurably({
   };
   const sync = async (toBytes: number) => {
     await file.datasync();
+    if (toBytes - recordedBytes >= RECORD_BYTES) await record(toBytes);
+    isSyncing = false;
+  };
+  const record = async (toBytes: number) => {
     await onDurable(toBytes);
+    recordedBytes = toBytes;
   };
   const startSync = () => {
-    checkpointBytes = writtenBytes; // what is written while it runs belongs to the next one
-    syncing = sync(checkpointBytes);
+    isSyncing = true;
+    syncedBytes = writtenBytes;
+    syncing = sync(syncedBytes);
     heardLater(syncing);
   };
 
   try {
     for await (const piece of pieces) {
       await writing;
-      if (writtenBytes - checkpointBytes >= CHECKPOINT_BYTES) {
-        await syncing;
-        startSync();
-      }
+      if (!isSyncing && writtenBytes - syncedBytes >= SYNC_BYTES) startSync();
       writing = write(piece);
       heardLater(writing);
     }
     await writing;
     await syncing;
-    if (writtenBytes > checkpointBytes) {
+    if (writtenBytes > syncedBytes) {
       startSync();
       await syncing;
     }
+    if (writtenBytes > recordedBytes) await record(writtenBytes);
     return writtenBytes;
   } finally {
     // The caller closes the file: nothing may be under way on it then.

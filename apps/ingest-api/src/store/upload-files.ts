@@ -34,7 +34,10 @@ export async function openForWriting(
   uploadId: string,
   offsetBytes: number,
 ): Promise<FileHandle> {
-  const file = await open(uploadPath(dataDir, uploadId), constants.O_RDWR | constants.O_CREAT, 0o600);
+  const emptied = offsetBytes === 0 ? constants.O_TRUNC : 0;
+  const flags = constants.O_RDWR | constants.O_CREAT | emptied;
+  const file = await open(uploadPath(dataDir, uploadId), flags, 0o600);
+  if (emptied) return file;
   try {
     const { size } = await file.stat();
     if (size < offsetBytes) {

@@ -1,13 +1,17 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Lock, Locker, RequestRelease } from '@tus/utils';
 import type pg from 'pg';
 import { IngestError } from '../errors.ts';
-import { LockSession, type SharedLock } from './lock-session.ts';
+import { UploadClaim } from './upload-claim.ts';
+import type { UploadRecords } from './upload-record.ts';
+import { hasEnded, isSameProcess } from './writer-name.ts';
+import { GRACE_MS, type WriterSession, WriterSessions } from './writer-session.ts';
 
 /** A holder that brought no byte for so long is asked to give way to a new request. */
 const STALLED_AFTER_MS = 1_500;
 /** A new request waits so long before it is told 423. */
 const WAIT_MS = 5_000;
-/** How often a process asks for a lock that another one holds, besides when it is told that it is free. */
+/** How often a process asks for an upload that another one writes, besides when it is told that it is free. */
 const ASK_AGAIN_MS = 300;
 
 interface Held {
@@ -15,13 +19,14 @@ interface Held {
   readonly waiters: (() => void)[];
   /** Infinity while it waits for another process: it cannot be stalled then. */
   lastProgressMs: number;
-  shared: SharedLock | undefined;
+  claim: UploadClaim | undefined;
   isWantedElsewhere: boolean;
 }
 
 export interface UploadLocksOptions {
   readonly clientConfig: pg.ClientConfig;
-  /** Called when the session that held every lock is lost; their holders have been told to stop. */
+  readonly records: UploadRecords;
+  /** Called when the session that all uploads were written under is lost; their writers have been told to stop. */
   onSessionLost(reason: string): void;
 }
 
@@ -29,27 +34,32 @@ export interface UploadLocksOptions {
  * One writer an upload at a time, in all processes. A new request queues behind the holder (no polling within
  * a process), takes over from one that is stalled, and is told 423 when the holder is alive and busy.
  *
- * Among the requests of a process the queue below decides; the one whose turn it is then takes the lock that
- * all processes share (`lock-session.ts`). (tus 1.0 leaves locking to the server; @tus/server's own
- * MemoryLocker spins, and guards one process.)
+ * Among the requests of a process the queue below decides; the one whose turn it is then enters its process as the
+ * writer in the upload's record (`upload-claim.ts`), which all processes share. Whether a writer that stands there is
+ * alive, its session tells (`writer-session.ts`). (tus 1.0 leaves locking to the server; @tus/server's own MemoryLocker
+ * spins, and guards one process.)
  */
 export class UploadLocks implements Locker {
   readonly #held = new Map<string, Held>();
   readonly #waitingElsewhere = new Map<string, () => void>();
-  readonly #session: LockSession;
+  readonly #records: UploadRecords;
+  readonly #sessions: WriterSessions;
+  readonly #closing = new AbortController();
+  #noteIdle = () => {};
 
-  constructor({ clientConfig, onSessionLost }: UploadLocksOptions) {
-    this.#session = new LockSession({
+  constructor({ clientConfig, records, onSessionLost }: UploadLocksOptions) {
+    this.#records = records;
+    this.#sessions = new WriterSessions({
       clientConfig,
       onWanted: (uploadId) => {
         const held = this.#held.get(uploadId);
-        if (held?.shared === undefined) return;
+        if (held?.claim === undefined) return;
         held.isWantedElsewhere = true;
         releaseIfStalled(held);
       },
       onFreed: (uploadId) => this.#waitingElsewhere.get(uploadId)?.(),
       onLost: (reason) => {
-        for (const held of this.#held.values()) if (held.shared !== undefined) held.requestRelease();
+        for (const held of this.#held.values()) if (held.claim !== undefined) held.requestRelease();
         onSessionLost(reason);
       },
     });
@@ -68,24 +78,38 @@ export class UploadLocks implements Locker {
     if (held !== undefined) held.lastProgressMs = performance.now();
   }
 
-  /** Rejects with a 503 when the lock may be somebody else's by now: the session that took it is lost or silent. */
-  async assertHeld(uploadId: string): Promise<void> {
-    if ((await this.#held.get(uploadId)?.shared?.isHeld()) === true) return;
-    throw new IngestError(
-      'database_unavailable',
-      'The lock of this upload was lost with its database connection; ask for the offset and go on from there.',
-    );
+  /** The right to write an upload that this process has locked. */
+  claimOf(uploadId: string): UploadClaim {
+    const claim = this.#held.get(uploadId)?.claim;
+    if (claim === undefined) throw new Error(`Upload ${uploadId} is to be written without its lock.`);
+    return claim;
   }
 
-  close(): Promise<void> {
-    return this.#session.close();
+  /** Resolves when every lock is given back, and what was written under it recorded. Nobody is let in any more. */
+  async close(): Promise<void> {
+    this.#closing.abort();
+    if (this.#held.size > 0) {
+      await new Promise<void>((resolve) => {
+        this.#noteIdle = resolve;
+      });
+    }
+    await this.#sessions.close();
   }
 
-  async #acquire(uploadId: string, signal: AbortSignal, requestRelease: RequestRelease): Promise<void> {
+  async #acquire(
+    uploadId: string,
+    requestSignal: AbortSignal,
+    requestRelease: RequestRelease,
+  ): Promise<void> {
+    const signal = AbortSignal.any([requestSignal, this.#closing.signal]);
     const deadlineMs = performance.now() + WAIT_MS;
     await this.#takeTurn(uploadId, signal, requestRelease, deadlineMs);
     try {
-      await this.#takeShared(uploadId, signal, deadlineMs);
+      const claim = await this.#claim(uploadId, signal, deadlineMs);
+      const held = this.#held.get(uploadId);
+      if (held === undefined) throw new Error(`The turn to write upload ${uploadId} was lost.`);
+      held.claim = claim;
+      held.lastProgressMs = performance.now();
     } catch (error) {
       await this.#release(uploadId);
       throw error;
@@ -99,6 +123,7 @@ export class UploadLocks implements Locker {
     requestRelease: RequestRelease,
     deadlineMs: number,
   ): Promise<void> {
+    if (signal.aborted) throw endedWhileWaiting();
     const before = this.#held.get(uploadId);
     if (before === undefined) {
       this.#hold(uploadId, requestRelease, []);
@@ -132,19 +157,24 @@ export class UploadLocks implements Locker {
     });
   }
 
-  /** Resolves when no other process holds the upload. */
-  async #takeShared(uploadId: string, signal: AbortSignal, deadlineMs: number): Promise<void> {
+  /** Resolves when no other process writes the upload, and this one stands as its writer. */
+  async #claim(uploadId: string, signal: AbortSignal, deadlineMs: number): Promise<UploadClaim> {
+    let insteadOf: string | undefined;
     for (;;) {
-      const shared = await this.#session.tryLock(uploadId);
-      const held = this.#held.get(uploadId);
-      if (shared !== undefined && held !== undefined) {
-        held.shared = shared;
-        held.lastProgressMs = performance.now();
-        return;
+      const session = await this.#sessions.current();
+      const answer = await this.#records.claim(uploadId, session.writer, insteadOf);
+      if (answer === undefined)
+        throw new IngestError('not_found', 'There is no such upload; declare the run again.');
+      if ('record' in answer) return new UploadClaim(this.#records, session, answer.record);
+      const { writer } = answer;
+      if (writer === null) continue; // given up a moment ago
+      if (await hasGone(writer, session, signal)) {
+        insteadOf = writer;
+        continue;
       }
       if (signal.aborted) throw endedWhileWaiting();
       if (performance.now() > deadlineMs) throw stillBusy();
-      await this.#session.askFor(uploadId);
+      await session.askFor(uploadId);
       await this.#freedElsewhere(uploadId);
     }
   }
@@ -166,18 +196,38 @@ export class UploadLocks implements Locker {
       requestRelease,
       waiters,
       lastProgressMs: Number.POSITIVE_INFINITY,
-      shared: undefined,
+      claim: undefined,
       isWantedElsewhere: false,
     });
   }
 
   async #release(uploadId: string): Promise<void> {
     const held = this.#held.get(uploadId);
-    await held?.shared?.release(held.isWantedElsewhere);
+    await held?.claim?.release(held.isWantedElsewhere);
     const next = held?.waiters.shift();
-    if (next === undefined) this.#held.delete(uploadId);
-    else next();
+    if (next !== undefined) {
+      next();
+      return;
+    }
+    this.#held.delete(uploadId);
+    if (this.#held.size === 0) this.#noteIdle();
   }
+}
+
+/**
+ * Whether a writer that did not end in order writes no more. One whose session has gone may not know it yet: it is given
+ * the time after which it cannot trust that session any more.
+ */
+async function hasGone(writer: string, session: WriterSession, signal: AbortSignal): Promise<boolean> {
+  // An earlier request of this process: it is over, as it is our turn now.
+  if (isSameProcess(writer, session.writer)) return true;
+  if (await session.isAlive(writer)) return false;
+  if (!hasEnded(writer)) {
+    await delay(GRACE_MS, undefined, { signal }).catch(() => {
+      throw endedWhileWaiting();
+    });
+  }
+  return true;
 }
 
 function releaseIfStalled(held: Held): void {

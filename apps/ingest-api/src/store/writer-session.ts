@@ -1,7 +1,8 @@
 import pg from 'pg';
 import { destroyConnection } from '../destroy-connection.ts';
+import { keyOf, type Writer, writersOfProcess } from './writer-name.ts';
 
-/** A session that was last heard of so long ago is asked before it is trusted again: what it locks may be free. */
+/** A session that was last heard of so long ago is asked before it is trusted again: others may take it for gone. */
 const TRUSTED_FOR_MS = 5_000;
 const HEARTBEAT_EVERY_MS = 1_000;
 const CONNECT_TIMEOUT_MS = 3_000;
@@ -13,26 +14,34 @@ const CONNECT_TIMEOUT_MS = 3_000;
 export const GRACE_MS = TRUSTED_FOR_MS + HEARTBEAT_EVERY_MS;
 
 const CHANNEL = 'ingest_upload_lock';
+/** The class of the advisory locks that say which writers are alive. */
+export const LIVE_WRITER_LOCK_CLASS = 0x5c0f;
 
-export interface LockSessionOptions {
+export interface WriterSessionsOptions {
   readonly clientConfig: pg.ClientConfig;
-  /** Another process waits for a lock, maybe one that we hold. */
+  /** Another process waits for an upload, maybe one that we write. */
   onWanted(uploadId: string): void;
-  /** A lock that somebody waited for was given up, by this process or another one. */
+  /** An upload that somebody waited for was given up, by this process or another one. */
   onFreed(uploadId: string): void;
   onLost(reason: string): void;
 }
 
-/** A lock across processes: as good as the session that took it. */
-export interface SharedLock {
-  /** False from the moment on when somebody else might take it. Asks the database when it was silent. */
-  isHeld(): Promise<boolean>;
-  /** `tellWaiters`: somebody has asked for it. Never rejects: a session that is lost has given it up already. */
-  release(tellWaiters: boolean): Promise<void>;
+/** The session that a process writes uploads under: PostgreSQL tells all others whether it is alive. */
+export interface WriterSession {
+  readonly writer: string;
+  /** False from the moment on when others may take this writer for gone. Asks the database when it was silent. */
+  isTrusted(): Promise<boolean>;
+  /** Whether that writer's session is there. */
+  isAlive(writer: string): Promise<boolean>;
+  /** Asks whoever writes the upload to give it up if it is stalled. */
+  askFor(uploadId: string): Promise<void>;
+  /** Never rejects: who waits asks again by itself. */
+  tellFreed(uploadId: string): Promise<void>;
 }
 
 interface Session {
   readonly client: pg.Client;
+  readonly writer: Writer;
   /** When the last question was sent that the server has answered: the session was alive then. */
   confirmedMs: number;
   isLost: boolean;
@@ -41,45 +50,44 @@ interface Session {
 }
 
 /**
- * Locks of uploads that hold across processes: PostgreSQL's session advisory locks, all on one connection of
- * their own, made when it is first needed and again when it was lost. PostgreSQL frees them when the session
- * ends; who holds one must therefore ask `isHeld` before each write.
+ * The sessions of a process, one after the other: a connection of their own, made when it is first needed and again when
+ * it was lost, which holds an advisory lock that stands for the writer. PostgreSQL frees it when the session
+ * ends; who writes must therefore ask `isTrusted` before each write.
  */
-export class LockSession {
-  readonly #options: LockSessionOptions;
+export class WriterSessions {
+  readonly #options: WriterSessionsOptions;
+  readonly #newWriter = writersOfProcess();
   #opening: Promise<Session> | undefined;
 
-  constructor(options: LockSessionOptions) {
+  constructor(options: WriterSessionsOptions) {
     this.#options = options;
   }
 
-  /** Resolves to undefined when another process holds it. Rejects when the database is out of reach. */
-  async tryLock(uploadId: string): Promise<SharedLock | undefined> {
+  /** Rejects when the database is out of reach. */
+  async current(): Promise<WriterSession> {
     const session = await this.#session();
-    const key = lockKey(uploadId);
-    const { rows } = await ask<{ taken: boolean }>(
-      session,
-      'SELECT pg_try_advisory_lock($1::bigint) AS taken',
-      [key],
-    );
-    if (rows[0]?.taken !== true) return undefined;
     return {
-      isHeld: async () => isTrusted(session) || (await this.#confirm(session)),
-      release: async (tellWaiters) => {
-        if (session.isLost) return;
-        const notice = tellWaiters ? ', pg_notify($2, $3)' : '';
-        const values = tellWaiters ? [key, CHANNEL, `freed ${uploadId}`] : [key];
-        await ask(session, `SELECT pg_advisory_unlock($1::bigint)${notice}`, values).catch(() =>
-          this.#lose(session, 'a lock could not be given back'),
+      writer: session.writer.name,
+      isTrusted: async () => isTrusted(session) || (await this.#confirm(session)),
+      async isAlive(writer) {
+        const { rows } = await ask<{ alive: boolean }>(
+          session,
+          `SELECT EXISTS (
+             SELECT FROM pg_locks
+             WHERE locktype = 'advisory' AND granted AND objsubid = 2
+               AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+               AND classid::bigint = ${LIVE_WRITER_LOCK_CLASS} AND objid::bigint = $1) AS alive`,
+          [keyOf(writer)],
         );
+        return rows[0]?.alive === true;
+      },
+      async askFor(uploadId) {
+        await ask(session, 'SELECT pg_notify($1, $2)', [CHANNEL, `wanted ${uploadId}`]);
+      },
+      async tellFreed(uploadId) {
+        await ask(session, 'SELECT pg_notify($1, $2)', [CHANNEL, `freed ${uploadId}`]).catch(() => {});
       },
     };
-  }
-
-  /** Asks whoever holds the lock to give it up if it is stalled. */
-  async askFor(uploadId: string): Promise<void> {
-    const session = await this.#session();
-    await ask(session, 'SELECT pg_notify($1, $2)', [CHANNEL, `wanted ${uploadId}`]);
   }
 
   async close(): Promise<void> {
@@ -107,6 +115,7 @@ export class LockSession {
     });
     const session: Session = {
       client,
+      writer: this.#newWriter(),
       confirmedMs: performance.now(),
       isLost: false,
       lastAsked: Promise.resolve(),
@@ -124,6 +133,7 @@ export class LockSession {
       SET tcp_keepalives_idle = 10;
       SET tcp_keepalives_interval = 5;
       SET tcp_keepalives_count = 3;
+      SELECT pg_advisory_lock_shared(${LIVE_WRITER_LOCK_CLASS}, ${session.writer.key});
       LISTEN ${CHANNEL}`);
     session.confirmedMs = performance.now();
     this.#keepTrusted(session);
@@ -188,9 +198,4 @@ function ask<Row extends pg.QueryResultRow>(
 
 function isTrusted(session: Session): boolean {
   return !session.isLost && performance.now() - session.confirmedMs < TRUSTED_FOR_MS;
-}
-
-/** An advisory lock has a key of 64 bits: the first half of the upload's random id. */
-function lockKey(uploadId: string): string {
-  return BigInt.asIntN(64, BigInt(`0x${uploadId.slice(0, 16)}`)).toString();
 }

@@ -1,0 +1,32 @@
+/** What the store must remember about an upload; kept in PostgreSQL, so that no record can be torn. */
+export interface UploadRecord {
+  readonly uploadId: string;
+  readonly sizeBytes: number;
+  /** Synced bytes. */
+  readonly offsetBytes: number;
+  readonly metadata: Record<string, string | null> | null;
+  readonly createdAt: Date;
+}
+
+/**
+ * The record as it stands for whoever claimed it, or who has it instead (null: has just given it up); undefined for an
+ * upload that never was, or that was removed.
+ */
+export type ClaimAnswer = { readonly record: UploadRecord } | { readonly writer: string | null } | undefined;
+
+export interface UploadRecords {
+  /**
+   * Makes `writer` the only one whose `advance` is taken from now on, unless another one has not ended in order, and is
+   * not the one that `insteadOf` names: then nothing is changed.
+   */
+  claim(uploadId: string, writer: string, insteadOf?: string): Promise<ClaimAnswer>;
+  /**
+   * Moves the durable offset; rejects when it is not at `fromBytes` any more, or `writer` not its writer. With the last
+   * byte the upload is received, and `writer` released.
+   *
+   * @returns whether it is.
+   */
+  advance(uploadId: string, writer: string, fromBytes: number, toBytes: number): Promise<boolean>;
+  /** `writer` writes no more. */
+  release(uploadId: string, writer: string): Promise<void>;
+}
