@@ -15,6 +15,7 @@ import { type Point, summarize } from './growth/summary.ts';
 import { copyIntoKey, type LoadContender, ours } from './load-contenders.ts';
 import { median } from './median.ts';
 import { report } from './part-result.ts';
+import { quietMachine } from './quiet-machine.ts';
 import { writeCopyText, writeScoreFile } from './score-file.ts';
 
 /** Small loads are short, and what disturbs them weighs more: they are repeated until so much has been loaded. */
@@ -64,6 +65,7 @@ async function measure(
   const seconds: number[] = [];
   for (let round = 1; round <= rounds; round += 1) {
     await client.query('CHECKPOINT');
+    await quietMachine();
     seconds.push((await contender.run(round)).seconds);
   }
   console.log(`  ${millionRows} M rows: ${median(seconds).toFixed(2)} s  ${contender.label}`);

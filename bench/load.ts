@@ -22,6 +22,7 @@ import {
 } from './load-contenders.ts';
 import { describeMachine } from './machine.ts';
 import { median } from './median.ts';
+import { quietMachine } from './quiet-machine.ts';
 import { type KeyOrder, writeCopyText, writeScoreFile } from './score-file.ts';
 
 const { values } = parseArgs({
@@ -63,6 +64,7 @@ try {
   for (let round = 1; round <= rounds; round += 1) {
     for (const contender of [...quick, ...(round === 1 ? slow : [])].filter(isWanted)) {
       await database.client.query('CHECKPOINT');
+      await quietMachine();
       const result = await contender.run(round);
       peakResidentMb = Math.max(peakResidentMb, result.peakResidentMb ?? 0);
       seconds.set(contender, [...(seconds.get(contender) ?? []), result.seconds]);

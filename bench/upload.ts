@@ -14,6 +14,7 @@ import { parseArgs } from 'node:util';
 import { startBenchDatabase } from './bench-database.ts';
 import { report } from './part-result.ts';
 import { emptyFolder, quietDisk } from './quiet-disk.ts';
+import { quietMachine } from './quiet-machine.ts';
 import { CONTENDERS, type UploadContender } from './upload/contender.ts';
 import { parseShape, type Shape } from './upload/shape.ts';
 import { type SourceFile, writeSourceFiles } from './upload/source-files.ts';
@@ -89,7 +90,7 @@ async function timeTurn(
   files: readonly SourceFile[],
 ): Promise<Turn> {
   turns += 1;
-  await quietDisk();
+  await quietMachine();
   const startedMs = performance.now();
   await contender.send(sourceDir, files, transfers, `turn_${turns}`);
   const answeredSeconds = (performance.now() - startedMs) / 1000;

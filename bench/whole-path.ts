@@ -18,7 +18,7 @@ import { report } from './part-result.ts';
 import { type PathSystem, startPathSystem } from './path/path-system.ts';
 import { probeDuring } from './path/service-probe.ts';
 import { type PathFigures, type PathRound, summarize } from './path/summary.ts';
-import { quietDisk } from './quiet-disk.ts';
+import { quietMachine } from './quiet-machine.ts';
 import { writeScoreFile } from './score-file.ts';
 
 const IDLE_FOR_MS = 2_000;
@@ -67,13 +67,13 @@ async function measure(system: PathSystem): Promise<PathFigures> {
 }
 
 async function measureRound(system: PathSystem, round: number): Promise<PathRound> {
-  await quietDisk();
+  await quietMachine();
   const alone = await system.push(`alone_${round}`, '--no-wait');
-  await quietDisk();
+  await quietMachine();
   const loader = system.startLoader();
   const loadSeconds = await system.loadSeconds(`alone_${round}`);
   await system.removeUploads();
-  await quietDisk();
+  await quietMachine();
   const whole = await system.push(`whole_${round}`);
   peaks.uploader = Math.max(peaks.uploader, alone.peakMb, whole.peakMb);
   peaks.loader = Math.max(peaks.loader, await peakMb(loader.pid));
