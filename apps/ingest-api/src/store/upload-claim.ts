@@ -42,7 +42,7 @@ export class UploadClaim {
     this.#recordedBytes = offsetBytes;
   }
 
-  /** Never rejects: what is left standing when the database is away, the next writer takes over. */
+  /** Never rejects: a name that is left standing when the database is away is taken out when somebody wants the upload. */
   async release(tellWaiters: boolean): Promise<void> {
     const { uploadId } = this.record;
     if (!this.#isReleased) {

@@ -53,6 +53,7 @@ export class UploadLocks implements Locker {
       clientConfig,
       onWanted: (uploadId) => {
         const held = this.#held.get(uploadId);
+        if (held === undefined) void this.#takeOutName(uploadId);
         if (held?.claim === undefined) return;
         held.isWantedElsewhere = true;
         releaseIfStalled(held);
@@ -176,6 +177,22 @@ export class UploadLocks implements Locker {
       if (performance.now() > deadlineMs) throw stillBusy();
       await session.askFor(uploadId);
       await this.#freedElsewhere(uploadId);
+    }
+  }
+
+  /**
+   * No request of ours has this upload, but its record may name us: where the answer to a claim, or to giving it up, was
+   * lost with a connection. Everybody is asked, so mostly it is another's. In a turn of its own, so that nobody claims it meanwhile.
+   */
+  async #takeOutName(uploadId: string): Promise<void> {
+    this.#hold(uploadId, () => {}, []);
+    try {
+      const session = await this.#sessions.current();
+      await this.#records.release(uploadId, session.writer);
+    } catch {
+      // The database is away: whoever wants the upload asks again.
+    } finally {
+      await this.#release(uploadId);
     }
   }
 
