@@ -1,5 +1,7 @@
+import { connect } from 'node:net';
 import { join } from 'node:path';
 import { expect } from 'chai';
+import { declareUpload } from './support/one-upload.ts';
 import { testSeed } from './support/random.ts';
 import { writeScoreFile } from './support/score-file.ts';
 import { startTestSystem, type TestSystem } from './support/test-system.ts';
@@ -10,6 +12,10 @@ import { waitFor } from './support/wait-for.ts';
 const LINES = 3_000_000;
 /** What the load's transaction asks of TCP: 15 s of silence, three probes 5 s apart; and time on a busy machine. */
 const NOTICED_WITHIN_MS = 50_000;
+
+/** Half a minute until its session ends, and the time that it is given to notice. */
+const TAKEN_OVER_WITHIN_MS = 60_000;
+const SOME_LINES = '{ "pk": "1", "score": "1" }\n'.repeat(100);
 
 interface Attempt {
   attempt: number;
@@ -91,6 +97,38 @@ describe('A host that is dead', function () {
     ]);
     await living.kill('SIGTERM');
     await dead.kill('SIGTERM');
+  });
+
+  it('that was writing an upload leaves it to another service when its session ends, though that one asks it all the time', async () => {
+    const dead = await system.startService();
+    const upload = await declareUpload(dead.url, system.token, 'asked', Buffer.from(SOME_LINES));
+    const stalled = connect(dead.port, '127.0.0.1').on('error', () => {});
+    stalled.write(
+      `PATCH /v1/uploads/${upload.id} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${system.token}\r\nTus-Resumable: 1.0.0\r\n` +
+        `Upload-Offset: 0\r\nContent-Type: application/offset+octet-stream\r\nContent-Length: ${upload.content.length}\r\n\r\n{`,
+    );
+    const writing = () =>
+      system.query('SELECT FROM ingest.upload WHERE upload_id = $1 AND writer IS NOT NULL', [upload.id]);
+    await waitFor('the upload to be written', async () => (await writing()).length > 0);
+    const sessions = await system.query<{ client_port: number }>(
+      `SELECT client_port FROM pg_stat_activity
+       WHERE application_name LIKE 'ingest-api serve%' AND datname = current_database()`,
+    );
+    await packets.cut(
+      Number(new URL(system.databaseUrl).port),
+      sessions.map(({ client_port }) => client_port),
+    );
+    const living = await system.startService();
+    const there = await declareUpload(living.url, system.token, 'asked', upload.content);
+    await waitFor(
+      'it to be taken over',
+      async () => (await there.patch(0)).status === 204,
+      TAKEN_OVER_WITHIN_MS,
+    );
+    await packets.restore();
+    stalled.destroy();
+    await dead.kill('SIGKILL');
+    await living.kill('SIGTERM');
   });
 
   /** Of loaders: from these ports, or all. */

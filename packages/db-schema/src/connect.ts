@@ -25,9 +25,12 @@ const types: pg.CustomTypesConfig = {
 
 /**
  * What the server asks of a connection that is silent: half a minute after its host has died the session ends, with
- * its transaction and its locks. Without them that takes two hours, and a loader that is gone counts as running.
+ * its transaction and its locks. Without them that takes two hours, and a loader that is gone counts as running. The last one
+ * is for bytes that nobody acknowledges (a notification, an answer): while they are on their way TCP sends no keepalives, and
+ * would try for a quarter of an hour.
  */
-const SERVER_KEEPALIVES = '-c tcp_keepalives_idle=15 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3';
+const SERVER_KEEPALIVES =
+  '-c tcp_keepalives_idle=15 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 -c tcp_user_timeout=30000';
 
 /**
  * How every connection of this product is made: a fixed role and search_path (each name in our SQL says its

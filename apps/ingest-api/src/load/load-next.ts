@@ -44,8 +44,8 @@ export async function loadNext(context: LoaderContext): Promise<boolean> {
 
 /**
  * The server notices within 2 s that this process has gone, even while it builds an index, and rolls back;
- * a dead host is noticed by the keepalives that every connection has, or where bytes are on their way to it by
- * tcp_user_timeout; a process that says nothing between two statements by the time-out for idle transactions.
+ * a dead host is noticed by what every connection asks of TCP (`connect.ts`); a process that says nothing between two
+ * statements by the time-out for idle transactions.
  *
  * No reading ahead by other processes (PostgreSQL 18's I/O workers): what the key is built over has just been written, in
  * order, and the kernel reads ahead where it is not in memory any more. They would take the cores that sort.
@@ -54,7 +54,6 @@ async function beginLoad(client: pg.Client, { maintenanceWorkMem }: LoaderContex
   await client.query('BEGIN');
   await client.query(`
     SET LOCAL client_connection_check_interval = '2s';
-    SET LOCAL tcp_user_timeout = '30s';
     SET LOCAL idle_in_transaction_session_timeout = '5min';
     SET LOCAL statement_timeout = 0;
     SET LOCAL effective_io_concurrency = 0;

@@ -133,6 +133,7 @@ export class WriterSessions {
       SET tcp_keepalives_idle = 10;
       SET tcp_keepalives_interval = 5;
       SET tcp_keepalives_count = 3;
+      SET tcp_user_timeout = '25s';
       SELECT pg_advisory_lock_shared(${LIVE_WRITER_LOCK_CLASS}, ${session.writer.key});
       LISTEN ${CHANNEL}`);
     session.confirmedMs = performance.now();
