@@ -43,9 +43,12 @@ export async function writeDurably({
     writtenBytes += await writeAll(file, piece, writtenBytes);
   };
   const sync = async (toBytes: number) => {
-    await file.datasync();
-    if (toBytes - recordedBytes >= RECORD_BYTES) await record(toBytes);
-    isSyncing = false;
+    try {
+      await file.datasync();
+      if (toBytes - recordedBytes >= RECORD_BYTES) await record(toBytes);
+    } finally {
+      isSyncing = false;
+    }
   };
   const record = async (toBytes: number) => {
     await onDurable(toBytes);
@@ -61,6 +64,7 @@ export async function writeDurably({
   try {
     for await (const piece of pieces) {
       await writing;
+      if (!isSyncing) await syncing; // it is over: whether it failed is heard here, not with the last byte
       if (!isSyncing && writtenBytes - syncedBytes >= SYNC_BYTES) startSync();
       writing = write(piece);
       heardLater(writing);
