@@ -3,6 +3,7 @@ import { readFile, stat, writeFile } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import path from 'node:path';
 import { expect } from 'chai';
+import { collect } from './support/raw-http.ts';
 import {
   declare,
   eventually,
@@ -126,6 +127,30 @@ describe('an upload', () => {
     expect((await patch(system, upload.url, 400, upload.body.subarray(400))).status).to.equal(204);
     socket.destroy();
   });
+
+  for (const [what, rows, lose] of [
+    ['another one takes it over', 105, (upload: Upload) => head(upload.url)],
+    [
+      'its session is gone',
+      106,
+      () =>
+        system.query(
+          `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+           WHERE datname = current_database() AND application_name = 'ingest-api serve (locks)'`,
+        ),
+    ],
+  ] as const) {
+    it(`tells a request that had brought no byte when ${what} (423), rather than that it took none`, async () => {
+      const upload = await declared(`lost when ${what}`, scoreLines(rows));
+      const socket = await stalledPatch(upload, Buffer.alloc(0));
+      const answer = collect(socket, 2_500);
+      await lose(upload);
+      const { text, statuses } = await answer;
+      expect(statuses, text).to.deep.equal([423]);
+      expect(text).to.contain('"upload_locked"').and.to.contain('"retryable":true');
+      expect((await patch(system, upload.url, 0, upload.body)).status).to.equal(204);
+    });
+  }
 
   it('is locked (423, with Retry-After) while another request is sending', async function () {
     this.timeout(15_000);

@@ -121,6 +121,22 @@ describe('uploader push, when something fails', () => {
     expect(server.receivedBytes()).to.equal(sizeOf(stdout));
   });
 
+  it('tries again when the service took a chunk and did not move on', async () => {
+    let stood = 0;
+    server.intercept = (request, response) => {
+      if (request.method !== 'PATCH' || stood++ > 0) return false;
+      request.resume().once('end', () => {
+        const headers = { 'Tus-Resumable': '1.0.0', 'Upload-Offset': request.headers['upload-offset'] };
+        response.writeHead(204, headers).end();
+      });
+      return true;
+    };
+    const { exitCode, stderr, stdout } = await start().finished;
+    expect(exitCode, stderr).to.equal(0);
+    expect(stderr).to.include('204: it took none of the bytes');
+    expect(server.receivedBytes()).to.equal(sizeOf(stdout));
+  });
+
   it('gives up a line on which nothing moves, and goes on over another', async () => {
     const first = await startAndStopInMidTransfer(['--stall-timeout', '500ms']);
     server.stopReadingAtBytes = Number.POSITIVE_INFINITY;

@@ -87,7 +87,8 @@ export const PROBLEM_GUIDES: Readonly<Record<ErrorCode, ProblemGuide>> = {
     ],
   },
   upload_locked: {
-    happened: 'Another request is writing this very upload, and is alive.',
+    happened:
+      'Another request is writing this very upload, and is alive; or this one has lost the upload before it brought a byte.',
     toDo: [
       'Wait as long as `Retry-After` says; the uploader does it by itself. A writer that has stalled is replaced.',
       'If it stays: two jobs push the same run. End one of them.',

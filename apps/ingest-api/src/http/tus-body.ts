@@ -4,6 +4,7 @@ import { type CancellationContext, ERRORS, type Upload } from '@tus/utils';
 import type { Request, Response } from 'express';
 import type { ServerRequest } from 'srvx';
 import { NodeRequest } from 'srvx/node';
+import { IngestError } from '../errors.ts';
 import type { DurableStore } from '../store/durable-store.ts';
 import { gatherBody } from '../store/gather-body.ts';
 
@@ -18,7 +19,8 @@ export function requestWithNodeBody(req: Request, res: Response): ServerRequest 
 /**
  * Replaces what @tus/server does between its checks and the store (`BaseHandler.writeToStore`, 2.4.5): bodies
  * go straight from Node's request to the disk. As there, more bytes than were announced are refused, and an
- * aborted context ends the body early: what had come is kept, and its offset answered.
+ * aborted context (another request has taken over, or the lock is lost) ends the body early: what had come is kept, and
+ * its offset answered. Where nothing had come, the sender hears why: 204 would say that the service took none of its bytes.
  */
 export function writeStraightToStore(
   tus: Server,
@@ -31,7 +33,6 @@ export function writeStraightToStore(
     limitBytes: number,
     { signal }: CancellationContext,
   ): Promise<number> {
-    if (signal.aborted) throw ERRORS.ABORTED;
     if (limitBytes === 0) return upload.offset; // an empty PATCH only asks for the offset, and the finish hook
     const pieces = gatherBody(body, {
       limitBytes,
@@ -39,7 +40,15 @@ export function writeStraightToStore(
       tooMuch: () => ERRORS.ERR_MAX_SIZE_EXCEEDED,
       onProgress: () => noteProgress(upload.id),
     });
-    return store.write(pieces, upload.id, upload.offset);
+    const offset = await store.write(pieces, upload.id, upload.offset);
+    if (offset === upload.offset && signal.aborted) {
+      throw new IngestError(
+        'upload_locked',
+        'This request has lost the upload, to another one or with a connection to the database; ask for its offset and go on from there.',
+        { retryAfterSeconds: 1 },
+      );
+    }
+    return offset;
   }
   Object.assign(tus.handlers.PATCH, { writeToStore });
   Object.assign(tus.handlers.POST, { writeToStore });

@@ -18,12 +18,13 @@ export class HttpFault extends Error {
   readonly problem: Problem | null;
   readonly retryAfterMs: number | null;
 
-  constructor(response: ExchangeResponse) {
+  /** `said` is for an answer whose body does not tell what is wrong with it. */
+  constructor(response: ExchangeResponse, said?: string) {
     const problem = readProblem(response);
-    const said = problem?.detail ?? problem?.title ?? firstText(response.body);
+    const reason = said ?? problem?.detail ?? problem?.title ?? firstText(response.body);
     const requestId = problem?.request_id ? ` (request ${problem.request_id})` : '';
     super(
-      `${response.method} ${response.url} answered ${response.status}${said ? `: ${said}` : ''}${requestId}`,
+      `${response.method} ${response.url} answered ${response.status}${reason ? `: ${reason}` : ''}${requestId}`,
     );
     this.status = response.status;
     this.problem = problem;

@@ -38,6 +38,7 @@ export async function sendOnce(options: SendOptions): Promise<void> {
   signal.addEventListener('abort', onAbort);
   try {
     await new Promise<void>((resolve, reject) => {
+      let lastAnswer: ExchangeResponse | undefined;
       // The source is ours (`fileReader`); the library only wants to see that there is one.
       const upload = new Upload(Buffer.from(options.file.path), {
         uploadUrl: options.uploadUrl,
@@ -56,11 +57,13 @@ export async function sendOnce(options: SendOptions): Promise<void> {
               : { offsetBytes: options.offsetBytes, sizeBytes: options.file.identity.bytes },
         }),
         onAfterResponse: (_request, response) => {
+          lastAnswer = response.getUnderlyingObject();
           const offset = Number(response.getHeader('Upload-Offset') ?? Number.NaN);
           if (response.getStatus() < 300 && Number.isInteger(offset)) options.onAcknowledged(offset);
         },
         onChunkComplete: (chunkBytes) => {
-          if (chunkBytes <= 0) reject(new Error(`${options.uploadUrl} took a chunk and did not move on.`));
+          // The library would send the same again at once, for as long as it takes.
+          if (chunkBytes <= 0 && lastAnswer) reject(new HttpFault(lastAnswer, 'it took none of the bytes'));
         },
         onSuccess: () => resolve(),
         onError: (error) => reject(unwrap(error)),
