@@ -10,12 +10,15 @@ import type { ScoreFile } from './score-file.ts';
 const INGEST_API = path.join(import.meta.dirname, '../apps/ingest-api/bin/ingest-api.js');
 const POLL_MS = 50;
 
+export interface OurLoad {
+  readonly seconds: number;
+  readonly phases: { readonly copySeconds: number; readonly keySeconds: number };
+  readonly peakResidentMb: number;
+}
+
 export interface BenchLoader {
   /** Loads one revision of model `bench`, as if it had just been received, and ends the loader. */
-  load(
-    data: { jsonPath: string; file: ScoreFile },
-    run: string,
-  ): Promise<{ seconds: number; peakResidentMb: number }>;
+  load(data: { jsonPath: string; file: ScoreFile }, run: string): Promise<OurLoad>;
 }
 
 /** The real program, as its own process. */
@@ -46,8 +49,8 @@ export async function startBenchLoader(
         const ended = exited.then(() =>
           Promise.reject(new Error('The loader ended before the run was published.')),
         );
-        const seconds = await Promise.race([published, ended]);
-        return { seconds, peakResidentMb: await peakResidentMb(loader.pid ?? 0) };
+        const times = await Promise.race([published, ended]);
+        return { ...times, peakResidentMb: await peakResidentMb(loader.pid ?? 0) };
       } finally {
         loader.kill('SIGTERM');
         await exited;
@@ -74,16 +77,30 @@ async function queueRevision(
   );
 }
 
+interface Attempt {
+  readonly outcome: string | null;
+  readonly error: string | null;
+  readonly seconds: number;
+  readonly phases: { readonly copying: number; readonly building_key: number };
+}
+
 /** Seconds from the claim until the publication could be seen from outside, COMMIT included. */
-async function untilPublished({ client }: BenchDatabase, run: string): Promise<number> {
+async function untilPublished(
+  { client }: BenchDatabase,
+  run: string,
+): Promise<Omit<OurLoad, 'peakResidentMb'>> {
   for (;;) {
-    const { rows } = await client.query<{ outcome: string | null; error: string | null; seconds: number }>(
-      `SELECT a.outcome, a.error, extract(epoch FROM clock_timestamp() - a.started_at)::float8 AS seconds
+    const { rows } = await client.query<Attempt>(
+      `SELECT a.outcome, a.error, a.phase_seconds AS phases,
+              extract(epoch FROM clock_timestamp() - a.started_at)::float8 AS seconds
        FROM ingest.load_attempt a JOIN ingest.run_revision r USING (revision_id) WHERE r.run_key = $1 AND r.model = 'bench'`,
       [run],
     );
     const [attempt] = rows;
-    if (attempt?.outcome === 'published') return attempt.seconds;
+    if (attempt?.outcome === 'published') {
+      const { seconds, phases } = attempt;
+      return { seconds, phases: { copySeconds: phases.copying, keySeconds: phases.building_key } };
+    }
     if (attempt?.outcome != null)
       throw new Error(`The load ended as ${attempt.outcome}: ${attempt.error ?? 'no reason kept'}`);
     await delay(POLL_MS);

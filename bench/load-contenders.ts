@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { promisify } from 'node:util';
+import type pg from 'pg';
 import { from as copyFrom } from 'pg-copy-streams';
 import { COPY_COLUMNS, COPY_HEAD, COPY_TAIL, createScoreLineScanner, KeyOrder } from 'score-lines';
 import type { BenchDatabase } from './bench-database.ts';
@@ -21,16 +22,24 @@ export interface LoadData {
   readonly file: ScoreFile;
 }
 
+export interface LoadTurn {
+  readonly seconds: number;
+  /** Left out where nobody can tell. What is missing to `seconds` is COMMIT, and what is done besides. */
+  readonly phases?: { readonly copySeconds: number; readonly keySeconds: number };
+  readonly peakResidentMb?: number;
+}
+
 export interface LoadContender {
   readonly name: string;
   /** How it is called in tables. */
   readonly label: string;
-  /** Seconds of one load; leaves the database as it was. */
-  run(round: number): Promise<{ seconds: number; peakResidentMb?: number }>;
+  /** One load; leaves the database as it was. */
+  run(round: number): Promise<LoadTurn>;
 }
 
 const TABLE = `CREATE TABLE contender (score double precision NOT NULL, revision_id integer NOT NULL DEFAULT 1 CHECK (revision_id = 1),
   pk text COLLATE "C" NOT NULL, attributes jsonb)`;
+const KEY = 'ALTER TABLE contender ADD PRIMARY KEY (pk)';
 const ROWS_PER_INSERT = 1_000;
 const CHUNK_BYTES = 1024 * 1024;
 
@@ -49,24 +58,24 @@ export function ours(database: BenchDatabase, data: LoadData): LoadContender {
  * those cost, it shows against `ours`.
  */
 export function uncheckedLoad({ client }: BenchDatabase, data: LoadData): LoadContender {
+  const copy = `COPY contender (${COPY_COLUMNS.join(', ')}) FROM STDIN (FORMAT binary, FREEZE)`;
   return {
     name: 'unchecked',
     label: 'the same scan and COPY without hash, profile, gates and records',
-    async run() {
-      const startedMs = performance.now();
-      await client.query('BEGIN');
-      await client.query(`SET LOCAL maintenance_work_mem = '${MAINTENANCE_WORK_MEM}'`);
-      await client.query(TABLE);
-      const columns = COPY_COLUMNS.join(', ');
-      const copy = client.query(copyFrom(`COPY contender (${columns}) FROM STDIN (FORMAT binary, FREEZE)`));
-      // As in the loader: one piece is on its way while the next one is made.
-      await pipeline(Readable.from(unprovenRows(data.jsonPath), { highWaterMark: 1 }), copy);
-      await client.query('ALTER TABLE contender ADD PRIMARY KEY (pk) WITH (fillfactor = 100)');
-      await client.query('COMMIT');
-      const seconds = (performance.now() - startedMs) / 1000;
-      await client.query('DROP TABLE contender');
-      return { seconds };
-    },
+    run: () =>
+      timeLoad(client, [
+        // As in the loader: no I/O workers, and one piece is on its way while the next one is made.
+        ['other', 'SET LOCAL effective_io_concurrency = 0; SET LOCAL maintenance_io_concurrency = 0'],
+        [
+          'copy',
+          () =>
+            pipeline(
+              Readable.from(unprovenRows(data.jsonPath), { highWaterMark: 1 }),
+              client.query(copyFrom(copy)),
+            ),
+        ],
+        ['key', `${KEY} WITH (fillfactor = 100)`],
+      ]),
   };
 }
 
@@ -85,60 +94,61 @@ async function* unprovenRows(jsonPath: string): AsyncGenerator<Buffer> {
 }
 
 /** The limit: the server reads ready-made text by itself, with no network and no JSON. */
-export function serverCopy(database: BenchDatabase, data: LoadData): LoadContender {
-  return sqlContender(
-    database,
-    'serverCopy',
-    '(a) COPY FROM file by the server, FREEZE, key after',
-    async () => {
-      await chmod(database.dir, 0o711); // the server runs as another user, and has to reach the file
-      return [
-        TABLE,
-        `COPY contender (score, pk, attributes) FROM '${data.textPath}' WITH (FORMAT text, FREEZE)`,
-        'ALTER TABLE contender ADD PRIMARY KEY (pk)',
-      ];
+export function serverCopy({ client, dir }: BenchDatabase, { textPath }: LoadData): LoadContender {
+  return {
+    name: 'serverCopy',
+    label: '(a) COPY FROM file by the server, FREEZE, key after',
+    async run() {
+      await letServerRead(dir);
+      return timeLoad(client, [
+        ['copy', `${copyFromFile(textPath)} WITH (FORMAT text, FREEZE)`],
+        ['key', KEY],
+      ]);
     },
-  );
+  };
 }
 
 /** What most people write: the table has its key when the rows come. */
-export function copyIntoKey(database: BenchDatabase, data: LoadData): LoadContender {
-  return sqlContender(
-    database,
-    'copyIntoKey',
-    '(c) COPY FROM file into a table that has its key',
-    async () => {
-      await chmod(database.dir, 0o711);
-      return [
-        TABLE,
-        'ALTER TABLE contender ADD PRIMARY KEY (pk)',
-        `COPY contender (score, pk, attributes) FROM '${data.textPath}' WITH (FORMAT text)`,
-      ];
-    },
-  );
-}
-
-function sqlContender(
-  { client }: BenchDatabase,
-  name: string,
-  label: string,
-  statements: () => Promise<string[]>,
-): LoadContender {
+export function copyIntoKey({ client, dir }: BenchDatabase, { textPath }: LoadData): LoadContender {
   return {
-    name,
-    label,
+    name: 'copyIntoKey',
+    label: '(c) COPY FROM file into a table that has its key',
     async run() {
-      const list = await statements();
-      const startedMs = performance.now();
-      await client.query('BEGIN');
-      await client.query(`SET LOCAL maintenance_work_mem = '${MAINTENANCE_WORK_MEM}'`);
-      for (const statement of list) await client.query(statement);
-      await client.query('COMMIT');
-      const seconds = (performance.now() - startedMs) / 1000;
-      await client.query('DROP TABLE contender');
-      return { seconds };
+      await letServerRead(dir);
+      return timeLoad(client, [
+        ['key', KEY],
+        ['copy', `${copyFromFile(textPath)} WITH (FORMAT text)`],
+      ]);
     },
   };
+}
+
+function copyFromFile(textPath: string): string {
+  return `COPY contender (score, pk, attributes) FROM '${textPath}'`;
+}
+
+/** It runs as another user, and has to reach the file. */
+async function letServerRead(dir: string): Promise<void> {
+  await chmod(dir, 0o711);
+}
+
+type Phase = 'copy' | 'key' | 'other';
+type Step = readonly [phase: Phase, does: string | (() => Promise<unknown>)];
+
+/** Makes the table, takes the steps one after the other, commits, and clears away what came of it. */
+async function timeLoad(client: pg.Client, steps: readonly Step[]): Promise<LoadTurn> {
+  const phases = { copy: 0, key: 0, other: 0 };
+  const startedMs = performance.now();
+  await client.query(`BEGIN; SET LOCAL maintenance_work_mem = '${MAINTENANCE_WORK_MEM}'; ${TABLE}`);
+  for (const [phase, does] of steps) {
+    const stepStartedMs = performance.now();
+    await (typeof does === 'string' ? client.query(does) : does());
+    phases[phase] += (performance.now() - stepStartedMs) / 1000;
+  }
+  await client.query('COMMIT');
+  const seconds = (performance.now() - startedMs) / 1000;
+  await client.query('DROP TABLE contender');
+  return { seconds, phases: { copySeconds: phases.copy, keySeconds: phases.key } };
 }
 
 /** psql sends the ready-made text over the network. */
@@ -155,7 +165,7 @@ BEGIN;
 SET LOCAL maintenance_work_mem = '${MAINTENANCE_WORK_MEM}';
 ${TABLE};
 \\copy contender (score, pk, attributes) FROM '${data.textPath}' WITH (FORMAT text, FREEZE)
-ALTER TABLE contender ADD PRIMARY KEY (pk);
+${KEY};
 COMMIT;
 `,
       );
@@ -174,28 +184,24 @@ export function multiRowInserts({ client }: BenchDatabase, data: LoadData): Load
     Array.from({ length: count }, (_, i) => `($${i * 2 + 1}, $${i * 2 + 2})`).join(', ');
   const insert = (count: number) => `INSERT INTO contender (score, pk) VALUES ${values(count)}`;
   const fullInsert = { name: 'insert_many', text: insert(ROWS_PER_INSERT) };
+  const insertAll = async () => {
+    let batch: string[] = [];
+    for await (const line of createInterface({ input: createReadStream(data.jsonPath) })) {
+      const { pk, score } = JSON.parse(line) as { pk: string; score: string };
+      batch.push(score, pk);
+      if (batch.length < ROWS_PER_INSERT * 2) continue;
+      await client.query({ ...fullInsert, values: batch });
+      batch = [];
+    }
+    if (batch.length > 0) await client.query(insert(batch.length / 2), batch);
+  };
   return {
     name: 'multiRowInserts',
     label: `(d) INSERTs of ${ROWS_PER_INSERT} rows from JSON.parse`,
-    async run() {
-      const startedMs = performance.now();
-      await client.query('BEGIN');
-      await client.query(`SET LOCAL maintenance_work_mem = '${MAINTENANCE_WORK_MEM}'`);
-      await client.query(TABLE);
-      let batch: string[] = [];
-      for await (const line of createInterface({ input: createReadStream(data.jsonPath) })) {
-        const { pk, score } = JSON.parse(line) as { pk: string; score: string };
-        batch.push(score, pk);
-        if (batch.length < ROWS_PER_INSERT * 2) continue;
-        await client.query({ ...fullInsert, values: batch });
-        batch = [];
-      }
-      if (batch.length > 0) await client.query(insert(batch.length / 2), batch);
-      await client.query('ALTER TABLE contender ADD PRIMARY KEY (pk)');
-      await client.query('COMMIT');
-      const seconds = (performance.now() - startedMs) / 1000;
-      await client.query('DROP TABLE contender');
-      return { seconds };
-    },
+    run: () =>
+      timeLoad(client, [
+        ['copy', insertAll],
+        ['key', KEY],
+      ]),
   };
 }

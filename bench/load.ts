@@ -7,13 +7,14 @@
  * Warm: the files are in the page cache and the server runs; each contender begins after a CHECKPOINT.
  * (c) and (d) are slow and run in the first round only.
  */
-import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { startBenchDatabase } from './bench-database.ts';
+import { summarize } from './load/summary.ts';
 import {
   copyIntoKey,
   type LoadContender,
+  type LoadTurn,
   multiRowInserts,
   ours,
   psqlCopy,
@@ -22,6 +23,7 @@ import {
 } from './load-contenders.ts';
 import { describeMachine } from './machine.ts';
 import { median } from './median.ts';
+import { report } from './part-result.ts';
 import { quietMachine } from './quiet-machine.ts';
 import { type KeyOrder, writeCopyText, writeScoreFile } from './score-file.ts';
 
@@ -59,37 +61,24 @@ try {
   if (machine.psql !== null) quick.push(psqlCopy(database, data));
   const slow = [copyIntoKey(database, data), multiRowInserts(database, data)];
 
-  const seconds = new Map<LoadContender, number[]>();
-  let peakResidentMb = 0;
+  const turns = new Map<LoadContender, LoadTurn[]>();
   for (let round = 1; round <= rounds; round += 1) {
     for (const contender of [...quick, ...(round === 1 ? slow : [])].filter(isWanted)) {
       await database.client.query('CHECKPOINT');
       await quietMachine();
-      const result = await contender.run(round);
-      peakResidentMb = Math.max(peakResidentMb, result.peakResidentMb ?? 0);
-      seconds.set(contender, [...(seconds.get(contender) ?? []), result.seconds]);
-      console.log(`  round ${round}: ${result.seconds.toFixed(2)} s  ${contender.label}`);
+      const turn = await contender.run(round);
+      turns.set(contender, [...(turns.get(contender) ?? []), turn]);
+      console.log(`  round ${round}: ${turn.seconds.toFixed(2)} s  ${contender.label}`);
     }
   }
 
-  const ourSeconds = [...seconds].find(([{ name }]) => name === 'ours')?.[1] ?? [];
-  console.log(
-    `\n| load of ${rows} rows, ${order} keys | median s | rows/s | ours / this |\n|---|---|---|---|`,
-  );
-  const results = [...seconds].map(([{ name, label }, list]) => {
-    const ratio = median(list.map((value, round) => (ourSeconds[round] ?? Number.NaN) / value));
-    console.log(
-      `| ${label} | ${median(list).toFixed(2)} | ${Math.round(rows / median(list)).toLocaleString('en')} | ${ratio.toFixed(2)} |`,
-    );
-    return { name, label, seconds: list, ratio };
+  const ourTurns = [...turns].find(([{ name }]) => name === 'ours')?.[1] ?? [];
+  const results = [...turns].map(([{ name, label }, list]) => {
+    const ratios = list.map(({ seconds }, round) => (ourTurns[round]?.seconds ?? Number.NaN) / seconds);
+    return { name, label, turns: list, ratio: median(ratios) };
   });
-  console.log(`Peak resident memory of the loader: ${peakResidentMb} MB.`);
-  if (values.json !== undefined) {
-    await writeFile(
-      values.json,
-      `${JSON.stringify({ machine, rows, order, bytes: file.bytes, peakResidentMb, results }, null, 2)}\n`,
-    );
-  }
+  const peakResidentMb = Math.max(0, ...ourTurns.map((turn) => turn.peakResidentMb ?? 0));
+  await report(summarize({ machine, rows, order, bytes: file.bytes, peakResidentMb, results }), values.json);
 } finally {
   await database.stop();
 }

@@ -4,11 +4,10 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { Step } from './forms.ts';
-import { type LoadFigures, summarize } from './load/summary.ts';
 import type { PartResult } from './part-result.ts';
 
 /** Runs a command of the benchmark as a process of its own, so that no part inherits the heap of another. */
-export async function runStep({ part, script, args }: Step, svgPath: string): Promise<PartResult> {
+export async function runStep({ script, args }: Step, svgPath: string): Promise<PartResult> {
   const dir = await mkdtemp(path.join(tmpdir(), 'bench-step-'));
   try {
     const jsonPath = path.join(dir, 'result.json');
@@ -18,8 +17,7 @@ export async function runStep({ part, script, args }: Step, svgPath: string): Pr
     const child = spawn(process.execPath, command, { stdio: 'inherit' });
     const [code, signal] = await once(child, 'exit');
     if (code !== 0) throw new Error(`bench/${script} ended with ${signal ?? code}; the reason is above.`);
-    const result: unknown = JSON.parse(await readFile(jsonPath, 'utf8'));
-    return part === 'load' ? summarize(result as LoadFigures) : (result as PartResult);
+    return JSON.parse(await readFile(jsonPath, 'utf8')) as PartResult;
   } finally {
     await rm(dir, { recursive: true, force: true });
   }

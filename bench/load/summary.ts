@@ -1,15 +1,20 @@
+import type { LoadTurn } from '../load-contenders.ts';
+import type { Machine } from '../machine.ts';
 import { median } from '../median.ts';
 import type { PartResult } from '../part-result.ts';
 
-/** What `load.ts --json` writes. */
 export interface LoadFigures {
+  readonly machine: Machine;
   readonly rows: number;
   readonly order: string;
+  /** Of the file that ours loads. */
+  readonly bytes: number;
   readonly peakResidentMb: number;
   readonly results: readonly {
     readonly name: string;
     readonly label: string;
-    readonly seconds: readonly number[];
+    /** One a round. */
+    readonly turns: readonly LoadTurn[];
     /** Ours / this, the median over the rounds. */
     readonly ratio: number;
   }[];
@@ -27,13 +32,25 @@ export function summarize(figures: LoadFigures): PartResult {
     tables: [
       {
         title: `Load of ${rows.toLocaleString('en')} rows, ${order} keys`,
-        columns: ['contender', 'median s', 'rows/s', 'ours / this'],
-        rows: results.map(({ label, seconds, ratio }) => [
-          label,
-          median(seconds).toFixed(2),
-          Math.round(rows / median(seconds)).toLocaleString('en'),
-          ratio.toFixed(2),
-        ]),
+        columns: [
+          'contender',
+          'median s',
+          'rows/s',
+          'ours / this',
+          'COPY s',
+          'key s',
+          'COMMIT and the rest s',
+        ],
+        rows: results.map(({ label, turns, ratio }) => {
+          const seconds = median(turns.map((turn) => turn.seconds));
+          return [
+            label,
+            seconds.toFixed(2),
+            Math.round(rows / seconds).toLocaleString('en'),
+            ratio.toFixed(2),
+            ...phaseColumns(turns),
+          ];
+        }),
         notes: [`Peak resident memory of the loader: ${peakResidentMb} MB.`],
       },
     ],
@@ -55,4 +72,14 @@ export function summarize(figures: LoadFigures): PartResult {
     ],
     raw: figures,
   };
+}
+
+function phaseColumns(turns: readonly LoadTurn[]): string[] {
+  const told = turns.flatMap(({ seconds, phases }) => (phases === undefined ? [] : [{ seconds, ...phases }]));
+  if (told.length === 0) return ['-', '-', '-'];
+  return [
+    median(told.map(({ copySeconds }) => copySeconds)),
+    median(told.map(({ keySeconds }) => keySeconds)),
+    median(told.map(({ seconds, copySeconds, keySeconds }) => seconds - copySeconds - keySeconds)),
+  ].map((value) => value.toFixed(2));
 }
