@@ -46,10 +46,10 @@ async function measureSize(millionRows: number): Promise<Point> {
     const textPath = path.join(database.dir, 'rows.txt');
     const data = { jsonPath, textPath, file: await writeScoreFile(jsonPath, rows, 'random') };
     const rounds = Math.min(mostRounds, Math.max(1, Math.round(ROWS_TO_LOAD / rows)));
-    const ourSeconds = await measure(database, ours(database, data), millionRows, rounds);
+    const ourSeconds = await measure(database, ours(database, data), jsonPath, millionRows, rounds);
     if (millionRows > largestForC) return { millionRows, ours: ourSeconds, copyIntoKey: [] };
     await writeCopyText(textPath, rows, 'random');
-    const theirs = await measure(database, copyIntoKey(database, data), millionRows, 1);
+    const theirs = await measure(database, copyIntoKey(database, data), textPath, millionRows, 1);
     return { millionRows, ours: ourSeconds, copyIntoKey: theirs };
   } finally {
     await database.stop();
@@ -59,13 +59,14 @@ async function measureSize(millionRows: number): Promise<Point> {
 async function measure(
   { client }: BenchDatabase,
   contender: LoadContender,
+  fileToRead: string,
   millionRows: number,
   rounds: number,
 ): Promise<number[]> {
   const seconds: number[] = [];
   for (let round = 1; round <= rounds; round += 1) {
     await client.query('CHECKPOINT');
-    await quietMachine();
+    await quietMachine([fileToRead]);
     seconds.push((await contender.run(round)).seconds);
   }
   console.log(`  ${millionRows} M rows: ${median(seconds).toFixed(2)} s  ${contender.label}`);

@@ -65,7 +65,7 @@ try {
   for (let round = 1; round <= rounds; round += 1) {
     for (const contender of [...quick, ...(round === 1 ? slow : [])].filter(isWanted)) {
       await database.client.query('CHECKPOINT');
-      await quietMachine();
+      await quietMachine([jsonPath, textPath]);
       const turn = await contender.run(round);
       turns.set(contender, [...(turns.get(contender) ?? []), turn]);
       console.log(`  round ${round}: ${turn.seconds.toFixed(2)} s  ${contender.label}`);

@@ -11,15 +11,20 @@ const BLOCK_BYTES = 1024 ** 2;
 const held: FileHandle[] = [];
 
 /**
- * What every measurement begins with: nothing left to be written, and no memory free. A server that has been up for a day
+ * What every measurement begins with: nothing left to be written, no memory free, and in the page cache what is about to
+ * be read (`filesToRead`: filling the memory may have driven them out). A server that has been up for a day
  * has its memory full of files that were read once. Free memory of a virtual machine may not be its own: the host
  * takes it back, and gives it again page by page to whoever writes next, ten times as slowly.
  *
  * `BENCH_FULL_MEMORY=0` leaves the memory as it is.
  */
-export async function quietMachine(): Promise<void> {
+export async function quietMachine(filesToRead: readonly string[] = []): Promise<void> {
   await quietDisk();
   if (process.env.BENCH_FULL_MEMORY !== '0') await fillMemory();
+  for (const path of filesToRead) {
+    await using file = await open(path);
+    await readAll(file);
+  }
 }
 
 /** Reads a file that is all hole: its pages are cached, cost no disk, and are the first to be given up. */
@@ -31,6 +36,10 @@ async function fillMemory(): Promise<void> {
   await rm(dir, { recursive: true }); // gone with this process, which holds it open
   held.push(file);
   await file.truncate(bytes);
+  await readAll(file);
+}
+
+async function readAll(file: FileHandle): Promise<void> {
   const block = Buffer.allocUnsafe(BLOCK_BYTES);
   while ((await file.read(block, 0, BLOCK_BYTES, null)).bytesRead > 0);
 }

@@ -90,7 +90,7 @@ async function timeTurn(
   files: readonly SourceFile[],
 ): Promise<Turn> {
   turns += 1;
-  await quietMachine();
+  await quietMachine(files.map((file) => file.path));
   const startedMs = performance.now();
   await contender.send(sourceDir, files, transfers, `turn_${turns}`);
   const answeredSeconds = (performance.now() - startedMs) / 1000;

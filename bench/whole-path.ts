@@ -38,6 +38,7 @@ const server = await startBenchServer(dir);
 process.env.TEST_DATABASE_URL = server.url; // where the system makes its database
 process.env.TMPDIR = dir;
 const sourceDir = path.join(dir, 'out');
+const sourcePath = path.join(sourceDir, 'scores.jsonl');
 await mkdir(sourceDir);
 const peaks = { uploader: 0, service: 0, loader: 0 };
 try {
@@ -53,27 +54,27 @@ try {
 }
 
 async function measure(system: PathSystem): Promise<PathFigures> {
-  const { bytes } = await writeScoreFile(path.join(sourceDir, 'scores.jsonl'), rows, 'random');
+  const { bytes } = await writeScoreFile(sourcePath, rows, 'random');
   const idle = await probeDuring(system, delay(IDLE_FOR_MS));
   const rounds: PathRound[] = [];
   for (let round = 1; round <= Number(values.rounds); round += 1) {
     rounds.push(await measureRound(system, round));
     console.log(`  round ${round}: ${JSON.stringify(rounds.at(-1))}`);
   }
-  await writeScoreFile(path.join(sourceDir, 'scores.jsonl'), Number(values['beside-rows']), 'random');
+  await writeScoreFile(sourcePath, Number(values['beside-rows']), 'random');
   const busy = await probeBusy(system);
   peaks.service = await peakMb(system.servicePid);
   return { rows, bytes, rounds, peakMb: peaks, idle, busy };
 }
 
 async function measureRound(system: PathSystem, round: number): Promise<PathRound> {
-  await quietMachine();
+  await quietMachine([sourcePath]);
   const alone = await system.push(`alone_${round}`, '--no-wait');
-  await quietMachine();
+  await quietMachine(await system.uploadedFiles());
   const loader = system.startLoader();
   const loadSeconds = await system.loadSeconds(`alone_${round}`);
   await system.removeUploads();
-  await quietMachine();
+  await quietMachine([sourcePath]);
   const whole = await system.push(`whole_${round}`);
   peaks.uploader = Math.max(peaks.uploader, alone.peakMb, whole.peakMb);
   peaks.loader = Math.max(peaks.loader, await peakMb(loader.pid));

@@ -1,3 +1,4 @@
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { watchPeaks } from '../../e2e/support/peak-memory.ts';
 import { startTestSystem } from '../../e2e/support/test-system.ts';
@@ -12,6 +13,7 @@ export type PathSystem = Awaited<ReturnType<typeof startPathSystem>>;
 export async function startPathSystem(sourceDir: string) {
   const system = await startTestSystem();
   const service = await system.startService();
+  const uploadsDir = join(system.workDir, 'uploads');
   return {
     url: service.url,
     token: system.token,
@@ -39,8 +41,12 @@ export async function startPathSystem(sourceDir: string) {
     loadSeconds: (model: string): Promise<number> =>
       waitFor(`${model} to be published`, () => publishedIn(model), PUBLISHED_WITHIN_MS),
 
+    /** What the service holds of the pushes until now. */
+    uploadedFiles: async (): Promise<string[]> =>
+      (await readdir(uploadsDir)).map((name) => join(uploadsDir, name)),
+
     /** Gives the disk back what earlier pushes left; nothing may be under way. */
-    removeUploads: () => emptyFolder(join(system.workDir, 'uploads')),
+    removeUploads: () => emptyFolder(uploadsDir),
   };
 
   async function publishedIn(model: string): Promise<number | undefined> {
