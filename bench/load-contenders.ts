@@ -13,7 +13,8 @@ import type { BenchDatabase } from './bench-database.ts';
 import { startBenchLoader } from './bench-loader.ts';
 import type { ScoreFile } from './score-file.ts';
 
-export const MAINTENANCE_WORK_MEM = '512MB';
+/** The loader's own default; the same for all. */
+const MAINTENANCE_WORK_MEM = '128MB';
 
 /** The same rows twice: as JSON Lines for those who parse, as ready-made COPY text for those who do not. */
 export interface LoadData {

@@ -2,7 +2,7 @@
  * What each of PostgreSQL's settings is worth: the same load by a real loader, on a fresh server for each, with one
  * setting changed against what docs/operations.md recommends.
  *
- *   node bench/settings.ts [--rows 1000000] [--rounds 3] [--only wal_level,max_wal_size]
+ *   node bench/settings.ts [--rows 5000000] [--rounds 3] [--only wal_level,max_wal_size]
  *
  * The best of the rounds counts, as whatever else the machine does only adds to it; 1.20 against the recommended
  * settings means that the load takes 20 % longer. WAL and checkpoints are the load's own.
@@ -15,6 +15,7 @@ import { startBenchDatabase } from './bench-database.ts';
 import { startBenchLoader } from './bench-loader.ts';
 import { describeMachine } from './machine.ts';
 import { median } from './median.ts';
+import { quietMachine } from './quiet-machine.ts';
 import { type ScoreFile, writeScoreFile } from './score-file.ts';
 import { formatTable } from './table.ts';
 
@@ -28,19 +29,29 @@ const RECOMMENDED: Readonly<Record<string, string>> = {
   wal_compression: 'off',
   synchronous_commit: 'on',
   max_parallel_maintenance_workers: '2',
-  INGEST_MAINTENANCE_WORK_MEM: '512MB',
+  INGEST_MAINTENANCE_WORK_MEM: '128MB',
 };
 
-/** 32 MB of WAL are to a million rows what 4 GB are to 120 million. */
+const { values } = parseArgs({
+  options: {
+    rows: { type: 'string', default: '5000000' },
+    rounds: { type: 'string', default: '3' },
+    only: { type: 'string' },
+  },
+});
+const rows = Number(values.rows);
+/** What 4 GB are to 120 million rows: some half of the load's WAL. */
+const SHORT_OF_WAL = `${Math.round((rows / 1e6) * 32)}MB`;
+
 const CHANGES: readonly (readonly [string, Readonly<Record<string, string>>])[] = [
   ['as recommended', {}],
   ['wal_level = minimal', { wal_level: 'minimal', max_wal_senders: '0' }],
-  ['max_wal_size = 32MB', { max_wal_size: '32MB', min_wal_size: '32MB' }],
+  [`max_wal_size = ${SHORT_OF_WAL}`, { max_wal_size: SHORT_OF_WAL, min_wal_size: '32MB' }],
   ['wal_compression = pglz', { wal_compression: 'pglz' }],
   ['synchronous_commit = off', { synchronous_commit: 'off' }],
   ['shared_buffers = 128MB', { shared_buffers: '128MB' }],
   ['max_parallel_maintenance_workers = 0', { max_parallel_maintenance_workers: '0' }],
-  ['INGEST_MAINTENANCE_WORK_MEM = 64MB', { INGEST_MAINTENANCE_WORK_MEM: '64MB' }],
+  ['INGEST_MAINTENANCE_WORK_MEM = 512MB', { INGEST_MAINTENANCE_WORK_MEM: '512MB' }],
   ['INGEST_MAINTENANCE_WORK_MEM = 16MB', { INGEST_MAINTENANCE_WORK_MEM: '16MB' }],
 ];
 
@@ -50,14 +61,6 @@ interface Result {
   readonly checkpoints: number;
 }
 
-const { values } = parseArgs({
-  options: {
-    rows: { type: 'string', default: '1000000' },
-    rounds: { type: 'string', default: '3' },
-    only: { type: 'string' },
-  },
-});
-const rows = Number(values.rows);
 const wanted = values.only?.split(',');
 const changes = CHANGES.filter(
   ([label], index) => index === 0 || wanted === undefined || wanted.some((name) => label.startsWith(name)),
@@ -84,12 +87,13 @@ try {
 async function loadWith(
   jsonPath: string,
   file: ScoreFile,
-  { INGEST_MAINTENANCE_WORK_MEM = '512MB', ...settings }: Record<string, string>,
+  { INGEST_MAINTENANCE_WORK_MEM = '128MB', ...settings }: Record<string, string>,
 ): Promise<Result> {
   const database = await startBenchDatabase(settings);
   try {
     machine ??= Object.values(await describeMachine(database.version)).join('; ');
     await database.client.query('CHECKPOINT');
+    await quietMachine([jsonPath]);
     const before = await journal();
     const loader = await startBenchLoader(database, INGEST_MAINTENANCE_WORK_MEM);
     const { seconds } = await loader.load({ jsonPath, file }, 'settings');

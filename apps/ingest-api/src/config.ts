@@ -39,8 +39,8 @@ const LOAD = z.object({
   INGEST_DATA_DIR: z.string().min(1),
   INGEST_MAINTENANCE_WORK_MEM: z
     .string()
-    .regex(/^\d+(kB|MB|GB)$/, 'must be a PostgreSQL size such as 512MB')
-    .default('512MB'),
+    .regex(/^\d+(kB|MB|GB)$/, 'must be a PostgreSQL size such as 128MB')
+    .default('128MB'),
   INGEST_POLL_INTERVAL_MS: z.coerce.number().int().positive().default(2_000),
   INGEST_STALL_TIMEOUT_MS: z.coerce.number().int().positive().default(120_000),
   INGEST_RETENTION_INTERVAL_MS: z.coerce.number().int().positive().default(60_000),
