@@ -21,7 +21,7 @@ const SHORT_UPLOADERS = 'ours,uploader,plainPut,stockTus,tusd';
 export const STEPS: Readonly<Record<Form, readonly Step[]>> = {
   short: [
     step('load', `load.ts --rows 5000000 --rounds 2 --only ${SHORT_CONTENDERS}`),
-    step('load', `load.ts --rows 5000000 --rounds 1 --order sorted --only ${SORTED_CONTENDERS}`),
+    step('load', 'load.ts --rows 5000000 --rounds 1 --order sorted --only ours,serverCopy'),
     step('upload', `upload.ts --shapes 1x1GB,30x10MB,300x10KB --rounds 2 --contenders ${SHORT_UPLOADERS}`),
     step('path', 'whole-path.ts --rows 5000000 --beside-rows 1000000'),
     step('growth', 'growth.ts --sizes 0.3,1 --rounds 1 --svg SVG'),
