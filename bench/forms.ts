@@ -17,7 +17,7 @@ const SORTED_CONTENDERS = 'ours,serverCopy,copyIntoKey';
 /** The PUT that also commits a row, and tusd in one request, are left to the full form. */
 const SHORT_UPLOADERS = 'ours,uploader,plainPut,stockTus,tusd';
 
-/** Five minutes; an hour; and so little that it only shows that everything still runs. */
+/** Five minutes; three quarters of an hour; and so little that it only shows that everything still runs. */
 export const STEPS: Readonly<Record<Form, readonly Step[]>> = {
   short: [
     step('load', `load.ts --rows 5000000 --rounds 2 --only ${SHORT_CONTENDERS}`),

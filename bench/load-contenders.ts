@@ -95,42 +95,40 @@ async function* unprovenRows(jsonPath: string): AsyncGenerator<Buffer> {
 }
 
 /** The limit: the server reads ready-made text by itself, with no network and no JSON. */
-export function serverCopy({ client, dir }: BenchDatabase, { textPath }: LoadData): LoadContender {
-  return {
-    name: 'serverCopy',
-    label: '(a) COPY FROM file by the server, FREEZE, key after',
-    async run() {
-      await letServerRead(dir);
-      return timeLoad(client, [
-        ['copy', `${copyFromFile(textPath)} WITH (FORMAT text, FREEZE)`],
-        ['key', KEY],
-      ]);
-    },
-  };
+export function serverCopy(database: BenchDatabase, { textPath }: LoadData): LoadContender {
+  return serverReads(database, 'serverCopy', '(a) COPY FROM file by the server, FREEZE, key after', [
+    ['copy', `${copyFromFile(textPath)} WITH (FORMAT text, FREEZE)`],
+    ['key', KEY],
+  ]);
 }
 
 /** What most people write: the table has its key when the rows come. */
-export function copyIntoKey({ client, dir }: BenchDatabase, { textPath }: LoadData): LoadContender {
+export function copyIntoKey(database: BenchDatabase, { textPath }: LoadData): LoadContender {
+  return serverReads(database, 'copyIntoKey', '(c) COPY FROM file into a table that has its key', [
+    ['key', KEY],
+    ['copy', `${copyFromFile(textPath)} WITH (FORMAT text)`],
+  ]);
+}
+
+/** The server runs as another user, and has to reach the file. */
+function serverReads(
+  { client, dir }: BenchDatabase,
+  name: string,
+  label: string,
+  steps: readonly Step[],
+): LoadContender {
   return {
-    name: 'copyIntoKey',
-    label: '(c) COPY FROM file into a table that has its key',
+    name,
+    label,
     async run() {
-      await letServerRead(dir);
-      return timeLoad(client, [
-        ['key', KEY],
-        ['copy', `${copyFromFile(textPath)} WITH (FORMAT text)`],
-      ]);
+      await chmod(dir, 0o711);
+      return timeLoad(client, steps);
     },
   };
 }
 
 function copyFromFile(textPath: string): string {
   return `COPY contender (score, pk, attributes) FROM '${textPath}'`;
-}
-
-/** It runs as another user, and has to reach the file. */
-async function letServerRead(dir: string): Promise<void> {
-  await chmod(dir, 0o711);
 }
 
 type Phase = 'copy' | 'key' | 'other';

@@ -5,7 +5,7 @@
  *   node bench/load.ts [--rows 5000000] [--rounds 3] [--order random|sorted] [--only ours,serverCopy] [--json FILE]
  *
  * Warm: the files are in the page cache and the server runs; each contender begins after a CHECKPOINT.
- * (b), (c) and (d) run in the first round only, as they are far from what they are compared for, or slow.
+ * (b), (c) and (d) run in the first round only: no narrow ratio hangs on them.
  */
 import path from 'node:path';
 import { parseArgs } from 'node:util';

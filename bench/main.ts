@@ -1,8 +1,8 @@
 /**
  * The whole benchmark, part after part.
  *
- *   npm run bench                              the short form, about five minutes
- *   npm run bench -- --full                    4.5 GB, 30 and 120 million rows: an hour
+ *   npm run bench                              the short form, less than five minutes
+ *   npm run bench -- --full                    4.5 GB, 30 and 120 million rows: 35 to 45 minutes
  *   npm run bench -- --smoke                   tiny sizes; shows that everything runs, and no speed
  *   npm run bench -- --only load               one part: load, upload, path or growth
  *   npm run bench -- --check [FILE]            this run, or the result FILE, against bench/baseline.json
