@@ -67,7 +67,8 @@ async function queueRevision(
 ): Promise<void> {
   await client.query(`INSERT INTO ingest.model (name) VALUES ('bench') ON CONFLICT DO NOTHING`);
   await client.query(
-    `WITH r AS (INSERT INTO ingest.run_revision (model, run_key, revision, state, as_of, declared_by, queued_at)
+    `WITH k AS (INSERT INTO ingest.run VALUES ('bench', $1)),
+          r AS (INSERT INTO ingest.run_revision (model, run_key, revision, state, as_of, declared_by, queued_at)
                 VALUES ('bench', $1, 1, 'queued', now(), 'bench', now()) RETURNING revision_id),
           u AS (INSERT INTO ingest.upload (upload_id, model, bytes, sha256, offset_bytes, created_by, received_at)
                 VALUES ($2, 'bench', $3, decode($4, 'hex'), $3, 'bench', now()))

@@ -76,7 +76,8 @@ async function publish(client: pg.Client, model: ModelName, revision: number): P
   await client.query('BEGIN');
   await client.query(`UPDATE ingest.run_revision SET state = 'superseded' WHERE state = 'published'`);
   const inserted = await client.query<{ id: number }>(
-    `INSERT INTO ingest.run_revision (model, run_key, revision, state, as_of, declared_by, published_at, row_count)
+    `WITH k AS (INSERT INTO ingest.run VALUES ($1, $2))
+     INSERT INTO ingest.run_revision (model, run_key, revision, state, as_of, declared_by, published_at, row_count)
      VALUES ($1, $2, 1, 'published', now(), 'bench', now(), $3) RETURNING revision_id AS id`,
     [model, `run ${revision}`, rows],
   );

@@ -76,12 +76,16 @@ describe('a load that does not move', function () {
   });
 
   it('because somebody locks what it needs is ended, told on the run, and begun again', async () => {
+    const first = system.startLoader();
+    await pushRun(system, 'churn', 'before', file(10));
+    await untilFinal(system, 'churn', 'before');
+    await first.stop();
     await pushRun(system, 'churn', 'r', file(100));
     const blocker = system.query(
       `BEGIN; SELECT FROM ingest.model WHERE name = 'churn' FOR UPDATE; SELECT pg_sleep(6); COMMIT`,
     );
     system.startLoader({ stallTimeoutMs: STALL_MS });
-    await stalledWith('The publication stalled: nothing moved for');
+    await stalledWith('Attaching the partition stalled: nothing moved for');
     await blocker;
     expect(await untilFinal(system, 'churn', 'r')).to.include({ state: 'published', rows: 100 });
   });

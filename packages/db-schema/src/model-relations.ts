@@ -19,17 +19,17 @@ export function parentOf(model: ModelName): string {
 }
 
 /**
- * Makes the table that a model's revisions are attached to and the view that applications read, unless they
- * are there: nothing is replaced, as that would make readers wait, and have to wait for them.
- * Safe when two loaders do it at once (an advisory lock for the time of the transaction).
- * Must run inside a transaction, as the role that owns `run_data` and `scores`.
+ * Makes the table that a model's published revisions are attached to and the view that applications read, unless
+ * they are there: nothing is replaced, as that would make readers wait, and have to wait for them.
+ * Safe when two loaders do it at once: the model's row is locked for the time of the transaction.
+ * Must run inside a transaction, as the role that owns `run_data`.
  */
 export async function createModelRelations(client: SqlRunner, model: ModelName): Promise<void> {
   const isThere = async () =>
     (await client.query(`SELECT FROM pg_views WHERE schemaname = 'scores' AND viewname = '${model}'`)).rows
       .length > 0;
   if (await isThere()) return;
-  await client.query(`SELECT pg_advisory_xact_lock(hashtextextended('createModelRelations', 0))`);
+  await client.query(`SELECT FROM ingest.model WHERE name = '${model}' FOR NO KEY UPDATE`);
   if (await isThere()) return;
   await client.query(`
     CREATE TABLE ${parentOf(model)} (
@@ -38,30 +38,5 @@ export async function createModelRelations(client: SqlRunner, model: ModelName):
       pk text COLLATE "C" NOT NULL,
       attributes jsonb
     ) PARTITION BY LIST (revision_id)`);
-  await client.query(`CREATE VIEW scores."${model}" AS ${currentScoresOf(model)}`);
-  await client.query(`GRANT SELECT ON scores."${model}" TO score_reader`);
-}
-
-/**
- * The newest publication whose partition this reader can see.
- *
- * A reader whose plan was made before a partition was attached, but whose snapshot was taken after the
- * publication committed, has no such partition in its plan: with a bare pointer it would see no row at all
- * (docs/decisions/0003). The probe makes it see the run before, whole, instead. The probe is planned before
- * the table it guards, so what the probe finds is always there to be read.
- *
- * The run's own columns come by a LEFT JOIN on a key, which the planner leaves out when nobody asks for them.
- */
-function currentScoresOf(model: ModelName): string {
-  return `
-    SELECT d.pk, d.score, d.attributes, r.run_key AS run, r.as_of, r.published_at
-    FROM ${parentOf(model)} d
-    LEFT JOIN ingest.run_revision r ON r.revision_id = d.revision_id
-    WHERE d.revision_id = (
-      SELECT p.revision_id
-      FROM ingest.publication p
-      WHERE p.model = '${model}'
-        AND (SELECT true FROM ${parentOf(model)} probe WHERE probe.revision_id = p.revision_id LIMIT 1)
-      ORDER BY p.publication_id DESC
-      LIMIT 1)`;
+  await client.query(`SELECT ingest.create_scores_view('${model}')`);
 }

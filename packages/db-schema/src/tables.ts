@@ -112,6 +112,14 @@ export interface ModelTable {
   created_at: DefaultNow;
 }
 
+export interface RunTable {
+  model: ModelName;
+  run_key: string;
+}
+
+/** Where a revision's `as_of` comes from: the caller, the run key, or the time of its declaration. */
+export type AsOfFrom = 'given' | 'run_key' | 'declared';
+
 export interface RunRevisionTable {
   revision_id: GeneratedAlways<number>;
   model: ModelName;
@@ -119,7 +127,12 @@ export interface RunRevisionTable {
   revision: number;
   state: Generated<StoredState>;
   as_of: Date;
+  as_of_from: Generated<AsOfFrom>;
   manifest_sha256: Buffer | null;
+  file_count: Generated<number>;
+  total_bytes: Generated<number>;
+  /** null for a plain tus upload, which declares none. */
+  total_lines: ColumnType<number | null, number | null | undefined, number | null>;
   source: NullableJson<Record<string, unknown>>;
   declared_by: string;
   declared_at: DefaultNow;
@@ -132,7 +145,7 @@ export interface RunRevisionTable {
   profile: NullableJson<RevisionProfile>;
   gates: NullableJson<readonly GateResult[]>;
   compared_with: ColumnType<number | null, undefined, number | null>;
-  /** Its rows are given up: gone, or about to go. */
+  /** When retention chose its rows for removal: they are dropped, or will be. */
   retired_at: ColumnType<Date | null, undefined, Date>;
 }
 
@@ -165,6 +178,11 @@ export interface UploadTable {
   writer: ColumnType<string | null, undefined, string | null>;
 }
 
+export interface WriterTable {
+  writer: string;
+  beat_at: DefaultNow;
+}
+
 export interface RunFileTable {
   revision_id: number;
   name: string;
@@ -179,6 +197,8 @@ export interface LoadAttemptTable {
   revision_id: number;
   attempt: number;
   worker: string;
+  /** Of the load, as a decimal number: while it is in progress the attempt is alive. */
+  transaction_id: ColumnType<string | null, string | null | undefined, string | null>;
   started_at: DefaultNow;
   updated_at: DefaultNow;
   phase: Generated<LoadPhase>;
@@ -206,6 +226,10 @@ export interface RejectedLineTable {
   excerpt: string;
 }
 
+export interface SweepTable {
+  name: 'files' | 'rows';
+}
+
 export interface AuditEventTable {
   event_id: GeneratedAlways<number>;
   at: DefaultNow;
@@ -221,11 +245,14 @@ export interface AuditEventTable {
 export interface Database {
   'ingest.api_token': ApiTokenTable;
   'ingest.model': ModelTable;
+  'ingest.run': RunTable;
   'ingest.run_revision': RunRevisionTable;
   'ingest.publication': PublicationTable;
   'ingest.upload': UploadTable;
+  'ingest.writer': WriterTable;
   'ingest.run_file': RunFileTable;
   'ingest.load_attempt': LoadAttemptTable;
   'ingest.rejected_line': RejectedLineTable;
+  'ingest.sweep': SweepTable;
   'ingest.audit_event': AuditEventTable;
 }

@@ -31,10 +31,10 @@ describe('readers of scores.<model>', () => {
       migrate: async (url) => void (await migrateToLatest(url)),
     });
     const owner = await connect();
+    await owner.query(`INSERT INTO ingest.model (name) VALUES ('churn')`);
     await owner.query('BEGIN');
     await createModelRelations(owner, model);
     await owner.query('COMMIT');
-    await owner.query(`INSERT INTO ingest.model (name) VALUES ('churn')`);
     await publish(owner, model, 1);
   });
   after(async () => {
@@ -108,7 +108,8 @@ describe('readers of scores.<model>', () => {
 async function publish(client: pg.Client, model: ModelName, revision: number): Promise<void> {
   await client.query('BEGIN');
   const { rows } = await client.query<{ id: number }>(
-    `INSERT INTO ingest.run_revision (model, run_key, revision, as_of, declared_by)
+    `WITH run AS (INSERT INTO ingest.run VALUES ($1, $2))
+     INSERT INTO ingest.run_revision (model, run_key, revision, as_of, declared_by)
      VALUES ($1, $2, 1, now(), 'test') RETURNING revision_id AS id`,
     [model, `run ${revision}`],
   );

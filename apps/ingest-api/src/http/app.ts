@@ -53,7 +53,7 @@ export function createApp(options: AppOptions): Express {
     isStopping: options.isStopping,
     onFault: (error) => log.warn({ err: describeError(error) }, 'the runs could not be looked at'),
   }).start();
-  const quota = uploadQuota(db, guard);
+  const quota = uploadQuota(guard);
   const registry = createRegistry();
   const app = express();
   app.disable('x-powered-by');

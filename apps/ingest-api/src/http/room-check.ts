@@ -1,5 +1,5 @@
 import type { Database } from 'db-schema';
-import { type Kysely, sql } from 'kysely';
+import { type Kysely, sql, type Transaction } from 'kysely';
 import { IngestError } from '../errors.ts';
 import { freeBytes } from '../store/upload-files.ts';
 
@@ -8,8 +8,11 @@ export interface RoomCheck {
   checkSize(name: string, sizeBytes: number): void;
   /** What the disk has, what of it is promised, and the largest upload that it would still take. */
   room(): Promise<DiskRoom>;
-  /** Rejects with a 507 when the disk cannot take `newBytes` on top of what is still to come. */
-  reserve(newBytes: number): Promise<void>;
+  /**
+   * Looks at the disk, before a transaction begins. What it returns rejects with a 507 when the disk cannot take
+   * `newBytes` on top of what is still to come.
+   */
+  measure(): Promise<(trx: Transaction<Database>, newBytes: number) => Promise<void>>;
 }
 
 export interface DiskRoom {
@@ -30,13 +33,10 @@ export interface RoomCheckOptions {
 
 /** Says no before the first byte is sent, not after the last gigabyte. */
 export function roomCheck({ db, dataDir, maxUploadBytes, minFreeBytes }: RoomCheckOptions): RoomCheck {
-  const readRoom = async () => {
-    const [free, promised] = await Promise.all([freeBytes(dataDir), outstandingBytes(db)]);
-    return { free, promised, room: free - promised - minFreeBytes };
-  };
   return {
     async room() {
-      const { free, promised, room } = await readRoom();
+      const [free, promised] = await Promise.all([freeBytes(dataDir), outstandingBytes(db)]);
+      const room = free - promised - minFreeBytes;
       return {
         freeBytes: free,
         promisedBytes: promised,
@@ -51,14 +51,17 @@ export function roomCheck({ db, dataDir, maxUploadBytes, minFreeBytes }: RoomChe
         `File "${name}" has ${sizeBytes} bytes; this service takes at most ${maxUploadBytes} a file. Split it, or have INGEST_MAX_UPLOAD_BYTES raised.`,
       );
     },
-    async reserve(newBytes) {
-      if (newBytes === 0) return;
-      const { room } = await readRoom();
-      if (newBytes <= room) return;
-      throw new IngestError(
-        'insufficient_storage',
-        `The disk has room for ${Math.max(0, room)} more bytes, and this needs ${newBytes}. Ask the operators to make room, then run the same command again.`,
-      );
+    async measure() {
+      const free = await freeBytes(dataDir);
+      return async (trx, newBytes) => {
+        if (newBytes === 0) return;
+        const room = free - (await outstandingBytes(trx)) - minFreeBytes;
+        if (newBytes <= room) return;
+        throw new IngestError(
+          'insufficient_storage',
+          `The disk has room for ${Math.max(0, room)} more bytes, and this needs ${newBytes}. Ask the operators to make room, then run the same command again.`,
+        );
+      };
     },
   };
 }

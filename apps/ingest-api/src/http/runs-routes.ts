@@ -33,6 +33,7 @@ export function runsRoutes({ db, room, quota, watch }: RunsRoutesOptions): Route
       const run = parseRequest(runKey, req.params.run, 'The run key');
       const manifest = parseRequest(manifestRequest, req.body, 'The manifest');
       for (const file of manifest.files) room.checkSize(file.name, file.bytes);
+      const reserveRoom = await room.measure();
       const { isNew } = await declareRun(db, {
         model,
         run,
@@ -40,9 +41,9 @@ export function runsRoutes({ db, room, quota, watch }: RunsRoutesOptions): Route
         ...(manifest.as_of === undefined ? {} : { asOf: new Date(manifest.as_of) }),
         ...(manifest.source === undefined ? {} : { source: manifest.source }),
         declaredBy: principalOf(res).name,
-        reserve: async (newBytes) => {
-          await quota(principalOf(res).name, manifest.files.length, newBytes);
-          await room.reserve(newBytes);
+        reserve: async (trx, newBytes) => {
+          await quota(trx, principalOf(res).name, manifest.files.length, newBytes);
+          await reserveRoom(trx, newBytes);
         },
       });
       res.status(isNew ? 201 : 200).json(await describeRun(db, model, run));

@@ -1,21 +1,26 @@
 import type { Database } from 'db-schema';
-import { type Kysely, sql } from 'kysely';
+import { type Kysely, sql, type Transaction } from 'kysely';
 import { IngestError } from '../errors.ts';
 import type { GuardConfig } from '../guard-config.ts';
 
 /** Rejects with a 507 when a token would have more unfinished uploads, or bytes still to come, than it may. */
-export type UploadQuota = (owner: string, newUploads: number, newBytes: number) => Promise<void>;
+export type UploadQuota = (
+  trx: Transaction<Database>,
+  owner: string,
+  newUploads: number,
+  newBytes: number,
+) => Promise<void>;
 
 /**
  * One token cannot promise the whole disk to itself. Counted are the uploads of runs that still wait for
  * their files; two declarations at the very same moment may pass together, and the disk's own check stays.
  */
-export function uploadQuota(
-  db: Kysely<Database>,
-  { maxOpenUploads, maxOpenBytes }: Pick<GuardConfig, 'maxOpenUploads' | 'maxOpenBytes'>,
-): UploadQuota {
-  return async (owner, newUploads, newBytes) => {
-    const open = await openUploads(db, owner);
+export function uploadQuota({
+  maxOpenUploads,
+  maxOpenBytes,
+}: Pick<GuardConfig, 'maxOpenUploads' | 'maxOpenBytes'>): UploadQuota {
+  return async (trx, owner, newUploads, newBytes) => {
+    const open = await openUploads(trx, owner);
     if (open.uploads + newUploads > maxOpenUploads) {
       throw new IngestError(
         'quota_exceeded',

@@ -75,8 +75,7 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
     const name = parseRequest(fileName, metadata.filename, 'The metadata "filename"');
     const sizeBytes = upload.size ?? 0;
     room.checkSize(name, sizeBytes);
-    await quota(principalOf(res).name, 1, sizeBytes);
-    await room.reserve(sizeBytes);
+    const reserveRoom = await room.measure();
     await openSingleFileRun(db, {
       uploadId: upload.id,
       model,
@@ -85,6 +84,10 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
       sizeBytes,
       metadata,
       declaredBy: principalOf(res).name,
+      reserve: async (trx) => {
+        await quota(trx, principalOf(res).name, 1, sizeBytes);
+        await reserveRoom(trx, sizeBytes);
+      },
     });
   }
 

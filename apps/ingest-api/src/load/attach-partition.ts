@@ -1,5 +1,4 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { type ModelName, parentOf, partitionOf } from 'db-schema';
 import type { ClientBase } from 'pg';
 import { sqlStateOf } from '../errors.ts';
 
@@ -11,21 +10,16 @@ const GIVE_UP_AFTER_MS = 10 * 60_000;
 /**
  * Attaches the loaded partition. ATTACH needs a lock on the parent that readers do not mind, but that another
  * load's ATTACH, or a maintenance command, may hold for a while: it is asked for again and again for a short
- * time each (readers never queue behind it), as giving up would throw a whole load away.
+ * time each (readers never queue behind it), as an error here would throw a whole load away. The model's row must be
+ * locked before, here and wherever else a partition is attached: two of them never wait for each other then.
  */
-export async function attachPartition(
-  client: ClientBase,
-  model: ModelName,
-  revisionId: number,
-): Promise<void> {
+export async function attachPartition(client: ClientBase, revisionId: number): Promise<void> {
   const deadlineMs = Date.now() + GIVE_UP_AFTER_MS;
   await client.query(`SET LOCAL lock_timeout = ${LOCK_TIMEOUT_MS}`);
   for (;;) {
     await client.query('SAVEPOINT attach');
     try {
-      await client.query(
-        `ALTER TABLE ${parentOf(model)} ATTACH PARTITION ${partitionOf(model, revisionId)} FOR VALUES IN (${revisionId})`,
-      );
+      await client.query('SELECT ingest.attach_revision($1)', [revisionId]);
       break;
     } catch (error) {
       if (sqlStateOf(error) !== LOCK_NOT_AVAILABLE || Date.now() > deadlineMs) throw error;

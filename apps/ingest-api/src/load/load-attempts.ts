@@ -1,5 +1,6 @@
 import type { Database, KeyBuild, LoadPhase } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
+import type { ClaimedRevision } from './claim-next-load.ts';
 import { noteLostAttempt } from './note-lost-attempt.ts';
 
 /** What is told of a running load, twice a second at most. */
@@ -29,20 +30,21 @@ export interface StartedAttempt {
  */
 export async function startAttempt(
   side: Kysely<Database>,
-  revisionId: number,
+  { revisionId, transactionId }: ClaimedRevision,
   worker: string,
 ): Promise<StartedAttempt | 'must wait'> {
   return side.transaction().execute(async (trx) => {
     if ((await noteLostAttempt(trx, revisionId)) === 'must wait') return 'must wait';
     const row = await trx
       .insertInto('ingest.load_attempt')
-      .columns(['revision_id', 'worker', 'attempt'])
+      .columns(['revision_id', 'worker', 'transaction_id', 'attempt'])
       .expression((eb) =>
         eb
           .selectFrom('ingest.load_attempt')
           .select([
             sql.val(revisionId).$castTo<number>().as('revision_id'),
             sql.val(worker).$castTo<string>().as('worker'),
+            sql<string>`${transactionId}::xid8`.as('transaction_id'),
             sql<number>`coalesce(max(attempt), 0) + 1`.as('attempt'),
           ])
           .where('revision_id', '=', revisionId),

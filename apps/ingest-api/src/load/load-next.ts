@@ -69,7 +69,7 @@ async function attemptLoad(
   const { side, log } = context;
   const backendPid = await backendPidOf(client);
   const { model, run: runKey, revision } = claimed;
-  const started = await startAttempt(side, claimed.revisionId, context.worker);
+  const started = await startAttempt(side, claimed, context.worker);
   if (started === 'must wait') {
     log.warn(
       { model, run: runKey, revision },

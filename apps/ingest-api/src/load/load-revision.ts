@@ -9,7 +9,6 @@ import {
 import type { Kysely } from 'kysely';
 import type { ClientBase, Pool } from 'pg';
 import { MAX_REJECTED_LINES_DEFAULT } from '../runs/contract.ts';
-import { attachPartition } from './attach-partition.ts';
 import { buildKey } from './build-key.ts';
 import type { ClaimedRevision } from './claim-next-load.ts';
 import { copyFiles } from './copy-files.ts';
@@ -70,13 +69,14 @@ export async function loadRevision(
       (await findDuplicates(client, partition, claimed, options.dataDir)).beside(rejects),
     );
     progress.phase = 'attaching';
-    await attachPartition(client, model, revisionId);
-    progress.phase = 'publishing';
     await recordRejects(client, revisionId, rejects.kept);
-    outcome = await publishRevision(client, claimed, {
+    const loaded = {
       profile: { ...summary, bytes, seconds: (performance.now() - startedMs) / 1000 },
       rejects: rejects.totals,
-      binShares: (deciles) => scores.binShares(deciles),
+      binShares: (deciles: readonly number[]) => scores.binShares(deciles),
+    };
+    outcome = await publishRevision(client, claimed, loaded, () => {
+      progress.phase = 'publishing';
     });
   } catch (error) {
     if (!(error instanceof DataFault)) throw error;

@@ -1,5 +1,7 @@
 import type { Contract, GateResult, RejectTotals, RevisionProfile } from 'db-schema';
 import type { ClientBase } from 'pg';
+import { isNewer, type RunPosition } from '../runs/order.ts';
+import { attachPartition } from './attach-partition.ts';
 import type { ClaimedRevision } from './claim-next-load.ts';
 import { judgeRevision } from './judge-revision.ts';
 
@@ -12,22 +14,16 @@ export interface LoadedRevision {
   binShares(deciles: readonly number[]): readonly number[];
 }
 
-interface CurrentRevision {
-  readonly revisionId: number;
-  readonly run: string;
-  readonly revision: number;
-  readonly asOf: Date;
-}
-
 /**
- * Makes the loaded revision the one that readers see, unless a newer run stands there already: then it is
- * loaded, and waits as `superseded` to be published by hand; or unless it breaks a gate of the model's
- * contract: then it is `held` for a human to look at.
+ * Makes the loaded revision the one that readers see, unless they see a newer run already: then it is
+ * `superseded`, and may be published by hand; or unless it breaks a gate of the model's contract: then it is `held`
+ * for a human to look at. Its partition is attached only when it is published, so that nobody can read it before.
  */
 export async function publishRevision(
   client: ClientBase,
   claimed: ClaimedRevision,
   loaded: LoadedRevision,
+  onAttached: () => void,
 ): Promise<PublishOutcome> {
   const { model, revisionId } = claimed;
   // Two loads of one model may come here at once: the second sees what the first has published.
@@ -39,13 +35,20 @@ export async function publishRevision(
     current?.profile ?? null,
   );
   const outcome = outcomeOf(claimed, current, gates);
+  if (outcome === 'published') await attachPartition(client, revisionId);
+  onAttached();
   if (outcome === 'published') {
     await client.query(
-      `UPDATE ingest.run_revision SET state = 'superseded'
-       WHERE model = $1 AND (state = 'published' OR (state = 'held' AND run_key = $2 AND revision < $3))`,
-      [model, claimed.run, claimed.revision],
+      `UPDATE ingest.run_revision SET state = 'superseded' WHERE model = $1 AND state = 'published'`,
+      [model],
     );
   }
+  // Nobody decides on an older content of the same run any more.
+  await client.query(
+    `UPDATE ingest.run_revision SET state = 'superseded'
+     WHERE model = $1 AND state = 'held' AND run_key = $2 AND revision < $3`,
+    [model, claimed.run, claimed.revision],
+  );
   await client.query(
     `UPDATE ingest.run_revision
      SET state = $2, loaded_at = clock_timestamp(), row_count = $3, profile = $4, gates = $5, compared_with = $6,
@@ -72,7 +75,7 @@ export async function publishRevision(
 
 function outcomeOf(
   claimed: ClaimedRevision,
-  current: CurrentRevision | undefined,
+  current: RunPosition | undefined,
   gates: readonly GateResult[],
 ): PublishOutcome {
   if (current !== undefined && !isNewer(claimed, current)) return 'superseded';
@@ -90,21 +93,11 @@ async function lockModel(client: ClientBase, model: string): Promise<Contract> {
 async function currentRevision(
   client: ClientBase,
   model: string,
-): Promise<(CurrentRevision & { readonly profile: RevisionProfile | null }) | undefined> {
+): Promise<(RunPosition & { readonly profile: RevisionProfile | null }) | undefined> {
   const { rows } = await client.query(
     `SELECT revision_id AS "revisionId", run_key AS run, revision, as_of AS "asOf", profile
      FROM ingest.run_revision WHERE model = $1 AND state = 'published'`,
     [model],
   );
   return rows[0];
-}
-
-/**
- * A new revision of the current run replaces it. Otherwise the later `as_of` is newer, and of two equal ones
- * the one that was declared later (ids grow with declarations).
- */
-export function isNewer(candidate: CurrentRevision, current: CurrentRevision): boolean {
-  if (candidate.run === current.run) return candidate.revision > current.revision;
-  const byDate = candidate.asOf.getTime() - current.asOf.getTime();
-  return byDate === 0 ? candidate.revisionId > current.revisionId : byDate > 0;
 }

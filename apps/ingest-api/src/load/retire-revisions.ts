@@ -2,7 +2,6 @@ import { type ModelName, parentOf, partitionOf } from 'db-schema';
 import type { Client } from 'pg';
 import { isDatabaseUnavailable, sqlStateOf } from '../errors.ts';
 import { KEEP_REVISIONS_DEFAULT } from '../runs/contract.ts';
-import { RETENTION_LOCK } from '../runs/retention-lock.ts';
 
 const LOCK_NOT_AVAILABLE = '55P03';
 
@@ -23,19 +22,16 @@ export interface RetirementReport {
 }
 
 /**
- * Clears away the rows of revisions that nobody can want any more: beyond the last N that were loaded beside the
- * published one (`keepRevisions` of the model's contract), and what was withdrawn. What is held stays until somebody has decided.
+ * Drops the rows of revisions that nobody can want any more: beyond the last N that were loaded beside the
+ * published one (`keepRevisions` of the model's contract), and what was withdrawn. What is held stays until somebody
+ * has decided, or newer held revisions of its model are many.
  *
- * First they are marked, so that nobody publishes them; then their partitions go, in statements that a kill may
- * end anywhere: the next sweep goes on where this one stopped.
+ * First they are marked, so that nobody publishes them; then their partitions are dropped, in statements that a kill
+ * may end anywhere: the next sweep continues where this one stopped.
  *
  * @param patienceMs how long to wait for readers that are in the model's table.
  */
 export async function retireRevisions(client: Client, patienceMs: number): Promise<RetirementReport> {
-  const { rows } = await client.query<{ locked: boolean }>('SELECT pg_try_advisory_lock($1) AS locked', [
-    RETENTION_LOCK,
-  ]);
-  if (rows[0]?.locked !== true) return { dropped: [], waiting: [], refused: [] };
   await markRetired(client);
   const dropped: RetiredRevision[] = [];
   const waiting: RetiredRevision[] = [];
@@ -49,16 +45,32 @@ export async function retireRevisions(client: Client, patienceMs: number): Promi
       refused.push({ ...partition, error }); // the rows of others must not stay for it
     }
   }
-  await client.query('SELECT pg_advisory_unlock($1)', [RETENTION_LOCK]);
   return { dropped, waiting, refused };
 }
 
-/** A row that is published meanwhile is looked at again by UPDATE, and does not match any more. */
+/** Held revisions of a model that wait for a decision; older ones count as decided, so that they cannot fill the disk. */
+const KEPT_HELD = 12;
+
+/**
+ * Of those that readers have seen N are kept to roll back to, and N of those that nobody ever published.
+ * A row that is published meanwhile is looked at again by UPDATE, and does not match any more.
+ */
 async function markRetired(client: Client): Promise<void> {
+  await client.query(
+    `UPDATE ingest.run_revision SET state = 'superseded'
+     WHERE state = 'held' AND revision_id IN (
+       SELECT revision_id FROM (
+         SELECT revision_id, row_number() OVER (PARTITION BY model ORDER BY loaded_at DESC, revision_id DESC) AS place
+         FROM ingest.run_revision WHERE state = 'held') h
+       WHERE place > $1)`,
+    [KEPT_HELD],
+  );
   await client.query(
     `WITH loaded AS (
        SELECT r.revision_id, r.state, coalesce((m.contract->>'keepRevisions')::int, $1) AS keep,
-              row_number() OVER (PARTITION BY r.model, r.state ORDER BY coalesce(r.published_at, r.loaded_at) DESC) AS place
+              row_number() OVER (
+                PARTITION BY r.model, r.state, r.published_at IS NULL
+                ORDER BY coalesce(r.published_at, r.loaded_at) DESC, r.revision_id DESC) AS place
        FROM ingest.run_revision r JOIN ingest.model m ON m.name = r.model
        WHERE r.state IN ('superseded', 'cancelled') AND r.row_count IS NOT NULL AND r.retired_at IS NULL),
      retired AS (

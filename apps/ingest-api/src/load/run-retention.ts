@@ -19,27 +19,46 @@ export async function runRetention(context: RetentionContext, everyMs: number): 
   const { log, signal } = context;
   while (!signal.aborted) {
     await sweepOnce(context).catch((error: unknown) => {
-      if (!signal.aborted) log.warn({ err: describeError(error) }, 'old rows could not be cleared away');
+      if (!signal.aborted) log.warn({ err: describeError(error) }, 'old rows could not be dropped');
     });
     await delay(everyMs, undefined, { signal }).catch(() => {}); // aborted: that is how it ends
   }
 }
 
-async function sweepOnce({ clientConfig, log, signal }: RetentionContext): Promise<void> {
+/** @throws whatever PostgreSQL answered; what is under way then is resumed by the next sweep. */
+async function sweepOnce(context: RetentionContext): Promise<void> {
+  const { log } = context;
+  await onConnection(context, (turn) =>
+    onConnection(context, async (client) => {
+      // A lock that readers cannot take, for as long as the sweep: DETACH CONCURRENTLY allows no transaction around it.
+      await turn.query('BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0');
+      const mine = await turn.query(`SELECT FROM ingest.sweep WHERE name = 'rows' FOR UPDATE SKIP LOCKED`);
+      if (mine.rows.length === 0) return;
+      const { dropped, waiting, refused } = await retireRevisions(client, PATIENCE_MS);
+      for (const { model, run, revision } of dropped)
+        log.info({ model, run, revision }, 'rows dropped: the revision is past retention');
+      for (const { model, run, revision } of waiting)
+        log.info({ model, run, revision }, 'rows past retention stay for now, as readers are in their table');
+      for (const { model, run, revision, error } of refused)
+        log.warn(
+          { model, run, revision, err: describeError(error) },
+          'rows past retention cannot be dropped',
+        );
+    }),
+  );
+}
+
+async function onConnection(
+  { clientConfig, signal }: RetentionContext,
+  work: (client: pg.Client) => Promise<void>,
+): Promise<void> {
   const client = new pg.Client({ ...clientConfig, application_name: 'ingest-api load (retention)' });
   client.on('error', () => {}); // fails the query under way, which is where it is handled
-  // What is under way goes on in the server, or is resumed by the next sweep.
   const cut = () => destroyConnection(client, 'the loader was told to stop');
   signal.addEventListener('abort', cut, { once: true });
   try {
     await client.connect();
-    const { dropped, waiting, refused } = await retireRevisions(client, PATIENCE_MS);
-    for (const { model, run, revision } of dropped)
-      log.info({ model, run, revision }, 'rows cleared away: the revision is past retention');
-    for (const { model, run, revision } of waiting)
-      log.info({ model, run, revision }, 'rows past retention stay for now, as readers are in their table');
-    for (const { model, run, revision, error } of refused)
-      log.warn({ model, run, revision, err: describeError(error) }, 'rows past retention cannot be dropped');
+    await work(client);
   } finally {
     signal.removeEventListener('abort', cut);
     await client.end().catch(() => {});

@@ -104,7 +104,7 @@ function signOfLife(progress: LoadProgress, activity: BackendActivity | undefine
 const DOES: Record<LoadPhase, string> = {
   copying: 'The COPY stalled',
   building_key: 'The build of the key stalled',
-  attaching: 'The ATTACH of the partition stalled',
+  attaching: 'Attaching the partition stalled',
   publishing: 'The publication stalled',
 };
 

@@ -2,7 +2,13 @@ import { randomBytes } from 'node:crypto';
 import type { Database, ModelName } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
 import { type ManifestFile, manifestDigest } from './manifest.ts';
-import { lockRunKey, type NewestRevision, newestRevision, openRevision } from './open-revision.ts';
+import {
+  lockRunKey,
+  type NewestRevision,
+  newestRevision,
+  openRevision,
+  type RevisionTotals,
+} from './open-revision.ts';
 import { queueCompleteRevisions } from './queue-complete-revisions.ts';
 
 export interface Declaration {
@@ -13,7 +19,7 @@ export interface Declaration {
   readonly source?: Record<string, unknown>;
   readonly declaredBy: string;
   /** Called inside the transaction with the bytes that are still to come; rejects when they do not fit. */
-  reserve(newBytes: number): Promise<void>;
+  reserve(trx: Transaction<Database>, newBytes: number): Promise<void>;
 }
 
 export interface Declared {
@@ -39,10 +45,11 @@ export async function declareRun(db: Kysely<Database>, declaration: Declaration)
     const { revisionId } = await openRevision(trx, newest, {
       ...declaration,
       digest,
+      totals: totalsOf(declaration.files),
       auditDetail: { files: declaration.files.length, ...(source === undefined ? {} : { source }) },
     });
     const newBytes = await attachFiles(trx, declaration, revisionId);
-    await declaration.reserve(newBytes);
+    await declaration.reserve(trx, newBytes);
     return { revisionId, isNew: true };
   });
   // A revision whose content is all there already (shared uploads, empty files) is complete from the start.
@@ -56,6 +63,16 @@ function isSameContent(newest: NewestRevision, digest: Buffer, asOf: Date | unde
   if (newest.error?.code === 'content_mismatch') return false;
   if (asOf !== undefined && asOf.getTime() !== newest.as_of.getTime()) return false;
   return newest.manifest_sha256?.equals(digest) ?? false;
+}
+
+function totalsOf(files: readonly ManifestFile[]): RevisionTotals {
+  let bytes = 0;
+  let lines = 0;
+  for (const file of files) {
+    bytes += file.bytes;
+    lines += file.lines;
+  }
+  return { files: files.length, bytes, lines };
 }
 
 interface SharedUpload {

@@ -1,10 +1,28 @@
-import type { Database, ModelName } from 'db-schema';
+import type { AsOfFrom, Database, ModelName } from 'db-schema';
 import { sql, type Transaction } from 'kysely';
+import { IngestError } from '../errors.ts';
 import { recordAudit } from './audit.ts';
+import { asOfOf } from './order.ts';
 
-/** Declarations of one run come one after the other; those of other runs do not wait. */
+/** Declarations of one run happen one after the other, by the lock of its row; those of other runs do not wait. */
 export async function lockRunKey(trx: Transaction<Database>, model: ModelName, run: string): Promise<void> {
-  await sql`SELECT pg_advisory_xact_lock(hashtextextended(${`run ${model} ${run}`}, 0))`.execute(trx);
+  await trx
+    .insertInto('ingest.model')
+    .values({ name: model })
+    .onConflict((c) => c.doNothing())
+    .execute();
+  await trx
+    .insertInto('ingest.run')
+    .values({ model, run_key: run })
+    .onConflict((c) => c.doNothing())
+    .execute();
+  await trx
+    .selectFrom('ingest.run')
+    .select('run_key')
+    .where('model', '=', model)
+    .where('run_key', '=', run)
+    .forNoKeyUpdate()
+    .execute();
 }
 
 export type NewestRevision = NonNullable<Awaited<ReturnType<typeof newestRevision>>>;
@@ -20,6 +38,14 @@ export async function newestRevision(trx: Transaction<Database>, model: ModelNam
     .executeTakeFirst();
 }
 
+/** What a revision consists of; it never changes. */
+export interface RevisionTotals {
+  readonly files: number;
+  readonly bytes: number;
+  /** null when no manifest declared them. */
+  readonly lines: number | null;
+}
+
 export interface NewRevision {
   readonly model: ModelName;
   readonly run: string;
@@ -28,20 +54,23 @@ export interface NewRevision {
   readonly digest: Buffer | null;
   readonly source?: Record<string, unknown>;
   readonly declaredBy: string;
+  readonly totals: RevisionTotals;
   readonly auditDetail: Record<string, unknown>;
 }
 
-/** Adds the next revision of a run, whose key is locked, and of its model when that is new; it has no file yet. */
+/**
+ * Adds the next revision of a run, whose key is locked; it has no file yet.
+ *
+ * @throws a 400 for a date outside years 1 to 9999, or more than a year ahead of the database's clock: such a run would
+ *   hide every later one.
+ */
 export async function openRevision(
   trx: Transaction<Database>,
   newest: NewestRevision | undefined,
-  { model, run, asOf, digest, source, declaredBy, auditDetail }: NewRevision,
+  { model, run, asOf: given, digest, source, declaredBy, totals, auditDetail }: NewRevision,
 ): Promise<{ readonly revisionId: number }> {
-  await trx
-    .insertInto('ingest.model')
-    .values({ name: model })
-    .onConflict((c) => c.doNothing())
-    .execute();
+  const { asOf, from } = asOfOf(given, run);
+  if (asOf !== undefined) await refuseUnlikelyDate(trx, asOf, from);
   await cancelUnfinished(trx, model, run);
   const revision = (newest?.revision ?? 0) + 1;
   const { revision_id } = await trx
@@ -50,9 +79,12 @@ export async function openRevision(
       model,
       run_key: run,
       revision,
-      // Without a date of its own a run stands where it was first declared.
-      as_of: asOf ?? newest?.as_of ?? new Date(),
+      as_of: asOf ?? sql<Date>`now()`,
+      as_of_from: from,
       manifest_sha256: digest,
+      file_count: totals.files,
+      total_bytes: totals.bytes,
+      total_lines: totals.lines,
       source: source === undefined ? null : JSON.stringify(source),
       declared_by: declaredBy,
     })
@@ -62,8 +94,23 @@ export async function openRevision(
   return { revisionId: revision_id };
 }
 
+async function refuseUnlikelyDate(trx: Transaction<Database>, asOf: Date, from: AsOfFrom): Promise<void> {
+  const year = asOf.getUTCFullYear();
+  const source = from === 'given' ? 'as_of' : 'The date in the run key';
+  if (year < 1 || year > 9999) {
+    throw new IngestError('invalid_request', `${source} is in the year ${year}; it must be in 1 to 9999.`);
+  }
+  const { rows } = await sql<{ tooFar: boolean }>`
+    SELECT ${asOf}::timestamptz > now() + interval '1 year' AS "tooFar"`.execute(trx);
+  if (rows[0]?.tooFar !== true) return;
+  throw new IngestError(
+    'invalid_request',
+    `${source} is ${asOf.toISOString()}, more than a year ahead: every run of the coming year would be hidden behind it. Give the date of the data (--as-of).`,
+  );
+}
+
 /**
- * Older revisions of the run that have not been loaded are pointless now. One that a loader holds is left
+ * Older revisions of the run that have not been loaded have no purpose now. One that a loader holds is left
  * to it (its row is locked): it will be loaded, and the newer one replaces it.
  */
 async function cancelUnfinished(trx: Transaction<Database>, model: ModelName, run: string): Promise<void> {

@@ -1,9 +1,12 @@
 import type { Database, GateResult, ModelName } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
-import { IngestError } from '../errors.ts';
+import { IngestError, sqlStateOf } from '../errors.ts';
 import { recordAudit } from './audit.ts';
 import { type FoundRevision, lockRevision, type RevisionKey } from './find-revision.ts';
 import { lockModel } from './models.ts';
+
+const LOCK_NOT_AVAILABLE = '55P03';
+const ATTACH_WITHIN = '5s';
 
 export interface PublishByHand extends RevisionKey {
   /** Publish it although it breaks gates. */
@@ -28,6 +31,7 @@ export async function publishByHand(db: Kysely<Database>, request: PublishByHand
     const broken = (target.gates ?? []).filter((gate) => gate.broken);
     refuseUnlessLoaded(target, request);
     if (broken.length > 0 && !force) throw brokenGates(broken, request);
+    await attach(trx, target);
     const [previous] = await trx
       .updateTable('ingest.run_revision')
       .set({ state: 'superseded' })
@@ -53,6 +57,21 @@ export async function publishByHand(db: Kysely<Database>, request: PublishByHand
       detail: { reason, force, brokenGates: broken, replaces: previous ?? null },
     });
   });
+}
+
+/** Readers see a partition only when it is attached. Another ATTACH, or a maintenance command, may be under way for a moment. */
+async function attach(trx: Transaction<Database>, target: FoundRevision): Promise<void> {
+  try {
+    await sql`SET LOCAL lock_timeout = ${sql.lit(ATTACH_WITHIN)}`.execute(trx);
+    await sql`SELECT ingest.attach_revision(${target.revision_id})`.execute(trx);
+  } catch (error) {
+    if (sqlStateOf(error) !== LOCK_NOT_AVAILABLE) throw error;
+    throw new IngestError(
+      'database_unavailable',
+      'Another command holds the table of this model; nothing was published. Try again in a moment.',
+      { cause: error, retryAfterSeconds: 5 },
+    );
+  }
 }
 
 async function compareCurrent(

@@ -2,7 +2,6 @@ import type { Database, ModelName } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
 import { removeUploadFile } from '../store/upload-files.ts';
 import { recordAudit } from './audit.ts';
-import { RETENTION_LOCK } from './retention-lock.ts';
 
 export interface FileRetention {
   /** Files stay so long after the last load that used them. */
@@ -51,9 +50,14 @@ async function asOnlySweep<T>(
   sweep: (trx: Transaction<Database>) => Promise<T>,
 ): Promise<T> {
   return db.transaction().execute(async (trx) => {
-    const { rows } = await sql<{ locked: boolean }>`
-      SELECT pg_try_advisory_xact_lock(${RETENTION_LOCK}) AS locked`.execute(trx);
-    return rows[0]?.locked === true ? sweep(trx) : otherwise;
+    const turn = await trx
+      .selectFrom('ingest.sweep')
+      .select('name')
+      .where('name', '=', 'files')
+      .forUpdate()
+      .skipLocked()
+      .executeTakeFirst();
+    return turn === undefined ? otherwise : sweep(trx);
   });
 }
 

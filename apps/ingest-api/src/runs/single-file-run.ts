@@ -1,5 +1,5 @@
 import type { Database, ModelName } from 'db-schema';
-import type { Kysely } from 'kysely';
+import type { Kysely, Transaction } from 'kysely';
 import { lockRunKey, newestRevision, openRevision } from './open-revision.ts';
 
 export interface SingleFile {
@@ -10,6 +10,8 @@ export interface SingleFile {
   readonly sizeBytes: number;
   readonly metadata: Record<string, string | null>;
   readonly declaredBy: string;
+  /** Called inside the transaction; rejects when the file does not fit. */
+  reserve(trx: Transaction<Database>): Promise<void>;
 }
 
 /**
@@ -20,11 +22,13 @@ export async function openSingleFileRun(db: Kysely<Database>, file: SingleFile):
   const { model, run, declaredBy } = file;
   await db.transaction().execute(async (trx) => {
     await lockRunKey(trx, model, run);
+    await file.reserve(trx);
     const newest = await newestRevision(trx, model, run);
     const { revisionId } = await openRevision(trx, newest, {
       model,
       run,
       digest: null,
+      totals: { files: 1, bytes: file.sizeBytes, lines: null },
       declaredBy,
       auditDetail: { files: 1, plainTus: true },
     });

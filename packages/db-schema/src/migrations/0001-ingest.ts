@@ -1,41 +1,30 @@
 import { type Kysely, sql } from 'kysely';
 
-/** Roles belong to the whole cluster, not to one database: another database may have made them already. */
-const ROLES = sql`
-DO $$
-DECLARE role_name text;
-BEGIN
-  FOREACH role_name IN ARRAY ARRAY['ingest_api', 'ingest_loader', 'score_reader'] LOOP
-    BEGIN
-      IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
-        EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
-        -- So that the database's owner can work as the service does: \`ingest-api token create\`.
-        EXECUTE format('GRANT %I TO CURRENT_USER', role_name);
-      END IF;
-    EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; -- made by another database's migration just now
-    END;
-  END LOOP;
-END $$`;
-
 /**
- * Schema `ingest`: the one source of truth about models, runs, files, loads and tokens.
+ * Schema `ingest`: the one source of truth about models, runs, files, loads and tokens. Who owns what and who may
+ * do what is not part of a migration: `grants.ts` puts that right at every `migrate`.
  *
  * The state `loading` is not stored: a revision is `queued`, and a loader's open transaction holds its row.
  * `publication` is the pointer of every model: its newest row is what `scores.<model>` shows.
  */
 const TABLES = sql`
+CREATE SCHEMA run_data;
+CREATE SCHEMA scores;
+
 CREATE TABLE ingest.api_token (
   token_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  name text NOT NULL UNIQUE CHECK (name ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
+  name text NOT NULL CHECK (name ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
   token_sha256 bytea NOT NULL UNIQUE CHECK (octet_length(token_sha256) = 32),
-  scopes text[] NOT NULL CHECK (scopes <@ ARRAY['push', 'read', 'operate', 'admin']),
+  scopes text[] NOT NULL CHECK (scopes <@ ARRAY['push', 'read', 'operate', 'admin'] AND cardinality(scopes) > 0),
   models text[],
   created_at timestamptz NOT NULL DEFAULT now(),
   expires_at timestamptz,
   revoked_at timestamptz,
   last_used_at timestamptz
 );
+COMMENT ON COLUMN ingest.api_token.name IS 'shared by a token and its successor, so that audit and quotas go on through a rotation';
 COMMENT ON COLUMN ingest.api_token.models IS 'the models this token covers; NULL covers all';
+CREATE INDEX api_token_name ON ingest.api_token (name);
 
 CREATE TABLE ingest.model (
   name text PRIMARY KEY CHECK (name ~ '^[a-z][a-z0-9_]{0,47}$'),
@@ -43,15 +32,26 @@ CREATE TABLE ingest.model (
   created_at timestamptz NOT NULL DEFAULT now()
 );
 
-CREATE TABLE ingest.run_revision (
-  revision_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+CREATE TABLE ingest.run (
   model text NOT NULL REFERENCES ingest.model,
   run_key text NOT NULL CHECK (char_length(run_key) BETWEEN 1 AND 200),
+  PRIMARY KEY (model, run_key)
+);
+COMMENT ON TABLE ingest.run IS 'one row per run key; declarations of a run lock it, so that they happen one after the other';
+
+CREATE TABLE ingest.run_revision (
+  revision_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  model text NOT NULL,
+  run_key text NOT NULL,
   revision integer NOT NULL CHECK (revision >= 1),
   state text NOT NULL DEFAULT 'receiving'
     CHECK (state IN ('receiving', 'queued', 'published', 'superseded', 'held', 'failed', 'cancelled')),
-  as_of timestamptz NOT NULL,
+  as_of timestamptz NOT NULL CHECK (as_of >= '0001-01-01 00:00:00Z' AND as_of < '10000-01-01 00:00:00Z'),
+  as_of_from text NOT NULL DEFAULT 'declared' CHECK (as_of_from IN ('given', 'run_key', 'declared')),
   manifest_sha256 bytea CHECK (octet_length(manifest_sha256) = 32),
+  file_count integer NOT NULL DEFAULT 0,
+  total_bytes bigint NOT NULL DEFAULT 0,
+  total_lines bigint,
   source jsonb,
   declared_by text NOT NULL,
   declared_at timestamptz NOT NULL DEFAULT now(),
@@ -61,9 +61,20 @@ CREATE TABLE ingest.run_revision (
   row_count bigint,
   rejects jsonb,
   error jsonb,
-  UNIQUE (model, run_key, revision)
+  profile jsonb,
+  gates jsonb,
+  compared_with integer REFERENCES ingest.run_revision,
+  retired_at timestamptz,
+  UNIQUE (model, run_key, revision),
+  FOREIGN KEY (model, run_key) REFERENCES ingest.run
 );
+COMMENT ON COLUMN ingest.run_revision.as_of_from IS 'given by the caller, read from the run key, or the time of the declaration';
 COMMENT ON COLUMN ingest.run_revision.manifest_sha256 IS 'identity of the content; NULL for a plain tus upload, which declares none';
+COMMENT ON COLUMN ingest.run_revision.total_lines IS 'lines that the manifest declares; NULL for a plain tus upload';
+COMMENT ON COLUMN ingest.run_revision.profile IS 'what the scores look like: rows, min, max, mean, stddev, deciles, bytes, seconds';
+COMMENT ON COLUMN ingest.run_revision.gates IS 'each gate of the contract as it was judged: expected, found, broken';
+COMMENT ON COLUMN ingest.run_revision.compared_with IS 'the revision that was published when this one was judged';
+COMMENT ON COLUMN ingest.run_revision.retired_at IS 'when retention chose its rows for removal: they are dropped, or will be';
 CREATE INDEX run_revision_queue ON ingest.run_revision (queued_at) WHERE state = 'queued';
 CREATE INDEX run_revision_receiving ON ingest.run_revision (revision_id) WHERE state = 'receiving';
 CREATE UNIQUE INDEX run_revision_one_published ON ingest.run_revision (model) WHERE state = 'published';
@@ -89,11 +100,23 @@ CREATE TABLE ingest.upload (
   created_at timestamptz NOT NULL DEFAULT now(),
   last_progress_at timestamptz NOT NULL DEFAULT now(),
   received_at timestamptz,
-  removed_at timestamptz
+  removed_at timestamptz,
+  file_removed_at timestamptz,
+  writer text
 );
 COMMENT ON COLUMN ingest.upload.offset_bytes IS 'bytes that are synced to the disk: never more than the file holds';
+COMMENT ON COLUMN ingest.upload.file_removed_at IS 'its bytes are gone from the disk; removed_at says that they may go';
+COMMENT ON COLUMN ingest.upload.writer IS 'the writer that has not ended in order (docs/decisions/0020); NULL when nobody writes';
 CREATE INDEX upload_unfinished ON ingest.upload (upload_id) WHERE received_at IS NULL;
 CREATE INDEX upload_content ON ingest.upload (model, sha256, bytes) WHERE removed_at IS NULL;
+CREATE INDEX upload_file_to_remove ON ingest.upload (upload_id) WHERE removed_at IS NOT NULL AND file_removed_at IS NULL;
+CREATE INDEX upload_owner ON ingest.upload (created_by) WHERE file_removed_at IS NULL;
+
+CREATE TABLE ingest.writer (
+  writer text PRIMARY KEY,
+  beat_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE ingest.writer IS 'the service processes that write uploads; one that does not beat is taken for gone';
 
 CREATE TABLE ingest.run_file (
   revision_id integer NOT NULL REFERENCES ingest.run_revision,
@@ -111,9 +134,12 @@ CREATE TABLE ingest.load_attempt (
   revision_id integer NOT NULL REFERENCES ingest.run_revision,
   attempt integer NOT NULL,
   worker text NOT NULL,
+  transaction_id xid8,
   started_at timestamptz NOT NULL DEFAULT now(),
   updated_at timestamptz NOT NULL DEFAULT now(),
   phase text NOT NULL DEFAULT 'copying',
+  phase_seconds jsonb,
+  key_build jsonb,
   bytes_done bigint NOT NULL DEFAULT 0,
   rows_done bigint NOT NULL DEFAULT 0,
   finished_at timestamptz,
@@ -122,8 +148,12 @@ CREATE TABLE ingest.load_attempt (
   next_try_at timestamptz,
   UNIQUE (revision_id, attempt)
 );
+COMMENT ON COLUMN ingest.load_attempt.transaction_id IS 'the transaction of the load: while it is in progress the attempt is alive, whatever else anybody says';
+COMMENT ON COLUMN ingest.load_attempt.phase_seconds IS 'how long each phase took, of an attempt that has ended in order';
+COMMENT ON COLUMN ingest.load_attempt.key_build IS 'how far the build of the key is, as the loader sees it in a view that the service may not read';
 
 CREATE TABLE ingest.rejected_line (
+  reject_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   revision_id integer NOT NULL REFERENCES ingest.run_revision,
   file text NOT NULL,
   line bigint NOT NULL,
@@ -132,11 +162,15 @@ CREATE TABLE ingest.rejected_line (
   detail text NOT NULL,
   excerpt text NOT NULL
 );
-CREATE INDEX rejected_line_revision ON ingest.rejected_line (revision_id, file, line);
+CREATE INDEX rejected_line_revision ON ingest.rejected_line (revision_id, reject_id);
+
+CREATE TABLE ingest.sweep (name text PRIMARY KEY);
+COMMENT ON TABLE ingest.sweep IS 'who cleans up locks the row of what it cleans up, so that one process at a time does it';
+INSERT INTO ingest.sweep VALUES ('files'), ('rows');
 
 CREATE TABLE ingest.audit_event (
   event_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  at timestamptz NOT NULL DEFAULT now(),
+  at timestamptz NOT NULL DEFAULT clock_timestamp(),
   actor text NOT NULL,
   action text NOT NULL,
   model text,
@@ -147,27 +181,6 @@ CREATE TABLE ingest.audit_event (
 CREATE INDEX audit_event_run ON ingest.audit_event (model, run_key, event_id);
 `;
 
-/** The API never reads a score; the loader owns the scores; a reader sees the views and nothing else. */
-const GRANTS = sql`
-CREATE SCHEMA run_data AUTHORIZATION CURRENT_USER;
-CREATE SCHEMA scores AUTHORIZATION CURRENT_USER;
-GRANT USAGE, CREATE ON SCHEMA run_data, scores TO ingest_loader;
-GRANT USAGE ON SCHEMA scores TO score_reader;
-GRANT USAGE ON SCHEMA ingest TO ingest_api, ingest_loader;
-GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ingest TO ingest_api;
-REVOKE DELETE, UPDATE ON ingest.audit_event FROM ingest_api;
-GRANT SELECT ON ingest.model, ingest.upload, ingest.run_file TO ingest_loader;
-GRANT UPDATE (contract) ON ingest.model TO ingest_loader; -- SELECT … FOR NO KEY UPDATE asks for a right to update
-GRANT SELECT, UPDATE ON ingest.run_revision TO ingest_loader;
-GRANT UPDATE (removed_at) ON ingest.upload TO ingest_loader;
-GRANT SELECT, INSERT, UPDATE ON ingest.load_attempt TO ingest_loader;
-GRANT SELECT, INSERT, DELETE ON ingest.rejected_line TO ingest_loader;
-GRANT SELECT, INSERT ON ingest.publication, ingest.audit_event TO ingest_loader;
-REVOKE ALL ON ALL TABLES IN SCHEMA ingest FROM PUBLIC;
-`;
-
 export async function up(db: Kysely<never>): Promise<void> {
-  await ROLES.execute(db);
   await TABLES.execute(db);
-  await GRANTS.execute(db);
 }
