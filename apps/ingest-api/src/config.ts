@@ -20,6 +20,7 @@ const SERVE = z
     INGEST_DATA_DIR: z.string().min(1),
     INGEST_HOST: z.string().min(1).default('127.0.0.1'),
     INGEST_PORT: port.default(8080),
+    INGEST_DATABASE_CONNECTIONS: z.coerce.number().int().positive().max(1_000).default(10),
     INGEST_MAX_UPLOAD_BYTES: bytes.default(64 * 1024 ** 3),
     INGEST_MIN_FREE_BYTES: z.coerce
       .number()
@@ -59,6 +60,8 @@ export interface ServeConfig extends DatabaseConfig {
   readonly host: string;
   /** 0 takes a free one. */
   readonly port: number;
+  /** Connections that requests and sweeps share; two more are for the locks of uploads and for `/readyz`. */
+  readonly databaseConnections: number;
   /** The largest file that is taken. */
   readonly maxUploadBytes: number;
   /** What must stay free on the disk of `dataDir` after everything that is declared has arrived. */
@@ -80,7 +83,9 @@ export interface LoadConfig extends DatabaseConfig {
   readonly pollIntervalMs: number;
   /** A COPY that takes no byte for so long is given up and tried again. */
   readonly stallTimeoutMs: number;
-  /** How often rows past retention are cleared away. */
+  /** Connections for what a load reports and asks beside its transaction. */
+  readonly sideConnections: number;
+  /** How often rows past retention are dropped. */
   readonly retentionIntervalMs: number;
 }
 
@@ -114,6 +119,7 @@ export function loadServeConfig(env: Environment): ServeConfig {
     dataDir: it.INGEST_DATA_DIR,
     host: it.INGEST_HOST,
     port: it.INGEST_PORT,
+    databaseConnections: it.INGEST_DATABASE_CONNECTIONS,
     maxUploadBytes: it.INGEST_MAX_UPLOAD_BYTES,
     minFreeBytes: it.INGEST_MIN_FREE_BYTES,
     idleTimeoutMs: it.INGEST_IDLE_TIMEOUT_MS,
@@ -134,6 +140,7 @@ export function loadLoaderConfig(env: Environment): LoadConfig {
     pollIntervalMs: it.INGEST_POLL_INTERVAL_MS,
     stallTimeoutMs: it.INGEST_STALL_TIMEOUT_MS,
     retentionIntervalMs: it.INGEST_RETENTION_INTERVAL_MS,
+    sideConnections: 2,
   };
 }
 

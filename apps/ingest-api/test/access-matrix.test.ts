@@ -205,6 +205,7 @@ function appToWalk(db: Kysely<Database>) {
     dataDir: '.',
     store: {} as never,
     locks: {} as never,
+    readiness: { check: async () => {} },
     room: {} as never,
     log: pino({ level: 'silent' }),
     guard: { ratePerMinute: 1, failedLoginsPerMinute: 1, trustedProxies: [] } as never,

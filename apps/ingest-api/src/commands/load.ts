@@ -19,7 +19,7 @@ export async function load(config: LoadConfig, log: Logger, signal: AbortSignal)
   const side = openDatabase({
     ...connection,
     applicationName: 'ingest-api load (side)',
-    maxConnections: 2,
+    maxConnections: config.sideConnections,
     silenceTimeoutMs: SIDE_SILENCE_MS,
     onIdleError: (error) => log.warn({ err: describeError(error) }, 'an idle database connection was lost'),
   });

@@ -6,6 +6,7 @@ import type { ServeConfig } from '../config.ts';
 import { describeError } from '../errors.ts';
 import { createApp } from '../http/app.ts';
 import { createListener } from '../http/listener.ts';
+import { Readiness } from '../http/probes.ts';
 import { roomCheck } from '../http/room-check.ts';
 import type { QueuedRevision } from '../runs/queue-complete-revisions.ts';
 import { queueCompleteRevisions } from '../runs/queue-complete-revisions.ts';
@@ -29,7 +30,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     databaseUrl: config.databaseUrl,
     role: 'ingest_api',
     applicationName: 'ingest-api serve',
-    maxConnections: 10,
+    maxConnections: config.databaseConnections,
     silenceTimeoutMs: DATABASE_SILENCE_MS,
     onIdleError: (error) => log.warn({ err: describeError(error) }, 'an idle database connection was lost'),
   });
@@ -50,11 +51,20 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     for (const { model, run_key, revision } of revisions)
       log.info({ model, run: run_key, revision }, 'run queued');
   };
+  const readiness = new Readiness(
+    clientConfig({
+      databaseUrl: config.databaseUrl,
+      role: 'ingest_api',
+      applicationName: 'ingest-api serve (readyz)',
+    }),
+    config.dataDir,
+  );
   const app = createApp({
     db,
     dataDir: config.dataDir,
     store,
     locks,
+    readiness,
     room: roomCheck({ db, ...config }),
     log,
     guard: config.guard,
@@ -102,6 +112,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   await closed;
   clearTimeout(cut);
   await locks.close(); // what had come in of a broken PATCH is synced and recorded
+  await readiness.close();
   await db.destroy();
   log.info('stopped');
 }

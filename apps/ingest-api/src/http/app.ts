@@ -17,7 +17,7 @@ import { modelsRoutes } from './models-routes.ts';
 import { requireOneHost } from './one-host.ts';
 import { openApiRoutes } from './openapi-routes.ts';
 import { pageRoutes } from './page-routes.ts';
-import { probes } from './probes.ts';
+import { probes, type Readiness } from './probes.ts';
 import { problemPages } from './problem-pages.ts';
 import { problemHandler } from './problems.ts';
 import { limitFailedLogins, limitRequests } from './rate-limit.ts';
@@ -38,6 +38,7 @@ export interface AppOptions {
   readonly dataDir: string;
   readonly store: DurableStore;
   readonly locks: UploadLocks;
+  readonly readiness: Pick<Readiness, 'check'>;
   readonly room: RoomCheck;
   readonly log: Logger;
   readonly guard: GuardConfig;

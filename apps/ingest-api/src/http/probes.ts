@@ -1,27 +1,114 @@
-import type { Database } from 'db-schema';
+import { setTimeout as delay } from 'node:timers/promises';
 import { Router } from 'express';
-import { type Kysely, sql } from 'kysely';
+import pg from 'pg';
 import { IngestError } from '../errors.ts';
 import { diskProbe } from '../store/disk-probe.ts';
 
+/** A probe of Kubernetes waits for 1 s unless it is told otherwise. */
+const ANSWERS_WITHIN_MS = 900;
+/** However many ask: PostgreSQL and the disk are asked once in this time. */
+const ASKED_EVERY_MS = 1_000;
+
 export interface ProbeOptions {
-  readonly db: Kysely<Database>;
-  readonly dataDir: string;
+  readonly readiness: Pick<Readiness, 'check'>;
   isStopping(): boolean;
 }
 
 /** `/livez`: the process answers. `/readyz`: it can do its work, i.e. reach the database and its disk. No token needed. */
-export function probes({ db, dataDir, isStopping }: ProbeOptions): Router {
+export function probes({ readiness, isStopping }: ProbeOptions): Router {
   const router = Router();
-  const probeDisk = diskProbe(dataDir);
   router.get('/livez', (_req, res) => {
     res.set('Cache-Control', 'no-store').json({ status: 'ok' });
   });
   router.get('/readyz', async (_req, res) => {
     if (isStopping()) throw new IngestError('shutting_down', 'The service is stopping.');
-    await sql`SELECT FROM ingest.run_revision LIMIT 1`.execute(db);
-    await probeDisk();
+    await readiness.check();
     res.set('Cache-Control', 'no-store').json({ status: 'ready' });
   });
   return router;
+}
+
+/**
+ * Whether the service can do its work, asked on a connection of its own: requests that wait for one of the shared
+ * connections do not make it unready, and probes take none from them.
+ */
+export class Readiness {
+  readonly #clientConfig: pg.ClientConfig;
+  readonly #probeDisk: () => Promise<void>;
+  #client: pg.Client | undefined;
+  #askedMs = Number.NEGATIVE_INFINITY;
+  #answer: Promise<void> = Promise.resolve();
+  #disk: Promise<void> | undefined;
+  /** What the disk answered last: a sync that takes a while, on a busy disk, is no fault yet. */
+  #diskFault: unknown;
+
+  constructor(clientConfig: pg.ClientConfig, dataDir: string) {
+    this.#clientConfig = { ...clientConfig, connectionTimeoutMillis: ANSWERS_WITHIN_MS };
+    this.#probeDisk = diskProbe(dataDir);
+  }
+
+  /** Resolves within a second; rejects with what is wrong. */
+  check(): Promise<void> {
+    const nowMs = performance.now();
+    if (nowMs - this.#askedMs >= ASKED_EVERY_MS) {
+      this.#askedMs = nowMs;
+      this.#answer = Promise.all([this.#checkDatabase(), this.#checkDisk()]).then(() => {});
+      this.#answer.catch(() => {}); // each asker hears of it
+    }
+    return this.#answer;
+  }
+
+  async close(): Promise<void> {
+    this.#askedMs = Number.POSITIVE_INFINITY;
+    await this.#answer.catch(() => {});
+    await this.#client?.end().catch(() => {});
+  }
+
+  async #checkDatabase(): Promise<void> {
+    const late = new AbortController();
+    try {
+      await Promise.race([
+        this.#ask(),
+        delay(ANSWERS_WITHIN_MS, undefined, late).then(() => {
+          throw new IngestError('database_unavailable', 'PostgreSQL did not answer within a second.');
+        }),
+      ]);
+    } catch (error) {
+      const client = this.#client;
+      this.#client = undefined;
+      void client?.end().catch(() => {});
+      throw error;
+    } finally {
+      late.abort();
+    }
+  }
+
+  async #ask(): Promise<void> {
+    if (this.#client === undefined) {
+      const client = new pg.Client(this.#clientConfig);
+      client.on('error', () => {}); // the next question fails, and then another client is made
+      this.#client = client;
+      await client.connect();
+    }
+    await this.#client.query('SELECT FROM ingest.run_revision LIMIT 1');
+  }
+
+  async #checkDisk(): Promise<void> {
+    this.#disk ??= this.#probeDisk()
+      .then(
+        () => {
+          this.#diskFault = undefined;
+        },
+        (error: unknown) => {
+          this.#diskFault = error;
+        },
+      )
+      .finally(() => {
+        this.#disk = undefined;
+      });
+    const late = new AbortController();
+    await Promise.race([this.#disk, delay(ANSWERS_WITHIN_MS, undefined, late).catch(() => {})]);
+    late.abort();
+    if (this.#diskFault !== undefined) throw this.#diskFault;
+  }
 }

@@ -1,5 +1,6 @@
 import type { Database } from 'db-schema';
 import { type Kysely, type RawBuilder, sql } from 'kysely';
+import { sqlStateOf } from '../errors.ts';
 
 /** The channel that idle loaders listen on. */
 export const QUEUE_CHANNEL = 'ingest_queue';
@@ -40,9 +41,24 @@ export async function queueCompleteRevisions(
           AND NOT (SELECT received_at IS NOT NULL FROM ingest.upload u WHERE u.upload_id = f.upload_id)
         ORDER BY f.name DESC LIMIT 1) IS NULL
     RETURNING r.revision_id, r.model, r.run_key, r.revision`.execute(db);
-  // Not in the same statement: PostgreSQL holds one lock for all that notify until their commits are on the disk.
-  if (rows.length > 0) await sql`SELECT pg_notify(${QUEUE_CHANNEL}, '')`.execute(db);
+  if (rows.length > 0) await wakeLoaders(db);
   return rows;
+}
+
+/** Any login can fill PostgreSQL's queue of notifications, by listening and never reading. */
+const NOTIFY_QUEUE_FULL = '54000';
+
+/**
+ * Wakes idle loaders; without it they look every `INGEST_POLL_INTERVAL_MS`. A statement of its own, after what it
+ * tells of has committed: PostgreSQL holds one lock for all that notify until their commits are on the disk, and a
+ * queue that is full must not undo anything.
+ */
+export async function wakeLoaders(db: Kysely<Database>): Promise<void> {
+  try {
+    await sql`SELECT pg_notify(${QUEUE_CHANNEL}, '')`.execute(db);
+  } catch (error) {
+    if (sqlStateOf(error) !== NOTIFY_QUEUE_FULL) throw error;
+  }
 }
 
 /** Files that finish at once would wait for each other's rows, if each looked at the runs of all of them. */

@@ -3,7 +3,7 @@ import { type Kysely, sql, type Transaction } from 'kysely';
 import { IngestError } from '../errors.ts';
 import { recordAudit } from './audit.ts';
 import { type FoundRevision, lockRevision, type RevisionKey } from './find-revision.ts';
-import { QUEUE_CHANNEL } from './queue-complete-revisions.ts';
+import { wakeLoaders } from './queue-complete-revisions.ts';
 
 export interface RetryRequest extends RevisionKey {
   readonly actor: string;
@@ -29,11 +29,11 @@ export async function retryRun(db: Kysely<Database>, request: RetryRequest): Pro
       .set({ next_try_at: null })
       .where('revision_id', '=', target.revision_id)
       .execute();
-    await sql`SELECT pg_notify(${QUEUE_CHANNEL}, ${String(target.revision_id)})`.execute(trx);
     const { actor, model, run, reason } = request;
     const detail = reason === undefined ? {} : { detail: { reason } };
     await recordAudit(trx, { actor, action: 'retry', model, run, revision: target.revision, ...detail });
   });
+  await wakeLoaders(db);
 }
 
 async function queueAgain(

@@ -94,6 +94,7 @@ export async function startSystem(config: Partial<ServeConfig> = {}): Promise<Te
           pollIntervalMs: 200,
           stallTimeoutMs: 20_000,
           retentionIntervalMs: 3_600_000,
+          sideConnections: 1,
           ...loadConfig,
         },
         pino({ level: process.env.TEST_LOG_LEVEL ?? 'silent' }),
@@ -133,6 +134,7 @@ export async function startSystem(config: Partial<ServeConfig> = {}): Promise<Te
 const DEFAULTS = {
   host: '127.0.0.1',
   port: 0,
+  databaseConnections: 1, // whatever asks for a second one while it holds the first hangs, in every test
   maxUploadBytes: 1024 ** 3,
   minFreeBytes: 0,
   idleTimeoutMs: 15_000,
