@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { checkTls, GUARD_VARIABLES, type GuardConfig, toGuardConfig } from './guard-config.ts';
+import type { RunLimits } from './runs/contract.ts';
 
 const HOUR_MS = 60 * 60 * 1000;
 
@@ -7,6 +8,12 @@ const port = z.coerce.number().int().min(0).max(65_535);
 const bytes = z.coerce.number().int().positive();
 const hours = z.coerce.number().positive().max(100_000);
 const databaseUrl = z.string().regex(/^postgres(ql)?:\/\//, 'must be a postgres:// URL');
+
+/** The limits of a run; its model's contract may set others. */
+const RUN_LIMITS = {
+  INGEST_MAX_RUN_BYTES: bytes.default(32 * 1024 ** 3),
+  INGEST_MAX_RUN_ROWS: bytes.default(1_000_000_000),
+};
 
 const COMMON = {
   DATABASE_URL: databaseUrl,
@@ -17,6 +24,7 @@ const SERVE = z
   .object({
     ...COMMON,
     ...GUARD_VARIABLES,
+    ...RUN_LIMITS,
     INGEST_DATA_DIR: z.string().min(1),
     INGEST_HOST: z.string().min(1).default('127.0.0.1'),
     INGEST_PORT: port.default(8080),
@@ -37,6 +45,7 @@ const SERVE = z
 
 const LOAD = z.object({
   ...COMMON,
+  ...RUN_LIMITS,
   INGEST_DATA_DIR: z.string().min(1),
   INGEST_MAINTENANCE_WORK_MEM: z
     .string()
@@ -72,6 +81,7 @@ export interface ServeConfig extends DatabaseConfig {
   readonly expireUploadsMs: number;
   /** A connection that brings no byte for so long is closed. */
   readonly idleTimeoutMs: number;
+  readonly runLimits: RunLimits;
   readonly guard: GuardConfig;
 }
 
@@ -83,6 +93,7 @@ export interface LoadConfig extends DatabaseConfig {
   readonly pollIntervalMs: number;
   /** A COPY that takes no byte for so long is given up and tried again. */
   readonly stallTimeoutMs: number;
+  readonly runLimits: RunLimits;
   /** Connections for what a load reports and asks beside its transaction. */
   readonly sideConnections: number;
   /** How often rows past retention are dropped. */
@@ -125,6 +136,7 @@ export function loadServeConfig(env: Environment): ServeConfig {
     idleTimeoutMs: it.INGEST_IDLE_TIMEOUT_MS,
     keepFilesMs: it.INGEST_KEEP_FILES_HOURS * HOUR_MS,
     expireUploadsMs: it.INGEST_EXPIRE_UPLOADS_HOURS * HOUR_MS,
+    runLimits: { maxBytes: it.INGEST_MAX_RUN_BYTES, maxRows: it.INGEST_MAX_RUN_ROWS },
     guard: toGuardConfig(it),
   };
 }
@@ -140,6 +152,7 @@ export function loadLoaderConfig(env: Environment): LoadConfig {
     pollIntervalMs: it.INGEST_POLL_INTERVAL_MS,
     stallTimeoutMs: it.INGEST_STALL_TIMEOUT_MS,
     retentionIntervalMs: it.INGEST_RETENTION_INTERVAL_MS,
+    runLimits: { maxBytes: it.INGEST_MAX_RUN_BYTES, maxRows: it.INGEST_MAX_RUN_ROWS },
     sideConnections: 2,
   };
 }

@@ -10,7 +10,7 @@ export const GUARD_VARIABLES = {
   INGEST_MAX_CONNECTIONS: atLeastOne.default(1_000),
   INGEST_MIN_BYTES_PER_SECOND: z.coerce.number().int().min(0).default(1_024),
   INGEST_MAX_OPEN_UPLOADS: atLeastOne.default(250_000),
-  INGEST_MAX_OPEN_BYTES: atLeastOne.default(1024 ** 4),
+  INGEST_MAX_TOKEN_BYTES: atLeastOne.default(1024 ** 4),
   INGEST_TRUSTED_PROXIES: z
     .string()
     .default('')
@@ -38,7 +38,7 @@ export interface GuardConfig {
   readonly minBytesPerSecond: number;
   /** Uploads that one token may have unfinished, and the bytes that are still to come of them. */
   readonly maxOpenUploads: number;
-  readonly maxOpenBytes: number;
+  readonly maxTokenBytes: number;
   /** Whose X-Forwarded-For is believed; nobody's by default. */
   readonly trustedProxies: readonly string[];
   /** Undefined speaks plain HTTP. */
@@ -55,7 +55,7 @@ export function toGuardConfig(it: z.infer<typeof GUARD>): GuardConfig {
     maxConnections: it.INGEST_MAX_CONNECTIONS,
     minBytesPerSecond: it.INGEST_MIN_BYTES_PER_SECOND,
     maxOpenUploads: it.INGEST_MAX_OPEN_UPLOADS,
-    maxOpenBytes: it.INGEST_MAX_OPEN_BYTES,
+    maxTokenBytes: it.INGEST_MAX_TOKEN_BYTES,
     trustedProxies: it.INGEST_TRUSTED_PROXIES,
     tls:
       certFile === undefined || keyFile === undefined

@@ -207,6 +207,7 @@ function appToWalk(db: Kysely<Database>) {
     locks: {} as never,
     readiness: { check: async () => {} },
     room: {} as never,
+    runLimits: { maxRows: 1, maxBytes: 1 },
     log: pino({ level: 'silent' }),
     guard: { ratePerMinute: 1, failedLoginsPerMinute: 1, trustedProxies: [] } as never,
     isStopping: () => true,

@@ -87,7 +87,7 @@ describe('too much', () => {
     }));
 
   it('promised bytes of one token is 507, by manifest and by a plain POST', () =>
-    withLimits({ maxOpenBytes: 1_000 }, async (system) => {
+    withLimits({ maxTokenBytes: 1_000 }, async (system) => {
       await declare(system, 'churn', 'open', [{ name: 'a', content: 'x'.repeat(900) }]);
       const refused = await system.request('PUT', runPath('churn', 'more'), {
         json: manifestOf([{ name: 'a', content: 'y'.repeat(200) }]),
@@ -102,6 +102,6 @@ describe('too much', () => {
         },
       });
       expect(posted.status).to.equal(507);
-      expect(((await posted.json()) as { detail: string }).detail).to.contain('INGEST_MAX_OPEN_BYTES');
+      expect(((await posted.json()) as { detail: string }).detail).to.contain('INGEST_MAX_TOKEN_BYTES');
     }));
 });

@@ -57,6 +57,9 @@ export interface Contract {
   readonly maxRowChangePercent?: number | undefined;
   /** Population stability index over the deciles of the published run. */
   readonly maxScoreShiftPsi?: number | undefined;
+  /** A run with more rows, or more bytes of lines (decompressed), is refused; the service has defaults for both. */
+  readonly maxRows?: number | undefined;
+  readonly maxBytes?: number | undefined;
   /** So many bad lines are left out and listed; with one more the run fails. */
   readonly maxRejectedLines?: number | undefined;
   /** Loaded revisions that are kept beside the published one. */

@@ -38,6 +38,7 @@ export async function load(config: LoadConfig, log: Logger, signal: AbortSignal)
       worker,
       maintenanceWorkMem: config.maintenanceWorkMem,
       stallTimeoutMs: config.stallTimeoutMs,
+      runLimits: config.runLimits,
       log,
       signal,
     },

@@ -68,6 +68,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     room: roomCheck({ db, ...config }),
     log,
     guard: config.guard,
+    runLimits: config.runLimits,
     isStopping: () => signal.aborted,
     onQueued: noteQueued,
   });

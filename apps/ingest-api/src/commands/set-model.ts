@@ -13,6 +13,8 @@ const OPTIONS: readonly [flag: string, field: keyof Contract, help: string][] = 
   ['min-rows', 'minRows', 'rows that a run must have'],
   ['max-row-change-percent', 'maxRowChangePercent', 'change of the rows against the published run'],
   ['max-score-shift-psi', 'maxScoreShiftPsi', 'population stability index against the published run'],
+  ['max-rows', 'maxRows', 'rows that a run may have; with one more it is refused'],
+  ['max-bytes', 'maxBytes', 'bytes of lines, decompressed, that a run may have'],
   ['max-rejected-lines', 'maxRejectedLines', 'bad lines that are left out; with one more the run fails'],
   ['keep-revisions', 'keepRevisions', 'loaded revisions that are kept beside the published one'],
 ];

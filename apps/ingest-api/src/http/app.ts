@@ -4,6 +4,7 @@ import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import { describeError, IngestError } from '../errors.ts';
 import type { GuardConfig } from '../guard-config.ts';
+import type { RunLimits } from '../runs/contract.ts';
 import type { QueuedRevision } from '../runs/queue-complete-revisions.ts';
 import { RunWatch } from '../runs/run-watch.ts';
 import type { DurableStore } from '../store/durable-store.ts';
@@ -42,6 +43,7 @@ export interface AppOptions {
   readonly room: RoomCheck;
   readonly log: Logger;
   readonly guard: GuardConfig;
+  readonly runLimits: RunLimits;
   isStopping(): boolean;
   onQueued(revisions: readonly QueuedRevision[]): void;
 }

@@ -10,7 +10,7 @@ export interface RoomCheck {
   room(): Promise<DiskRoom>;
   /**
    * Looks at the disk, before a transaction begins. What it returns rejects with a 507 when the disk cannot take
-   * `newBytes` on top of what is still to come.
+   * what is still to come, the `newBytes` that the transaction has declared included.
    */
   measure(): Promise<(trx: Transaction<Database>, newBytes: number) => Promise<void>>;
 }
@@ -55,8 +55,9 @@ export function roomCheck({ db, dataDir, maxUploadBytes, minFreeBytes }: RoomChe
       const free = await freeBytes(dataDir);
       return async (trx, newBytes) => {
         if (newBytes === 0) return;
-        const room = free - (await outstandingBytes(trx)) - minFreeBytes;
-        if (newBytes <= room) return;
+        const left = free - (await outstandingBytes(trx)) - minFreeBytes;
+        if (left >= 0) return;
+        const room = left + newBytes;
         throw new IngestError(
           'insufficient_storage',
           `The disk has room for ${Math.max(0, room)} more bytes, and this needs ${newBytes}. Ask the operators to make room, then run the same command again.`,

@@ -2,6 +2,7 @@ import type { Database } from 'db-schema';
 import { json, Router } from 'express';
 import type { Kysely } from 'kysely';
 import { IngestError } from '../errors.ts';
+import type { RunLimits } from '../runs/contract.ts';
 import { declareRun } from '../runs/declare-run.ts';
 import { describeRun } from '../runs/describe-run.ts';
 import { progressOf } from '../runs/run-progress.ts';
@@ -18,10 +19,11 @@ export interface RunsRoutesOptions {
   readonly db: Kysely<Database>;
   readonly room: RoomCheck;
   readonly quota: UploadQuota;
+  readonly runLimits: RunLimits;
   readonly watch: RunWatch;
 }
 
-export function runsRoutes({ db, room, quota, watch }: RunsRoutesOptions): Router {
+export function runsRoutes({ db, room, quota, runLimits, watch }: RunsRoutesOptions): Router {
   const router = Router();
 
   router.put(
@@ -41,6 +43,7 @@ export function runsRoutes({ db, room, quota, watch }: RunsRoutesOptions): Route
         ...(manifest.as_of === undefined ? {} : { asOf: new Date(manifest.as_of) }),
         ...(manifest.source === undefined ? {} : { source: manifest.source }),
         declaredBy: principalOf(res).name,
+        limits: runLimits,
         reserve: async (trx, newBytes) => {
           await quota(trx, principalOf(res).name, manifest.files.length, newBytes);
           await reserveRoom(trx, newBytes);

@@ -1,9 +1,12 @@
 import type { Database } from 'db-schema';
-import { type Kysely, sql, type Transaction } from 'kysely';
+import { sql, type Transaction } from 'kysely';
 import { IngestError } from '../errors.ts';
 import type { GuardConfig } from '../guard-config.ts';
 
-/** Rejects with a 507 when a token would have more unfinished uploads, or bytes still to come, than it may. */
+/**
+ * Rejects with a 507 when a token would have more unfinished uploads, or more bytes on the disk, than it may: what it
+ * has sent and nobody has removed, whatever became of the run, and what it has declared and may still send.
+ */
 export type UploadQuota = (
   trx: Transaction<Database>,
   owner: string,
@@ -12,39 +15,45 @@ export type UploadQuota = (
 ) => Promise<void>;
 
 /**
- * One token cannot promise the whole disk to itself. Counted are the uploads of runs that still wait for
- * their files; two declarations at the very same moment may pass together, and the disk's own check stays.
+ * One token cannot take the whole disk for itself. Two declarations at the very same moment may pass together; the
+ * disk's own check stays.
  */
 export function uploadQuota({
   maxOpenUploads,
-  maxOpenBytes,
-}: Pick<GuardConfig, 'maxOpenUploads' | 'maxOpenBytes'>): UploadQuota {
+  maxTokenBytes,
+}: Pick<GuardConfig, 'maxOpenUploads' | 'maxTokenBytes'>): UploadQuota {
   return async (trx, owner, newUploads, newBytes) => {
-    const open = await openUploads(trx, owner);
-    if (open.uploads + newUploads > maxOpenUploads) {
+    const { openUploads, bytes } = await usage(trx, owner);
+    if (openUploads > maxOpenUploads) {
       throw new IngestError(
         'quota_exceeded',
-        `The token "${owner}" has ${open.uploads} uploads unfinished and asks for ${newUploads} more; it may have ${maxOpenUploads}. Finish or withdraw some, or have INGEST_MAX_OPEN_UPLOADS raised.`,
+        `The token "${owner}" would have ${openUploads} unfinished uploads, ${newUploads} of them new; it may have ${maxOpenUploads}. Finish or withdraw some, or have INGEST_MAX_OPEN_UPLOADS raised.`,
         { retryAfterSeconds: 60 },
       );
     }
-    if (open.bytes + newBytes > maxOpenBytes) {
+    if (bytes > maxTokenBytes) {
       throw new IngestError(
         'quota_exceeded',
-        `The token "${owner}" has ${open.bytes} bytes still to send and asks for ${newBytes} more; it may have ${maxOpenBytes}. Finish or withdraw some, or have INGEST_MAX_OPEN_BYTES raised.`,
+        `The token "${owner}" would have ${bytes} bytes on the disk, ${newBytes} of them new; it may have ${maxTokenBytes}. Files of withdrawn runs are removed after an hour, those of loaded runs after INGEST_KEEP_FILES_HOURS; or have INGEST_MAX_TOKEN_BYTES raised.`,
         { retryAfterSeconds: 60 },
       );
     }
   };
 }
 
-async function openUploads(db: Kysely<Database>, owner: string): Promise<{ uploads: number; bytes: number }> {
-  const { rows } = await sql<{ uploads: number; bytes: number }>`
-    SELECT count(*) AS uploads, coalesce(sum(u.bytes - u.offset_bytes), 0)::bigint AS bytes
-    FROM ingest.upload u
-    WHERE u.created_by = ${owner} AND u.received_at IS NULL AND u.removed_at IS NULL
-      AND EXISTS (
+/** What is declared in this very transaction is part of it. */
+async function usage(
+  trx: Transaction<Database>,
+  owner: string,
+): Promise<{ openUploads: number; bytes: number }> {
+  const { rows } = await sql<{ openUploads: number; bytes: number }>`
+    SELECT count(*) FILTER (WHERE u.is_open) AS "openUploads",
+           coalesce(sum(CASE WHEN u.is_open THEN u.bytes ELSE u.offset_bytes END), 0)::bigint AS bytes
+    FROM (
+      SELECT u.bytes, u.offset_bytes, u.received_at IS NULL AND u.removed_at IS NULL AND EXISTS (
         SELECT FROM ingest.run_file f JOIN ingest.run_revision r USING (revision_id)
-        WHERE f.upload_id = u.upload_id AND r.state = 'receiving')`.execute(db);
-  return rows[0] ?? { uploads: 0, bytes: 0 };
+        WHERE f.upload_id = u.upload_id AND r.state = 'receiving') AS is_open
+      FROM ingest.upload u
+      WHERE u.created_by = ${owner} AND u.file_removed_at IS NULL) u`.execute(trx);
+  return rows[0] ?? { openUploads: 0, bytes: 0 };
 }

@@ -6,6 +6,7 @@ import type { Kysely } from 'kysely';
 import type { ServerRequest } from 'srvx';
 import { sendNodeResponse } from 'srvx/node';
 import { type ErrorCode, IngestError } from '../errors.ts';
+import type { RunLimits } from '../runs/contract.ts';
 import { newUploadId } from '../runs/declare-run.ts';
 import { type QueuedRevision, queueCompleteRevisions } from '../runs/queue-complete-revisions.ts';
 import { openSingleFileRun } from '../runs/single-file-run.ts';
@@ -32,6 +33,7 @@ export interface UploadRoutesOptions {
   readonly locks: UploadLocks;
   readonly room: RoomCheck;
   readonly quota: UploadQuota;
+  readonly runLimits: RunLimits;
   onQueued(revisions: readonly QueuedRevision[]): void;
 }
 
@@ -84,6 +86,7 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
       sizeBytes,
       metadata,
       declaredBy: principalOf(res).name,
+      limits: options.runLimits,
       reserve: async (trx) => {
         await quota(trx, principalOf(res).name, 1, sizeBytes);
         await reserveRoom(trx, sizeBytes);

@@ -12,6 +12,8 @@ export interface CopyTarget {
   readonly keyOrder: KeyOrder;
   readonly rejects: RejectList;
   readonly scores: ScoreProfile;
+  /** Throws a DataFault when the run is too large with these bytes of lines and rows of this file. */
+  checkLimits(decodedBytes: number, rows: number): void;
   /** The bytes of the file that were read, and the rows that came of them so far. */
   onProgress(bytes: number, rows: number): void;
 }
@@ -19,7 +21,11 @@ export interface CopyTarget {
 export interface CopiedFile {
   /** As the file lies on the disk, compressed or not. */
   readonly bytes: number;
+  /** Of lines, decompressed. */
+  readonly decodedBytes: number;
   readonly rows: number;
+  /** Nothing more of the run is to be read. */
+  readonly isOverLimit: boolean;
   /** It is not what was declared, or cannot be expanded. */
   readonly fault: DataFault | undefined;
 }
@@ -29,6 +35,7 @@ export async function copyFile(file: ClaimedFile, target: CopyTarget): Promise<C
   const { dataDir, sink, keyOrder, rejects, scores } = target;
   const hash = createHash('sha256');
   let bytes = 0;
+  let decodedBytes = 0;
   const scanner = createScoreLineScanner({
     onReject: (rejected) => rejects.add(file.name, rejected),
     profile: scores,
@@ -44,16 +51,21 @@ export async function copyFile(file: ClaimedFile, target: CopyTarget): Promise<C
   let fault: DataFault | undefined;
   try {
     for await (const chunk of lines) {
-      await send(scanner.scan(chunk));
+      decodedBytes += chunk.byteLength;
+      const rows = scanner.scan(chunk);
+      target.checkLimits(decodedBytes, scanner.counts.rows);
+      await send(rows);
       target.onProgress(bytes, scanner.counts.rows);
     }
     await send(scanner.finish());
     fault = compareWithManifest(file, { bytes, lines: scanner.counts.lines, sha256: hash.digest('hex') });
   } catch (error) {
+    if (error instanceof DataFault)
+      return { bytes, decodedBytes, rows: scanner.counts.rows, fault: error, isOverLimit: true };
     if (!(error instanceof CompressionFault)) throw error;
     fault = (await compareBytes(file, dataDir)) ?? compressionFault(file, error);
   }
-  return { bytes, rows: scanner.counts.rows, fault };
+  return { bytes, decodedBytes, rows: scanner.counts.rows, fault, isOverLimit: false };
 }
 
 interface Content {

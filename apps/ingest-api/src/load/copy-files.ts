@@ -1,10 +1,11 @@
 import type { ClientBase } from 'pg';
 import { from as copyFrom } from 'pg-copy-streams';
 import { COPY_COLUMNS, COPY_HEAD, COPY_TAIL, KeyOrder, ScoreProfile } from 'score-lines';
+import type { RunLimits } from '../runs/contract.ts';
 import type { ClaimedRevision } from './claim-next-load.ts';
 import { copyFile } from './copy-file.ts';
 import { CopySink } from './copy-sink.ts';
-import type { DataFault } from './data-fault.ts';
+import { DataFault } from './data-fault.ts';
 import { RejectList } from './reject-list.ts';
 
 export interface CopyResult {
@@ -19,6 +20,7 @@ export interface CopyOptions {
   readonly partition: string;
   /** So many bad lines are left out; with one more the revision fails. */
   readonly maxRejectedLines: number;
+  readonly limits: RunLimits;
   /** Called often: the bytes read and the rows made so far. */
   onProgress(bytes: number, rows: number): void;
 }
@@ -46,7 +48,7 @@ export async function copyFiles(
   const keyOrder = new KeyOrder();
   const rejects = new RejectList(options.maxRejectedLines);
   const scores = new ScoreProfile();
-  const total = { bytes: 0, rows: 0 };
+  const total = { bytes: 0, rows: 0, decodedBytes: 0 };
   let fault: DataFault | undefined;
   for (const file of claimed.files) {
     const copied = await copyFile(file, {
@@ -55,11 +57,15 @@ export async function copyFiles(
       keyOrder,
       rejects,
       scores,
+      checkLimits: (decodedBytes, rows) =>
+        checkLimits(options.limits, total.decodedBytes + decodedBytes, total.rows + rows, file.name),
       onProgress: (bytes, rows) => options.onProgress(total.bytes + bytes, total.rows + rows),
     });
     fault ??= copied.fault;
+    if (copied.isOverLimit) break; // what is left of it could only make it larger
     total.bytes += copied.bytes;
     total.rows += copied.rows;
+    total.decodedBytes += copied.decodedBytes;
   }
   await sink.write(COPY_TAIL);
   await sink.end();
@@ -69,4 +75,23 @@ export async function copyFiles(
     throw new Error(`PostgreSQL took ${copy.rowCount} rows of the ${total.rows} that were sent to it.`);
   }
   return { bytes: total.bytes, rejects, scores };
+}
+
+/** @throws {DataFault} when a run is larger than its model may be: a small compressed file may expand without end. */
+function checkLimits(
+  { maxBytes, maxRows }: RunLimits,
+  decodedBytes: number,
+  rows: number,
+  file: string,
+): void {
+  if (decodedBytes <= maxBytes && rows <= maxRows) return;
+  const found =
+    decodedBytes > maxBytes
+      ? `more than ${maxBytes} bytes of lines (decompressed), the largest that is allowed (maxBytes)`
+      : `more than ${maxRows} rows, the most that is allowed (maxRows)`;
+  throw new DataFault({
+    code: 'too_large',
+    detail: `The run has ${found}; the limit was passed in "${file}". Send less, or have the limit raised: ingest-api model set MODEL --max-bytes N --max-rows N.`,
+    file,
+  });
 }

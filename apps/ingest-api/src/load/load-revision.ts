@@ -8,7 +8,7 @@ import {
 } from 'db-schema';
 import type { Kysely } from 'kysely';
 import type { ClientBase, Pool } from 'pg';
-import { MAX_REJECTED_LINES_DEFAULT } from '../runs/contract.ts';
+import { limitsOf, MAX_REJECTED_LINES_DEFAULT, type RunLimits } from '../runs/contract.ts';
 import { buildKey } from './build-key.ts';
 import type { ClaimedRevision } from './claim-next-load.ts';
 import { copyFiles } from './copy-files.ts';
@@ -21,6 +21,7 @@ import { recordRejects } from './record-rejects.ts';
 
 export interface LoadOptions {
   readonly dataDir: string;
+  readonly runLimits: RunLimits;
   readonly sidePool: Pool;
   readonly side: Kysely<Database>;
   readonly attemptId: number;
@@ -53,10 +54,12 @@ export async function loadRevision(
       attributes jsonb)`);
   let outcome: LoadOutcome;
   try {
+    const contract = await contractOf(client, model);
     const { rejects, scores, bytes } = await copyFiles(client, claimed, {
       dataDir: options.dataDir,
       partition,
-      maxRejectedLines: await maxRejectedLines(client, model),
+      maxRejectedLines: contract.maxRejectedLines ?? MAX_REJECTED_LINES_DEFAULT,
+      limits: limitsOf(contract, options.runLimits),
       onProgress: (bytes, rowsDone) => {
         progress.bytesDone = bytes;
         progress.rowsDone = rowsDone;
@@ -87,12 +90,12 @@ export async function loadRevision(
   return outcome;
 }
 
-async function maxRejectedLines(client: ClientBase, model: ModelName): Promise<number> {
+async function contractOf(client: ClientBase, model: ModelName): Promise<Contract> {
   const { rows } = await client.query<{ contract: Contract }>(
     'SELECT contract FROM ingest.model WHERE name = $1',
     [model],
   );
-  return rows[0]?.contract.maxRejectedLines ?? MAX_REJECTED_LINES_DEFAULT;
+  return rows[0]?.contract ?? {};
 }
 
 /** In a transaction of its own: two first loads of one model must not wait for each other's whole load. */

@@ -2,6 +2,7 @@ import type { Database } from 'db-schema';
 import type { Kysely } from 'kysely';
 import type pg from 'pg';
 import type { Logger } from 'pino';
+import type { RunLimits } from '../runs/contract.ts';
 
 /** What a loader works with; made once, in `commands/load.ts`. */
 export interface LoaderContext {
@@ -13,6 +14,7 @@ export interface LoaderContext {
   readonly worker: string;
   readonly maintenanceWorkMem: string;
   readonly stallTimeoutMs: number;
+  readonly runLimits: RunLimits;
   readonly log: Logger;
   readonly signal: AbortSignal;
 }

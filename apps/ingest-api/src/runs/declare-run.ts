@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { Database, ModelName } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
+import type { RunLimits } from './contract.ts';
 import { type ManifestFile, manifestDigest } from './manifest.ts';
 import {
   lockRunKey,
@@ -18,7 +19,9 @@ export interface Declaration {
   readonly asOf?: Date;
   readonly source?: Record<string, unknown>;
   readonly declaredBy: string;
-  /** Called inside the transaction with the bytes that are still to come; rejects when they do not fit. */
+  /** What a run may have when its model's contract says nothing of it. */
+  readonly limits: RunLimits;
+  /** Called at the end of the transaction with the bytes that are still to come; rejects when they do not fit. */
   reserve(trx: Transaction<Database>, newBytes: number): Promise<void>;
 }
 

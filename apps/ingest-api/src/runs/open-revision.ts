@@ -2,6 +2,7 @@ import type { AsOfFrom, Database, ModelName } from 'db-schema';
 import { sql, type Transaction } from 'kysely';
 import { IngestError } from '../errors.ts';
 import { recordAudit } from './audit.ts';
+import { limitsOf, type RunLimits } from './contract.ts';
 import { asOfOf } from './order.ts';
 
 /** Declarations of one run happen one after the other, by the lock of its row; those of other runs do not wait. */
@@ -55,6 +56,8 @@ export interface NewRevision {
   readonly source?: Record<string, unknown>;
   readonly declaredBy: string;
   readonly totals: RevisionTotals;
+  /** What a run may have when its model's contract says nothing of it. */
+  readonly limits: RunLimits;
   readonly auditDetail: Record<string, unknown>;
 }
 
@@ -62,15 +65,16 @@ export interface NewRevision {
  * Adds the next revision of a run, whose key is locked; it has no file yet.
  *
  * @throws a 400 for a date outside years 1 to 9999, or more than a year ahead of the database's clock: such a run would
- *   hide every later one.
+ *   hide every later one; a 413 for a run that is larger than its model may be.
  */
 export async function openRevision(
   trx: Transaction<Database>,
   newest: NewestRevision | undefined,
-  { model, run, asOf: given, digest, source, declaredBy, totals, auditDetail }: NewRevision,
+  { model, run, asOf: given, digest, source, declaredBy, totals, limits, auditDetail }: NewRevision,
 ): Promise<{ readonly revisionId: number }> {
   const { asOf, from } = asOfOf(given, run);
   if (asOf !== undefined) await refuseUnlikelyDate(trx, asOf, from);
+  await refuseTooLarge(trx, model, run, totals, limits);
   await cancelUnfinished(trx, model, run);
   const revision = (newest?.revision ?? 0) + 1;
   const { revision_id } = await trx
@@ -92,6 +96,31 @@ export async function openRevision(
     .executeTakeFirstOrThrow();
   await recordAudit(trx, { actor: declaredBy, action: 'declare', model, run, revision, detail: auditDetail });
   return { revisionId: revision_id };
+}
+
+/** What is known before the first byte is sent; the lines of a compressed file may be more, and are counted by the load. */
+async function refuseTooLarge(
+  trx: Transaction<Database>,
+  model: ModelName,
+  run: string,
+  { bytes, lines }: RevisionTotals,
+  defaults: RunLimits,
+): Promise<void> {
+  const { contract } = await trx
+    .selectFrom('ingest.model')
+    .select('contract')
+    .where('name', '=', model)
+    .executeTakeFirstOrThrow();
+  const { maxBytes, maxRows } = limitsOf(contract, defaults);
+  if (bytes <= maxBytes && (lines ?? 0) <= maxRows) return;
+  const found =
+    bytes > maxBytes
+      ? `${bytes} bytes; ${maxBytes} are allowed (maxBytes)`
+      : `${lines} lines; ${maxRows} are allowed (maxRows)`;
+  throw new IngestError(
+    'too_large',
+    `Run "${run}" of model "${model}" has ${found}. Send less, or have the limit raised: ingest-api model set ${model} --max-bytes N --max-rows N.`,
+  );
 }
 
 async function refuseUnlikelyDate(trx: Transaction<Database>, asOf: Date, from: AsOfFrom): Promise<void> {

@@ -102,7 +102,7 @@ async function expireRuns(trx: Transaction<Database>, afterMs: number): Promise<
 async function giveUpFiles(trx: Transaction<Database>, afterMs: number): Promise<void> {
   const { rows } = await sql<{ upload_id: string }>`
     SELECT upload_id FROM ingest.upload u
-    WHERE u.removed_at IS NULL AND u.last_progress_at < ${before(afterMs)} AND ${isNotNeeded(afterMs)}
+    WHERE u.removed_at IS NULL AND u.last_progress_at < ${before(whenAbandoned(afterMs))} AND ${isNotNeeded(afterMs)}
     FOR UPDATE SKIP LOCKED`.execute(trx);
   if (rows.length === 0) return;
   await sql`
@@ -116,7 +116,13 @@ function isNotNeeded(afterMs: number) {
   return sql<boolean>`NOT EXISTS (
     SELECT FROM ingest.run_file f JOIN ingest.run_revision r USING (revision_id)
     WHERE f.upload_id = u.upload_id
-      AND (r.state IN ('receiving', 'queued') OR coalesce(r.loaded_at, r.declared_at) >= ${before(afterMs)}))`;
+      AND (r.state IN ('receiving', 'queued') OR coalesce(r.loaded_at, r.declared_at) >=
+        CASE WHEN r.state = 'cancelled' THEN ${before(whenAbandoned(afterMs))} ELSE ${before(afterMs)} END))`;
+}
+
+/** Files of withdrawn runs stay for a push that follows soon and shares them, and not so long that they fill a quota. */
+function whenAbandoned(afterMs: number): number {
+  return Math.min(afterMs, 60 * 60 * 1000);
 }
 
 function before(ms: number) {

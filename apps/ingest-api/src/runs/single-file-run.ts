@@ -1,5 +1,6 @@
 import type { Database, ModelName } from 'db-schema';
 import type { Kysely, Transaction } from 'kysely';
+import type { RunLimits } from './contract.ts';
 import { lockRunKey, newestRevision, openRevision } from './open-revision.ts';
 
 export interface SingleFile {
@@ -10,7 +11,8 @@ export interface SingleFile {
   readonly sizeBytes: number;
   readonly metadata: Record<string, string | null>;
   readonly declaredBy: string;
-  /** Called inside the transaction; rejects when the file does not fit. */
+  readonly limits: RunLimits;
+  /** Called at the end of the transaction; rejects when the file does not fit. */
   reserve(trx: Transaction<Database>): Promise<void>;
 }
 
@@ -22,7 +24,6 @@ export async function openSingleFileRun(db: Kysely<Database>, file: SingleFile):
   const { model, run, declaredBy } = file;
   await db.transaction().execute(async (trx) => {
     await lockRunKey(trx, model, run);
-    await file.reserve(trx);
     const newest = await newestRevision(trx, model, run);
     const { revisionId } = await openRevision(trx, newest, {
       model,
@@ -30,6 +31,7 @@ export async function openSingleFileRun(db: Kysely<Database>, file: SingleFile):
       digest: null,
       totals: { files: 1, bytes: file.sizeBytes, lines: null },
       declaredBy,
+      limits: file.limits,
       auditDetail: { files: 1, plainTus: true },
     });
     await trx
@@ -55,5 +57,6 @@ export async function openSingleFileRun(db: Kysely<Database>, file: SingleFile):
         upload_id: file.uploadId,
       })
       .execute();
+    await file.reserve(trx);
   });
 }

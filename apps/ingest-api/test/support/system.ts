@@ -95,6 +95,7 @@ export async function startSystem(config: Partial<ServeConfig> = {}): Promise<Te
           stallTimeoutMs: 20_000,
           retentionIntervalMs: 3_600_000,
           sideConnections: 1,
+          runLimits: RUN_LIMITS,
           ...loadConfig,
         },
         pino({ level: process.env.TEST_LOG_LEVEL ?? 'silent' }),
@@ -131,11 +132,14 @@ export async function startSystem(config: Partial<ServeConfig> = {}): Promise<Te
   };
 }
 
+const RUN_LIMITS = { maxRows: 10_000_000, maxBytes: 1024 ** 3 };
+
 const DEFAULTS = {
   host: '127.0.0.1',
   port: 0,
   databaseConnections: 1, // whatever asks for a second one while it holds the first hangs, in every test
   maxUploadBytes: 1024 ** 3,
+  runLimits: RUN_LIMITS,
   minFreeBytes: 0,
   idleTimeoutMs: 15_000,
   keepFilesMs: 24 * 60 * 60 * 1000,
