@@ -65,6 +65,18 @@ END $$`;
  * to put anything else into \`scores\`; the service attaches a partition without being able to read or change it.
  */
 const FUNCTIONS = `
+CREATE OR REPLACE FUNCTION ingest.refuse_old_snapshot(model_name text, id integer) RETURNS integer
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  -- Read from PostgreSQL's caches, which know what is attached now, whatever snapshot the reader has. An attached one
+  -- is the model's first run, published a moment ago, which the reader's plan does not hold yet.
+  IF pg_partition_root(to_regclass(format('run_data.%I', model_name || '$' || id))) IS NOT NULL THEN RETURN NULL; END IF;
+  RAISE EXCEPTION 'The runs of model "%" that this transaction''s snapshot knows were removed by retention.', model_name
+    USING ERRCODE = 'serialization_failure', HINT = 'End the transaction and begin a new one: it sees the run that is published now.';
+END $function$;
+-- Called by the views of schema scores, for whoever may read one of them.
+GRANT EXECUTE ON FUNCTION ingest.refuse_old_snapshot TO PUBLIC;
+
 CREATE OR REPLACE FUNCTION ingest.create_scores_view(model_name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -77,19 +89,24 @@ BEGIN
   -- (docs/decisions/0003). The probe makes it see the run before, whole, instead. The probe is planned before
   -- the table it guards, so what the probe finds is always there to be read.
   --
+  -- A reader with an old snapshot, who looks here for the first time when retention has dropped every run that the
+  -- snapshot knows, would see no row either: it gets an error.
+  --
   -- The run's own columns come by a LEFT JOIN on a key, which the planner leaves out when nobody asks for them.
   EXECUTE format($view$
     CREATE VIEW scores.%1$I AS
     SELECT d.pk, d.score, d.attributes, r.run_key AS run, r.as_of, r.published_at
     FROM run_data.%1$I d
     LEFT JOIN ingest.run_revision r ON r.revision_id = d.revision_id
-    WHERE d.revision_id = (
-      SELECT p.revision_id
-      FROM ingest.publication p
-      WHERE p.model = %1$L
-        AND (SELECT true FROM run_data.%1$I probe WHERE probe.revision_id = p.revision_id LIMIT 1)
-      ORDER BY p.publication_id DESC
-      LIMIT 1)$view$, model_name);
+    WHERE d.revision_id = coalesce(
+      (SELECT p.revision_id
+       FROM ingest.publication p
+       WHERE p.model = %1$L
+         AND (SELECT true FROM run_data.%1$I probe WHERE probe.revision_id = p.revision_id LIMIT 1)
+       ORDER BY p.publication_id DESC
+       LIMIT 1),
+      (SELECT ingest.refuse_old_snapshot(p.model, p.revision_id)
+       FROM ingest.publication p WHERE p.model = %1$L ORDER BY p.publication_id DESC LIMIT 1))$view$, model_name);
   EXECUTE format('GRANT SELECT ON scores.%I TO score_reader', model_name);
 END $function$;
 REVOKE ALL ON FUNCTION ingest.create_scores_view FROM PUBLIC;

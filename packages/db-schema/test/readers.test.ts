@@ -88,6 +88,44 @@ describe('readers of scores.<model>', () => {
     ]);
   });
 
+  it('with an old snapshot get the run that it knows, or an error that says to begin again, and never an empty model', async () => {
+    const owner = await connect();
+    const late = parseModelName('late');
+    await owner.query(`INSERT INTO ingest.model (name) VALUES ('late')`);
+    await owner.query('BEGIN');
+    await createModelRelations(owner, late);
+    await owner.query('COMMIT');
+    const published = [];
+    for (const revision of [1, 2]) published.push(await publish(owner, late, revision));
+    const snapshot = async () => {
+      const client = await connect();
+      await client.query('SET ROLE score_reader');
+      await client.query('BEGIN ISOLATION LEVEL REPEATABLE READ');
+      await client.query('SELECT 1 FROM scores.churn LIMIT 1'); // takes the snapshot, and looks at another model
+      return client;
+    };
+    const [whole, older] = [await snapshot(), await snapshot()];
+    for (const revision of [3, 4, 5]) published.push(await publish(owner, late, revision));
+    const count = (client: pg.Client) =>
+      client.query('SELECT count(*)::int AS rows, min(run) AS run FROM scores.late').then(
+        ({ rows }) => rows[0],
+        (error: pg.DatabaseError) => `${error.code} ${error.message}`,
+      );
+    const drop = async (id: number | undefined) => {
+      await owner.query(
+        `ALTER TABLE ${parentOf(late)} DETACH PARTITION ${partitionOf(late, id ?? 0)} CONCURRENTLY`,
+      );
+      await owner.query(`DROP TABLE ${partitionOf(late, id ?? 0)}`);
+    };
+    await drop(published[1]);
+    expect(await count(whole), 'the run before is there').to.deep.equal({ rows: ROWS, run: 'run 1' });
+    await whole.query('COMMIT');
+    await drop(published[0]);
+    expect(await count(older), 'nothing it knows is there').to.match(/^40001 The runs of model "late"/);
+    await older.query('ROLLBACK');
+    expect(await count(older)).to.deep.equal({ rows: ROWS, run: 'run 5' });
+  });
+
   it('see the views as score_reader, and nothing behind them', async () => {
     const reader = await connect();
     await reader.query('SET ROLE score_reader');
@@ -105,7 +143,7 @@ describe('readers of scores.<model>', () => {
 });
 
 /** What a load does, as the test's superuser. */
-async function publish(client: pg.Client, model: ModelName, revision: number): Promise<void> {
+async function publish(client: pg.Client, model: ModelName, revision: number): Promise<number> {
   await client.query('BEGIN');
   const { rows } = await client.query<{ id: number }>(
     `WITH run AS (INSERT INTO ingest.run VALUES ($1, $2))
@@ -124,4 +162,5 @@ async function publish(client: pg.Client, model: ModelName, revision: number): P
     [model, id],
   );
   await client.query('COMMIT');
+  return id;
 }
