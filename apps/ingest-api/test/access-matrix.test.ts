@@ -2,12 +2,15 @@ import { expect } from 'chai';
 import { type Database, openDatabase, parseModelName, type Scope } from 'db-schema';
 import type { Kysely } from 'kysely';
 import { pino } from 'pino';
+import { loadServeConfig } from '../src/config.ts';
 import { createApp } from '../src/http/app.ts';
-import { rotateToken } from '../src/runs/issue-token.ts';
+import { SESSION_COOKIE } from '../src/http/session-routes.ts';
+import { rotateToken } from '../src/runs/tokens.ts';
 import { ACCESS_RULES, type AccessRule, type Subject } from './support/access-rules.ts';
 import { routesOf } from './support/express-routes.ts';
 import { declare, type RequestOptions, startSystem, type TestSystem } from './support/system.ts';
 
+const { guard } = loadServeConfig({ DATABASE_URL: 'postgres://', INGEST_DATA_DIR: '.' });
 const MODEL = 'churn';
 const SCOPES: readonly Scope[] = ['push', 'read', 'operate', 'admin'];
 
@@ -17,13 +20,14 @@ describe('the access matrix', function () {
   let db: Kysely<Database>;
   let routes: string[];
   const outsiders = new Map<string, Record<string, string>>();
-  const insiders = new Map<string, { token: string; scope: Scope }>();
+  const insiders = new Map<string, { headers: Record<string, string>; scope: Scope }>();
   let stranger: string;
   let asked = 0;
   let subjects = 0;
 
   before(async () => {
-    system = await startSystem();
+    // Many times more than a minute allows: what too many are answered, `failed-logins` asks.
+    system = await startSystem({ guard: { ...guard, failedLoginsPerMinute: 1_000_000 } });
     db = openDatabase({
       databaseUrl: system.databaseUrl,
       role: 'ingest_api',
@@ -40,7 +44,6 @@ describe('the access matrix', function () {
   });
 
   async function makeTokens(): Promise<void> {
-    const bearer = (token: string) => ({ authorization: `Bearer ${token}` });
     const expired = await system.createToken({ name: 'expired', expiresAt: new Date(Date.now() - 1) });
     const revoked = await system.createToken({ name: 'revoked' });
     await system.query(`UPDATE ingest.api_token SET revoked_at = now() WHERE name = 'revoked'`);
@@ -53,18 +56,51 @@ describe('the access matrix', function () {
     outsiders.set('a token with its case turned', bearer(system.token.toUpperCase()));
     outsiders.set('an expired token', bearer(expired));
     outsiders.set('a revoked token', bearer(revoked));
+    outsiders.set('a token as the cookie', { cookie: `${SESSION_COOKIE}=${system.token}` });
+    outsiders.set('an unknown session', { cookie: `${SESSION_COOKIE}=${'A'.repeat(43)}` });
+    const ended = await signIn(system.token);
+    await system.request('DELETE', '/session', { token: null, headers: { ...OUR_PAGE, cookie: ended } });
+    outsiders.set('a session that was signed out', { cookie: ended });
+    outsiders.set('the id of a session as a token', bearer((await signIn(system.token)).split('=')[1] ?? ''));
+    const old = await signIn(system.token);
+    await system.query(
+      `UPDATE ingest.session SET expires_at = now() WHERE session_sha256 = sha256(convert_to($1, 'UTF8'))`,
+      [old.split('=')[1]],
+    );
+    outsiders.set('an expired session', { cookie: old });
+    for (const [what, change] of [
+      ['revoked', 'revoked_at'],
+      ['expired', 'expires_at'],
+    ]) {
+      const session = await signIn(await system.createToken({ name: `later-${what}` }));
+      await system.query(`UPDATE ingest.api_token SET ${change} = now() WHERE name = 'later-${what}'`);
+      outsiders.set(`the session of a token that was ${what}`, { cookie: session });
+    }
     const models = [parseModelName(MODEL)];
     for (const scope of SCOPES) {
       const token = await system.createToken({ name: `only-${scope}`, scopes: [scope], models });
-      insiders.set(`a token that may ${scope}`, { token, scope });
+      insiders.set(`a token that may ${scope}`, { headers: bearer(token), scope });
+      const cookie = await signIn(token);
+      insiders.set(`a session of a token that may ${scope}`, { headers: { ...OUR_PAGE, cookie }, scope });
     }
     const successor = await rotateToken(db, 'only-push', null, 'test');
-    insiders.set('the successor of a token that may push', { token: successor, scope: 'push' });
+    insiders.set('the successor of a token that may push', { headers: bearer(successor), scope: 'push' });
     stranger = await system.createToken({
       name: 'stranger',
       scopes: SCOPES,
       models: [parseModelName('another')],
     });
+  }
+
+  /** @returns the cookie. */
+  async function signIn(token: string): Promise<string> {
+    const answer = await system.request('POST', '/session', {
+      json: { token },
+      token: null,
+      headers: OUR_PAGE,
+    });
+    expect(answer.status).to.equal(200);
+    return answer.headers.get('set-cookie')?.split(';')[0] ?? '';
   }
 
   it('has a rule for every route, and no rule without a route', () => {
@@ -95,12 +131,37 @@ describe('the access matrix', function () {
   it('answers 403 to a lesser scope, and what was asked for to the right one', async () => {
     for (const [name, rule] of rulesOfRoutes()) {
       if (rule.access !== 'one model') continue;
-      for (const [who, { token, scope }] of insiders) {
+      for (const [who, { headers, scope }] of insiders) {
         const subject = await newSubject();
         const [method = ''] = methodsOf(name, rule);
-        const answer = await ask(method, addressOf(name, subject), { ...requestOf(rule, subject), token });
+        const options = requestOf(rule, subject);
+        const answer = await ask(method, addressOf(name, subject), {
+          ...options,
+          token: null,
+          headers: { ...options.headers, ...headers },
+        });
         const expected = rule.scopes.includes(scope) ? rule.answers : [403];
         expect(answer.status, `${name} with ${who}: ${answer.text}`).to.be.oneOf(expected);
+      }
+    }
+  });
+
+  it('answers 403 to whatever another page makes the browser send with the cookie, if it could change something', async () => {
+    const cookie = await signIn(await system.createToken({ name: 'operator', scopes: SCOPES }));
+    for (const [name, rule] of rulesOfRoutes()) {
+      if (rule.access === 'open') continue;
+      for (const method of methodsOf(name, rule)) {
+        if (['GET', 'HEAD', 'OPTIONS'].includes(method)) continue;
+        for (const page of OTHER_PAGES) {
+          const subject = await newSubject();
+          const options = requestOf(rule, subject);
+          const answer = await ask(method, addressOf(name, subject), {
+            ...options,
+            token: null,
+            headers: { ...options.headers, ...page, cookie },
+          });
+          expect(answer.status, `${method} at ${name} from ${JSON.stringify(page)}`).to.equal(403);
+        }
       }
     }
   });
@@ -143,8 +204,8 @@ describe('the access matrix', function () {
       const [method = ''] = methodsOf(name, rule);
       const path = addressOf(name, await newSubject());
       expect((await ask(method, path, {})).status, name).to.equal(200);
-      for (const token of [stranger, ...[...insiders.values()].map((insider) => insider.token)])
-        expect((await ask(method, path, { token })).status, name).to.equal(403);
+      for (const headers of [bearer(stranger), ...[...insiders.values()].map((insider) => insider.headers)])
+        expect((await ask(method, path, { token: null, headers })).status, name).to.equal(403);
     }
   });
 
@@ -197,6 +258,14 @@ describe('the access matrix', function () {
     return { status: answer.status, text: await answer.text() };
   }
 });
+
+const bearer = (token: string) => ({ authorization: `Bearer ${token}` });
+
+const OUR_PAGE = { 'sec-fetch-site': 'same-origin' };
+const OTHER_PAGES: readonly Record<string, string>[] = [
+  {},
+  { 'sec-fetch-site': 'cross-site', origin: 'https://elsewhere.example' },
+];
 
 /** Only to be looked at: it is given nothing that works but the database. */
 function appToWalk(db: Kysely<Database>) {

@@ -49,6 +49,7 @@ describe('the log', () => {
 
   it('never has a token, wherever a client puts it', async () => {
     const canary = 'si_canary0123456789canary';
+    const sessions: string[] = [];
     for (const secret of [canary, system.token]) {
       const send = (path: string, init: RequestInit = {}) => fetch(new URL(path, service.url), init);
       const bearer = { authorization: `Bearer ${secret}` };
@@ -56,21 +57,32 @@ describe('the log', () => {
       await send('/v1/status', { headers: bearer });
       await send('/v1/status', { headers: { authorization: `Basic ${secret}` } });
       await send('/v1/status', { headers: { cookie: `ingest_session=${secret}` } });
+      await send('/session', { headers: { cookie: `__Host-ingest_session=${secret}` } });
       await send(`/v1/status?token=${secret}`, { headers: bearer });
       const json = { 'content-type': 'application/json', 'sec-fetch-site': 'same-origin' };
-      await send('/session', { method: 'POST', headers: json, body });
+      const signedIn = await send('/session', { method: 'POST', headers: json, body });
+      const cookie = signedIn.headers.get('set-cookie')?.split(';')[0];
+      if (cookie !== undefined) {
+        sessions.push(cookie.split('=')[1] ?? '');
+        await send('/v1/status', { headers: { cookie } });
+        await send('/session', { method: 'DELETE', headers: { ...json, cookie } });
+        await send('/v1/status', { headers: { cookie } });
+      }
       await send('/session', { method: 'POST', headers: json, body: body.slice(0, -1) });
       await send('/v1/models/churn/runs/r', { method: 'PUT', headers: { ...bearer, ...json }, body });
     }
     await eventually(
       async () => service.lines.filter((line) => line.includes('"msg":"request"')).length,
-      (count) => count >= 14,
+      (count) => count >= 19,
     );
     const log = service.lines.join('');
     expect(log).to.not.include(canary);
     expect(log).to.not.include(system.token);
+    expect(sessions).to.have.length(1);
+    expect(log).to.not.include(sessions[0]);
     const audit = await system.query('SELECT detail::text FROM ingest.audit_event');
-    expect(JSON.stringify(audit)).to.not.include('canary').and.not.include(system.token);
+    for (const secret of ['canary', system.token, ...sessions])
+      expect(JSON.stringify(audit)).to.not.include(secret);
   });
 
   it('has one line a request, with its id, what it was about, and whose token', async () => {

@@ -138,6 +138,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA ingest FROM PUBLIC, ingest_api, ingest_loader
 GRANT SELECT, INSERT, UPDATE, DELETE ON
   ingest.api_token, ingest.model, ingest.run, ingest.run_revision, ingest.publication, ingest.upload, ingest.writer,
   ingest.run_file, ingest.load_attempt, ingest.rejected_line TO ingest_api;
+GRANT SELECT, INSERT, DELETE ON ingest.session TO ingest_api;
 GRANT SELECT ON ingest.audit_event TO ingest_api;
 GRANT SELECT, UPDATE ON ingest.sweep TO ingest_api, ingest_loader; -- to lock a row of it
 

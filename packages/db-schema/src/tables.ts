@@ -109,6 +109,14 @@ export interface ApiTokenTable {
   last_used_at: ColumnType<Date | null, undefined, Date>;
 }
 
+/** A sign-in of the status page. It ends with its token, too. */
+export interface SessionTable {
+  session_sha256: Buffer;
+  token_id: number;
+  created_at: DefaultNow;
+  expires_at: Date;
+}
+
 export interface ModelTable {
   name: ModelName;
   contract: ColumnType<Contract, string | undefined, string>;
@@ -247,6 +255,7 @@ export interface AuditEventTable {
 /** Every table that the service and the loader use; always named with its schema. */
 export interface Database {
   'ingest.api_token': ApiTokenTable;
+  'ingest.session': SessionTable;
   'ingest.model': ModelTable;
   'ingest.run': RunTable;
   'ingest.run_revision': RunRevisionTable;

@@ -26,6 +26,12 @@ const STATEMENTS: readonly { readonly sql: string; readonly allowed: readonly Ro
   { sql: 'DELETE FROM ingest.kysely_migration', allowed: [] },
   { sql: 'LOCK TABLE ingest.kysely_migration_lock', allowed: [] },
   { sql: `INSERT INTO ingest.audit_event (at, actor, action) VALUES ('2000-01-01', 'x', 'y')`, allowed: [] },
+  {
+    sql: `INSERT INTO ingest.audit_event (event_id, actor, action) OVERRIDING SYSTEM VALUE VALUES (1, 'x', 'y')`,
+    allowed: [],
+  },
+  { sql: 'SELECT * FROM ingest.session', allowed: ['ingest_api'] },
+  { sql: 'UPDATE ingest.session SET expires_at = now()', allowed: [] },
   { sql: 'DROP SCHEMA scores CASCADE', allowed: [] },
 
   { sql: 'SELECT * FROM ingest.api_token', allowed: ['ingest_api'] },

@@ -1,4 +1,4 @@
-import type { listTokens } from '../runs/list-tokens.ts';
+import type { listTokens } from '../runs/tokens.ts';
 
 type Token = Awaited<ReturnType<typeof listTokens>>[number];
 

@@ -8,6 +8,7 @@ import { createApp } from '../http/app.ts';
 import { createListener } from '../http/listener.ts';
 import { Readiness } from '../http/probes.ts';
 import { roomCheck } from '../http/room-check.ts';
+import { removeEndedSessions } from '../runs/principals.ts';
 import type { QueuedRevision } from '../runs/queue-complete-revisions.ts';
 import { queueCompleteRevisions } from '../runs/queue-complete-revisions.ts';
 import { reconcileFiles } from '../runs/reconcile-files.ts';
@@ -87,6 +88,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     reconcile()
       .then(() => queueCompleteRevisions(db, 'all'))
       .then(noteQueued)
+      .then(() => removeEndedSessions(db))
       .then(() => removeFiles(db, config.dataDir, config))
       .then(({ expired, removedFiles, removedBytes }) => {
         for (const { model, run_key, revision } of expired)

@@ -1,42 +1,56 @@
 import type { Database } from 'db-schema';
-import type { RequestHandler } from 'express';
+import type { RequestHandler, Response } from 'express';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import { describeError } from '../errors.ts';
 import { recordAudit } from '../runs/audit.ts';
 
 const WINDOW_MS = 60_000;
-/** Whoever knocks on every door shall not fill the disk: so many a minute are kept, the others counted. */
-const KEPT_A_WINDOW = 120;
+/** Denials that are kept in a window, of each token. */
+const KEPT_OF_A_TOKEN = 60;
+/** And of all requests together that had no valid token. */
+const KEPT_OF_NOBODY = 60;
 
-/** Keeps every request that was not allowed: who, what, and from where. A failure to keep it is logged, not answered. */
+interface Budget {
+  windowStartMs: number;
+  kept: number;
+  /** Since the last one that was kept; the next one says how many. */
+  leftOut: number;
+}
+
+/**
+ * Keeps who was not allowed what, and from where. Each token has a budget of its own, and requests without a valid one
+ * share theirs: whoever knocks on every door neither fills the disk nor pushes the denial of a real token out. A failure
+ * to keep one is logged, not answered.
+ */
 export function auditDenials(db: Kysely<Database>, log: Logger): RequestHandler {
-  let windowStartMs = 0;
-  let kept = 0;
-  let leftOut = 0;
+  const budgets = new Map<number | 'nobody', Budget>();
   return (req, res, next) => {
     res.once('finish', () => {
-      const { problem, denied, principal, requestId } = res.locals;
-      if (denied === undefined && problem !== 'unauthenticated' && problem !== 'forbidden') return;
+      const denial = denialOf(res);
+      if (denial === undefined) return;
+      const { principal, requestId } = res.locals;
+      const subject: number | 'nobody' = principal?.tokenId ?? 'nobody';
+      const budget = budgets.get(subject) ?? { windowStartMs: 0, kept: 0, leftOut: 0 };
+      budgets.set(subject, budget);
       const nowMs = Date.now();
-      if (nowMs - windowStartMs > WINDOW_MS) {
-        windowStartMs = nowMs;
-        kept = 0;
-      }
-      if (kept >= KEPT_A_WINDOW) {
-        leftOut += 1;
+      if (nowMs - budget.windowStartMs > WINDOW_MS) Object.assign(budget, { windowStartMs: nowMs, kept: 0 });
+      const most = subject === 'nobody' ? KEPT_OF_NOBODY : KEPT_OF_A_TOKEN;
+      if (denial === 'rate_limited' || budget.kept >= most) {
+        budget.leftOut += 1;
         return;
       }
-      kept += 1;
+      const { leftOut } = budget;
+      budget.kept += 1;
+      budget.leftOut = 0;
       const detail = {
-        problem: denied === undefined ? problem : 'not_covered',
+        problem: denial,
         method: req.method,
         path: req.originalUrl.split('?')[0]?.slice(0, 300),
         address: req.ip ?? null, // the client, where a trusted proxy says who that is
         requestId,
         ...(leftOut === 0 ? {} : { othersNotKept: leftOut }),
       };
-      leftOut = 0;
       recordAudit(db, { actor: principal?.name ?? 'nobody', action: 'deny', detail }).catch(
         (error: unknown) =>
           log.warn({ err: describeError(error), ...detail }, 'a denial could not be kept in the audit log'),
@@ -44,4 +58,11 @@ export function auditDenials(db: Kysely<Database>, log: Logger): RequestHandler 
     });
     next();
   };
+}
+
+/** What was denied; `rate_limited` is one of too many requests without a valid token, which are counted only. */
+function denialOf({ locals: { problem, denied, principal } }: Response): string | undefined {
+  if (denied !== undefined) return 'not_covered';
+  if (problem === 'unauthenticated' || problem === 'forbidden') return problem;
+  return problem === 'rate_limited' && principal === undefined ? problem : undefined;
 }

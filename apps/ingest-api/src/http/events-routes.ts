@@ -1,69 +1,155 @@
 import { randomBytes } from 'node:crypto';
 import { type Response, Router } from 'express';
-import type { RunChange, RunWatch } from '../runs/run-watch.ts';
+import { IngestError } from '../errors.ts';
+import type { Principals } from '../runs/principals.ts';
+import type { RunWatch } from '../runs/run-watch.ts';
 import { covers, type Principal } from '../runs/tokens.ts';
 import { principalOf, requireScope } from './authenticate.ts';
 
 /** Far below any proxy's patience, and our own idle time-out. */
 const HEARTBEAT_MS = 5_000;
-/** A stream ends after so long, so that a token that was revoked meanwhile does not go on listening. */
+/** How often a stream asks whether its token and its session are valid; all streams share the query. */
+const CHECK_EVERY_MS = 1_000;
+/** Streams end after this long, so that they spread over the processes again when one was added. */
 const LONGEST_STREAM_MS = 15 * 60_000;
 const COME_BACK_AFTER_MS = 2_000;
+/** A client that takes nothing for this long is cut off. */
+const DRAIN_WITHIN_MS = 15_000;
+const STREAMS_A_TOKEN = 10;
+const STREAM_FREE_AFTER_SECONDS = 30;
+
+/** Parts of `RunWatch` that streams use. */
+export type EventSourceOfRuns = Pick<RunWatch, 'subscribe' | 'since' | 'sequence'>;
+
+export interface EventsRoutesOptions {
+  readonly watch: EventSourceOfRuns;
+  readonly principals: Pick<Principals, 'current'>;
+}
 
 /**
  * Server-sent events (HTML §9.2): `run` with a RunSummary for every run that has changed, `reset` when changes
  * were missed and all must be read anew. Ids are this process's: another one answers `reset`.
  */
-export function eventsRoutes({ watch }: { readonly watch: RunWatch }): Router {
+export function eventsRoutes({ watch, principals }: EventsRoutesOptions): Router {
   const router = Router();
   const processId = randomBytes(6).toString('hex');
+  const openStreams = new Map<number, number>();
 
   router.get('/v1/events', (req, res) => {
     requireScope(res, 'read');
-    const principal = principalOf(res);
-    res.status(200).set({
-      'Content-Type': 'text/event-stream; charset=utf-8',
-      'Cache-Control': 'no-store',
-      'X-Accel-Buffering': 'no', // a proxy that gathers would make it anything but live
-    });
-    res.write(`retry: ${COME_BACK_AFTER_MS}\n\n`);
-    catchUp(res, watch, principal, processId, req.get('last-event-id'));
-
-    const unsubscribe = watch.subscribe((change) => {
-      if (change === 'stopping') res.end();
-      else sendChange(res, principal, processId, change);
-    });
-    const heartbeat = setInterval(() => res.write(': alive\n\n'), HEARTBEAT_MS);
-    const ending = setTimeout(() => res.end(), LONGEST_STREAM_MS);
+    const { tokenId, name } = principalOf(res);
+    const open = openStreams.get(tokenId) ?? 0;
+    if (open >= STREAMS_A_TOKEN) {
+      throw new IngestError(
+        'rate_limited',
+        `The token "${name}" has ${open} streams of events open, and may have no more; close one, or use a token of your own.`,
+        { retryAfterSeconds: STREAM_FREE_AFTER_SECONDS },
+      );
+    }
+    openStreams.set(tokenId, open + 1);
     res.once('close', () => {
-      clearInterval(heartbeat);
-      clearTimeout(ending);
-      unsubscribe();
+      const left = (openStreams.get(tokenId) ?? 1) - 1;
+      if (left > 0) openStreams.set(tokenId, left);
+      else openStreams.delete(tokenId);
     });
+    new EventStream({ res, watch, principals, processId }).start(req.get('last-event-id'));
   });
 
   return router;
 }
 
-function catchUp(
-  res: Response,
-  watch: RunWatch,
-  principal: Principal,
-  processId: string,
-  lastEventId: string | undefined,
-): void {
-  if (lastEventId !== undefined) {
-    const [sender, sequence] = lastEventId.split('-');
-    const missed = sender === processId ? watch.since(Number(sequence)) : undefined;
-    if (missed !== undefined) {
-      for (const change of missed) sendChange(res, principal, processId, change);
-      return;
-    }
-  }
-  res.write(`id: ${processId}-${watch.sequence}\nevent: reset\ndata: {}\n\n`);
+interface EventStreamOptions extends EventsRoutesOptions {
+  readonly res: Response;
+  readonly processId: string;
 }
 
-function sendChange(res: Response, principal: Principal, processId: string, change: RunChange): void {
-  if (!covers(principal, change.run.model)) return;
-  res.write(`id: ${processId}-${change.sequence}\nevent: run\ndata: ${JSON.stringify(change.run)}\n\n`);
+/**
+ * One client's stream. It reads on in the changes that `RunWatch` keeps for everybody, and only while the client takes
+ * them: nothing is kept for a slow one, who is told to read everything anew when changes are gone by then.
+ */
+class EventStream {
+  readonly #res: Response;
+  readonly #watch: EventSourceOfRuns;
+  readonly #principals: EventsRoutesOptions['principals'];
+  readonly #processId: string;
+  #principal: Principal;
+  /** Changes up to this one are sent; undefined: the next thing to send is `reset`. */
+  #position: number | undefined;
+  #drainTimer: NodeJS.Timeout | undefined;
+
+  constructor({ res, watch, principals, processId }: EventStreamOptions) {
+    this.#res = res;
+    this.#watch = watch;
+    this.#principals = principals;
+    this.#processId = processId;
+    this.#principal = principalOf(res);
+  }
+
+  start(lastEventId: string | undefined): void {
+    const res = this.#res;
+    const [sender, sequence] = lastEventId?.split('-') ?? [];
+    if (sender === this.#processId && /^\d{1,15}$/.test(sequence ?? '')) this.#position = Number(sequence);
+    res.status(200).set({
+      'Content-Type': 'text/event-stream; charset=utf-8',
+      'Cache-Control': 'no-store',
+      'X-Accel-Buffering': 'no', // a proxy that gathers would make it anything but live
+    });
+    this.#write(`retry: ${COME_BACK_AFTER_MS}\n\n`);
+    this.#sendOn();
+    const unsubscribe = this.#watch.subscribe((change) => {
+      if (change === 'stopping') res.end();
+      else this.#sendOn();
+    });
+    const heartbeat = setInterval(() => {
+      if (!this.#isHeldBack) this.#write(': alive\n\n');
+    }, HEARTBEAT_MS);
+    const check = setInterval(() => void this.#endUnlessValid(), CHECK_EVERY_MS);
+    const ending = setTimeout(() => res.end(), LONGEST_STREAM_MS);
+    res.once('close', () => {
+      unsubscribe();
+      clearInterval(heartbeat);
+      clearInterval(check);
+      clearTimeout(ending);
+      clearTimeout(this.#drainTimer);
+    });
+  }
+
+  get #isHeldBack(): boolean {
+    return this.#drainTimer !== undefined;
+  }
+
+  /** Sends what is new, until the client takes no more; goes on when it does. */
+  #sendOn(): void {
+    while (!this.#isHeldBack && !this.#res.writableEnded && !this.#res.destroyed) {
+      const changes = this.#position === undefined ? undefined : this.#watch.since(this.#position);
+      if (changes === undefined) {
+        this.#position = this.#watch.sequence;
+        this.#write(`id: ${this.#processId}-${this.#position}\nevent: reset\ndata: {}\n\n`);
+        continue;
+      }
+      if (changes.length === 0) return;
+      for (const { sequence, run } of changes) {
+        if (this.#isHeldBack) return;
+        this.#position = sequence;
+        if (covers(this.#principal, run.model))
+          this.#write(`id: ${this.#processId}-${sequence}\nevent: run\ndata: ${JSON.stringify(run)}\n\n`);
+      }
+    }
+  }
+
+  #write(text: string): void {
+    if (this.#res.writableEnded || this.#res.write(text)) return;
+    this.#drainTimer ??= setTimeout(() => this.#res.destroy(), DRAIN_WITHIN_MS);
+    this.#res.once('drain', () => {
+      clearTimeout(this.#drainTimer);
+      this.#drainTimer = undefined;
+      this.#sendOn();
+    });
+  }
+
+  async #endUnlessValid(): Promise<void> {
+    const current = await this.#principals.current(this.#principal).catch(() => this.#principal); // asked again soon
+    if (current === undefined) this.#res.end();
+    else this.#principal = current;
+  }
 }

@@ -1,11 +1,11 @@
-import type { RequestHandler } from 'express';
-import { ipKeyGenerator, MemoryStore, type Options, rateLimit } from 'express-rate-limit';
+import type { Request, RequestHandler, Response } from 'express';
+import { ipKeyGenerator, rateLimit } from 'express-rate-limit';
 import { IngestError } from '../errors.ts';
-import { principalOf } from './authenticate.ts';
+import type { Principal } from '../runs/tokens.ts';
 
 const MINUTE_MS = 60_000;
 
-/** One token's requests, told in `RateLimit` headers (draft-ietf-httpapi-ratelimit-headers-08). */
+/** One token's requests, shown in `RateLimit` headers (draft-ietf-httpapi-ratelimit-headers-08). */
 export function limitRequests(ratePerMinute: number): RequestHandler {
   return rateLimit({
     windowMs: MINUTE_MS,
@@ -13,7 +13,7 @@ export function limitRequests(ratePerMinute: number): RequestHandler {
     identifier: 'token',
     standardHeaders: 'draft-8',
     legacyHeaders: false,
-    keyGenerator: (_req, res) => String(principalOf(res as never).tokenId),
+    keyGenerator: (_req, res) => String((res as Response).locals.principal.tokenId),
     handler: (req, _res, next) => {
       const { resetTime } = (req as typeof req & { rateLimit: { resetTime?: Date } }).rateLimit;
       next(tooMany('This token has sent too many requests in a minute', resetTime));
@@ -21,22 +21,51 @@ export function limitRequests(ratePerMinute: number): RequestHandler {
   });
 }
 
+/** What to answer to a request without a valid token or session: the 401 of `detail`, or a 429. It is counted. */
+export type Refusal = (req: Request, detail: string) => IngestError;
+
 /**
- * Addresses that keep sending bad tokens are sent away before the database is asked. Only requests that were
- * answered 401 count; the library's own way to do so also counts every request that is still under way.
+ * An address that keeps sending bad tokens is answered 429. Only those requests are counted and refused: behind the same
+ * proxy others have valid tokens.
  */
-export function limitFailedLogins(failedLoginsPerMinute: number): RequestHandler {
-  const failures = new MemoryStore();
-  failures.init({ windowMs: MINUTE_MS } as Options);
-  return async (req, res, next) => {
-    const address = ipKeyGenerator(req.ip ?? '');
-    const seen = await failures.get(address);
-    if (seen !== undefined && seen.totalHits >= failedLoginsPerMinute)
-      throw tooMany('From this address came too many requests without a valid token', seen.resetTime);
-    res.once('finish', () => {
-      if (res.statusCode === 401) void failures.increment(address);
-    });
-    next();
+export function limitRefusals(perMinute: number): Refusal {
+  const count = counter();
+  return (req, detail) => {
+    const { hits, resetTime } = count(ipKeyGenerator(req.ip ?? ''));
+    return hits > perMinute
+      ? tooMany('From this address came too many requests without a valid token', resetTime)
+      : new IngestError('unauthenticated', detail);
+  };
+}
+
+/** @returns what throws a 429 when a token does something more often than that. */
+export function limitTokens(perMinute: number): (principal: Principal) => void {
+  const count = counter();
+  return ({ tokenId }) => {
+    const { hits, resetTime } = count(String(tokenId));
+    if (hits > perMinute) throw tooMany('With this token somebody has signed in too often', resetTime);
+  };
+}
+
+/**
+ * Counts by key, each in its own minute. (The library's MemoryStore answers with an object that the next hit changes: of
+ * ten concurrent requests, all would be the tenth.)
+ */
+function counter(): (key: string) => { readonly hits: number; readonly resetTime: Date } {
+  const windows = new Map<string, { hits: number; readonly resetMs: number }>();
+  let sweepMs = 0;
+  return (key) => {
+    const nowMs = Date.now();
+    if (nowMs >= sweepMs) {
+      for (const [other, { resetMs }] of windows) if (nowMs >= resetMs) windows.delete(other);
+      sweepMs = nowMs + MINUTE_MS;
+    }
+    const before = windows.get(key);
+    const window =
+      before === undefined || nowMs >= before.resetMs ? { hits: 0, resetMs: nowMs + MINUTE_MS } : before;
+    windows.set(key, window);
+    window.hits += 1;
+    return { hits: window.hits, resetTime: new Date(window.resetMs) };
   };
 }
 

@@ -6,7 +6,7 @@ import { describeRun } from '../runs/describe-run.ts';
 import type { RevisionKey } from '../runs/find-revision.ts';
 import { retryRun } from '../runs/retry-run.ts';
 import { allows } from '../runs/tokens.ts';
-import { withdrawRun } from '../runs/withdraw-run.ts';
+import { withdrawRun } from '../runs/withdraw.ts';
 import { principalOf, requireAccess } from './authenticate.ts';
 import { reason } from './current-routes.ts';
 import { parseModelParam, parseRequest, runKey } from './requests.ts';
@@ -17,7 +17,7 @@ export const actionRequest = z.strictObject({
   revision: z.coerce.number().int().min(1).optional(),
 });
 
-/** Load a run again, or give it up. Both answer the run. */
+/** Load a run again, or withdraw it. Both answer the run. */
 export function runActionsRoutes({ db }: { readonly db: Kysely<Database> }): Router {
   const router = Router();
   const body = json({ limit: '64kb', inflate: false });
@@ -33,10 +33,11 @@ export function runActionsRoutes({ db }: { readonly db: Kysely<Database> }): Rou
   const withdraw: RequestHandler = async (req, res) => {
     const model = modelOf(req);
     const principal = principalOf(res);
-    const onlyOwn = !allows(principal, 'operate');
-    requireAccess(res, onlyOwn && allows(principal, 'push') ? 'push' : 'operate', model);
+    // A token that may only push may withdraw runs of its own: which they are, `withdrawRun` decides.
+    const mayEndOwn = !allows(principal, 'operate') && allows(principal, 'push');
+    requireAccess(res, mayEndOwn ? 'push' : 'operate', model);
     const { key, reason } = parseAction(req, model);
-    await withdrawRun(db, { ...key, reason, onlyOwn, actor: principal.name });
+    await withdrawRun(db, { ...key, reason, principal });
     res.json(await describeRun(db, key.model, key.run));
   };
 

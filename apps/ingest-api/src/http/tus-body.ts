@@ -25,7 +25,11 @@ export function requestWithNodeBody(req: Request, res: Response): ServerRequest 
 export function writeStraightToStore(
   tus: Server,
   store: DurableStore,
-  noteProgress: (uploadId: string) => void,
+  hooks: {
+    noteProgress(uploadId: string): void;
+    /** Rejects when whoever sends the body may not do so any more. */
+    assertStillAllowed(req: IncomingMessage): Promise<void>;
+  },
 ): void {
   async function writeToStore(
     body: IncomingMessage,
@@ -38,9 +42,9 @@ export function writeStraightToStore(
       limitBytes,
       signal,
       tooMuch: () => ERRORS.ERR_MAX_SIZE_EXCEEDED,
-      onProgress: () => noteProgress(upload.id),
+      onProgress: () => hooks.noteProgress(upload.id),
     });
-    const offset = await store.write(pieces, upload.id, upload.offset);
+    const offset = await store.write(pieces, upload.id, upload.offset, () => hooks.assertStillAllowed(body));
     if (offset === upload.offset && signal.aborted) {
       throw new IngestError(
         'upload_locked',

@@ -8,15 +8,16 @@ import { sendNodeResponse } from 'srvx/node';
 import { type ErrorCode, IngestError } from '../errors.ts';
 import type { RunLimits } from '../runs/contract.ts';
 import { newUploadId } from '../runs/declare-run.ts';
+import type { Principals } from '../runs/principals.ts';
 import { type QueuedRevision, queueCompleteRevisions } from '../runs/queue-complete-revisions.ts';
 import { openSingleFileRun } from '../runs/single-file-run.ts';
-import { covers } from '../runs/tokens.ts';
+import { allows, covers } from '../runs/tokens.ts';
 import { findUpload, type StandingUpload } from '../runs/upload-records.ts';
-import { withdrawUpload } from '../runs/withdraw-upload.ts';
+import { withdrawUpload } from '../runs/withdraw.ts';
 import type { DurableStore } from '../store/durable-store.ts';
 import { isUploadId } from '../store/upload-files.ts';
 import type { UploadLocks } from '../store/upload-locks.ts';
-import { principalOf, requireAccess } from './authenticate.ts';
+import { principalOf, requireAccess, requireStillValid } from './authenticate.ts';
 import { toIngestError } from './problems.ts';
 import { fileName, parseModelParam, parseRequest, runKey } from './requests.ts';
 import type { RoomCheck } from './room-check.ts';
@@ -34,6 +35,7 @@ export interface UploadRoutesOptions {
   readonly room: RoomCheck;
   readonly quota: UploadQuota;
   readonly runLimits: RunLimits;
+  readonly principals: Principals;
   onQueued(revisions: readonly QueuedRevision[]): void;
 }
 
@@ -42,7 +44,7 @@ export interface UploadRoutesOptions {
  * where, when it is finished, what is left open) is decided here.
  */
 export function uploadRoutes(options: UploadRoutesOptions): Router {
-  const { db, dataDir, locks, room, quota } = options;
+  const { db, dataDir, locks, room, quota, principals } = options;
   const tus = new Server({
     path: PATH,
     datastore: options.store,
@@ -67,7 +69,10 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
     },
   });
 
-  writeStraightToStore(tus, options.store, (uploadId) => locks.noteProgress(uploadId));
+  writeStraightToStore(tus, options.store, {
+    noteProgress: (uploadId) => locks.noteProgress(uploadId),
+    assertStillAllowed: (req) => requireStillValid(principals, req as Request),
+  });
 
   async function createSingleFileRun(res: Response, upload: Upload): Promise<void> {
     const { metadata = {} } = upload;
@@ -115,14 +120,15 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
     // One that belongs to another's model is answered as one that never was, word for word.
     if (upload === undefined || !covers(principalOf(res), upload.model))
       throw new IngestError('not_found', 'There is no such upload; declare the run again.');
-    requireAccess(res, 'push', upload.model);
+    const mayEndAny = req.method === 'DELETE' && allows(principalOf(res), 'operate');
+    requireAccess(res, mayEndAny ? 'operate' : 'push', upload.model);
     res.locals.upload = upload;
     next();
   });
   router.head(`${PATH}/:id`, answerUnlocked, speakTus);
   router.patch(`${PATH}/:id`, speakTus);
   router.delete(`${PATH}/:id`, async (req, res) => {
-    await withdrawUpload(db, dataDir, req.params.id, principalOf(res).name);
+    await withdrawUpload(db, dataDir, req.params.id, principalOf(res));
     res.status(204).set('Tus-Resumable', '1.0.0').end();
   });
   router.all(`${PATH}/:id`, methodNotAllowed('OPTIONS, HEAD, PATCH, DELETE'));

@@ -18,7 +18,8 @@ export interface AuditEvent {
     | 'expire'
     | 'lose_bytes'
     | 'deny'
-    | 'sign_in';
+    | 'sign_in'
+    | 'sign_out';
   readonly model?: ModelName;
   readonly run?: string;
   readonly revision?: number;

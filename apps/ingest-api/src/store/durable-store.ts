@@ -42,8 +42,18 @@ export class DurableStore extends FileStore {
     });
   }
 
-  /** @returns the durable offset. The upload's lock must be held. */
-  override async write(pieces: Pieces, uploadId: string, offsetBytes: number): Promise<number> {
+  /**
+   * `assertStillAllowed` is called before each piece is written and before what is durable is recorded: where it rejects,
+   * the write ends, and what was recorded before stays acknowledged.
+   *
+   * @returns the durable offset. The upload's lock must be held.
+   */
+  override async write(
+    pieces: Pieces,
+    uploadId: string,
+    offsetBytes: number,
+    assertStillAllowed: () => Promise<void> = async () => {},
+  ): Promise<number> {
     const { dataDir } = this.#options;
     const claim = this.#options.claimOf(uploadId);
     let isNamed = offsetBytes > 0;
@@ -55,11 +65,15 @@ export class DurableStore extends FileStore {
         file,
         pieces,
         offsetBytes,
-        assertMayWrite: () => claim.assertHeld(),
+        async assertMayWrite() {
+          await claim.assertHeld();
+          await assertStillAllowed();
+        },
         onDurable: async (durableBytes) => {
           // A new file's name: after the bytes, as most file systems have written it with them.
           if (!isNamed) await syncFolder(dataDir);
           isNamed = true;
+          await assertStillAllowed();
           await claim.advance(durableBytes);
         },
       });

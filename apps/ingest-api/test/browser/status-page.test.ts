@@ -296,7 +296,11 @@ describe('the status page', function () {
   });
 
   it('refuses a change by cookie that another site has made the browser send', async () => {
-    const headers = { cookie: `ingest_session=${token}`, origin: 'https://elsewhere.example' };
+    await signIn();
+    const [cookie] = await page.context().cookies();
+    expect(cookie).to.include({ name: 'ingest_session', httpOnly: true, sameSite: 'Strict' });
+    expect(cookie?.value).not.to.equal(token);
+    const headers = { cookie: `ingest_session=${cookie?.value}`, origin: 'http://elsewhere.example' };
     const request = { token: null, headers, json: { reason: 'none' } };
     const answer = await system.request('POST', '/v1/models/fraud/runs/2026-10/retry', request);
     expect(answer.status).to.equal(403);

@@ -78,7 +78,7 @@ export const ACCESS_RULES: Readonly<Record<string, AccessRule>> = {
   },
   'DELETE /v1/uploads/:id': {
     access: 'one model',
-    scopes: PUSH,
+    scopes: OPERATE, // it is another token's; of its own `withdraw` asks
     answers: [204],
     request: () => ({ headers: TUS }),
   },
@@ -105,7 +105,7 @@ export const ACCESS_RULES: Readonly<Record<string, AccessRule>> = {
     answers: [409], // it is receiving
     request: () => ({ json: {} }),
   },
-  'DELETE /v1/models/:model/runs/:run': { access: 'one model', scopes: OPERATE, answers: [200] },
+  'DELETE /v1/models/:model/runs/:run': { access: 'one model', scopes: OPERATE, answers: [200] }, // likewise
   'PUT /v1/models/:model/current': {
     access: 'one model',
     scopes: OPERATE,

@@ -8,7 +8,7 @@ import { pino } from 'pino';
 import { load } from '../../src/commands/load.ts';
 import { serve } from '../../src/commands/serve.ts';
 import { type LoadConfig, loadServeConfig, type ServeConfig } from '../../src/config.ts';
-import { createToken, type NewToken } from '../../src/runs/issue-token.ts';
+import { createToken, type NewToken } from '../../src/runs/tokens.ts';
 
 // Most tests want all three.
 export * from './eventually.ts';

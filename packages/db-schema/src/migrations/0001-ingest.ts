@@ -26,6 +26,15 @@ COMMENT ON COLUMN ingest.api_token.name IS 'shared by a token and its successor,
 COMMENT ON COLUMN ingest.api_token.models IS 'the models this token covers; NULL covers all';
 CREATE INDEX api_token_name ON ingest.api_token (name);
 
+CREATE TABLE ingest.session (
+  session_sha256 bytea PRIMARY KEY CHECK (octet_length(session_sha256) = 32),
+  token_id integer NOT NULL REFERENCES ingest.api_token,
+  created_at timestamptz NOT NULL DEFAULT now(),
+  expires_at timestamptz NOT NULL
+);
+COMMENT ON TABLE ingest.session IS 'sign-ins of the status page; each ends with its token, too';
+CREATE INDEX session_token ON ingest.session (token_id);
+
 CREATE TABLE ingest.model (
   name text PRIMARY KEY CHECK (name ~ '^[a-z][a-z0-9_]{0,47}$'),
   contract jsonb NOT NULL DEFAULT '{}',

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { ERROR_CODES, type ErrorCode } from '../../errors.ts';
 import * as answers from '../answers.ts';
+import { SECURE_SESSION_COOKIE, SESSION_COOKIE } from '../session-routes.ts';
 import { type Answer, type Operation, PATH_EXAMPLES } from './operation.ts';
 import { OPERATIONS } from './operations.ts';
 
@@ -39,7 +40,12 @@ export function openApiDocument(): Record<string, unknown> {
     components: {
       securitySchemes: {
         bearer: { type: 'http', scheme: 'bearer' },
-        cookie: { type: 'apiKey', in: 'cookie', name: 'ingest_session' },
+        cookie: {
+          type: 'apiKey',
+          in: 'cookie',
+          name: SECURE_SESSION_COOKIE,
+          description: `A session that POST /session has begun; over plain HTTP its name is ${SESSION_COOKIE}. Changes also need to come from the page's own origin.`,
+        },
       },
       schemas: componentSchemas(),
     },
