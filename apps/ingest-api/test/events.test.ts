@@ -1,5 +1,14 @@
+import { once } from 'node:events';
+import { createServer, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { expect } from 'chai';
-import { declare, scoreLines, startSystem, type TestSystem } from './support/system.ts';
+import { openDatabase } from 'db-schema';
+import express from 'express';
+import { eventsRoutes } from '../src/http/events-routes.ts';
+import { Principals } from '../src/runs/principals.ts';
+import { RunWatch } from '../src/runs/run-watch.ts';
+import { openSocket } from './support/raw-http.ts';
+import { declare, eventually, scoreLines, startSystem, type TestSystem } from './support/system.ts';
 
 interface ServerEvent {
   readonly id: string;
@@ -79,5 +88,124 @@ describe('live events', () => {
     await declare(system, 'uplift', '1', [{ name: 'a.jsonl', content: scoreLines(3) }]);
     const models = (await listening).flatMap(({ data }) => data.model ?? []);
     expect(new Set(models)).to.deep.equal(new Set(['uplift']));
+  });
+
+  it('are ten streams a token at most, and one more when one is closed', async () => {
+    const token = await system.createToken({ name: 'many', scopes: ['read'] });
+    const open: AbortController[] = [];
+    const stream = async (secret = token) => {
+      const controller = new AbortController();
+      open.push(controller);
+      return fetch(new URL('/v1/events', system.url), {
+        headers: { authorization: `Bearer ${secret}` },
+        signal: controller.signal,
+      });
+    };
+    for (let i = 0; i < 10; i += 1) expect((await stream()).status).to.equal(200);
+    const refused = await stream();
+    expect(refused.status).to.equal(429);
+    expect(refused.headers.get('retry-after')).to.equal('30');
+    expect(((await refused.json()) as { detail: string }).detail).to.contain('has 10 streams of events open');
+    expect((await stream(system.token)).status).to.equal(200);
+    open[0]?.abort();
+    await eventually(stream, ({ status }) => status === 200);
+    for (const controller of open) controller.abort();
+  });
+
+  describe('to a client that does not read', () => {
+    const RUNS = 40;
+    let server: Server;
+    let close: () => Promise<void>;
+    let responses: ServerResponse[];
+
+    before(async () => {
+      const { db } = openDatabase({
+        databaseUrl: system.databaseUrl,
+        role: 'ingest_api',
+        applicationName: 'events',
+        maxConnections: 1,
+        onIdleError: () => {},
+      });
+      let isOver = false;
+      const watch = new RunWatch({ db, isStopping: () => isOver, onFault: () => {} }).start();
+      const principals = new Principals(db);
+      const app = express();
+      app.use(async (_req, res, next) => {
+        res.locals.principal = await principals.find('token', system.token);
+        next();
+      });
+      app.use(eventsRoutes({ watch, principals, drainWithinMs: 2_000 }));
+      responses = [];
+      server = createServer(app).on('request', (_req, res) => responses.push(res));
+      server.listen(0, '127.0.0.1');
+      await once(server, 'listening');
+      close = async () => {
+        isOver = true;
+        server.closeAllConnections();
+        server.close();
+        await db.destroy();
+      };
+      for (let i = 0; i < RUNS; i += 1)
+        await declare(system, 'large', String(i), [{ name: 'a.jsonl', content: scoreLines(1, i + 1) }]);
+    });
+    after(() => close());
+
+    /** Makes every run of the model an event of 200 kB: more than the buffers of the network hold. */
+    const change = (mark: string) =>
+      system.query(
+        `UPDATE ingest.run_revision SET error = jsonb_build_object('code', 'x', 'detail', $1 || repeat('x', 200000))
+         WHERE model = 'large'`,
+        [mark],
+      );
+
+    async function listen() {
+      const socket = await openSocket(`http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+      socket.write('GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n');
+      await once(socket, 'data');
+      socket.pause();
+      const res = responses.at(-1);
+      if (res === undefined) throw new Error('The request did not arrive.');
+      return { socket, res };
+    }
+
+    it('keep next to nothing, and are ended', async () => {
+      const { socket, res } = await listen();
+      let mostBytes = 0;
+      await eventually(
+        async () => {
+          await change(`now ${Date.now()} `);
+          mostBytes = Math.max(mostBytes, res.writableLength);
+          return res.destroyed;
+        },
+        (isEnded) => isEnded,
+        15_000,
+      );
+      expect(mostBytes).to.be.within(1, 1024 * 1024);
+      socket.destroy();
+    });
+
+    it('go on, without a gap, when it reads again in time', async () => {
+      const { socket, res } = await listen();
+      await eventually(
+        async () => {
+          await change(`late ${Date.now()} `);
+          return res.writableNeedDrain;
+        },
+        (isHeldBack) => isHeldBack,
+      );
+      await change('the last ');
+      let text = '';
+      socket.on('data', (chunk: Buffer) => {
+        text += chunk.toString('latin1');
+      });
+      socket.resume();
+      const lastOnes = async () => text.split('"detail":"the last ').length - 1;
+      await eventually(lastOnes, (count) => count === RUNS);
+      const ids = [...text.matchAll(/^id: [0-9a-f]+-(\d+)$/gm)].map(([, id]) => Number(id));
+      expect(ids).to.deep.equal(ids.map((_, i) => (ids[0] ?? 0) + i));
+      expect(text).not.to.contain('event: reset');
+      expect(res.destroyed).to.equal(false);
+      socket.destroy();
+    });
   });
 });

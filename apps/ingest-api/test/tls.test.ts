@@ -1,6 +1,7 @@
 import { execFile } from 'node:child_process';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { get } from 'node:https';
+import type { IncomingMessage } from 'node:http';
+import { get, request } from 'node:https';
 import path from 'node:path';
 import { connect, type TLSSocket } from 'node:tls';
 import { expect } from 'chai';
@@ -91,6 +92,24 @@ describe('TLS', function () {
       expect(await handshake(url, 'TLSv1.1')).to.equal('refused');
       expect(await handshake(url, 'TLSv1.2')).to.equal('TLSv1.2');
       expect(await handshake(url, 'TLSv1.3')).to.equal('TLSv1.3');
+    }));
+
+  it('asks browsers for nothing else than HTTPS from then on, and gives the page a cookie for it alone', () =>
+    withTls(undefined, async (system, url) => {
+      const page = { 'sec-fetch-site': 'same-origin', 'content-type': 'application/json' };
+      const ca = await readFile(ours.ca);
+      const answer = await new Promise<IncomingMessage>((resolve, reject) => {
+        const req = request(
+          new URL('/session', url),
+          { method: 'POST', agent: false, ca, headers: page },
+          resolve,
+        );
+        req.once('error', reject).end(JSON.stringify({ token: system.token }));
+      });
+      answer.resume();
+      expect(answer.statusCode).to.equal(200);
+      expect(answer.headers['strict-transport-security']).to.equal('max-age=31536000');
+      expect(answer.headers['set-cookie']?.[0]).to.match(/^__Host-ingest_session=[^;]+;.*; Secure/);
     }));
 
   it('is trusted by the uploader with --ca, and not without', () =>

@@ -18,19 +18,17 @@ const DRAIN_WITHIN_MS = 15_000;
 const STREAMS_A_TOKEN = 10;
 const STREAM_FREE_AFTER_SECONDS = 30;
 
-/** Parts of `RunWatch` that streams use. */
-export type EventSourceOfRuns = Pick<RunWatch, 'subscribe' | 'since' | 'sequence'>;
-
 export interface EventsRoutesOptions {
-  readonly watch: EventSourceOfRuns;
-  readonly principals: Pick<Principals, 'current'>;
+  readonly watch: RunWatch;
+  readonly principals: Principals;
+  readonly drainWithinMs?: number;
 }
 
 /**
  * Server-sent events (HTML §9.2): `run` with a RunSummary for every run that has changed, `reset` when changes
  * were missed and all must be read anew. Ids are this process's: another one answers `reset`.
  */
-export function eventsRoutes({ watch, principals }: EventsRoutesOptions): Router {
+export function eventsRoutes(options: EventsRoutesOptions): Router {
   const router = Router();
   const processId = randomBytes(6).toString('hex');
   const openStreams = new Map<number, number>();
@@ -52,15 +50,10 @@ export function eventsRoutes({ watch, principals }: EventsRoutesOptions): Router
       if (left > 0) openStreams.set(tokenId, left);
       else openStreams.delete(tokenId);
     });
-    new EventStream({ res, watch, principals, processId }).start(req.get('last-event-id'));
+    new EventStream(res, processId, options).start(req.get('last-event-id'));
   });
 
   return router;
-}
-
-interface EventStreamOptions extends EventsRoutesOptions {
-  readonly res: Response;
-  readonly processId: string;
 }
 
 /**
@@ -69,19 +62,21 @@ interface EventStreamOptions extends EventsRoutesOptions {
  */
 class EventStream {
   readonly #res: Response;
-  readonly #watch: EventSourceOfRuns;
-  readonly #principals: EventsRoutesOptions['principals'];
   readonly #processId: string;
+  readonly #watch: RunWatch;
+  readonly #principals: Principals;
+  readonly #drainWithinMs: number;
   #principal: Principal;
   /** Changes up to this one are sent; undefined: the next thing to send is `reset`. */
   #position: number | undefined;
   #drainTimer: NodeJS.Timeout | undefined;
 
-  constructor({ res, watch, principals, processId }: EventStreamOptions) {
+  constructor(res: Response, processId: string, options: EventsRoutesOptions) {
     this.#res = res;
-    this.#watch = watch;
-    this.#principals = principals;
     this.#processId = processId;
+    this.#watch = options.watch;
+    this.#principals = options.principals;
+    this.#drainWithinMs = options.drainWithinMs ?? DRAIN_WITHIN_MS;
     this.#principal = principalOf(res);
   }
 
@@ -139,7 +134,7 @@ class EventStream {
 
   #write(text: string): void {
     if (this.#res.writableEnded || this.#res.write(text)) return;
-    this.#drainTimer ??= setTimeout(() => this.#res.destroy(), DRAIN_WITHIN_MS);
+    this.#drainTimer ??= setTimeout(() => this.#res.destroy(), this.#drainWithinMs);
     this.#res.once('drain', () => {
       clearTimeout(this.#drainTimer);
       this.#drainTimer = undefined;
