@@ -16,8 +16,8 @@ export function signInPage(fault: string | undefined, enter: (token: string) => 
       ${fault === undefined ? nothing : html`<p class="fault" role="alert">${fault}</p>`}
       <button class="primary">Sign in</button>
       <p class="hint">
-        <code>ingest-api token create NAME --scope read,operate</code> makes one. It is kept in a cookie that no
-        script can read, for 12 hours.
+        <code>ingest-api token create NAME --scope read,operate</code> makes one. The browser does not keep it: you are
+        signed in for 12 hours, or until you sign out or the token ends.
       </p>
     </form>
   </main>`;

@@ -31,7 +31,7 @@ export interface TlsFiles {
 export interface GuardConfig {
   /** Requests of one token. */
   readonly ratePerMinute: number;
-  /** Requests of one address that were answered 401; past it the address waits for the rest of the minute. */
+  /** Requests of one address without a valid token that are answered 401; more of them are answered 429. */
   readonly failedLoginsPerMinute: number;
   readonly maxConnections: number;
   /** A body that comes in slower, over a whole idle time-out, is cut. */
@@ -39,7 +39,7 @@ export interface GuardConfig {
   /** Uploads that one token may have unfinished, and the bytes that are still to come of them. */
   readonly maxOpenUploads: number;
   readonly maxTokenBytes: number;
-  /** Whose X-Forwarded-For is believed; nobody's by default. */
+  /** Whose X-Forwarded-For and X-Forwarded-Proto are believed; nobody's by default. */
   readonly trustedProxies: readonly string[];
   /** Undefined speaks plain HTTP. */
   readonly tls: TlsFiles | undefined;

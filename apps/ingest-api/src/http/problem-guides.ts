@@ -18,15 +18,16 @@ export const PROBLEM_GUIDES: Readonly<Record<ErrorCode, ProblemGuide>> = {
     ],
   },
   unauthenticated: {
-    happened: 'The request brought no token, or one that is unknown, has expired or was revoked.',
+    happened:
+      'The request brought no token, or one that is unknown, has expired or was revoked, also while it was sending; or a session of the status page that has ended.',
     toDo: [
       'Send `Authorization: Bearer TOKEN`. The uploader takes it from `UPLOADER_TOKEN` or `UPLOADER_TOKEN_FILE`.',
-      'Ask the operators for a new one: `ingest-api token create NAME`.',
+      'Ask the operators for a new one: `ingest-api token create NAME`. On the status page: sign in again.',
     ],
   },
   forbidden: {
     happened:
-      'The token is valid, but lacks the scope that `detail` names; or a change was signed in by cookie and did not come from the status page.',
+      'The token is valid, but lacks the scope that `detail` names; or it would end a run of another token; or a change was signed in by cookie and did not come from the status page.',
     toDo: [
       'Use a token with that scope: `push` to send runs, `read` to look, `operate` to retry, withdraw and publish.',
       'A program sends its token in the header, not in a cookie.',
@@ -80,7 +81,8 @@ export const PROBLEM_GUIDES: Readonly<Record<ErrorCode, ProblemGuide>> = {
     toDo: ['Send `application/offset+octet-stream` with a PATCH, `application/json` with a manifest.'],
   },
   rate_limited: {
-    happened: 'This token, or this address, sent more requests in a minute than the service takes.',
+    happened:
+      'This token sent more requests in a minute than the service takes, or has ten streams of events open; or this address sent too many requests without a valid token.',
     toDo: [
       'Wait as long as `Retry-After` says; the uploader does it by itself.',
       'If it goes on: give each job a token of its own, or ask the operators to raise the limit.',
