@@ -3,8 +3,7 @@ import { type Contract, parseModelName } from 'db-schema';
 import type { DatabaseConfig } from '../config.ts';
 import { contractRequest } from '../runs/contract.ts';
 import { listModels, setContract } from '../runs/models.ts';
-import { cliActor } from './cli-actor.ts';
-import { withDatabase } from './with-database.ts';
+import { cliActor, withDatabase } from './with-database.ts';
 
 /** What each option of `model set` changes in the contract, and its help. */
 const OPTIONS: readonly [flag: string, field: keyof Contract, help: string][] = [

@@ -1,3 +1,4 @@
+import { userInfo } from 'node:os';
 import { type Database, openDatabase } from 'db-schema';
 import type { Kysely } from 'kysely';
 import type { DatabaseConfig } from '../config.ts';
@@ -19,5 +20,14 @@ export async function withDatabase<T>(
     return await work(db);
   } finally {
     await db.destroy();
+  }
+}
+
+/** Who is kept as the one who gave a command. In a container the user may have a number and no name. */
+export function cliActor(): string {
+  try {
+    return `cli:${userInfo().username}`;
+  } catch {
+    return `cli:uid ${process.getuid?.()}`;
   }
 }

@@ -109,7 +109,7 @@ describe('the status page', function () {
     await page.getByRole('alert').getByText('unknown, expired or revoked').waitFor();
   });
 
-  it('keeps the token where no script reads it, and forgets it at sign-out', async () => {
+  it('keeps no token but a session, where no script reads it, and ends it at sign-out', async () => {
     await signIn();
     const [cookie] = await page.context().cookies();
     expect(cookie).to.include({ httpOnly: true, sameSite: 'Strict' });
