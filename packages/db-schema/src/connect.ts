@@ -32,6 +32,9 @@ const types: pg.CustomTypesConfig = {
 const SERVER_KEEPALIVES =
   '-c tcp_keepalives_idle=15 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 -c tcp_user_timeout=30000';
 
+/** A process that is frozen in the middle of a transaction keeps its connection: what it has locked is freed after this. */
+const FROZEN_TRANSACTION = '-c idle_in_transaction_session_timeout=60000';
+
 /**
  * How every connection of this product is made: a fixed role and search_path (each name in our SQL says its
  * schema), UTC, TCP keepalives from both ends (pg leaves its own off).
@@ -46,7 +49,7 @@ export function clientConfig({
     ...(silenceTimeoutMs === undefined ? {} : { stream: () => impatientSocket(silenceTimeoutMs) }),
     connectionString: databaseUrl,
     application_name: applicationName,
-    options: `-c role=${role} -c search_path=pg_catalog -c timezone=UTC ${SERVER_KEEPALIVES}`,
+    options: `-c role=${role} -c search_path=pg_catalog -c timezone=UTC ${SERVER_KEEPALIVES} ${FROZEN_TRANSACTION}`,
     connectionTimeoutMillis: 10_000,
     keepAlive: true,
     keepAliveInitialDelayMillis: 15_000,

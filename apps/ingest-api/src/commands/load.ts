@@ -3,10 +3,11 @@ import { clientConfig, openDatabase } from 'db-schema';
 import type { Logger } from 'pino';
 import type { LoadConfig } from '../config.ts';
 import { describeError } from '../errors.ts';
+import { endFrozenLoads } from '../load/end-frozen-loads.ts';
 import { runLoader } from '../load/run-loader.ts';
 import { runRetention } from '../load/run-retention.ts';
 
-/** What is told of loads is written at once; a server that takes longer hangs. */
+/** Reports of loads are written at once; a server that takes longer hangs. */
 const SIDE_SILENCE_MS = 60_000;
 
 /** Runs a loader until `signal` is aborted. A load that is under way then is rolled back, and begun again by another. */
@@ -29,22 +30,21 @@ export async function load(config: LoadConfig, log: Logger, signal: AbortSignal)
     { clientConfig: clientConfig(connection), log, signal },
     config.retentionIntervalMs,
   );
-  await runLoader(
-    {
-      clientConfig: clientConfig(connection),
-      side: side.db,
-      sidePool: side.pool,
-      dataDir: config.dataDir,
-      worker,
-      maintenanceWorkMem: config.maintenanceWorkMem,
-      stallTimeoutMs: config.stallTimeoutMs,
-      runLimits: config.runLimits,
-      log,
-      signal,
-    },
-    config.pollIntervalMs,
-  );
-  await retention;
+  const context = {
+    clientConfig: clientConfig(connection),
+    side: side.db,
+    sidePool: side.pool,
+    dataDir: config.dataDir,
+    worker,
+    maintenanceWorkMem: config.maintenanceWorkMem,
+    stallTimeoutMs: config.stallTimeoutMs,
+    runLimits: config.runLimits,
+    log,
+    signal,
+  };
+  const frozenLoads = endFrozenLoads(context, config.pollIntervalMs);
+  await runLoader(context, config.pollIntervalMs);
+  await Promise.all([retention, frozenLoads]);
   await side.db.destroy();
   log.info('loader stopped');
 }

@@ -75,14 +75,18 @@ export async function reportProgress(
     .execute();
 }
 
-/** The attempt met a fault of the machinery; its revision is tried again after `delayMs`. */
+/**
+ * The attempt met a fault of the machinery; its revision is tried again after `delayMs`.
+ *
+ * @returns false when it had been ended before, by another loader: that is the newer truth, and stays.
+ */
 export async function endAttemptForRetry(
   side: Kysely<Database>,
   attemptId: number,
   error: string,
   delayMs: number,
-): Promise<void> {
-  await side
+): Promise<boolean> {
+  const { numUpdatedRows } = await side
     .updateTable('ingest.load_attempt')
     .set({
       outcome: 'retry',
@@ -92,5 +96,6 @@ export async function endAttemptForRetry(
     })
     .where('attempt_id', '=', attemptId)
     .where('finished_at', 'is', null)
-    .execute();
+    .executeTakeFirst();
+  return numUpdatedRows > 0n;
 }

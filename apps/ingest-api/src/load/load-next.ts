@@ -107,9 +107,10 @@ async function attemptLoad(
     }
     const delayMs = context.signal.aborted ? 0 : retryDelayMs(attempt);
     const reason = watch.fault ?? describeError(error);
-    log.warn({ ...run, err: reason, delayMs }, 'load broke off; it will be tried again');
     // Recorded before the claim ends, so that the next loader sees when the next try is due.
-    await endAttemptForRetry(side, attemptId, reason, delayMs);
+    if (await endAttemptForRetry(side, attemptId, reason, delayMs))
+      log.warn({ ...run, err: reason, delayMs }, 'load broke off; it will be tried again');
+    else log.warn({ ...run, err: reason }, 'load broke off; another loader has taken the run over');
     return;
   }
   log.info(
@@ -141,11 +142,12 @@ async function commit(
       .where('attempt_id', '=', attemptId)
       .forUpdate()
       .executeTakeFirst();
-    if (row?.outcome == null) throw error;
+    // `lost`: others saw that it was rolled back.
+    if (row?.outcome == null || row.outcome === 'lost') throw error;
   }
 }
 
-/** Cuts the connection when `work` takes longer: a server that stands still answers nothing, not even a cancel. */
+/** Cuts the connection when `work` takes longer: a server that hangs answers nothing, not even a cancel. */
 async function withPatience<T>(client: pg.Client, patienceMs: number, work: () => Promise<T>): Promise<T> {
   const reason = `PostgreSQL did not answer within ${Math.round(patienceMs / 1000)} s.`;
   const timer = setTimeout(() => destroyConnection(client, reason), patienceMs);

@@ -103,7 +103,8 @@ async function ensureModelRelations(pool: Pool, { model }: ClaimedRevision): Pro
   const client = await pool.connect();
   let failed = true;
   try {
-    await client.query('BEGIN');
+    // The locks that it takes are in every first load's way: a loader that freezes here keeps them for a moment only.
+    await client.query(`BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'`);
     await createModelRelations(client, model);
     await client.query('COMMIT');
     failed = false;

@@ -7,7 +7,7 @@ const REFUSALS = [/^22/, /^23/, /^54/];
 
 /**
  * True when PostgreSQL refused the rows, so that the same bytes would be refused again. Whatever else it says (no
- * memory, no disk, no right, a lock, a connection, a table that is damaged) may be mended while the run waits.
+ * memory, no disk, no right, a lock, a connection, a table that is damaged) may be fixed while the run waits.
  */
 export function isRefusalOfRows(error: unknown, phase: LoadPhase): boolean {
   const state = sqlStateOf(error);
@@ -49,16 +49,18 @@ export async function refuseRevision(
   };
   await side.transaction().execute(async (trx) => {
     await sql`SET LOCAL lock_timeout = '10s'`.execute(trx);
+    const { numUpdatedRows } = await trx
+      .updateTable('ingest.load_attempt')
+      .set({ outcome: 'failed', finished_at: sql<Date>`now()`, error: describeError(cause) })
+      .where('attempt_id', '=', attemptId)
+      .where('finished_at', 'is', null)
+      .executeTakeFirst();
+    if (numUpdatedRows === 0n) return; // another loader has taken the run over: it will meet the same
     await trx
       .updateTable('ingest.run_revision')
       .set({ state: 'failed', loaded_at: sql<Date>`now()`, error: JSON.stringify(error) })
       .where('revision_id', '=', revisionId)
       .where('state', '=', 'queued')
-      .execute();
-    await trx
-      .updateTable('ingest.load_attempt')
-      .set({ outcome: 'failed', finished_at: sql<Date>`now()`, error: describeError(cause) })
-      .where('attempt_id', '=', attemptId)
       .execute();
   });
 }

@@ -8,7 +8,7 @@ import { type LoadProgress, reportProgress } from './load-attempts.ts';
 import type { LoaderContext } from './loader-context.ts';
 
 const TICK_MS = 500;
-/** A backend that works shows no sign of it while it sorts in memory: it gets so many times the patience. */
+/** A backend that works shows no sign of it while it sorts in memory: it gets this many times the patience. */
 const PATIENCE_WITH_WORK = 10;
 
 export interface LoadWatch {
@@ -39,6 +39,7 @@ export function watchLoad(
   let seen: string | undefined;
   let movedAtMs = performance.now();
   let answeredAtMs = movedAtMs;
+  let tickedAtMs = movedAtMs;
   let working: Promise<void> | undefined;
   let keyBuild: KeyBuild | undefined;
 
@@ -64,6 +65,10 @@ export function watchLoad(
     reject(new Error(reason));
   };
   const timer = setInterval(() => {
+    const nowMs = performance.now();
+    // This process was stopped itself: it says nothing about the others. When they have ended the load, that is heard.
+    if (nowMs - tickedAtMs > TICK_MS + context.stallTimeoutMs / 2) movedAtMs = answeredAtMs = nowMs;
+    tickedAtMs = nowMs;
     const unansweredMs = performance.now() - answeredAtMs;
     if (unansweredMs > context.stallTimeoutMs) {
       const seconds = Math.round(unansweredMs / 1000);
