@@ -281,6 +281,7 @@ function appToWalk(db: Kysely<Database>) {
     guard: { ratePerMinute: 1, failedLoginsPerMinute: 1, trustedProxies: [] } as never,
     isStopping: () => true,
     onQueued: () => {},
+    onLost: () => {},
   });
 }
 

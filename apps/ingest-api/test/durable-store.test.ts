@@ -24,6 +24,7 @@ describe('the store of a service that is not alone', function () {
     } as const;
     const { db } = openDatabase({ ...connect, maxConnections: 3, onIdleError: () => {} });
     locks = new UploadLocks({
+      dataDir: system.dataDir,
       clientConfig: clientConfig({ ...connect, applicationName: 'second (locks)' }),
       records: uploadRecords(db),
       onSessionLost: () => {},
@@ -91,7 +92,7 @@ describe('the store of a service that is not alone', function () {
     const refused = await store
       .write(pieces('first', takePlace, ' second'), upload.id, 0)
       .catch((error: unknown) => error);
-    expect(refused).to.include({ code: 'offset_conflict' });
+    expect(refused).to.include({ code: 'upload_locked' });
     expect(await offsetOf(upload.id)).to.equal(0);
     await upload.unlock();
   });

@@ -1,4 +1,4 @@
-import { rename } from 'node:fs/promises';
+import { mkdir, rename, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { expect } from 'chai';
 import pg from 'pg';
@@ -40,15 +40,25 @@ describe('the loader', () => {
     return { letGo: () => holder.end() };
   }
 
-  it('tries again when the disk fails it, tells why, and loses nothing', async () => {
+  it('tries again when the disk fails it, says why, and loses nothing', async () => {
     const [declared] = (await pushRun(system, 'churn', 'r', file(100))).files;
     const stored = path.join(system.dataDir, path.basename(declared?.uploadUrl ?? ''));
-    await rename(stored, `${stored}.away`);
+    // Faults of the disk, which say nothing about the bytes: a disk that is not mounted, and a file that cannot be read.
+    const faults = [
+      { says: 'is not there', from: system.dataDir, put: async () => {} },
+      { says: 'EISDIR', from: stored, put: () => mkdir(stored) },
+    ];
+    for (const { says, from, put } of faults) {
+      await rename(from, `${from}.away`);
+      await put();
+      const loader = system.startLoader();
+      const waiting = await until('r', ({ load }) => load?.lastError?.includes(says) === true);
+      expect(waiting.state).to.equal('queued');
+      await loader.stop();
+      await rm(from, { recursive: true, force: true });
+      await rename(`${from}.away`, from);
+    }
     system.startLoader();
-    const waiting = await until('r', ({ load }) => load?.outcome === 'retry');
-    expect(waiting.state).to.equal('queued');
-    expect(waiting.load?.lastError).to.contain('ENOENT');
-    await rename(`${stored}.away`, stored);
     expect((await untilFinal(system, 'churn', 'r')).state).to.equal('published');
   });
 

@@ -1,7 +1,7 @@
 import { expect } from 'chai';
 import { openDatabase } from 'db-schema';
+import { setBackAllShort } from '../src/runs/lost-bytes.ts';
 import { queueCompleteRevisions } from '../src/runs/queue-complete-revisions.ts';
-import { reconcileFiles } from '../src/runs/reconcile-files.ts';
 import { removeFiles } from '../src/runs/remove-files.ts';
 import {
   getRun,
@@ -87,7 +87,7 @@ describe('on a pool of one connection', () => {
     try {
       await Promise.all([
         queueCompleteRevisions(db, 'all'),
-        reconcileFiles(db, system.dataDir),
+        setBackAllShort(db, system.dataDir),
         removeFiles(db, system.dataDir, { keepFilesMs: 0, expireUploadsMs: 0 }),
       ]);
     } finally {

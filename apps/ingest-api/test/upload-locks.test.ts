@@ -1,5 +1,8 @@
 import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { mkdtemp, open, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { expect } from 'chai';
 import { clientConfig, migrateToLatest, openDatabase } from 'db-schema';
 import { createTestDatabase, type TestDatabase } from 'local-postgres';
@@ -7,7 +10,7 @@ import pg from 'pg';
 import { uploadRecords } from '../src/runs/upload-records.ts';
 import { UploadLocks } from '../src/store/upload-locks.ts';
 import { writersOfProcess } from '../src/store/writer-name.ts';
-import { GRACE_MS } from '../src/store/writer-session.ts';
+import { GONE_AFTER_MS } from '../src/store/writer-session.ts';
 import { eventually } from './support/system.ts';
 
 const APPLICATION = 'locks';
@@ -16,6 +19,7 @@ const APPLICATION = 'locks';
 describe('the locks of uploads, in two processes', function () {
   this.timeout(60_000);
   let database: TestDatabase;
+  let dataDir: string;
   let here: UploadLocks;
   let there: UploadLocks;
   let uploadId: string;
@@ -27,6 +31,7 @@ describe('the locks of uploads, in two processes', function () {
       name: 'migrated',
       migrate: async (url) => void (await migrateToLatest(url)),
     });
+    dataDir = await mkdtemp(path.join(tmpdir(), 'ingest-locks-'));
     here = newLocks();
     there = newLocks();
     uploadId = randomBytes(16).toString('hex');
@@ -39,6 +44,7 @@ describe('the locks of uploads, in two processes', function () {
   afterEach(async () => {
     for (const end of ends.splice(0)) await end();
     await database.drop();
+    await rm(dataDir, { recursive: true, force: true });
   });
 
   function newLocks(): UploadLocks {
@@ -50,6 +56,7 @@ describe('the locks of uploads, in two processes', function () {
       onIdleError: () => {},
     });
     const locks = new UploadLocks({
+      dataDir,
       clientConfig: clientConfig({ ...connect, applicationName: APPLICATION }),
       records: uploadRecords(db),
       onSessionLost: (reason) => lost.push(reason),
@@ -169,18 +176,70 @@ describe('the locks of uploads, in two processes', function () {
     expect(await msToLock(there)).to.be.below(3_000);
   });
 
-  it('wait for a writer that cannot be seen from here, so that it notices that its session has gone', async () => {
-    await leaveWriter('another-host/pid:[1] 1 0123456789abcdef 42');
-    expect(await msToLock()).to.be.at.least(GRACE_MS);
+  const ELSEWHERE = 'another-host/pid:[1] 1 0123456789abcdef 1';
+
+  /** Of a writer that cannot be seen from here; its last beat was that long ago. */
+  async function beat(agoMs: number): Promise<void> {
+    await query(
+      `INSERT INTO ingest.writer VALUES ('${ELSEWHERE}', clock_timestamp() - ${agoMs} * interval '1 ms')
+       ON CONFLICT (writer) DO UPDATE SET beat_at = excluded.beat_at`,
+    );
+  }
+
+  it('stay with a writer that cannot be seen from here for as long as it beats, and are free soon after', async () => {
+    await leaveWriter(ELSEWHERE);
+    await beat(0);
+    const beating = setInterval(() => void beat(0), 500);
+    const refused = await hold(here).catch((error: unknown) => error);
+    clearInterval(beating);
+    expect(refused).to.include({ code: 'upload_locked' });
+    await beat(GONE_AFTER_MS - 1_000);
+    expect(await msToLock()).to.be.within(500, 4_000);
+    expect(await query(`SELECT writer FROM ingest.writer WHERE writer = '${ELSEWHERE}'`)).to.deep.equal([]);
+  });
+
+  it('leave the file to a writer that may only be frozen, and continue in another one with what it acknowledged', async () => {
+    await query(`UPDATE ingest.upload SET offset_bytes = 40`);
+    const first = path.join(dataDir, uploadId);
+    await writeFile(first, 'a'.repeat(60)); // 20 bytes that were not acknowledged
+    const frozen = await open(first, 'r+');
+    await leaveWriter(ELSEWHERE);
+    await beat(GONE_AFTER_MS + 1_000);
+    expect(await msToLock()).to.be.below(2_000);
+    await frozen.write('b'.repeat(60), 0);
+    await frozen.close();
+    const files = await readdir(dataDir);
+    expect(files).to.have.length(1).and.not.include(uploadId);
+    expect(await readFile(path.join(dataDir, files[0] ?? ''), 'utf8')).to.equal('a'.repeat(40));
+    expect(await query('SELECT file FROM ingest.upload')).to.deep.equal([{ file: files[0] }]);
+  });
+
+  it('refuse to continue without the bytes that were acknowledged', async () => {
+    await query(`UPDATE ingest.upload SET offset_bytes = 40`);
+    await writeFile(path.join(dataDir, uploadId), 'a'.repeat(30));
+    await leaveWriter(ELSEWHERE);
+    const refused = await hold(here).catch((error: unknown) => error);
+    expect(refused).to.include({ code: 'offset_conflict' });
+    expect(await readdir(dataDir)).to.deep.equal([uploadId]);
+  });
+
+  it('are lost by a process that others have taken for gone: it writes no more, and can lock again', async () => {
+    const holder = await hold(here);
+    const [{ writer } = {}] = await writers();
+    await query(`DELETE FROM ingest.writer WHERE writer = '${writer}'`);
+    await eventually(async () => holder.isAsked(), Boolean);
+    await (await hold(here)).free();
   });
 
   it('do not wait for one whose process has ended', async () => {
-    const [space, , random, key] = writersOfProcess()().name.split(' ');
+    const [space, , random, session] = writersOfProcess()().split(' ');
     const endedPid = execFileSync(process.execPath, ['-e', 'console.log(process.pid)'], {
       encoding: 'utf8',
     }).trim();
-    await leaveWriter(`${space} ${endedPid} ${random} ${key}`);
-    expect(await msToLock()).to.be.below(GRACE_MS);
+    const ended = `${space} ${endedPid} ${random} ${session}`;
+    await leaveWriter(ended);
+    await query(`INSERT INTO ingest.writer (writer) VALUES ('${ended}')`);
+    expect(await msToLock()).to.be.below(2_000);
   });
 
   it('are given back before the process lets go of the database, and to nobody any more then', async () => {

@@ -145,7 +145,7 @@ GRANT SELECT, UPDATE ON ingest.sweep TO ingest_api, ingest_loader; -- to lock a 
 GRANT SELECT ON ingest.model, ingest.run, ingest.upload, ingest.run_file TO ingest_loader;
 GRANT UPDATE (contract) ON ingest.model TO ingest_loader; -- SELECT … FOR NO KEY UPDATE asks for a right to update
 GRANT SELECT, UPDATE ON ingest.run_revision TO ingest_loader;
-GRANT UPDATE (removed_at) ON ingest.upload TO ingest_loader;
+GRANT UPDATE (offset_bytes, received_at, last_progress_at, removed_at, writer) ON ingest.upload TO ingest_loader; -- what a load finds lost
 GRANT SELECT, INSERT, UPDATE ON ingest.load_attempt TO ingest_loader;
 GRANT SELECT, INSERT, DELETE ON ingest.rejected_line TO ingest_loader;
 GRANT SELECT, INSERT ON ingest.publication TO ingest_loader;

@@ -185,6 +185,8 @@ export interface UploadTable {
   removed_at: ColumnType<Date | null, undefined, Date>;
   /** Its bytes are gone from the disk. */
   file_removed_at: ColumnType<Date | null, undefined, Date>;
+  /** The name of its file; null: its id. */
+  file: ColumnType<string | null, undefined, string>;
   /** The writer that has not ended in order. */
   writer: ColumnType<string | null, undefined, string | null>;
 }

@@ -9,9 +9,9 @@ import { createListener } from '../http/listener.ts';
 import { Readiness } from '../http/probes.ts';
 import { roomCheck } from '../http/room-check.ts';
 import { removeEndedSessions } from '../runs/principals.ts';
+import { type LostBytes, setBackAllShort } from '../runs/lost-bytes.ts';
 import type { QueuedRevision } from '../runs/queue-complete-revisions.ts';
 import { queueCompleteRevisions } from '../runs/queue-complete-revisions.ts';
-import { reconcileFiles } from '../runs/reconcile-files.ts';
 import { removeFiles } from '../runs/remove-files.ts';
 import { uploadRecords } from '../runs/upload-records.ts';
 import { DurableStore } from '../store/durable-store.ts';
@@ -36,6 +36,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     onIdleError: (error) => log.warn({ err: describeError(error) }, 'an idle database connection was lost'),
   });
   const locks = new UploadLocks({
+    dataDir: config.dataDir,
     clientConfig: clientConfig({
       databaseUrl: config.databaseUrl,
       role: 'ingest_api',
@@ -60,6 +61,10 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     }),
     config.dataDir,
   );
+  const noteLost = (lost: readonly LostBytes[]) => {
+    for (const upload of lost)
+      log.error(upload, 'the disk has lost bytes of an upload; they are to be sent again');
+  };
   const app = createApp({
     db,
     dataDir: config.dataDir,
@@ -72,16 +77,13 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     runLimits: config.runLimits,
     isStopping: () => signal.aborted,
     onQueued: noteQueued,
+    onLost: noteLost,
   });
   const server = await createListener(app, config);
   let isReconciled = false; // once, and not before the database can be reached
   const reconcile = async () => {
     if (isReconciled) return;
-    for (const lost of await reconcileFiles(db, config.dataDir))
-      log.error(
-        lost,
-        'the folder holds fewer bytes of an upload than were recorded; they are to be sent again',
-      );
+    noteLost(await setBackAllShort(db, config.dataDir));
     isReconciled = true;
   };
   const sweep = () =>

@@ -6,6 +6,7 @@ import { describeError, IngestError } from '../errors.ts';
 import type { GuardConfig } from '../guard-config.ts';
 import type { RunLimits } from '../runs/contract.ts';
 import { Principals } from '../runs/principals.ts';
+import type { LostBytes } from '../runs/lost-bytes.ts';
 import type { QueuedRevision } from '../runs/queue-complete-revisions.ts';
 import { RunWatch } from '../runs/run-watch.ts';
 import type { DurableStore } from '../store/durable-store.ts';
@@ -47,6 +48,7 @@ export interface AppOptions {
   readonly runLimits: RunLimits;
   isStopping(): boolean;
   onQueued(revisions: readonly QueuedRevision[]): void;
+  onLost(lost: readonly LostBytes[]): void;
 }
 
 /** Probes and the status page's files are open; everything else needs a token. */

@@ -9,6 +9,7 @@ import { type ErrorCode, IngestError } from '../errors.ts';
 import type { RunLimits } from '../runs/contract.ts';
 import { newUploadId } from '../runs/declare-run.ts';
 import type { Principals } from '../runs/principals.ts';
+import { type LostBytes, withTrueOffset } from '../runs/lost-bytes.ts';
 import { type QueuedRevision, queueCompleteRevisions } from '../runs/queue-complete-revisions.ts';
 import { openSingleFileRun } from '../runs/single-file-run.ts';
 import { allows, covers } from '../runs/tokens.ts';
@@ -27,6 +28,9 @@ import type { UploadQuota } from './upload-quota.ts';
 
 const PATH = '/v1/uploads';
 
+const LOST_AND_NOT_NEEDED =
+  'The bytes of this upload are lost, and no run waits for them; declare the run again.';
+
 export interface UploadRoutesOptions {
   readonly db: Kysely<Database>;
   readonly dataDir: string;
@@ -37,6 +41,7 @@ export interface UploadRoutesOptions {
   readonly runLimits: RunLimits;
   readonly principals: Principals;
   onQueued(revisions: readonly QueuedRevision[]): void;
+  onLost(lost: readonly LostBytes[]): void;
 }
 
 /**
@@ -122,7 +127,9 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
       throw new IngestError('not_found', 'There is no such upload; declare the run again.');
     const mayEndAny = req.method === 'DELETE' && allows(principalOf(res), 'operate');
     requireAccess(res, mayEndAny ? 'operate' : 'push', upload.model);
-    res.locals.upload = upload;
+    const found = await withTrueOffset(db, dataDir, upload, options.onLost);
+    if (found === undefined) throw new IngestError('upload_gone', LOST_AND_NOT_NEEDED);
+    res.locals.upload = found;
     next();
   });
   router.head(`${PATH}/:id`, answerUnlocked, speakTus);

@@ -17,6 +17,12 @@ export interface ClaimedRevision {
 export interface ClaimedFile {
   readonly name: string;
   readonly uploadId: string;
+  /** In the folder of the uploads. */
+  readonly fileName: string;
+  /** As the database writes it, to the microsecond; null when bytes of it were lost since the run was queued. */
+  readonly receivedAt: string | null;
+  /** Nobody can send it again: the run has to be declared anew. */
+  readonly isRemoved: boolean;
   readonly bytes: number;
   /** Lower-case hex; null for a plain tus upload, which declares none. */
   readonly sha256: string | null;
@@ -53,8 +59,11 @@ export async function claimNextLoad(client: ClientBase): Promise<ClaimedRevision
   const [claimed] = rows;
   if (claimed === undefined) return undefined;
   const files = await client.query<ClaimedFile>(
-    `SELECT name, upload_id AS "uploadId", bytes, encode(sha256, 'hex') AS sha256, lines
-     FROM ingest.run_file WHERE revision_id = $1 ORDER BY name`,
+    `SELECT f.name, f.upload_id AS "uploadId", coalesce(u.file, u.upload_id) AS "fileName",
+            u.received_at::text AS "receivedAt", u.removed_at IS NOT NULL AS "isRemoved",
+            f.bytes, encode(f.sha256, 'hex') AS sha256, f.lines
+     FROM ingest.run_file f JOIN ingest.upload u USING (upload_id)
+     WHERE f.revision_id = $1 ORDER BY f.name`,
     [claimed.revisionId],
   );
   return { ...claimed, files: files.rows };

@@ -6,28 +6,42 @@ import { DataFault } from './data-fault.ts';
 import { readLines, readStored } from './read-lines.ts';
 import type { RejectList } from './reject-list.ts';
 
-export interface CopyTarget {
+export interface ReadTarget {
   readonly dataDir: string;
+  /** The bytes of the file that were read, and the rows that came of them so far. */
+  onProgress(bytes: number, rows: number): void;
+}
+
+export interface CopyTarget extends ReadTarget {
   readonly sink: CopySink;
   readonly keyOrder: KeyOrder;
   readonly rejects: RejectList;
   readonly scores: ScoreProfile;
   /** Throws a DataFault when the run is too large with these bytes of lines and rows of this file. */
   checkLimits(decodedBytes: number, rows: number): void;
-  /** The bytes of the file that were read, and the rows that came of them so far. */
-  onProgress(bytes: number, rows: number): void;
+}
+
+/** What is on the disk is not what was declared. */
+export interface Mismatch {
+  readonly file: ClaimedFile;
+  /** `100 bytes instead of 200`. */
+  readonly found: string;
+  /**
+   * `short`: the rest of it is lost, and to be sent again. `wrong`: all of it is to be sent again. `lines`: it is what was
+   * sent, but has another number of lines than was declared.
+   */
+  readonly kind: 'short' | 'wrong' | 'lines';
 }
 
 export interface CopiedFile {
-  /** As the file lies on the disk, compressed or not. */
+  /** As the file is on the disk, compressed or not. */
   readonly bytes: number;
   /** Of lines, decompressed. */
   readonly decodedBytes: number;
   readonly rows: number;
-  /** Nothing more of the run is to be read. */
-  readonly isOverLimit: boolean;
-  /** It is not what was declared, or cannot be expanded. */
-  readonly fault: DataFault | undefined;
+  readonly mismatch?: Mismatch | undefined;
+  /** It cannot be expanded, or is too large, though it is what was sent. */
+  readonly fault?: DataFault | undefined;
 }
 
 /** Sends the rows of one file to the COPY, and proves that the file is the one that was declared. */
@@ -48,7 +62,6 @@ export async function copyFile(file: ClaimedFile, target: CopyTarget): Promise<C
     hash.update(chunk);
     bytes += chunk.byteLength;
   });
-  let fault: DataFault | undefined;
   try {
     for await (const chunk of lines) {
       decodedBytes += chunk.byteLength;
@@ -58,24 +71,55 @@ export async function copyFile(file: ClaimedFile, target: CopyTarget): Promise<C
       target.onProgress(bytes, scanner.counts.rows);
     }
     await send(scanner.finish());
-    fault = compareWithManifest(file, { bytes, lines: scanner.counts.lines, sha256: hash.digest('hex') });
   } catch (error) {
-    if (error instanceof DataFault)
-      return { bytes, decodedBytes, rows: scanner.counts.rows, fault: error, isOverLimit: true };
-    if (!(error instanceof CompressionFault)) throw error;
-    fault = (await compareBytes(file, dataDir)) ?? compressionFault(file, error);
+    const fault = error instanceof CompressionFault ? compressionFault(file, error) : error;
+    if (!(fault instanceof DataFault) && !isMissing(error)) throw error;
+    // A file that is at fault is so at its source, or has become so on its way: its bytes tell.
+    const checked = await checkFile(file, target);
+    if (checked.mismatch !== undefined) return checked;
+    if (!(fault instanceof DataFault)) throw error;
+    return { bytes, decodedBytes, rows: scanner.counts.rows, fault };
   }
-  return { bytes, decodedBytes, rows: scanner.counts.rows, fault, isOverLimit: false };
+  const { rows, lines: lineCount } = scanner.counts;
+  return {
+    bytes,
+    decodedBytes,
+    rows,
+    mismatch: compareWithManifest(file, { bytes, lines: lineCount, sha256: hash.digest('hex') }),
+  };
+}
+
+/** Compares only the bytes of a file, for a load that cannot succeed any more: all that is wrong is found in one load. */
+export async function checkFile(file: ClaimedFile, target: ReadTarget): Promise<CopiedFile> {
+  const hash = createHash('sha256');
+  let bytes = 0;
+  try {
+    for await (const chunk of readStored(file, target.dataDir)) {
+      hash.update(chunk);
+      bytes += chunk.byteLength;
+      target.onProgress(bytes, 0);
+    }
+  } catch (error) {
+    if (!isMissing(error)) throw error;
+  }
+  const mismatch = compareWithManifest(file, { bytes, lines: null, sha256: hash.digest('hex') });
+  return { bytes, decodedBytes: 0, rows: 0, mismatch };
+}
+
+function isMissing(error: unknown): boolean {
+  return (error as NodeJS.ErrnoException).code === 'ENOENT';
 }
 
 interface Content {
   readonly bytes: number;
-  /** null: not known, as the file cannot be expanded. */
+  /** null: not counted. */
   readonly lines: number | null;
   readonly sha256: string;
 }
 
-function compareWithManifest(file: ClaimedFile, { bytes, lines, sha256 }: Content): DataFault | undefined {
+function compareWithManifest(file: ClaimedFile, { bytes, lines, sha256 }: Content): Mismatch | undefined {
+  if (bytes < file.bytes) return { file, found: `${bytes} bytes instead of ${file.bytes}`, kind: 'short' };
+  const isWrong = bytes !== file.bytes || (file.sha256 !== null && sha256 !== file.sha256);
   const differences = [
     bytes === file.bytes ? '' : `${bytes} bytes instead of ${file.bytes}`,
     file.sha256 === null || sha256 === file.sha256 ? '' : `sha256 ${sha256} instead of ${file.sha256}`,
@@ -84,22 +128,7 @@ function compareWithManifest(file: ClaimedFile, { bytes, lines, sha256 }: Conten
       : `${lines} lines instead of ${file.lines}`,
   ].filter((text) => text !== '');
   if (differences.length === 0) return undefined;
-  return new DataFault({
-    code: 'content_mismatch',
-    detail: `What arrived of "${file.name}" is not what was declared: ${differences.join(', ')}. Push again: the file is sent anew.`,
-    file: file.name,
-  });
-}
-
-/** Whether a file that cannot be expanded is so at its source, or has become so on its way: by its bytes alone. */
-async function compareBytes(file: ClaimedFile, dataDir: string): Promise<DataFault | undefined> {
-  const hash = createHash('sha256');
-  let bytes = 0;
-  for await (const chunk of readStored(file, dataDir)) {
-    hash.update(chunk);
-    bytes += chunk.byteLength;
-  }
-  return compareWithManifest(file, { bytes, lines: null, sha256: hash.digest('hex') });
+  return { file, found: differences.join(', '), kind: isWrong ? 'wrong' : 'lines' };
 }
 
 function compressionFault(file: ClaimedFile, { code, message }: CompressionFault): DataFault {

@@ -1,17 +1,19 @@
 import type { ClientBase } from 'pg';
+import { queryOf, setBackUploads } from '../runs/lost-bytes.ts';
 import type { ClaimedRevision } from './claim-next-load.ts';
-import type { DataFault } from './data-fault.ts';
+import type { BytesLost, DataFault } from './data-fault.ts';
 import { recordRejects } from './record-rejects.ts';
 
 /**
- * Records, in the load's own transaction, that the data is at fault: the partition goes, the reason stays.
- * While the claim holds, nobody else can take the revision up in between.
+ * Records, in the load's own transaction, that the data is at fault: the partition is dropped, the reason stays. Uploads
+ * whose content is wrong are to be sent again, whichever run needs them. While the claim holds, nobody else can take the revision up in between.
  */
 export async function failRevision(
   client: ClientBase,
   claimed: ClaimedRevision,
   partition: string,
   fault: DataFault,
+  dataDir: string,
 ): Promise<void> {
   await client.query(`DROP TABLE ${partition}`);
   await client.query(
@@ -19,18 +21,22 @@ export async function failRevision(
     [claimed.revisionId, JSON.stringify(fault.error), JSON.stringify(fault.rejects)],
   );
   await recordRejects(client, claimed.revisionId, fault.rejectedLines);
-  if (fault.error.code === 'content_mismatch') await forgetUpload(client, claimed, fault.error.file);
+  await setBackUploads(queryOf(client), dataDir, fault.suspects, 'loader');
 }
 
-/** What arrived is not what was declared: the next push sends this file anew. */
-async function forgetUpload(
+/**
+ * Records, in the load's own transaction, that the revision waits for bytes again.
+ *
+ * @throws the fault itself when there is nothing to wait for: the bytes were there when they were looked for again.
+ */
+export async function awaitLostBytes(
   client: ClientBase,
-  claimed: ClaimedRevision,
-  file: string | undefined,
+  { revisionId }: ClaimedRevision,
+  partition: string,
+  fault: BytesLost,
+  dataDir: string,
 ): Promise<void> {
-  await client.query(
-    `UPDATE ingest.upload SET removed_at = clock_timestamp()
-     WHERE upload_id IN (SELECT upload_id FROM ingest.run_file WHERE revision_id = $1 AND name = $2)`,
-    [claimed.revisionId, file],
-  );
+  await client.query(`DROP TABLE ${partition}`);
+  const { revisionIds } = await setBackUploads(queryOf(client), dataDir, fault.suspects, 'loader');
+  if (!revisionIds.includes(revisionId)) throw fault;
 }

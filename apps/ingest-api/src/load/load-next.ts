@@ -83,9 +83,9 @@ async function attemptLoad(
   const startedMs = performance.now();
   const progress = new PhaseClock();
   const watch = watchLoad(client, backendPid, attemptId, progress, context);
-  let outcome: LoadOutcome;
+  let ended: { readonly outcome: LoadOutcome; readonly reason: string | null };
   try {
-    outcome = await Promise.race([
+    ended = await Promise.race([
       loadRevision(client, claimed, { ...context, attemptId, progress }),
       watch.cut,
     ]);
@@ -111,6 +111,14 @@ async function attemptLoad(
     if (await endAttemptForRetry(side, attemptId, reason, delayMs))
       log.warn({ ...run, err: reason, delayMs }, 'load broke off; it will be tried again');
     else log.warn({ ...run, err: reason }, 'load broke off; another loader has taken the run over');
+    return;
+  }
+  const { outcome, reason } = ended;
+  if (reason !== null) {
+    log.error(
+      { ...run, err: reason },
+      'load ended: the disk has lost bytes of the run, which waits for them again',
+    );
     return;
   }
   log.info(

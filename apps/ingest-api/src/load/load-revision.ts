@@ -12,8 +12,8 @@ import { limitsOf, MAX_REJECTED_LINES_DEFAULT, type RunLimits } from '../runs/co
 import { buildKey } from './build-key.ts';
 import type { ClaimedRevision } from './claim-next-load.ts';
 import { copyFiles } from './copy-files.ts';
-import { DataFault } from './data-fault.ts';
-import { failRevision } from './fail-revision.ts';
+import { BytesLost, DataFault } from './data-fault.ts';
+import { awaitLostBytes, failRevision } from './fail-revision.ts';
 import { findDuplicates } from './find-duplicates.ts';
 import type { LoadProgress } from './load-attempts.ts';
 import { publishRevision } from './publish-revision.ts';
@@ -32,14 +32,14 @@ export interface LoadOptions {
  * Loads a claimed revision inside the claim's own transaction: partition, COPY, key, attach, publish, and
  * the outcome of the attempt, so that all of it is there after COMMIT or none.
  *
- * @returns the outcome, still uncommitted.
+ * @returns the outcome, still uncommitted; `retry` when the revision waits for bytes that the disk has lost, with the reason.
  * @throws whatever the machinery met; the transaction must then be rolled back.
  */
 export async function loadRevision(
   client: ClientBase,
   claimed: ClaimedRevision,
   options: LoadOptions,
-): Promise<LoadOutcome> {
+): Promise<{ readonly outcome: LoadOutcome; readonly reason: string | null }> {
   const { model, revisionId } = claimed;
   const { progress } = options;
   const startedMs = performance.now();
@@ -53,6 +53,7 @@ export async function loadRevision(
       pk text COLLATE "C" NOT NULL,
       attributes jsonb)`);
   let outcome: LoadOutcome;
+  let reason: string | null = null;
   try {
     const contract = await contractOf(client, model);
     const { rejects, scores, bytes } = await copyFiles(client, claimed, {
@@ -82,12 +83,17 @@ export async function loadRevision(
       progress.phase = 'publishing';
     });
   } catch (error) {
-    if (!(error instanceof DataFault)) throw error;
-    await failRevision(client, claimed, partition, error);
-    outcome = 'failed';
+    if (error instanceof BytesLost) {
+      await awaitLostBytes(client, claimed, partition, error, options.dataDir);
+      outcome = 'retry';
+      reason = error.message;
+    } else if (error instanceof DataFault) {
+      await failRevision(client, claimed, partition, error, options.dataDir);
+      outcome = 'failed';
+    } else throw error;
   }
-  await finishAttempt(client, options.attemptId, outcome, progress);
-  return outcome;
+  await finishAttempt(client, options.attemptId, outcome, reason, progress);
+  return { outcome, reason };
 }
 
 async function contractOf(client: ClientBase, model: ModelName): Promise<Contract> {
@@ -125,12 +131,13 @@ async function finishAttempt(
   client: ClientBase,
   attemptId: number,
   outcome: LoadOutcome,
+  reason: string | null,
   progress: LoadProgress,
 ): Promise<void> {
   await client.query(
     `UPDATE ingest.load_attempt
      SET outcome = $2, finished_at = clock_timestamp(), updated_at = clock_timestamp(), phase = $3, bytes_done = $4, rows_done = $5,
-         phase_seconds = $6
+         phase_seconds = $6, error = $7
      WHERE attempt_id = $1`,
     [
       attemptId,
@@ -139,6 +146,7 @@ async function finishAttempt(
       progress.bytesDone,
       progress.rowsDone,
       JSON.stringify(progress.phaseSeconds),
+      reason,
     ],
   );
 }

@@ -1,12 +1,12 @@
 import type { Database, ModelName } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
-import { removeUploadFile } from '../store/upload-files.ts';
+import { removeUploadFiles } from '../store/upload-files.ts';
 import { recordAudit } from './audit.ts';
 
 export interface FileRetention {
-  /** Files stay so long after the last load that used them. */
+  /** Files stay this long after the last load that used them. */
   readonly keepFilesMs: number;
-  /** A run that no byte arrives of for so long is given up. */
+  /** A run that receives no byte for this long is cancelled. */
   readonly expireUploadsMs: number;
 }
 
@@ -23,7 +23,7 @@ interface ExpiredRun {
 }
 
 /**
- * Gives up runs that nobody sends any more, and removes the files that no run needs: neither one that waits for
+ * Cancels runs that nobody sends any more, and removes the files that no run needs: neither one that waits for
  * its files or its load, nor one that was declared or loaded a short while ago. One sweep at a time; what a kill
  * leaves undone the next one does.
  */
@@ -61,7 +61,7 @@ async function asOnlySweep<T>(
   });
 }
 
-/** What is gone from the disk and not yet told here, as a kill came between, is found gone by the next sweep. */
+/** What a kill leaves removed from the disk, and not yet recorded, the next sweep records. */
 async function removeGivenUp(trx: Transaction<Database>, dataDir: string) {
   const given = await trx
     .selectFrom('ingest.upload')
@@ -69,14 +69,11 @@ async function removeGivenUp(trx: Transaction<Database>, dataDir: string) {
     .where('removed_at', 'is not', null)
     .where('file_removed_at', 'is', null)
     .execute();
-  for (const { upload_id } of given) {
-    await removeUploadFile(dataDir, upload_id);
-    await trx
-      .updateTable('ingest.upload')
-      .set({ file_removed_at: sql<Date>`now()` })
-      .where('upload_id', '=', upload_id)
-      .execute();
-  }
+  const ids = given.map(({ upload_id }) => upload_id);
+  await removeUploadFiles(dataDir, new Set(ids));
+  await sql`UPDATE ingest.upload SET file_removed_at = now() WHERE upload_id = ANY (${ids}::text[])`.execute(
+    trx,
+  );
   const removedBytes = given.reduce((sum, { offset_bytes }) => sum + offset_bytes, 0);
   return { removedFiles: given.length, removedBytes };
 }

@@ -7,6 +7,29 @@ import type { ClaimAnswer, UploadRecord, UploadRecords } from '../store/upload-r
 export function uploadRecords(db: Kysely<Database>): UploadRecords {
   return {
     claim: (uploadId, writer, insteadOf) => claimUpload(db, uploadId, writer, insteadOf),
+    async fence(uploadId, writer) {
+      const fenced = await db
+        .updateTable('ingest.upload')
+        .set({ writer: NOBODY })
+        .where('upload_id', '=', uploadId)
+        .where('writer', '=', writer)
+        .where('removed_at', 'is', null)
+        .returning(RECORD)
+        .executeTakeFirst();
+      return fenced && toRecord(uploadId, fenced);
+    },
+    async claimFenced({ uploadId, fileName, offsetBytes }, writer, newFileName) {
+      const { numUpdatedRows } = await db
+        .updateTable('ingest.upload')
+        .set({ writer, file: newFileName })
+        .where('upload_id', '=', uploadId)
+        .where('writer', '=', NOBODY)
+        .where(sql<string>`coalesce(file, upload_id)`, '=', fileName)
+        .where('offset_bytes', '=', offsetBytes)
+        .where('removed_at', 'is', null)
+        .executeTakeFirst();
+      return numUpdatedRows === 1n;
+    },
     async advance(uploadId, writer, fromBytes, toBytes) {
       const isReceived = sql<boolean>`bytes = ${toBytes}`;
       const row = await db
@@ -26,8 +49,8 @@ export function uploadRecords(db: Kysely<Database>): UploadRecords {
         .executeTakeFirst();
       if (row !== undefined) return row.isReceived;
       throw new IngestError(
-        'offset_conflict',
-        `Upload ${uploadId} does not stand at ${fromBytes} any more; ask for its offset and go on from there.`,
+        'upload_locked',
+        `Another request has taken upload ${uploadId} over, or its bytes were lost; ask for its offset and continue from there.`,
       );
     },
     async release(uploadId, writer) {
@@ -40,6 +63,9 @@ export function uploadRecords(db: Kysely<Database>): UploadRecords {
     },
   };
 }
+
+/** In place of a writer that is gone, until another one has a file of its own: never the name of a process. */
+const NOBODY = 'nobody';
 
 async function claimUpload(
   db: Kysely<Database>,
@@ -85,7 +111,7 @@ export async function findUpload(
   return { ...toRecord(uploadId, row), model: row.model, isBeingWritten: row.writer !== null };
 }
 
-const RECORD = ['bytes', 'offset_bytes', 'metadata', 'created_at'] as const;
+const RECORD = ['bytes', 'offset_bytes', 'metadata', 'created_at', 'file'] as const;
 
 function toRecord(
   uploadId: string,
@@ -93,6 +119,7 @@ function toRecord(
 ): UploadRecord {
   return {
     uploadId,
+    fileName: row.file ?? uploadId,
     sizeBytes: row.bytes,
     offsetBytes: row.offset_bytes,
     metadata: row.metadata,

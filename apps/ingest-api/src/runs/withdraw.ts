@@ -65,7 +65,7 @@ export async function withdrawUpload(
   principal: Principal,
 ): Promise<void> {
   const actor = principal.name;
-  await db.transaction().execute(async (trx) => {
+  const fileName = await db.transaction().execute(async (trx) => {
     // First, so that no declaration can begin to share it: that one waits, and then finds it removed.
     const upload = await trx
       .updateTable('ingest.upload')
@@ -73,7 +73,7 @@ export async function withdrawUpload(
       .where('upload_id', '=', uploadId)
       .where('received_at', 'is', null)
       .where('removed_at', 'is', null)
-      .returning(['model', 'offset_bytes', 'created_by'])
+      .returning(['model', 'offset_bytes', 'created_by', 'file'])
       .executeTakeFirst();
     if (upload === undefined) {
       throw new IngestError(
@@ -122,8 +122,9 @@ export async function withdrawUpload(
       model,
       detail: { ...detail, runsEnded: ended.length, runs },
     });
+    return upload.file ?? uploadId;
   });
-  await removeUploadFile(dataDir, uploadId);
+  await removeUploadFile(dataDir, fileName);
 }
 
 /** In the event of the upload; each run has an event of its own besides. */

@@ -1,10 +1,9 @@
 import type { FileHandle } from 'node:fs/promises';
 import { FileStore } from '@tus/file-store';
 import { Upload } from '@tus/utils';
-import { IngestError, isDatabaseUnavailable } from '../errors.ts';
 import { writeDurably } from './durable-write.ts';
 import type { UploadClaim } from './upload-claim.ts';
-import { openForWriting, syncFolder } from './upload-files.ts';
+import { openForWriting, syncFolder, toDiskFault } from './upload-files.ts';
 
 export interface DurableStoreOptions {
   readonly dataDir: string;
@@ -60,7 +59,7 @@ export class DurableStore extends FileStore {
     let file: FileHandle | undefined;
     try {
       await claim.assertHeld();
-      file = await openForWriting(dataDir, uploadId, offsetBytes);
+      file = await openForWriting(dataDir, claim.record.fileName, offsetBytes);
       return await writeDurably({
         file,
         pieces,
@@ -78,7 +77,7 @@ export class DurableStore extends FileStore {
         },
       });
     } catch (error) {
-      throw toIngestError(error, uploadId);
+      throw toDiskFault(error, uploadId);
     } finally {
       await file?.close();
     }
@@ -93,28 +92,3 @@ const NO_FILES = {
   set: async () => undefined,
   delete: async () => undefined,
 };
-
-const NO_ROOM = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
-
-/** What a system call said is the disk's fault, unless it was one of the way to the database. */
-function toIngestError(error: unknown, uploadId: string): unknown {
-  const { code, syscall } = error as NodeJS.ErrnoException;
-  if (code === undefined || syscall === undefined || isDatabaseUnavailable(error)) return error;
-  return NO_ROOM.has(code)
-    ? new IngestError(
-        'insufficient_storage',
-        `The disk is full: upload ${uploadId} can go on when there is room.`,
-        {
-          cause: error,
-          retryAfterSeconds: 60,
-        },
-      )
-    : new IngestError(
-        'storage_fault',
-        `The disk failed (${code}) while upload ${uploadId} was written; try again.`,
-        {
-          cause: error,
-          retryAfterSeconds: 10,
-        },
-      );
-}

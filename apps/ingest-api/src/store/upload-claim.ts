@@ -7,7 +7,7 @@ import type { WriterSession } from './writer-session.ts';
  * long as that session can be trusted.
  */
 export class UploadClaim {
-  /** As it stood when it was claimed. */
+  /** As it was when it was claimed. */
   readonly record: UploadRecord;
   readonly #records: UploadRecords;
   readonly #session: WriterSession;
@@ -42,7 +42,7 @@ export class UploadClaim {
     this.#recordedBytes = offsetBytes;
   }
 
-  /** Never rejects: a name that is left standing when the database is away is taken out when somebody wants the upload. */
+  /** Never rejects: a name that stays in the record when the database is away is taken out when somebody wants the upload. */
   async release(tellWaiters: boolean): Promise<void> {
     const { uploadId } = this.record;
     if (!this.#isReleased) {

@@ -1,15 +1,15 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import type { Lock, Locker, RequestRelease } from '@tus/utils';
 import type pg from 'pg';
 import { IngestError } from '../errors.ts';
 import { UploadClaim } from './upload-claim.ts';
-import type { UploadRecords } from './upload-record.ts';
+import { copyAcknowledged, removeUploadFile, toDiskFault } from './upload-files.ts';
+import type { UploadRecord, UploadRecords } from './upload-record.ts';
 import { hasEnded, isSameProcess } from './writer-name.ts';
-import { GRACE_MS, type WriterSession, WriterSessions } from './writer-session.ts';
+import { type WriterSession, WriterSessions } from './writer-session.ts';
 
-/** A holder that brought no byte for so long is asked to give way to a new request. */
+/** A holder that brought no byte for this long is asked to give way to a new request. */
 const STALLED_AFTER_MS = 1_500;
-/** A new request waits so long before it is told 423. */
+/** A new request waits this long before its answer is 423. */
 const WAIT_MS = 5_000;
 /** How often a process asks for an upload that another one writes, besides when it is told that it is free. */
 const ASK_AGAIN_MS = 300;
@@ -24,30 +24,34 @@ interface Held {
 }
 
 export interface UploadLocksOptions {
+  readonly dataDir: string;
   readonly clientConfig: pg.ClientConfig;
   readonly records: UploadRecords;
-  /** Called when the session that all uploads were written under is lost; their writers have been told to stop. */
+  /** Called when the session that all uploads were written under is lost; their writers were asked to stop. */
   onSessionLost(reason: string): void;
 }
 
 /**
  * One writer an upload at a time, in all processes. A new request queues behind the holder (no polling within
- * a process), takes over from one that is stalled, and is told 423 when the holder is alive and busy.
+ * a process), takes over from one that is stalled, and is refused with 423 when the holder is alive and busy.
  *
  * Among the requests of a process the queue below decides; the one whose turn it is then enters its process as the
- * writer in the upload's record (`upload-claim.ts`), which all processes share. Whether a writer that stands there is
- * alive, its session tells (`writer-session.ts`). (tus 1.0 leaves locking to the server; @tus/server's own MemoryLocker
+ * writer in the upload's record (`upload-claim.ts`), which all processes share. Whether a writer that the record names is
+ * alive, its beats tell (`writer-session.ts`). From one that is gone, but may only be frozen, the upload is taken over in a
+ * file of its own. (tus 1.0 leaves locking to the server; @tus/server's own MemoryLocker
  * spins, and guards one process.)
  */
 export class UploadLocks implements Locker {
   readonly #held = new Map<string, Held>();
   readonly #waitingElsewhere = new Map<string, () => void>();
+  readonly #dataDir: string;
   readonly #records: UploadRecords;
   readonly #sessions: WriterSessions;
   readonly #closing = new AbortController();
   #noteIdle = () => {};
 
-  constructor({ clientConfig, records, onSessionLost }: UploadLocksOptions) {
+  constructor({ dataDir, clientConfig, records, onSessionLost }: UploadLocksOptions) {
+    this.#dataDir = dataDir;
     this.#records = records;
     this.#sessions = new WriterSessions({
       clientConfig,
@@ -158,7 +162,7 @@ export class UploadLocks implements Locker {
     });
   }
 
-  /** Resolves when no other process writes the upload, and this one stands as its writer. */
+  /** Resolves when no other process writes the upload, and the record names this one. */
   async #claim(uploadId: string, signal: AbortSignal, deadlineMs: number): Promise<UploadClaim> {
     let insteadOf: string | undefined;
     for (;;) {
@@ -168,10 +172,18 @@ export class UploadLocks implements Locker {
         throw new IngestError('not_found', 'There is no such upload; declare the run again.');
       if ('record' in answer) return new UploadClaim(this.#records, session, answer.record);
       const { writer } = answer;
-      if (writer === null) continue; // given up a moment ago
-      if (await hasGone(writer, session, signal)) {
+      if (writer === null) continue; // released a moment ago
+      // An earlier request of this process is over, as it is our turn now.
+      if (isSameProcess(writer, session.writer) || hasEnded(writer)) {
         insteadOf = writer;
         continue;
+      }
+      if (await session.isGone(writer)) {
+        const taken = await this.#takeOver(uploadId, writer, session);
+        if (taken === undefined) continue;
+        const claim = new UploadClaim(this.#records, session, taken);
+        if (!signal.aborted) return claim;
+        await claim.release(false);
       }
       if (signal.aborted) throw endedWhileWaiting();
       if (performance.now() > deadlineMs) throw stillBusy();
@@ -181,7 +193,29 @@ export class UploadLocks implements Locker {
   }
 
   /**
-   * No request of ours has this upload, but its record may name us: where the answer to a claim, or to giving it up, was
+   * Continues the upload of a writer that is gone, and that may only be frozen, with a write under way: it is taken out of
+   * the record first, so that what it acknowledged is final, and then left alone with its file.
+   */
+  async #takeOver(
+    uploadId: string,
+    goneWriter: string,
+    session: WriterSession,
+  ): Promise<UploadRecord | undefined> {
+    const fenced = await this.#records.fence(uploadId, goneWriter);
+    if (fenced === undefined) return undefined;
+    try {
+      const fileName = await copyAcknowledged(this.#dataDir, fenced);
+      const isOurs = await this.#records.claimFenced(fenced, session.writer, fileName);
+      // What cannot be removed now is removed with the upload.
+      await removeUploadFile(this.#dataDir, isOurs ? fenced.fileName : fileName).catch(() => {});
+      return isOurs ? { ...fenced, fileName } : undefined;
+    } catch (error) {
+      throw toDiskFault(error, uploadId);
+    }
+  }
+
+  /**
+   * No request of ours has this upload, but its record may name us: where the answer to a claim, or to its release, was
    * lost with a connection. Everybody is asked, so mostly it is another's. In a turn of its own, so that nobody claims it meanwhile.
    */
   async #takeOutName(uploadId: string): Promise<void> {
@@ -229,22 +263,6 @@ export class UploadLocks implements Locker {
     this.#held.delete(uploadId);
     if (this.#held.size === 0) this.#noteIdle();
   }
-}
-
-/**
- * Whether a writer that did not end in order writes no more. One whose session has gone may not know it yet: it is given
- * the time after which it cannot trust that session any more.
- */
-async function hasGone(writer: string, session: WriterSession, signal: AbortSignal): Promise<boolean> {
-  // An earlier request of this process: it is over, as it is our turn now.
-  if (isSameProcess(writer, session.writer)) return true;
-  if (await session.isAlive(writer)) return false;
-  if (!hasEnded(writer)) {
-    await delay(GRACE_MS, undefined, { signal }).catch(() => {
-      throw endedWhileWaiting();
-    });
-  }
-  return true;
 }
 
 function releaseIfStalled(held: Held): void {

@@ -1,29 +1,20 @@
-import { randomBytes, randomInt } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { readFileSync, readlinkSync } from 'node:fs';
 
-/** Who writes uploads: a process, as long as it keeps one session of its own with the database. */
-export interface Writer {
-  /**
-   * Never the same twice: where its process id means something (boot and PID namespace), the process id, a random name of
-   * the process, and the key.
-   */
-  readonly name: string;
-  /** What its session holds an advisory lock on for as long as it lives. */
-  readonly key: number;
-}
-
-/** @returns a maker of writers of one process: one for each session that it opens. */
-export function writersOfProcess(): () => Writer {
+/**
+ * Who writes uploads: a process, for as long as it keeps one session of its own with the database. A name is never used
+ * twice: where its process id means something (boot and PID namespace), the process id, a random name of the process, and
+ * the number of the session.
+ *
+ * @returns a maker of the names of one process: one for each session that it opens.
+ */
+export function writersOfProcess(): () => string {
   const ofThisProcess = `${pidSpace()} ${process.pid} ${randomBytes(8).toString('hex')}`;
+  let sessions = 0;
   return () => {
-    const key = randomInt(1, 2 ** 31);
-    return { name: `${ofThisProcess} ${key}`, key };
+    sessions += 1;
+    return `${ofThisProcess} ${sessions}`;
   };
-}
-
-/** The key in a writer's name; 0, which no session has, where there is none. */
-export function keyOf(writerName: string): number {
-  return Number(/^\d{1,10}$/.exec(writerName.split(' ')[3] ?? '')?.[0] ?? 0);
 }
 
 /** True for two sessions of one process. */

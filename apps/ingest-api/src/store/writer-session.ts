@@ -1,38 +1,36 @@
 import pg from 'pg';
 import { destroyConnection } from '../destroy-connection.ts';
-import { keyOf, type Writer, writersOfProcess } from './writer-name.ts';
+import { writersOfProcess } from './writer-name.ts';
 
-/** A session that was last heard of so long ago is asked before it is trusted again: others may take it for gone. */
+/** A session that has not answered for this long is asked before it is trusted again: others may take it for gone. */
 const TRUSTED_FOR_MS = 5_000;
-const HEARTBEAT_EVERY_MS = 1_000;
+const BEAT_EVERY_MS = 1_000;
 const CONNECT_TIMEOUT_MS = 3_000;
 
-/**
- * Before it writes where another process did not end in order, a writer waits so long: longer than that one
- * trusts a session of its own that has gone (docs/decisions/0020).
- */
-export const GRACE_MS = TRUSTED_FOR_MS + HEARTBEAT_EVERY_MS;
+/** A writer whose last beat is older than this is gone: its process had stopped trusting its session before. */
+export const GONE_AFTER_MS = TRUSTED_FOR_MS + 2 * BEAT_EVERY_MS;
 
 const CHANNEL = 'ingest_upload_lock';
-/** The class of the advisory locks that say which writers are alive. */
-export const LIVE_WRITER_LOCK_CLASS = 0x5c0f;
 
 export interface WriterSessionsOptions {
   readonly clientConfig: pg.ClientConfig;
   /** Another process waits for an upload, maybe one that we write. */
   onWanted(uploadId: string): void;
-  /** An upload that somebody waited for was given up, by this process or another one. */
+  /** An upload that somebody waited for was released, by this process or another one. */
   onFreed(uploadId: string): void;
   onLost(reason: string): void;
 }
 
-/** The session that a process writes uploads under: PostgreSQL tells all others whether it is alive. */
+/** The session that a process writes uploads under: its beats tell all others whether it is alive. */
 export interface WriterSession {
   readonly writer: string;
   /** False from the moment on when others may take this writer for gone. Asks the database when it was silent. */
   isTrusted(): Promise<boolean>;
-  /** Whether that writer's session is there. */
-  isAlive(writer: string): Promise<boolean>;
+  /**
+   * True when that writer has not beaten for too long, or never did. It is then out for good: when it was only frozen, it
+   * finds its session lost.
+   */
+  isGone(writer: string): Promise<boolean>;
   /** Asks whoever writes the upload to give it up if it is stalled. */
   askFor(uploadId: string): Promise<void>;
   /** Never rejects: who waits asks again by itself. */
@@ -41,18 +39,19 @@ export interface WriterSession {
 
 interface Session {
   readonly client: pg.Client;
-  readonly writer: Writer;
+  readonly writer: string;
   /** When the last question was sent that the server has answered: the session was alive then. */
   confirmedMs: number;
   isLost: boolean;
-  /** Settles with the newest question: they go one after the other, as pg is giving up its own queue. */
+  /** Settles with the newest question: they are asked one after the other, as pg will drop its own queue. */
   lastAsked: Promise<unknown>;
 }
 
 /**
  * The sessions of a process, one after the other: a connection of their own, made when it is first needed and again when
- * it was lost, which holds an advisory lock that stands for the writer. PostgreSQL frees it when the session
- * ends; who writes must therefore ask `isTrusted` before each write.
+ * it was lost, and a row that names the writer, in which it says every second that it lives, by the database's clock. A
+ * frozen process keeps its connection and whatever lock it holds, so that only what it does can tell that it is alive.
+ * Who writes must ask `isTrusted` before each write.
  */
 export class WriterSessions {
   readonly #options: WriterSessionsOptions;
@@ -67,19 +66,20 @@ export class WriterSessions {
   async current(): Promise<WriterSession> {
     const session = await this.#session();
     return {
-      writer: session.writer.name,
+      writer: session.writer,
       isTrusted: async () => isTrusted(session) || (await this.#confirm(session)),
-      async isAlive(writer) {
-        const { rows } = await ask<{ alive: boolean }>(
+      async isGone(writer) {
+        // Judged and taken out in one: a beat that comes later finds no row.
+        const { rows } = await ask<{ gone: boolean }>(
           session,
-          `SELECT EXISTS (
-             SELECT FROM pg_locks
-             WHERE locktype = 'advisory' AND granted AND objsubid = 2
-               AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-               AND classid::bigint = ${LIVE_WRITER_LOCK_CLASS} AND objid::bigint = $1) AS alive`,
-          [keyOf(writer)],
+          `WITH gone AS (
+             DELETE FROM ingest.writer
+             WHERE writer = $1 AND beat_at < clock_timestamp() - ${GONE_AFTER_MS} * interval '1 millisecond'
+             RETURNING writer)
+           SELECT EXISTS (SELECT FROM gone) OR NOT EXISTS (SELECT FROM ingest.writer WHERE writer = $1) AS gone`,
+          [writer],
         );
-        return rows[0]?.alive === true;
+        return rows[0]?.gone === true;
       },
       async askFor(uploadId) {
         await ask(session, 'SELECT pg_notify($1, $2)', [CHANNEL, `wanted ${uploadId}`]);
@@ -93,6 +93,8 @@ export class WriterSessions {
   async close(): Promise<void> {
     const session = await this.#opening?.catch(() => undefined);
     if (session === undefined) return;
+    // Nobody has to wait for a writer that ends in order.
+    await ask(session, 'DELETE FROM ingest.writer WHERE writer = $1', [session.writer]).catch(() => {});
     session.isLost = true;
     await session.client.end().catch(() => {});
   }
@@ -128,20 +130,15 @@ export class WriterSessions {
       if (what === 'freed') this.#options.onFreed(uploadId);
     });
     await client.connect();
-    // The server's own patience with a peer that is silent must be longer than ours (TRUSTED_FOR_MS).
-    await client.query(`
-      SET tcp_keepalives_idle = 10;
-      SET tcp_keepalives_interval = 5;
-      SET tcp_keepalives_count = 3;
-      SET tcp_user_timeout = '25s';
-      SELECT pg_advisory_lock_shared(${LIVE_WRITER_LOCK_CLASS}, ${session.writer.key});
-      LISTEN ${CHANNEL}`);
+    // A beat need not wait for the disk: after a crash of the server all sessions begin anew.
+    await client.query(`SET synchronous_commit = off; LISTEN ${CHANNEL}`);
+    await client.query('INSERT INTO ingest.writer (writer) VALUES ($1)', [session.writer]);
     session.confirmedMs = performance.now();
     this.#keepTrusted(session);
     return session;
   }
 
-  /** Asks again and again whether the session lives; one that does not answer in time is ended from here. */
+  /** Beats until the session is lost; one that does not answer in time is ended from here. */
   #keepTrusted(session: Session): void {
     let askedMs: number | undefined;
     const loseIfSilent = () => {
@@ -157,19 +154,25 @@ export class WriterSessions {
           askedMs = undefined;
         });
       } else {
-        // Where this process itself stood still, the answer is there already: it is read before.
+        // Where this process itself was stopped, the answer is there already: it is read before.
         setImmediate(loseIfSilent);
       }
-    }, HEARTBEAT_EVERY_MS);
+    }, BEAT_EVERY_MS);
     timer.unref();
   }
 
-  /** A session that answers has not ended in between: it holds what it held. */
+  /** Beats. A row that is still there was there all the time: nobody has taken this writer for gone. */
   async #confirm(session: Session): Promise<boolean> {
     if (session.isLost) return false;
     const askedMs = performance.now();
     try {
-      await ask(session, 'SELECT 1');
+      const { rowCount } = await ask(
+        session,
+        'UPDATE ingest.writer SET beat_at = clock_timestamp() WHERE writer = $1',
+        [session.writer],
+      );
+      if (rowCount === 0)
+        throw new Error('this process was silent for too long, and others took it for gone');
     } catch (error) {
       this.#lose(session, (error as Error).message);
       return false;

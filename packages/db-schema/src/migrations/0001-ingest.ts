@@ -111,10 +111,12 @@ CREATE TABLE ingest.upload (
   received_at timestamptz,
   removed_at timestamptz,
   file_removed_at timestamptz,
+  file text,
   writer text
 );
 COMMENT ON COLUMN ingest.upload.offset_bytes IS 'bytes that are synced to the disk: never more than the file holds';
 COMMENT ON COLUMN ingest.upload.file_removed_at IS 'its bytes are gone from the disk; removed_at says that they may go';
+COMMENT ON COLUMN ingest.upload.file IS 'the name of its file in the folder of the uploads; NULL for the upload id';
 COMMENT ON COLUMN ingest.upload.writer IS 'the writer that has not ended in order (docs/decisions/0020); NULL when nobody writes';
 CREATE INDEX upload_unfinished ON ingest.upload (upload_id) WHERE received_at IS NULL;
 CREATE INDEX upload_content ON ingest.upload (model, sha256, bytes) WHERE removed_at IS NULL;
@@ -157,6 +159,7 @@ CREATE TABLE ingest.load_attempt (
   next_try_at timestamptz,
   UNIQUE (revision_id, attempt)
 );
+CREATE INDEX load_attempt_unfinished ON ingest.load_attempt (updated_at) WHERE finished_at IS NULL;
 COMMENT ON COLUMN ingest.load_attempt.transaction_id IS 'the transaction of the load: while it is in progress the attempt is alive, whatever else anybody says';
 COMMENT ON COLUMN ingest.load_attempt.phase_seconds IS 'how long each phase took, of an attempt that has ended in order';
 COMMENT ON COLUMN ingest.load_attempt.key_build IS 'how far the build of the key is, as the loader sees it in a view that the service may not read';
