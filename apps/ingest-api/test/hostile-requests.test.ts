@@ -247,12 +247,13 @@ describe('a hostile request', function () {
       expect(await putText(`{"files":"${'x'.repeat(33 * 1024 ** 2)}"}`)).to.equal(413);
     });
 
-    it('is not unpacked: 400 for a compressed body', async () => {
+    it('is not unpacked: 415 for a compressed body, which says what is taken', async () => {
       const answer = await system.request('PUT', runPath('churn', 'json'), {
         body: new Uint8Array(gzipSync(JSON.stringify(manifest))),
         headers: { 'content-type': 'application/json', 'content-encoding': 'gzip' },
       });
-      expect(answer.status).to.equal(400);
+      expect(answer.status).to.equal(415);
+      expect(answer.headers.get('accept-encoding')).to.equal('identity');
     });
 
     it('is told 400 for what PostgreSQL could not keep: NUL, lone surrogates, too much, too many', async () => {

@@ -1,13 +1,14 @@
 import type { Database } from 'db-schema';
-import { json, Router } from 'express';
+import { Router } from 'express';
 import type { Kysely } from 'kysely';
 import { z } from 'zod';
 import { IngestError } from '../errors.ts';
 import { findModel } from '../runs/models.ts';
 import { publishByHand } from '../runs/publish-by-hand.ts';
 import { principalOf, requireAccess } from './authenticate.ts';
+import { readJson } from './json-body.ts';
 import { sendModel } from './models-routes.ts';
-import { parseModelParam, parseRequest, runKey } from './requests.ts';
+import { parseModelParam, parseRequest, revisionNumber, runKey } from './requests.ts';
 
 const ETAG = /^"(\d{1,15})"$/;
 
@@ -18,7 +19,7 @@ export const reason = z
 
 export const publishRequest = z.strictObject({
   run: runKey,
-  revision: z.int().min(1).optional(),
+  revision: revisionNumber.optional(),
   force: z.boolean().optional(),
   reason,
 });
@@ -26,10 +27,15 @@ export const publishRequest = z.strictObject({
 /** `PUT …/current`: publishes what is held, or rolls back to what was published before. */
 export function currentRoutes({ db }: { readonly db: Kysely<Database> }): Router {
   const router = Router();
-  router.put('/v1/models/:model/current', json({ limit: '64kb', inflate: false }), async (req, res) => {
+  router.put('/v1/models/:model/current', async (req, res) => {
     const model = parseModelParam(req.params.model);
     requireAccess(res, 'operate', model);
-    const { run, revision, force = false, reason } = parseRequest(publishRequest, req.body, 'The body');
+    const {
+      run,
+      revision,
+      force = false,
+      reason,
+    } = parseRequest(publishRequest, await readJson(req, res), 'The body');
     const expectedPublicationId = parseIfMatch(req.get('if-match'));
     const actor = principalOf(res).name;
     await publishByHand(db, { model, run, revision, force, reason, actor, expectedPublicationId });

@@ -1,12 +1,11 @@
 import type { Database } from 'db-schema';
-import { json, type Response, Router } from 'express';
+import { type Response, Router } from 'express';
 import type { Kysely } from 'kysely';
 import { contractRequest } from '../runs/contract.ts';
 import { findModel, listModels, type ModelView, setContract } from '../runs/models.ts';
 import { principalOf, requireAccess } from './authenticate.ts';
+import { readJson } from './json-body.ts';
 import { parseModelParam, parseRequest } from './requests.ts';
-
-const BODY_LIMIT = '64kb';
 
 /** Models, and what each one's runs are held to. */
 export function modelsRoutes({ db }: { readonly db: Kysely<Database> }): Router {
@@ -23,10 +22,10 @@ export function modelsRoutes({ db }: { readonly db: Kysely<Database> }): Router 
     sendModel(res, await findModel(db, model));
   });
 
-  router.put('/v1/models/:model', json({ limit: BODY_LIMIT, inflate: false }), async (req, res) => {
+  router.put('/v1/models/:model', async (req, res) => {
     const model = parseModelParam(req.params.model);
     requireAccess(res, 'operate', model);
-    const contract = parseRequest(contractRequest, req.body, 'The contract');
+    const contract = parseRequest(contractRequest, await readJson(req, res), 'The contract');
     await setContract(db, model, contract, principalOf(res).name);
     sendModel(res, await findModel(db, model));
   });

@@ -46,6 +46,10 @@ export const PROBLEM_GUIDES: Readonly<Record<ErrorCode, ProblemGuide>> = {
     happened: 'The address is right, the method is not.',
     toDo: ['Use one of the methods in the header `Allow`.'],
   },
+  request_timeout: {
+    happened: 'The headers or the body of the request did not arrive in time.',
+    toDo: ['Send the request again; look at the network, and at proxies on the way, if it happens again.'],
+  },
   conflict: {
     happened: 'What was asked for does not fit the state that the run, model or upload is in.',
     toDo: [
@@ -77,12 +81,19 @@ export const PROBLEM_GUIDES: Readonly<Record<ErrorCode, ProblemGuide>> = {
     ],
   },
   unsupported_media_type: {
-    happened: 'The body has a content type that is not taken here.',
-    toDo: ['Send `application/offset+octet-stream` with a PATCH, `application/json` with a manifest.'],
+    happened: 'The body has a content type, or a content coding, that is not taken here.',
+    toDo: [
+      'Send `application/offset+octet-stream` with a PATCH, `application/json` with a manifest.',
+      'Send the body as it is, without `Content-Encoding`, or with one of those that the header `Accept-Encoding` of the answer names.',
+    ],
+  },
+  expectation_failed: {
+    happened: 'The header `Expect` asks for something that this server does not do.',
+    toDo: ['Send no `Expect`, or `Expect: 100-continue`.'],
   },
   rate_limited: {
     happened:
-      'This token sent more requests in a minute than the service takes, or has ten streams of events open; or this address sent too many requests without a valid token.',
+      'This token sent more requests in a minute than the service takes, has ten streams of events open, or holds as much memory with requests that are not answered yet as one token may; or this address sent too many requests without a valid token.',
     toDo: [
       'Wait as long as `Retry-After` says; the uploader does it by itself.',
       'If it goes on: give each job a token of its own, or ask the operators to raise the limit.',
@@ -96,10 +107,28 @@ export const PROBLEM_GUIDES: Readonly<Record<ErrorCode, ProblemGuide>> = {
       'If it stays: two jobs push the same run. End one of them.',
     ],
   },
+  headers_too_large: {
+    happened: 'The request line and the headers have more than 16 KiB together.',
+    toDo: ['Send fewer or shorter headers; look for cookies that a browser has collected for this host.'],
+  },
   internal: {
     happened: 'The service met a fault of its own. What was acknowledged before is safe.',
     toDo: [
       'Try again. If it stays, look for `request_id` in the log of the service: the whole fault stands there.',
+    ],
+  },
+  not_implemented: {
+    happened: 'The request uses a method, or a transfer coding, that this server does not know.',
+    toDo: [
+      'Use one of the methods in `/openapi.json`.',
+      'Send the body with `Content-Length`, or with `Transfer-Encoding: chunked` and no other coding.',
+    ],
+  },
+  overloaded: {
+    happened: 'Requests that are not answered yet hold all the memory that the service has for them.',
+    toDo: [
+      'Wait for as long as `Retry-After` says; the uploader does it by itself.',
+      'Operators: look in the log for large manifests that several jobs declare at the same time.',
     ],
   },
   database_unavailable: {

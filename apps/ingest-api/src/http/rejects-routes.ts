@@ -5,9 +5,9 @@ import type { Kysely } from 'kysely';
 import { z } from 'zod';
 import { rejectedLines } from '../runs/rejected-lines.ts';
 import { requireAccess } from './authenticate.ts';
-import { parseModelParam, parseRequest, runKey } from './requests.ts';
+import { parseModelParam, parseRequest, revisionText, runKey } from './requests.ts';
 
-const rejectsQuery = z.strictObject({ revision: z.coerce.number().int().min(1).optional() });
+export const rejectsQuery = z.strictObject({ revision: revisionText.optional() });
 
 /** `GET …/rejects`: the lines that were refused, as NDJSON, page by page from the database to the socket. */
 export function rejectsRoutes({ db }: { readonly db: Kysely<Database> }): Router {

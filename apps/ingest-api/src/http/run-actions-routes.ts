@@ -1,5 +1,5 @@
 import type { Database, ModelName } from 'db-schema';
-import { json, type Request, type RequestHandler, Router } from 'express';
+import { type Request, type RequestHandler, type Response, Router } from 'express';
 import type { Kysely } from 'kysely';
 import { z } from 'zod';
 import { describeRun } from '../runs/describe-run.ts';
@@ -9,23 +9,23 @@ import { allows } from '../runs/tokens.ts';
 import { withdrawRun } from '../runs/withdraw.ts';
 import { principalOf, requireAccess } from './authenticate.ts';
 import { reason } from './current-routes.ts';
-import { parseModelParam, parseRequest, runKey } from './requests.ts';
+import { readJson } from './json-body.ts';
+import { parseModelParam, parseRequest, revisionText, runKey } from './requests.ts';
 
 /** Also taken from the query, as not every client can send a body with DELETE. */
 export const actionRequest = z.strictObject({
   reason: reason.optional(),
-  revision: z.coerce.number().int().min(1).optional(),
+  revision: revisionText.optional(),
 });
 
 /** Load a run again, or withdraw it. Both answer the run. */
 export function runActionsRoutes({ db }: { readonly db: Kysely<Database> }): Router {
   const router = Router();
-  const body = json({ limit: '64kb', inflate: false });
 
   const retry: RequestHandler = async (req, res) => {
     const model = modelOf(req);
     requireAccess(res, 'operate', model);
-    const { key, reason } = parseAction(req, model);
+    const { key, reason } = await parseAction(req, res, model);
     await retryRun(db, { ...key, reason, actor: principalOf(res).name });
     res.json(await describeRun(db, key.model, key.run));
   };
@@ -36,13 +36,13 @@ export function runActionsRoutes({ db }: { readonly db: Kysely<Database> }): Rou
     // A token that may only push may withdraw runs of its own: which they are, `withdrawRun` decides.
     const mayEndOwn = !allows(principal, 'operate') && allows(principal, 'push');
     requireAccess(res, mayEndOwn ? 'push' : 'operate', model);
-    const { key, reason } = parseAction(req, model);
+    const { key, reason } = await parseAction(req, res, model);
     await withdrawRun(db, { ...key, reason, principal });
     res.json(await describeRun(db, key.model, key.run));
   };
 
-  router.post('/v1/models/:model/runs/:run/retry', body, retry);
-  router.delete('/v1/models/:model/runs/:run', body, withdraw);
+  router.post('/v1/models/:model/runs/:run/retry', retry);
+  router.delete('/v1/models/:model/runs/:run', withdraw);
   return router;
 }
 
@@ -51,9 +51,15 @@ function modelOf(req: Request): ModelName {
   return parseModelParam(model);
 }
 
-function parseAction(req: Request, model: ModelName): { key: RevisionKey; reason: string | undefined } {
+async function parseAction(
+  req: Request,
+  res: Response,
+  model: ModelName,
+): Promise<{ key: RevisionKey; reason: string | undefined }> {
   const { run } = req.params as { run: string };
-  const given = parseRequest(actionRequest, { ...req.query, ...req.body }, 'The request');
+  const body = (await readJson(req, res)) ?? {};
+  const isObject = typeof body === 'object' && !Array.isArray(body);
+  const given = parseRequest(actionRequest, isObject ? { ...req.query, ...body } : body, 'The request');
   return {
     key: { model, run: parseRequest(runKey, run, 'The run key'), revision: given.revision },
     reason: given.reason,

@@ -1,5 +1,5 @@
 import type { Database } from 'db-schema';
-import { json, Router } from 'express';
+import { Router } from 'express';
 import type { Kysely } from 'kysely';
 import { IngestError } from '../errors.ts';
 import type { RunLimits } from '../runs/contract.ts';
@@ -8,12 +8,10 @@ import { describeRun } from '../runs/describe-run.ts';
 import { progressOf } from '../runs/run-progress.ts';
 import type { RunWatch } from '../runs/run-watch.ts';
 import { principalOf, requireAccess } from './authenticate.ts';
-import { manifestRequest, parseModelParam, parseRequest, runKey } from './requests.ts';
+import { parseModelParam, parseRequest, readManifest, runKey } from './requests.ts';
 import type { RoomCheck } from './room-check.ts';
 import { sendJson } from './send-json.ts';
 import type { UploadQuota } from './upload-quota.ts';
-
-const MANIFEST_LIMIT = '32mb';
 
 export interface RunsRoutesOptions {
   readonly db: Kysely<Database>;
@@ -26,32 +24,28 @@ export interface RunsRoutesOptions {
 export function runsRoutes({ db, room, quota, runLimits, watch }: RunsRoutesOptions): Router {
   const router = Router();
 
-  router.put(
-    '/v1/models/:model/runs/:run',
-    json({ limit: MANIFEST_LIMIT, inflate: false }),
-    async (req, res) => {
-      const model = parseModelParam(req.params.model);
-      requireAccess(res, 'push', model);
-      const run = parseRequest(runKey, req.params.run, 'The run key');
-      const manifest = parseRequest(manifestRequest, req.body, 'The manifest');
-      for (const file of manifest.files) room.checkSize(file.name, file.bytes);
-      const reserveRoom = await room.measure();
-      const { isNew } = await declareRun(db, {
-        model,
-        run,
-        files: manifest.files,
-        ...(manifest.as_of === undefined ? {} : { asOf: new Date(manifest.as_of) }),
-        ...(manifest.source === undefined ? {} : { source: manifest.source }),
-        declaredBy: principalOf(res).name,
-        limits: runLimits,
-        reserve: async (trx, newBytes) => {
-          await quota(trx, principalOf(res).name, manifest.files.length, newBytes);
-          await reserveRoom(trx, newBytes);
-        },
-      });
-      res.status(isNew ? 201 : 200).json(await describeRun(db, model, run));
-    },
-  );
+  router.put('/v1/models/:model/runs/:run', async (req, res) => {
+    const model = parseModelParam(req.params.model);
+    requireAccess(res, 'push', model);
+    const run = parseRequest(runKey, req.params.run, 'The run key');
+    const manifest = await readManifest(req, res);
+    for (const file of manifest.files) room.checkSize(file.name, file.bytes);
+    const reserveRoom = await room.measure();
+    const { isNew } = await declareRun(db, {
+      model,
+      run,
+      files: manifest.files,
+      ...(manifest.as_of === undefined ? {} : { asOf: new Date(manifest.as_of) }),
+      ...(manifest.source === undefined ? {} : { source: manifest.source }),
+      declaredBy: principalOf(res).name,
+      limits: runLimits,
+      reserve: async (trx, newBytes) => {
+        await quota(trx, principalOf(res).name, manifest.files.length, newBytes);
+        await reserveRoom(trx, newBytes);
+      },
+    });
+    res.status(isNew ? 201 : 200).json(await describeRun(db, model, run));
+  });
 
   router.get('/v1/models/:model/runs/:run', async (req, res) => {
     const model = parseModelParam(req.params.model);

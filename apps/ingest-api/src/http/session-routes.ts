@@ -1,8 +1,9 @@
-import { json, type Request, type Response, Router } from 'express';
+import { type Request, type Response, Router } from 'express';
 import { z } from 'zod';
 import { IngestError } from '../errors.ts';
 import type { Principals } from '../runs/principals.ts';
 import type { Principal } from '../runs/tokens.ts';
+import { readJson } from './json-body.ts';
 import { limitRefusals, limitTokens, type Refusal } from './rate-limit.ts';
 import { parseRequest } from './requests.ts';
 
@@ -44,9 +45,9 @@ export function sessionRoutes(principals: Principals, refuse: Refusal): Router {
     sendSession(res, principal);
   });
 
-  router.post('/session', json({ limit: '4kb', inflate: false }), async (req, res) => {
+  router.post('/session', async (req, res) => {
     requireSameOrigin(req);
-    const { token } = parseRequest(signInRequest, req.body, 'The sign-in');
+    const { token } = parseRequest(signInRequest, await readJson(req, res), 'The sign-in');
     const principal = await principals.find('token', token);
     if (principal === undefined) {
       throw refuseSignIn(req, 'The token is unknown, expired or revoked; ask the operators for a new one.');

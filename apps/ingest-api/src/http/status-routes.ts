@@ -10,7 +10,7 @@ import { statusOverview } from '../runs/status-overview.ts';
 import { covers } from '../runs/tokens.ts';
 import { RUN_STATE } from './answers.ts';
 import { principalOf, requireAccess, requireScope } from './authenticate.ts';
-import { parseModelParam, parseRequest, runKey } from './requests.ts';
+import { MOST_INTEGER, parseModelParam, parseRequest, runKey } from './requests.ts';
 import type { RoomCheck } from './room-check.ts';
 import { sendJson } from './send-json.ts';
 
@@ -31,6 +31,7 @@ export const runsQuery = z.strictObject({
   cursor: z
     .string()
     .regex(/^r\d{1,10}$/, 'must be a nextCursor of an answer before')
+    .refine((text) => Number(text.slice(1)) <= MOST_INTEGER, 'must be a nextCursor of an answer before')
     .optional(),
 });
 

@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { ERROR_CODES, type ErrorCode } from '../../errors.ts';
 import * as answers from '../answers.ts';
 import { SECURE_SESSION_COOKIE, SESSION_COOKIE } from '../session-routes.ts';
-import { type Answer, type Operation, PATH_EXAMPLES } from './operation.ts';
+import { type Answer, type Operation, PATH_EXAMPLES, PATH_SCHEMAS } from './operation.ts';
 import { OPERATIONS } from './operations.ts';
 
 const COMPONENTS = '#/components/schemas/';
@@ -11,9 +11,14 @@ const COMPONENTS = '#/components/schemas/';
 const ANY_REQUEST: readonly ErrorCode[] = [
   'invalid_request',
   'method_not_allowed',
+  'request_timeout',
+  'expectation_failed',
+  'headers_too_large',
+  'not_implemented',
   'internal',
   'shutting_down',
 ];
+const ANY_WITH_JSON: readonly ErrorCode[] = ['too_large', 'unsupported_media_type'];
 const ANY_SIGNED_IN: readonly ErrorCode[] = [
   'unauthenticated',
   'forbidden',
@@ -69,7 +74,7 @@ function pathParameters({ path, example }: Operation) {
     in: 'path',
     required: true,
     example: example.path?.[name] ?? PATH_EXAMPLES[name],
-    schema: { type: 'string' },
+    schema: { type: 'string', ...PATH_SCHEMAS[name] },
   }));
 }
 
@@ -87,13 +92,13 @@ function queryParameters({ query, example }: Operation) {
 }
 
 function headerParameters({ headers = {}, example }: Operation) {
-  return Object.entries(headers).map(([name, { required, says }]) => ({
+  return Object.entries(headers).map(([name, { required, says, schema }]) => ({
     name,
     in: 'header',
     required,
     description: says,
     ...exampleOf(example.headers?.[name]),
-    schema: { type: 'string' },
+    schema: schema ?? { type: 'string' },
   }));
 }
 
@@ -101,12 +106,15 @@ function exampleOf(example: unknown) {
   return example === undefined ? {} : { example };
 }
 
-function requestBody({ body, bytes, example }: Operation) {
-  if (bytes !== undefined)
-    return { requestBody: { content: { [bytes]: { schema: {}, ...exampleOf(example.bytes) } } } };
+function requestBody({ body, bodyMayBeMissing = false, bytes, example }: Operation) {
+  const required = !bodyMayBeMissing;
+  if (bytes !== undefined) {
+    const content = { [bytes]: { schema: {}, ...exampleOf(example.bytes) } };
+    return { requestBody: { required, content } };
+  }
   if (body === undefined) return {};
   const content = { 'application/json': { schema: inline(body), ...exampleOf(example.body) } };
-  return { requestBody: { content } };
+  return { requestBody: { required, content } };
 }
 
 function successes({ answers: given }: Operation): Record<string, unknown> {
@@ -120,8 +128,13 @@ function success({ says, schema, mediaType, example }: Answer): Record<string, u
 }
 
 /** One answer a status; several problems may share one, told apart by `code`. */
-function problems({ scope, problems }: Operation): Record<string, unknown> {
-  const codes = new Set([...ANY_REQUEST, ...(scope === null ? [] : ANY_SIGNED_IN), ...problems]);
+function problems({ scope, body, problems }: Operation): Record<string, unknown> {
+  const codes = new Set([
+    ...ANY_REQUEST,
+    ...(scope === null ? [] : ANY_SIGNED_IN),
+    ...(body === undefined ? [] : ANY_WITH_JSON),
+    ...problems,
+  ]);
   const byStatus = Map.groupBy(codes, (code) => ERROR_CODES[code].status);
   return Object.fromEntries(
     [...byStatus].map(([status, sharing]) => [

@@ -1,5 +1,6 @@
-import type { z } from 'zod';
-import type { ErrorCode } from '../../errors.ts';
+import { z } from 'zod';
+import { ERROR_CODES, type ErrorCode } from '../../errors.ts';
+import { runKey } from '../requests.ts';
 
 /** One route, as the OpenAPI document describes it. */
 export interface Operation {
@@ -11,13 +12,22 @@ export interface Operation {
   readonly scope: 'push' | 'read' | 'operate' | 'any' | null;
   readonly query?: z.ZodType;
   readonly body?: z.ZodType;
+  /** The body, which is required where there is one, may be left out. */
+  readonly bodyMayBeMissing?: boolean;
   /** The media type of a body that is no JSON. */
   readonly bytes?: string;
   /** Headers that the request must or may have. */
-  readonly headers?: Readonly<Record<string, { readonly required: boolean; readonly says: string }>>;
+  readonly headers?: Readonly<Record<string, Header>>;
   readonly example: Example;
   readonly answers: Readonly<Record<number, Answer>>;
   readonly problems: readonly ErrorCode[];
+}
+
+export interface Header {
+  readonly required: boolean;
+  readonly says: string;
+  /** JSON Schema; any text when it is left out. */
+  readonly schema?: Readonly<Record<string, unknown>>;
 }
 
 /**
@@ -39,6 +49,14 @@ export const PATH_EXAMPLES: Readonly<Record<string, string>> = {
   model: 'demo',
   run: '2026-11',
   id: '0f6a2c51d7e94b038c1e5a7f92b4d860',
+};
+
+/** JSON Schema of the parameters in a path, decoded. */
+export const PATH_SCHEMAS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
+  model: { pattern: '^[a-z][a-z0-9_]{0,47}$' },
+  run: z.toJSONSchema(runKey),
+  id: { pattern: '^[0-9a-f]{32}$' },
+  code: { enum: Object.keys(ERROR_CODES) },
 };
 
 export interface Answer {

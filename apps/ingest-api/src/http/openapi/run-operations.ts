@@ -1,4 +1,5 @@
 import * as answers from '../answers.ts';
+import { rejectsQuery } from '../rejects-routes.ts';
 import { manifestRequest } from '../requests.ts';
 import { actionRequest } from '../run-actions-routes.ts';
 import { runsQuery } from '../status-routes.ts';
@@ -43,7 +44,7 @@ export const RUN_OPERATIONS: readonly Operation[] = [
       200: { says: 'the newest revision has this very content', schema: answers.run },
       201: { says: 'a new revision', schema: answers.run },
     },
-    problems: ['too_large', 'quota_exceeded', 'insufficient_storage'],
+    problems: ['too_large', 'overloaded', 'quota_exceeded', 'insufficient_storage'],
   },
   {
     method: 'get',
@@ -59,6 +60,7 @@ export const RUN_OPERATIONS: readonly Operation[] = [
     path: `${RUN}/rejects`,
     summary: 'The lines that were refused, one RejectedLine a line',
     scope: 'read',
+    query: rejectsQuery,
     example: { path: { run: '2026-10' }, answers: 200 },
     answers: { 200: { says: 'NDJSON', schema: answers.rejectedLine, mediaType: 'application/x-ndjson' } },
     problems: ['not_found'],
@@ -77,7 +79,9 @@ export const RUN_OPERATIONS: readonly Operation[] = [
     path: `${RUN}/retry`,
     summary: 'Loads a failed run again',
     scope: 'operate',
+    query: actionRequest,
     body: actionRequest,
+    bodyMayBeMissing: true,
     example: { body: { reason: 'the disk of the loader was full' }, path: { run: '2026-10' }, answers: 200 },
     answers: { 200: theRun },
     problems: ['not_found', 'conflict'],
@@ -87,7 +91,9 @@ export const RUN_OPERATIONS: readonly Operation[] = [
     path: RUN,
     summary: 'Withdraws what is not published',
     scope: 'operate',
+    query: actionRequest,
     body: actionRequest,
+    bodyMayBeMissing: true,
     example: {
       body: { reason: 'the classifier was trained on the wrong month' },
       path: { run: '2026-10' },
