@@ -117,7 +117,7 @@ describe('a hostile connection', function () {
     ).to.deep.equal([431]);
   });
 
-  it('that tries to smuggle a second request gets one answer, 400, and is closed', async () => {
+  it('that tries to smuggle a second request gets one answer, an error, and is closed', async () => {
     const smuggled = 'GET /livez HTTP/1.1\r\nHost: x\r\n\r\n';
     const heads: Record<string, string> = {
       'both Content-Length and Transfer-Encoding':
@@ -142,7 +142,7 @@ describe('a hostile connection', function () {
         answer.statuses.includes(200),
         `${shape}: the second request was answered\n${answer.text}`,
       ).to.equal(false);
-      expect(answer.statuses[0], shape).to.be.oneOf([400, 401]);
+      expect(answer.statuses[0], shape).to.be.oneOf([400, 401, 501]);
       expect(answer.statuses.length, shape).to.be.lessThan(3);
       expect(answer.closed, shape).to.equal(true);
     }

@@ -176,7 +176,8 @@ export interface UploadTable {
   sha256: Buffer | null;
   /** Bytes that are synced to the disk. */
   offset_bytes: Generated<number>;
-  metadata: NullableJson<Record<string, string | null>>;
+  /** The header Upload-Metadata as it was sent. */
+  metadata: ColumnType<string | null, string | undefined, never>;
   created_by: string;
   created_at: DefaultNow;
   last_progress_at: DefaultNow;

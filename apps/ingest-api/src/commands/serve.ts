@@ -68,6 +68,8 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   const app = createApp({
     db,
     dataDir: config.dataDir,
+    maxUploadBytes: config.maxUploadBytes,
+    expireUploadsMs: config.expireUploadsMs,
     store,
     locks,
     readiness,

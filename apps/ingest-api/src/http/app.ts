@@ -13,11 +13,13 @@ import type { DurableStore } from '../store/durable-store.ts';
 import type { UploadLocks } from '../store/upload-locks.ts';
 import { auditDenials } from './audit-denials.ts';
 import { authenticate } from './authenticate.ts';
+import { keepConnection } from './connections.ts';
 import { currentRoutes } from './current-routes.ts';
 import { eventsRoutes } from './events-routes.ts';
+import { requireGoodFraming } from './framing.ts';
+import { requireKnownMethod } from './methods.ts';
 import { createRegistry, metricsRoutes } from './metrics-routes.ts';
 import { modelsRoutes } from './models-routes.ts';
-import { requireOneHost } from './one-host.ts';
 import { openApiRoutes } from './openapi-routes.ts';
 import { pageRoutes } from './page-routes.ts';
 import { probes, type Readiness } from './probes.ts';
@@ -34,11 +36,13 @@ import { securityHeaders } from './security-headers.ts';
 import { sessionRoutes } from './session-routes.ts';
 import { statusRoutes } from './status-routes.ts';
 import { uploadQuota } from './upload-quota.ts';
-import { uploadRoutes } from './upload-routes.ts';
+import { tusVersionOnEveryAnswer, uploadRoutes } from './upload-routes.ts';
 
 export interface AppOptions {
   readonly db: Kysely<Database>;
   readonly dataDir: string;
+  readonly maxUploadBytes: number;
+  readonly expireUploadsMs: number;
   readonly store: DurableStore;
   readonly locks: UploadLocks;
   readonly readiness: Pick<Readiness, 'check'>;
@@ -72,7 +76,9 @@ export function createApp(options: AppOptions): Express {
   app.use(requestMetrics(registry));
   app.use(auditDenials(db, log));
   app.use(securityHeaders);
-  app.use(requireOneHost);
+  app.use(tusVersionOnEveryAnswer);
+  app.use(requireGoodFraming);
+  app.use(requireKnownMethod());
   app.use(probes(options));
   app.use((_req, _res, next) => {
     if (options.isStopping())
@@ -83,6 +89,10 @@ export function createApp(options: AppOptions): Express {
   app.use(problemPages());
   app.use(sessionRoutes(principals, refuse));
   app.use(authenticate(principals, refuse));
+  app.use((req, _res, next) => {
+    keepConnection(req);
+    next();
+  });
   app.use(limitRequests(guard.ratePerMinute));
   app.use(statusRoutes({ ...options, watch }));
   app.use(metricsRoutes({ ...options, registry }));

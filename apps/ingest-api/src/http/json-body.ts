@@ -159,5 +159,7 @@ function parseMediaType(text: string): MIMEType | undefined {
 export function letBodyCome(req: Request, res: Response): void {
   if (req.headers.expect === undefined || res.locals.hasLetBodyCome === true) return;
   res.locals.hasLetBodyCome = true;
-  if (req.httpVersion === '1.1') res.writeContinue();
+  if (req.httpVersion !== '1.1') return;
+  res.removeHeader('Connection'); // `framing.ts` would have it closed
+  res.writeContinue();
 }

@@ -1,8 +1,19 @@
 import { readFile } from 'node:fs/promises';
-import { createServer, type RequestListener, type Server, type ServerOptions } from 'node:http';
+import {
+  createServer,
+  type IncomingMessage,
+  type RequestListener,
+  type Server,
+  type ServerOptions,
+  type ServerResponse,
+} from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
+import type { Socket } from 'node:net';
+import { IngestError } from '../errors.ts';
 import type { GuardConfig, TlsFiles } from '../guard-config.ts';
+import { limitConnections } from './connections.ts';
 import { demandMinimumRate } from './minimum-rate.ts';
+import { rawProblem } from './problems.ts';
 
 export interface ListenerOptions {
   readonly guard: GuardConfig;
@@ -15,6 +26,7 @@ const LIMITS: ServerOptions = {
   headersTimeout: 30_000,
   keepAliveTimeout: 10_000,
   connectionsCheckingInterval: 5_000,
+  requireHostHeader: false, // `framing.ts` does, with a problem document
 };
 
 /** HTTP or HTTPS, with everything that a connection may not do to us; not listening yet. */
@@ -25,11 +37,65 @@ export async function createListener(
   const server =
     guard.tls === undefined
       ? createServer(LIMITS, app)
-      : createTlsServer({ ...LIMITS, ...(await readTls(guard.tls)) }, app);
+      : createTlsServer({ ...LIMITS, handshakeTimeout: 10_000, ...(await readTls(guard.tls)) }, app);
   server.timeout = idleTimeoutMs;
-  server.maxConnections = guard.maxConnections;
+  limitConnections(server, guard.maxConnections);
+  answerWhatIsNoRequest(server);
+  // With our own answer, when headers decide it; `letBodyCome` asks for the body otherwise.
+  server.on('checkContinue', app);
+  server.on('checkExpectation', app);
   demandMinimumRate(server, { minBytesPerSecond: guard.minBytesPerSecond, windowMs: idleTimeoutMs });
   return server;
+}
+
+/**
+ * What is no request that could be given to the app is answered by Node itself, in a bare status line; here as a problem,
+ * as everything else is.
+ */
+function answerWhatIsNoRequest(server: Server): void {
+  server.on('clientError', (error: ParseError, socket: Socket) => {
+    if (error.code === 'ECONNRESET' || !socket.writable || hasBegunToAnswer(socket)) socket.destroy(error);
+    else answer(socket, whyNoRequest(error));
+  });
+  // A tunnel, which is no path of ours: RFC 9110 §9.3.6.
+  server.on('connect', (_req: IncomingMessage, socket: Socket) =>
+    answer(socket, new IngestError('method_not_allowed', 'CONNECT is not allowed here: this is no proxy.'), {
+      Allow: '',
+    }),
+  );
+}
+
+interface ParseError extends Error {
+  readonly code?: string;
+  readonly reason?: string;
+  readonly rawPacket?: Buffer;
+}
+
+function answer(socket: Socket, error: IngestError, headers: Readonly<Record<string, string>> = {}): void {
+  socket.end(rawProblem(error, headers));
+  socket.destroySoon();
+}
+
+/** Node keeps the response that it is sending here; its own handling of these errors looks at it, too. */
+function hasBegunToAnswer(socket: Socket): boolean {
+  return (socket as { _httpMessage?: ServerResponse | null })._httpMessage?.headersSent === true;
+}
+
+/** A request line of HTTP/1 whose method the parser does not know. */
+const UNKNOWN_METHOD = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+ \S+ HTTP\/1\.[01]\r?\n/;
+
+function whyNoRequest({ code, reason, message, rawPacket }: ParseError): IngestError {
+  if (code === 'HPE_HEADER_OVERFLOW')
+    return new IngestError('headers_too_large', 'The request line and the headers have more than 16 KiB.');
+  if (code === 'ERR_HTTP_REQUEST_TIMEOUT')
+    return new IngestError('request_timeout', 'The headers of the request did not arrive in time.');
+  if (code === 'HPE_CHUNK_EXTENSIONS_OVERFLOW')
+    return new IngestError('too_large', 'The chunks of the body have more than 16 KiB of extensions.');
+  if (reason === 'Request has invalid `Transfer-Encoding`')
+    return new IngestError('not_implemented', 'The Transfer-Encoding is not known here; send "chunked".');
+  if (code === 'HPE_INVALID_METHOD' && UNKNOWN_METHOD.test(rawPacket?.toString('latin1') ?? ''))
+    return new IngestError('not_implemented', 'The method of the request is not known here.');
+  return new IngestError('invalid_request', `The request is not HTTP/1.1: ${message}.`);
 }
 
 /** @throws a sentence that names the file and the variable. */

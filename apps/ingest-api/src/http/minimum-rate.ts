@@ -1,4 +1,4 @@
-import type { Server } from 'node:http';
+import type { IncomingMessage, Server } from 'node:http';
 
 export interface MinimumRate {
   readonly minBytesPerSecond: number;
@@ -12,7 +12,7 @@ export interface MinimumRate {
  */
 export function demandMinimumRate(server: Server, { minBytesPerSecond, windowMs }: MinimumRate): void {
   const leastBytes = (minBytesPerSecond * windowMs) / 1000;
-  server.on('request', (req) => {
+  const watch = (req: IncomingMessage) => {
     const { headers, socket } = req;
     if (headers['content-length'] === undefined && headers['transfer-encoding'] === undefined) return;
     let seenBytes = socket.bytesRead;
@@ -26,5 +26,6 @@ export function demandMinimumRate(server: Server, { minBytesPerSecond, windowMs 
     }, windowMs);
     timer.unref();
     req.once('close', () => clearInterval(timer));
-  });
+  };
+  server.on('request', watch).on('checkContinue', watch);
 }

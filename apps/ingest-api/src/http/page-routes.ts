@@ -17,6 +17,9 @@ const FILES: Readonly<Record<string, { readonly path: string; readonly type: str
   '/page/vendor/uplot.css': packaged('uplot', 'uPlot.min.css', 'text/css; charset=utf-8'),
 };
 
+/** Every address of the page, as the routes have them. */
+export const PAGE_ADDRESSES = [...Object.keys(FILES), '/page/:module'] as const;
+
 /** pnpm keeps packages below a folder named .pnpm; and whoever has the checkout below a dot is not to be punished. */
 const SENT_FROM_ANYWHERE = { dotfiles: 'allow' } as const;
 

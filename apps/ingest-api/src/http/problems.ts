@@ -1,4 +1,6 @@
-import type { ErrorRequestHandler, Response } from 'express';
+import { randomUUID } from 'node:crypto';
+import { STATUS_CODES } from 'node:http';
+import type { ErrorRequestHandler, Request, Response } from 'express';
 import type { Logger } from 'pino';
 import { describeError, ERROR_CODES, type ErrorCode, IngestError, isDatabaseUnavailable } from '../errors.ts';
 
@@ -29,10 +31,8 @@ export function toIngestError(error: unknown): IngestError {
       cause: error,
     });
   }
-  const { status, type } = error as { status?: unknown; type?: unknown };
-  // What express's body parser throws.
-  if (type === 'entity.too.large')
-    return new IngestError('too_large', 'The request body is larger than 32 MiB.', { cause: error });
+  const { status } = error as { status?: unknown };
+  // What express throws of an address that cannot be decoded.
   if (typeof status === 'number' && status >= 400 && status < 500) {
     return new IngestError('invalid_request', `The request cannot be read: ${(error as Error).message}.`, {
       cause: error,
@@ -63,7 +63,39 @@ export function sendProblem(res: Response, error: IngestError): void {
   if (retryAfter !== undefined) res.setHeader('Retry-After', String(retryAfter));
   if (problem.status === 401) res.setHeader('WWW-Authenticate', 'Bearer');
   res.locals.problem = problem.code;
+  readOn(res.req);
   res.status(problem.status).type('application/problem+json').send(JSON.stringify(problem));
+}
+
+/** The whole answer, for a socket whose request has not become one. */
+export function rawProblem(error: IngestError, headers: Readonly<Record<string, string>> = {}): string {
+  const problem = toProblem(error, randomUUID());
+  const body = JSON.stringify(problem);
+  const fields = {
+    'Content-Type': 'application/problem+json; charset=utf-8',
+    'Content-Length': String(Buffer.byteLength(body)),
+    'X-Request-Id': problem.request_id,
+    'Cache-Control': 'no-store',
+    Date: new Date().toUTCString(),
+    Connection: 'close',
+    ...headers,
+  };
+  const lines = Object.entries(fields).map(([name, value]) => `${name}: ${value}\r\n`);
+  return `HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status]}\r\n${lines.join('')}\r\n${body}`;
+}
+
+/** A client that sends on although it was refused is cut off after so long. */
+const READ_ON_MS = 5_000;
+
+/**
+ * Reads the rest of a body that was refused: closed at once, the connection would be reset, and the client
+ * might never read why.
+ */
+function readOn(req: Request): void {
+  if (req.complete || req.destroyed) return;
+  const timer = setTimeout(() => req.socket.destroy(), READ_ON_MS);
+  timer.unref();
+  req.once('close', () => clearTimeout(timer)).resume();
 }
 
 /** The last handler: express brings every rejected promise here. */

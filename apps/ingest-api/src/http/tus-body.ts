@@ -1,4 +1,3 @@
-import type { IncomingMessage } from 'node:http';
 import type { Server } from '@tus/server';
 import { type CancellationContext, ERRORS, type Upload } from '@tus/utils';
 import type { Request, Response } from 'express';
@@ -7,13 +6,21 @@ import { NodeRequest } from 'srvx/node';
 import { IngestError } from '../errors.ts';
 import type { DurableStore } from '../store/durable-store.ts';
 import { gatherBody } from '../store/gather-body.ts';
+import { letBodyCome } from './json-body.ts';
 
 /**
  * The request as @tus/server wants it, but for its body: that stays Node's own request. The web stream that
- * it would be made into, and the three streams that @tus/server makes of that, cost half the throughput.
+ * it would be made into, and the three streams that @tus/server makes of that, cost half the throughput. `mediaType` is the
+ * one that was found good; @tus/server compares its letters, and does not fold their case.
  */
-export function requestWithNodeBody(req: Request, res: Response): ServerRequest {
-  return Object.defineProperty(new NodeRequest({ req, res }), 'body', { value: req });
+export function requestWithNodeBody(
+  req: Request,
+  res: Response,
+  mediaType: string | undefined,
+): ServerRequest {
+  const request = new NodeRequest({ req, res });
+  if (mediaType !== undefined) request.headers.set('content-type', mediaType);
+  return Object.defineProperty(request, 'body', { value: req });
 }
 
 /**
@@ -32,12 +39,13 @@ export function writeStraightToStore(
   },
 ): void {
   async function writeToStore(
-    body: IncomingMessage,
+    body: Request,
     upload: Upload,
     limitBytes: number,
     { signal }: CancellationContext,
   ): Promise<number> {
     if (limitBytes === 0) return upload.offset; // an empty PATCH only asks for the offset, and the finish hook
+    letBodyCome(body, body.res as Response);
     const pieces = gatherBody(body, {
       limitBytes,
       signal,

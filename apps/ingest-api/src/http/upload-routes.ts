@@ -1,5 +1,5 @@
 import { Server } from '@tus/server';
-import { ERRORS, Metadata, TUS_RESUMABLE, type Upload } from '@tus/utils';
+import { ERRORS, TUS_RESUMABLE, type Upload } from '@tus/utils';
 import type { Database } from 'db-schema';
 import { type Request, type RequestHandler, type Response, Router } from 'express';
 import type { Kysely } from 'kysely';
@@ -19,6 +19,7 @@ import type { DurableStore } from '../store/durable-store.ts';
 import { isUploadId } from '../store/upload-files.ts';
 import type { UploadLocks } from '../store/upload-locks.ts';
 import { principalOf, requireAccess, requireStillValid } from './authenticate.ts';
+import { hasBody, requireIdentity, requireMediaType } from './json-body.ts';
 import { toIngestError } from './problems.ts';
 import { fileName, parseModelParam, parseRequest, runKey } from './requests.ts';
 import type { RoomCheck } from './room-check.ts';
@@ -27,6 +28,7 @@ import { requireReadableMetadata } from './upload-metadata.ts';
 import type { UploadQuota } from './upload-quota.ts';
 
 const PATH = '/v1/uploads';
+const OFFSET_STREAM = 'application/offset+octet-stream';
 
 const LOST_AND_NOT_NEEDED =
   'The bytes of this upload are lost, and no run waits for them; declare the run again.';
@@ -34,6 +36,9 @@ const LOST_AND_NOT_NEEDED =
 export interface UploadRoutesOptions {
   readonly db: Kysely<Database>;
   readonly dataDir: string;
+  readonly maxUploadBytes: number;
+  /** Bytes of an upload that is not finished stay for this long after the last progress. */
+  readonly expireUploadsMs: number;
   readonly store: DurableStore;
   readonly locks: UploadLocks;
   readonly room: RoomCheck;
@@ -49,10 +54,11 @@ export interface UploadRoutesOptions {
  * where, when it is finished, what is left open) is decided here.
  */
 export function uploadRoutes(options: UploadRoutesOptions): Router {
-  const { db, dataDir, locks, room, quota, principals } = options;
+  const { db, dataDir, locks, room, quota, principals, maxUploadBytes, expireUploadsMs } = options;
   const tus = new Server({
     path: PATH,
     datastore: options.store,
+    maxSize: maxUploadBytes,
     locker: locks,
     lockDrainTimeout: 1, // the lock has waited already: a stalled holder is ended at once
     relativeLocation: true,
@@ -60,7 +66,8 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
     getFileIdFromRequest: (_req, lastPath) => (isUploadId(lastPath ?? '') ? lastPath : undefined),
     namingFunction: newUploadId,
     onUploadCreate: async (req, upload) => {
-      await createSingleFileRun(responseOf(req), upload);
+      const metadata = req.headers.get('upload-metadata') ?? '';
+      await createSingleFileRun(responseOf(req), upload, metadata);
       return {};
     },
     onUploadFinish: async (_req, upload) => {
@@ -79,12 +86,12 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
     assertStillAllowed: (req) => requireStillValid(principals, req as Request),
   });
 
-  async function createSingleFileRun(res: Response, upload: Upload): Promise<void> {
-    const { metadata = {} } = upload;
-    const model = parseModelParam(metadata.model ?? '');
+  async function createSingleFileRun(res: Response, upload: Upload, metadata: string): Promise<void> {
+    const given = upload.metadata ?? {};
+    const model = parseModelParam(given.model ?? '');
     requireAccess(res, 'push', model);
-    const run = parseRequest(runKey, metadata.run, 'The metadata "run"');
-    const name = parseRequest(fileName, metadata.filename, 'The metadata "filename"');
+    const run = parseRequest(runKey, given.run, 'The metadata "run"');
+    const name = parseRequest(fileName, given.filename, 'The metadata "filename"');
     const sizeBytes = upload.size ?? 0;
     room.checkSize(name, sizeBytes);
     const reserveRoom = await room.measure();
@@ -104,22 +111,56 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
     });
   }
 
+  /**
+   * `Upload-Expires` of an upload that is not finished (§Expiration): it stays for at least this long, and longer when
+   * bytes arrive for any file of its run. `Upload-Metadata` as the client sent it.
+   */
+  function addStanding(req: Request, res: Response, headers: Headers): void {
+    const upload = res.locals.upload as StandingUpload | undefined; // none for a creation
+    const offset = headers.get('upload-offset');
+    const sizeBytes = upload?.sizeBytes ?? Number(req.get('upload-length'));
+    if (req.method !== 'OPTIONS' && Number(offset ?? 0) < sizeBytes) {
+      const hasProgress = upload === undefined || Number(offset) > upload.offsetBytes;
+      const sinceMs = hasProgress ? Date.now() : upload.lastProgressAt.getTime();
+      headers.set('Upload-Expires', new Date(sinceMs + expireUploadsMs).toUTCString());
+    }
+    if (req.method === 'HEAD' && upload?.metadata) headers.set('Upload-Metadata', upload.metadata);
+  }
+
+  /**
+   * HEAD of an upload that nobody writes: what the record says holds without its lock. One that is being written goes
+   * on to @tus/server, which waits for its turn: a stalled writer then gives way, and what it had counts.
+   */
+  const answerUnlocked: RequestHandler = (req, res, next) => {
+    const { isBeingWritten, offsetBytes, sizeBytes } = res.locals.upload as StandingUpload;
+    if (isBeingWritten) return next();
+    const headers = new Headers({
+      'Cache-Control': 'no-store',
+      'Upload-Offset': String(offsetBytes),
+      'Upload-Length': String(sizeBytes),
+    });
+    addStanding(req, res, headers);
+    res.status(200).setHeaders(headers).end();
+  };
+
   const speakTus: RequestHandler = async (req, res) => {
-    const response = await tus.handleWeb(requestWithNodeBody(req, res));
+    const response = await tus.handleWeb(
+      requestWithNodeBody(req, res, res.locals.hasBytes === true ? OFFSET_STREAM : undefined),
+    );
     if (response.status < 400) {
+      addStanding(req, res, response.headers);
       await sendNodeResponse(res, response);
       return;
     }
-    readOn(req);
     throw res.locals.error ?? (await fromTusResponse(response));
   };
 
   const router = Router();
+  router.use(PATH, ignoreOverride, requireTusVersion);
   router.options([PATH, `${PATH}/:id`], speakTus);
-  router.post(PATH, ignoreOverride, requireReadableMetadata, speakTus);
-  router.all(PATH, methodNotAllowed('OPTIONS, POST'));
+  router.post(PATH, requireTusBody, requireFittingLength, requireReadableMetadata, speakTus);
 
-  router.use(`${PATH}/:id`, ignoreOverride, async (req, res, next) => {
+  router.use(`${PATH}/:id`, async (req, res, next) => {
     const { id } = req.params as { id: string };
     const upload = isUploadId(id) ? await findUpload(db, id) : undefined;
     // One that belongs to another's model is answered as one that never was, word for word.
@@ -132,13 +173,12 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
     res.locals.upload = found;
     next();
   });
-  router.head(`${PATH}/:id`, answerUnlocked, speakTus);
-  router.patch(`${PATH}/:id`, speakTus);
+  router.head(`${PATH}/:id`, requireAwaited, answerUnlocked, speakTus);
+  router.patch(`${PATH}/:id`, requireTusBody, requireAwaited, speakTus);
   router.delete(`${PATH}/:id`, async (req, res) => {
     await withdrawUpload(db, dataDir, req.params.id, principalOf(res));
-    res.status(204).set('Tus-Resumable', '1.0.0').end();
+    res.status(204).end();
   });
-  router.all(`${PATH}/:id`, methodNotAllowed('OPTIONS, HEAD, PATCH, DELETE'));
   return router;
 }
 
@@ -149,52 +189,61 @@ function responseOf(req: ServerRequest): Response {
   return res as Response;
 }
 
-/** A client that sends on although it was refused is cut off after so long. */
-const READ_ON_MS = 5_000;
-
-/**
- * Reads the rest of a body that was refused: closed at once, the connection would be reset, and the client
- * might never read why.
- */
-function readOn(req: Request): void {
-  if (req.complete || req.destroyed) return;
-  const timer = setTimeout(() => req.socket.destroy(), READ_ON_MS);
-  timer.unref();
-  req.once('close', () => clearTimeout(timer)).resume();
-}
-
-/**
- * HEAD of an upload that nobody writes: what the record says holds without its lock. One that is being written goes
- * on to @tus/server, which waits for its turn: a stalled writer then gives way, and what it had counts.
- */
-const answerUnlocked: RequestHandler = (req, res, next) => {
-  const { isBeingWritten, offsetBytes, sizeBytes, metadata } = res.locals.upload as StandingUpload;
-  if (isBeingWritten || req.get('Tus-Resumable') !== TUS_RESUMABLE) {
-    next();
-    return;
-  }
-  res.set({
-    'Tus-Resumable': TUS_RESUMABLE,
-    'Cache-Control': 'no-store',
-    'Upload-Offset': String(offsetBytes),
-    'Upload-Length': String(sizeBytes),
-  });
-  if (metadata !== null) res.set('Upload-Metadata', Metadata.stringify(metadata));
-  res.status(200).end();
-};
-
 /** tus 1.0 lets a client override the method by a header; a proxy that filters by method could not see it. */
 const ignoreOverride: RequestHandler = (req: Request, _res, next) => {
   delete req.headers['x-http-method-override'];
   next();
 };
 
-function methodNotAllowed(allowed: string): RequestHandler {
-  return (req, res) => {
-    res.set('Allow', allowed);
-    throw new IngestError('method_not_allowed', `${req.method} is not allowed here; use one of ${allowed}.`);
-  };
-}
+/** tus 1.0 §Tus-Resumable: on every answer of these addresses, also where something before the routes refuses. */
+export const tusVersionOnEveryAnswer: RequestHandler = (req, res, next) => {
+  if (/^\/v1\/uploads(\/|$)/i.test(req.path)) res.set('Tus-Resumable', TUS_RESUMABLE);
+  next();
+};
+
+/** tus 1.0 §Tus-Resumable: another version is a 412 that says which one is spoken, and nothing is done. */
+const requireTusVersion: RequestHandler = (req, res, next) => {
+  const version = req.get('tus-resumable');
+  if (req.method === 'OPTIONS' || version === TUS_RESUMABLE) return next();
+  res.set('Tus-Version', TUS_RESUMABLE);
+  throw new IngestError(
+    'precondition_failed',
+    `The header Tus-Resumable must be ${TUS_RESUMABLE}; it is ${version === undefined ? 'missing' : JSON.stringify(version.slice(0, 80))}.`,
+  );
+};
+
+/** A PATCH has bytes, be they none; a POST may have some (creation-with-upload). */
+const requireTusBody: RequestHandler = (req, res, next) => {
+  requireIdentity(req, res);
+  if (req.method === 'PATCH' || hasBody(req)) {
+    requireMediaType(req, OFFSET_STREAM);
+    res.locals.hasBytes = true;
+  }
+  next();
+};
+
+/** A creation whose first bytes cannot be all of the upload's declares nothing. */
+const requireFittingLength: RequestHandler = (req, _res, next) => {
+  const body = Number(req.headers['content-length'] ?? 0);
+  const upload = req.get('upload-length') ?? '';
+  if (/^\d+$/.test(upload) && body > Number(upload)) {
+    throw new IngestError(
+      'too_large',
+      `The body has ${body} bytes, and the upload ${upload} by its Upload-Length; nothing was declared.`,
+    );
+  }
+  next();
+};
+
+/** An upload that is not finished, and that no run waits for any more, takes no byte. */
+const requireAwaited: RequestHandler = (_req, res, next) => {
+  const { isAwaited, offsetBytes, sizeBytes } = res.locals.upload as StandingUpload;
+  if (isAwaited || offsetBytes === sizeBytes) return next();
+  throw new IngestError(
+    'upload_gone',
+    'The run that this upload belongs to is cancelled, or was replaced by a newer revision; declare the run again.',
+  );
+};
 
 const CODES_BY_STATUS: Readonly<Record<number, ErrorCode>> = {
   400: 'invalid_request',

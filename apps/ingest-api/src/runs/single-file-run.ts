@@ -9,7 +9,8 @@ export interface SingleFile {
   readonly run: string;
   readonly name: string;
   readonly sizeBytes: number;
-  readonly metadata: Record<string, string | null>;
+  /** The header Upload-Metadata as it was sent. */
+  readonly metadata: string;
   readonly declaredBy: string;
   readonly limits: RunLimits;
   /** Called at the end of the transaction; rejects when the file does not fit. */
@@ -41,7 +42,7 @@ export async function openSingleFileRun(db: Kysely<Database>, file: SingleFile):
         model,
         bytes: file.sizeBytes,
         sha256: null,
-        metadata: JSON.stringify(file.metadata),
+        metadata: file.metadata,
         created_by: declaredBy,
         received_at: file.sizeBytes === 0 ? new Date() : null, // an empty file has nothing to send
       })

@@ -92,6 +92,12 @@ async function claimUpload(
 
 export interface StandingUpload extends UploadRecord {
   readonly model: ModelName;
+  /** A run waits for it. */
+  readonly isAwaited: boolean;
+  /** Or since when a run waits for it, when that is later. */
+  readonly lastProgressAt: Date;
+  /** The header as its creator sent it; null for one that a manifest has declared. */
+  readonly metadata: string | null;
   /** A process has begun to write it, and not ended. */
   readonly isBeingWritten: boolean;
 }
@@ -103,15 +109,29 @@ export async function findUpload(
 ): Promise<StandingUpload | undefined> {
   const row = await db
     .selectFrom('ingest.upload')
-    .select(['model', 'writer', ...RECORD])
+    .select(['model', 'writer', 'metadata', 'last_progress_at', ...RECORD])
+    .select(
+      sql<Date | null>`(
+        SELECT max(r.declared_at) FROM ingest.run_file f JOIN ingest.run_revision r USING (revision_id)
+        WHERE f.upload_id = upload.upload_id AND r.state = 'receiving')`.as('awaited_since'),
+    )
     .where('upload_id', '=', uploadId)
     .where('removed_at', 'is', null)
     .executeTakeFirst();
   if (row === undefined) return undefined;
-  return { ...toRecord(uploadId, row), model: row.model, isBeingWritten: row.writer !== null };
+  const { model, writer, metadata, awaited_since, last_progress_at } = row;
+  const isAwaited = awaited_since !== null;
+  return {
+    ...toRecord(uploadId, row),
+    model,
+    metadata,
+    isBeingWritten: writer !== null,
+    isAwaited,
+    lastProgressAt: isAwaited && awaited_since > last_progress_at ? awaited_since : last_progress_at,
+  };
 }
 
-const RECORD = ['bytes', 'offset_bytes', 'metadata', 'created_at', 'file'] as const;
+const RECORD = ['bytes', 'offset_bytes', 'created_at', 'file'] as const;
 
 function toRecord(
   uploadId: string,
@@ -122,7 +142,6 @@ function toRecord(
     fileName: row.file ?? uploadId,
     sizeBytes: row.bytes,
     offsetBytes: row.offset_bytes,
-    metadata: row.metadata,
     createdAt: row.created_at,
   };
 }

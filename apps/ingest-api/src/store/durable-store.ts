@@ -22,7 +22,7 @@ export class DurableStore extends FileStore {
     // FileStore makes its folder without waiting for it: `prepareDataDir` has made it before.
     super({ directory: options.dataDir, configstore: NO_FILES });
     this.#options = options;
-    this.extensions = ['creation', 'creation-with-upload', 'termination'];
+    this.extensions = ['creation', 'creation-with-upload', 'termination', 'expiration'];
   }
 
   override async create(upload: Upload): Promise<Upload> {
@@ -31,12 +31,11 @@ export class DurableStore extends FileStore {
 
   /** The upload as it was locked. */
   override async getUpload(uploadId: string): Promise<Upload> {
-    const { sizeBytes, offsetBytes, metadata, createdAt } = this.#options.claimOf(uploadId).record;
+    const { sizeBytes, offsetBytes, createdAt } = this.#options.claimOf(uploadId).record;
     return new Upload({
       id: uploadId,
       size: sizeBytes,
       offset: offsetBytes,
-      ...(metadata === null ? {} : { metadata }),
       creation_date: createdAt.toISOString(),
     });
   }

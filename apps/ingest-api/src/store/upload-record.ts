@@ -6,7 +6,6 @@ export interface UploadRecord {
   readonly sizeBytes: number;
   /** Synced bytes. */
   readonly offsetBytes: number;
-  readonly metadata: Record<string, string | null> | null;
   readonly createdAt: Date;
 }
 

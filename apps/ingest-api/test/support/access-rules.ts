@@ -23,9 +23,7 @@ export type AccessRule =
       readonly request?: (subject: Subject) => RequestOptions;
     }
   /** Whoever may read, and is not bound to some models: it tells of all of them. */
-  | { readonly access: 'every model' }
-  /** Any method that the address does not take: 405 for whoever has a valid token and may know of the address. */
-  | { readonly access: 'other methods'; readonly methods: readonly string[]; readonly aboutUpload: boolean };
+  | { readonly access: 'every model' };
 
 const TUS = { 'tus-resumable': '1.0.0' };
 const READ: readonly Scope[] = ['read', 'push', 'operate', 'admin'];
@@ -82,12 +80,6 @@ export const ACCESS_RULES: Readonly<Record<string, AccessRule>> = {
     answers: [204],
     request: () => ({ headers: TUS }),
   },
-  'ALL /v1/uploads': {
-    access: 'other methods',
-    methods: ['GET', 'PUT', 'PATCH', 'DELETE'],
-    aboutUpload: false,
-  },
-  'ALL /v1/uploads/:id': { access: 'other methods', methods: ['GET', 'PUT', 'POST'], aboutUpload: true },
 
   'GET /v1/models': { access: 'any model', scope: 'read' },
   'GET /v1/models/:model': { access: 'one model', scopes: READ, answers: [200] },

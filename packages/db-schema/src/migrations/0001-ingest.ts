@@ -104,7 +104,7 @@ CREATE TABLE ingest.upload (
   bytes bigint NOT NULL CHECK (bytes >= 0),
   sha256 bytea CHECK (octet_length(sha256) = 32),
   offset_bytes bigint NOT NULL DEFAULT 0 CHECK (offset_bytes BETWEEN 0 AND bytes),
-  metadata jsonb,
+  metadata text,
   created_by text NOT NULL,
   created_at timestamptz NOT NULL DEFAULT now(),
   last_progress_at timestamptz NOT NULL DEFAULT now(),
@@ -115,6 +115,7 @@ CREATE TABLE ingest.upload (
   writer text
 );
 COMMENT ON COLUMN ingest.upload.offset_bytes IS 'bytes that are synced to the disk: never more than the file holds';
+COMMENT ON COLUMN ingest.upload.metadata IS 'the header Upload-Metadata as it was sent; NULL for what a manifest has declared';
 COMMENT ON COLUMN ingest.upload.file_removed_at IS 'its bytes are gone from the disk; removed_at says that they may go';
 COMMENT ON COLUMN ingest.upload.file IS 'the name of its file in the folder of the uploads; NULL for the upload id';
 COMMENT ON COLUMN ingest.upload.writer IS 'the writer that has not ended in order (docs/decisions/0020); NULL when nobody writes';
