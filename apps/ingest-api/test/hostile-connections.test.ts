@@ -185,4 +185,47 @@ describe('a hostile connection', function () {
     expect(await eventually(closed, (count) => count >= 40, IDLE_MS - 500)).to.be.at.least(40);
     for (const socket of sockets) socket.destroy();
   });
+
+  it('of which a thousand say nothing leave room for whoever has a token, from the same address and from another', async function () {
+    this.timeout(120_000);
+    const roomy = await startSystem({ guard: { ...guard, maxConnections: 1_000 } });
+    const idle = new Set<Socket>();
+    const openIdle = async (localAddress: string) => {
+      const socket = await openSocket(roomy.url, localAddress);
+      idle.add(socket);
+      socket.once('close', () => idle.delete(socket));
+    };
+    const ask = async (localAddress: string): Promise<readonly number[]> => {
+      const socket = await openSocket(roomy.url, localAddress);
+      const answer = collect(socket, 2_000);
+      socket.write(
+        `GET /v1/runs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${roomy.token}\r\nConnection: close\r\n\r\n`,
+      );
+      return (await answer).statuses;
+    };
+    const streaming = await openSocket(roomy.url);
+    streaming.write(`GET /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${roomy.token}\r\n\r\n`);
+    await once(streaming, 'data');
+    try {
+      for (let round = 0; round < 10; round += 1) {
+        await Promise.all(Array.from({ length: 100 }, () => openIdle('127.0.0.1')));
+        expect(await ask('127.0.0.1'), `after ${(round + 1) * 100} idle sockets`).to.deep.equal([200]);
+        expect(await ask('127.0.0.2')).to.deep.equal([200]);
+      }
+      // A quarter of 1,000, which `ask` was one of.
+      await eventually(
+        async () => idle.size,
+        (count) => count <= 250,
+      );
+      expect(idle.size).to.be.greaterThan(200);
+      // From everywhere: now all that there may be are idle.
+      for (let address = 3; address < 13; address += 1)
+        await Promise.all(Array.from({ length: 100 }, () => openIdle(`127.0.0.${address}`)));
+      expect(await ask('127.0.0.2')).to.deep.equal([200]);
+      expect(streaming.destroyed, 'who came with a token stays').to.equal(false);
+    } finally {
+      for (const socket of [...idle, streaming]) socket.destroy();
+      await roomy.stop();
+    }
+  });
 });

@@ -9,9 +9,10 @@ export interface RawAnswer {
   readonly closed: boolean;
 }
 
-export async function openSocket(url: string): Promise<Socket> {
+/** From one of the addresses of this host, where it matters. */
+export async function openSocket(url: string, localAddress = '127.0.0.1'): Promise<Socket> {
   const { hostname, port } = new URL(url);
-  const socket = connect(Number(port), hostname);
+  const socket = connect({ port: Number(port), host: hostname, localAddress });
   socket.on('error', () => {}); // a reset is an answer as well
   await once(socket, 'connect');
   return socket;

@@ -44,7 +44,13 @@ export const MODEL_OPERATIONS: readonly Operation[] = [
     scope: 'operate',
     body: publishRequest,
     example: { body: { run: '2026-11', reason: 'the run of November is the right one' }, answers: 200 },
-    headers: { 'If-Match': { required: false, says: 'the ETag of the model; 412 when it has changed' } },
+    headers: {
+      'If-Match': {
+        required: false,
+        says: 'the ETag of the model; 412 when it has changed',
+        schema: { type: 'string', pattern: '^("\\d{1,15}"|\\*)$' },
+      },
+    },
     answers: { 200: theModel },
     problems: ['not_found', 'conflict', 'precondition_failed'],
   },

@@ -44,7 +44,7 @@ export const RUN_OPERATIONS: readonly Operation[] = [
       200: { says: 'the newest revision has this very content', schema: answers.run },
       201: { says: 'a new revision', schema: answers.run },
     },
-    problems: ['too_large', 'overloaded', 'quota_exceeded', 'insufficient_storage'],
+    problems: ['not_found', 'overloaded', 'quota_exceeded', 'insufficient_storage'],
   },
   {
     method: 'get',

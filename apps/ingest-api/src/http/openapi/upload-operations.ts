@@ -1,7 +1,9 @@
 import type { Operation } from './operation.ts';
 
 const UPLOAD = '/v1/uploads/:id';
-const TUS = { 'Tus-Resumable': { required: true, says: '1.0.0' } };
+const TUS = { 'Tus-Resumable': { required: true, says: 'the version of tus', schema: { const: '1.0.0' } } };
+/** Bytes of a file, or of a part of it. */
+const BYTES = { type: 'integer', minimum: 0, maximum: Number.MAX_SAFE_INTEGER };
 const TUS_VERSION = { 'Tus-Resumable': '1.0.0' };
 
 export const UPLOAD_OPERATIONS: readonly Operation[] = [
@@ -21,8 +23,15 @@ export const UPLOAD_OPERATIONS: readonly Operation[] = [
     scope: 'push',
     headers: {
       ...TUS,
-      'Upload-Length': { required: true, says: 'bytes of the file' },
-      'Upload-Metadata': { required: true, says: '`model`, `run` and `filename`, each in base64' },
+      'Upload-Length': { required: true, says: 'bytes of the file', schema: BYTES },
+      'Upload-Metadata': {
+        required: true,
+        says: '`model`, `run` and `filename`, each in base64',
+        schema: {
+          type: 'string',
+          pattern: '^[!-+\\--~]+( [A-Za-z0-9+/=]*)?(,[!-+\\--~]+( [A-Za-z0-9+/=]*)?)*$',
+        },
+      },
     },
     example: {
       headers: {
@@ -34,8 +43,10 @@ export const UPLOAD_OPERATIONS: readonly Operation[] = [
     },
     answers: { 201: { says: 'its address is in `Location`' } },
     problems: [
-      'forbidden',
+      'not_found',
       'precondition_failed',
+      'upload_locked',
+      'storage_fault',
       'too_large',
       'unsupported_media_type',
       'quota_exceeded',
@@ -59,7 +70,7 @@ export const UPLOAD_OPERATIONS: readonly Operation[] = [
     headers: TUS,
     example: { headers: TUS_VERSION, answers: 200 },
     answers: { 200: { says: 'in `Upload-Offset`' } },
-    problems: ['not_found', 'upload_gone'],
+    problems: ['not_found', 'upload_gone', 'precondition_failed', 'upload_locked', 'storage_fault'],
   },
   {
     method: 'patch',
@@ -67,7 +78,7 @@ export const UPLOAD_OPERATIONS: readonly Operation[] = [
     summary: 'Bytes from the offset on',
     scope: 'push',
     bytes: 'application/offset+octet-stream',
-    headers: { ...TUS, 'Upload-Offset': { required: true, says: 'where these bytes begin' } },
+    headers: { ...TUS, 'Upload-Offset': { required: true, says: 'where these bytes begin', schema: BYTES } },
     example: {
       headers: { ...TUS_VERSION, 'Upload-Offset': '0' },
       bytes: '{ "pk": "1", "score": "12.5" }\n',
@@ -94,6 +105,6 @@ export const UPLOAD_OPERATIONS: readonly Operation[] = [
     headers: TUS,
     example: { headers: TUS_VERSION, answers: 204 },
     answers: { 204: { says: 'it is gone' } },
-    problems: ['not_found', 'conflict'],
+    problems: ['not_found', 'conflict', 'precondition_failed', 'storage_fault'],
   },
 ];
