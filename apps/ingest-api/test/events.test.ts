@@ -93,13 +93,16 @@ describe('live events', () => {
   it('are ten streams a token at most, and one more when one is closed', async () => {
     const token = await system.createToken({ name: 'many', scopes: ['read'] });
     const open: AbortController[] = [];
+    const answers: Response[] = []; // held: fetch closes an answer that nobody holds any more
     const stream = async (secret = token) => {
       const controller = new AbortController();
       open.push(controller);
-      return fetch(new URL('/v1/events', system.url), {
+      const answer = await fetch(new URL('/v1/events', system.url), {
         headers: { authorization: `Bearer ${secret}` },
         signal: controller.signal,
       });
+      answers.push(answer);
+      return answer;
     };
     for (let i = 0; i < 10; i += 1) expect((await stream()).status).to.equal(200);
     const refused = await stream();

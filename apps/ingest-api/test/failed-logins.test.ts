@@ -113,7 +113,9 @@ describe('the audit of denials', () => {
       await system.createToken({ name: 'loud', scopes: ['read'] }),
       await system.createToken({ name: 'quiet', scopes: ['read'], models: ['churn' as never] }),
     ];
-    await Promise.all(Array.from({ length: 300 }, (_, i) => knock(null, `junk${i}`)));
+    // 30 at once: of more connections without a token from one address the oldest are closed.
+    for (let first = 0; first < 300; first += 30)
+      await Promise.all(Array.from({ length: 30 }, (_, i) => knock(null, `junk${first + i}`)));
     await Promise.all(Array.from({ length: 100 }, () => knock(loud, 'churn')));
     expect((await knock(quiet, 'churn')).status).to.equal(403);
     expect((await knock(quiet, 'foreign')).status).to.equal(404);

@@ -194,7 +194,7 @@ describe('the loader', () => {
     const declared = await declare(system, 'churn', 'r', file(50));
     await pushRun(system, 'churn', 'r', file(60));
     const late = await patch(system, declared.files[0]?.uploadUrl ?? '', 0, Buffer.from(scoreLines(50)));
-    expect(late.status).to.equal(204);
+    expect(late.status).to.equal(410);
     system.startLoader();
     expect((await untilFinal(system, 'churn', 'r')).rows).to.equal(60);
     expect(await system.query(`SELECT state FROM ingest.run_revision WHERE revision = 1`)).to.deep.equal([

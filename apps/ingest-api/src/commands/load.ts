@@ -45,6 +45,6 @@ export async function load(config: LoadConfig, log: Logger, signal: AbortSignal)
   const frozenLoads = endFrozenLoads(context, config.pollIntervalMs);
   await runLoader(context, config.pollIntervalMs);
   await Promise.all([retention, frozenLoads]);
-  await side.db.destroy();
+  await side.pool.end(); // not `db.destroy`, which ends nothing when Kysely itself was never asked
   log.info('loader stopped');
 }

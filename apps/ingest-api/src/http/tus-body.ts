@@ -35,7 +35,7 @@ export function writeStraightToStore(
   hooks: {
     noteProgress(uploadId: string): void;
     /** Rejects when whoever sends the body may not do so any more. */
-    assertStillAllowed(req: IncomingMessage): Promise<void>;
+    assertStillAllowed(req: Request): Promise<void>;
   },
 ): void {
   async function writeToStore(

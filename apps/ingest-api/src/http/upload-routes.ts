@@ -83,7 +83,7 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
 
   writeStraightToStore(tus, options.store, {
     noteProgress: (uploadId) => locks.noteProgress(uploadId),
-    assertStillAllowed: (req) => requireStillValid(principals, req as Request),
+    assertStillAllowed: (req) => requireStillValid(principals, req),
   });
 
   async function createSingleFileRun(res: Response, upload: Upload, metadata: string): Promise<void> {
