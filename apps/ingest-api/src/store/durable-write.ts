@@ -2,8 +2,11 @@ import type { FileHandle } from 'node:fs/promises';
 
 /** So many bytes of a request are synced at a time, so that little is left to wait for at its end. */
 const SYNC_BYTES = 4 * 1024 * 1024;
-/** After so many their offset is recorded, so that a crash costs no more. */
+/** After this many their offset is recorded, so that a crash costs no more. */
 const RECORD_BYTES = 32 * 1024 * 1024;
+/** A slow sender's bytes are synced and recorded after this time: how far it is must be true at any rate (issue 19.9). */
+const RECORD_AFTER_MS = 2_000;
+const LOOK_EVERY_MS = 250;
 
 export interface DurableWrite {
   readonly file: FileHandle;
@@ -34,7 +37,9 @@ export async function writeDurably({
   let writtenBytes = offsetBytes;
   let syncedBytes = offsetBytes; // or being synced
   let recordedBytes = offsetBytes;
+  let recordedAtMs = performance.now();
   let isSyncing = false;
+  let hasFailed = false;
   let writing: Promise<void> = Promise.resolve();
   let syncing: Promise<void> = Promise.resolve();
 
@@ -45,7 +50,10 @@ export async function writeDurably({
   const sync = async (toBytes: number) => {
     try {
       await file.datasync();
-      if (toBytes - recordedBytes >= RECORD_BYTES) await record(toBytes);
+      if (toBytes - recordedBytes >= RECORD_BYTES || isLate()) await record(toBytes);
+    } catch (error) {
+      hasFailed = true;
+      throw error;
     } finally {
       isSyncing = false;
     }
@@ -53,13 +61,19 @@ export async function writeDurably({
   const record = async (toBytes: number) => {
     await onDurable(toBytes);
     recordedBytes = toBytes;
+    recordedAtMs = performance.now();
   };
+  const isLate = () => performance.now() - recordedAtMs >= RECORD_AFTER_MS;
   const startSync = () => {
     isSyncing = true;
     syncedBytes = writtenBytes;
     syncing = sync(syncedBytes);
     heardLater(syncing);
   };
+  // Not with the next piece, which may take its time. A sync that failed is not tried again, and never recorded.
+  const timer = setInterval(() => {
+    if (!isSyncing && !hasFailed && writtenBytes > recordedBytes && isLate()) startSync();
+  }, LOOK_EVERY_MS).unref();
 
   try {
     for await (const piece of pieces) {
@@ -69,6 +83,7 @@ export async function writeDurably({
       writing = write(piece);
       heardLater(writing);
     }
+    clearInterval(timer);
     await writing;
     await syncing;
     if (writtenBytes > syncedBytes) {
@@ -78,6 +93,7 @@ export async function writeDurably({
     if (writtenBytes > recordedBytes) await record(writtenBytes);
     return writtenBytes;
   } finally {
+    clearInterval(timer);
     // The caller closes the file: nothing may be under way on it then.
     await Promise.allSettled([writing, syncing]);
   }

@@ -3,6 +3,8 @@ import type { IncomingMessage } from 'node:http';
 /** Small network chunks are gathered to about this much before they are written (traps: one write a chunk is slow). */
 const MOST_GATHERED_BYTES = 1024 * 1024;
 const LEAST_GATHERED_BYTES = 128 * 1024;
+/** A slow sender's bytes are given on after this time, however few they are: how far an upload is must be true at any rate. */
+const LONGEST_GATHERED_MS = 500;
 /** What all bodies may gather together; as much again may be on its way to the disk (`e2e/many-uploads.test.ts`). */
 const SHARED_BYTES = 32 * 1024 * 1024;
 
@@ -19,7 +21,7 @@ export interface GatherOptions {
 }
 
 /**
- * The body of a request in pieces of about 1 MiB (less when many come at once), the next one coming in while the
+ * The body of a request in pieces of about 1 MiB (less when many come at once, or slowly), the next one coming in while the
  * caller works on this one; when both are full the sender is held back. Ends with the body, with the connection, or with the signal:
  * what had come by then is given, as the sender can go on from there.
  *
@@ -36,6 +38,7 @@ export async function* gatherBody(
   let gathered: Uint8Array[] = [];
   let gatheredBytes = 0;
   let totalBytes = 0;
+  let isDue = false;
   let isOver = false;
   let isTooMuch = false;
   let wake = () => {};
@@ -65,9 +68,14 @@ export async function* gatherBody(
   if (signal.aborted || body.destroyed || body.readableEnded) isOver = true;
   else body.on('data', onData).on('end', end).on('error', end).on('close', end);
   signal.addEventListener('abort', end, { once: true });
+  const timer = setInterval(() => {
+    if (gatheredBytes === 0) return;
+    isDue = true;
+    wake();
+  }, LONGEST_GATHERED_MS).unref();
   try {
     for (;;) {
-      if (!isOver && gatheredBytes < pieceBytes) {
+      if (!isOver && gatheredBytes < pieceBytes && !isDue) {
         await new Promise<void>((resolve) => {
           wake = resolve;
         });
@@ -77,12 +85,14 @@ export async function* gatherBody(
       const piece = gathered;
       gathered = [];
       gatheredBytes = 0;
+      isDue = false;
       pieceBytes = shareOfMemory();
       if (!isOver) body.resume();
       yield piece;
     }
   } finally {
     bodiesUnderWay -= 1;
+    clearInterval(timer);
     signal.removeEventListener('abort', end);
     body.off('data', onData).off('end', end).off('error', end).off('close', end);
   }
