@@ -66,8 +66,8 @@ describe('after a restore', function () {
       headers: { ...headers, 'content-type': 'application/json' },
       body: JSON.stringify({ files: [file] }),
     });
-    const run = (await declared.json()) as { files: { uploadUrl: string }[] };
-    const uploadUrl = run.files[0]?.uploadUrl ?? '';
+    const run = (await declared.json()) as { missing: { files: { uploadUrl: string }[] } };
+    const uploadUrl = run.missing.files[0]?.uploadUrl ?? '';
     const sent = await fetch(new URL(uploadUrl, service.url), {
       method: 'PATCH',
       headers: {
@@ -87,7 +87,7 @@ describe('after a restore', function () {
       headers: { authorization: `Bearer ${system.token}` },
     });
     if (answer.status === 404) return undefined;
-    return (await answer.json()) as { state: string; totals: { receivedBytes: number } };
+    return (await answer.json()) as { state: string; bytes: { received: number } };
   }
 
   async function published(model: string): Promise<void> {
@@ -119,7 +119,7 @@ describe('after a restore', function () {
     startLoader();
     await published('before');
     expect(await stateOf('after')).to.equal(undefined);
-    expect((await stateOf('half'))?.totals.receivedBytes).to.equal(10_000);
+    expect((await stateOf('half'))?.bytes.received).to.equal(10_000);
     expect(await readdir(uploads())).to.include(halfId); // with 30,000 bytes, of which 20,000 are cut off
     expect((await push(half.dir)).bytesSent).to.equal(half.text.length - 10_000);
     expect((await push(after.dir)).bytesSent).to.equal(after.text.length);
@@ -150,10 +150,10 @@ describe('after a restore', function () {
       },
       PATIENCE_MS,
     );
-    expect(seen.totals.receivedBytes).to.equal(0);
+    expect(seen.bytes.received).to.equal(0);
     await waitFor(
       'the shorter file',
-      async () => (await stateOf('short'))?.totals.receivedBytes === 10_000,
+      async () => (await stateOf('short'))?.bytes.received === 10_000,
       PATIENCE_MS,
     );
     expect((await stateOf('whole'))?.state).to.equal('queued');

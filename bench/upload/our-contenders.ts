@@ -39,8 +39,18 @@ async function declare(
   });
   if (response.status !== 201)
     throw new Error(`PUT ${url} answered ${response.status}: ${await response.text()}`);
-  const run = (await response.json()) as { files: { name: string; uploadUrl: string }[] };
-  return new Map(run.files.map(({ name, uploadUrl }) => [name, uploadUrl]));
+  const urls = new Map<string, string>();
+  for (let cursor: string | null = ''; cursor !== null; ) {
+    const from: string = cursor === '' ? '' : `&cursor=${cursor}`;
+    const answer = await fetch(`${url}/files?limit=1000${from}`, { headers });
+    const page = (await answer.json()) as {
+      files: { name: string; uploadUrl: string }[];
+      nextCursor: string | null;
+    };
+    for (const { name, uploadUrl } of page.files) urls.set(name, uploadUrl);
+    cursor = page.nextCursor;
+  }
+  return urls;
 }
 
 /** The real program, which reads and hashes every file before it sends the first. */

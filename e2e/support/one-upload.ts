@@ -26,8 +26,8 @@ export async function declareUpload(
     headers: { authorization, 'content-type': 'application/json' },
     body: JSON.stringify({ files: [{ name: 'a.jsonl', bytes: content.length, sha256, lines }] }),
   });
-  const answer = (await declared.json()) as { files?: { uploadUrl: string }[] };
-  const uploadUrl = answer.files?.[0]?.uploadUrl;
+  const answer = (await declared.json()) as { missing?: { files: { uploadUrl: string }[] } };
+  const uploadUrl = answer.missing?.files[0]?.uploadUrl;
   if (uploadUrl === undefined) throw new Error(`The run was not taken: ${JSON.stringify(answer)}`);
   const headers = { authorization, 'tus-resumable': '1.0.0' };
   return {

@@ -1,4 +1,4 @@
-import type { Run, RunHistory, RunList, Session, Status } from '../dist/http/answers.d.ts';
+import type { FilePage, Run, RunHistory, RunList, Session, Status } from '../dist/http/answers.d.ts';
 
 /** What the service answered instead of what was asked for (RFC 9457). */
 export class ServiceProblem extends Error {
@@ -21,6 +21,13 @@ export const signOut = () => ask<Session>('DELETE', '/session');
 export const getStatus = () => ask<Status>('GET', '/v1/status');
 export const getGrid = () => ask<RunList>('GET', '/v1/runs?perModel=60&limit=1000');
 export const getRun = (model: string, run: string) => ask<Run>('GET', runPath(model, run));
+export type FileFilter = 'all' | 'receiving' | 'received' | 'stalled';
+export const getFiles = (model: string, run: string, filter: FileFilter, cursor: string | null) => {
+  const query = new URLSearchParams({ limit: '200' });
+  if (filter !== 'all') query.set('state', filter);
+  if (cursor !== null) query.set('cursor', cursor);
+  return ask<FilePage>('GET', `${runPath(model, run)}/files?${query}`);
+};
 export const getHistory = (model: string, run: string) =>
   ask<RunHistory>('GET', `${runPath(model, run)}/history`);
 

@@ -1,9 +1,19 @@
-import type { Run, RunHistory, RunSummary, Session, Status } from '../dist/http/answers.d.ts';
+import type { Run, RunFile, RunHistory, RunSummary, Session, Status } from '../dist/http/answers.d.ts';
+import type { FileFilter } from './api-client.ts';
 import type { Liveness } from './live-events.ts';
 
 export type Route =
   | { readonly page: 'grid' }
   | { readonly page: 'run'; readonly model: string; readonly run: string };
+
+/** The pages of the run's files that were asked for so far. */
+export interface FilesShown {
+  readonly filter: FileFilter;
+  /** By the reader, not by the page. */
+  readonly isChosen: boolean;
+  readonly files: readonly RunFile[];
+  readonly nextCursor: string | null;
+}
 
 /** Everything that the views are made of. Changed in main.ts only, and drawn anew after each change. */
 export interface AppState {
@@ -15,6 +25,7 @@ export interface AppState {
   runs: Map<string, RunSummary>;
   run: Run | undefined;
   history: RunHistory | undefined;
+  files: FilesShown | undefined;
   /** What went wrong last, until the next thing goes well. */
   fault: string | undefined;
   nowMs: number;

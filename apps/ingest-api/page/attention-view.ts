@@ -31,7 +31,7 @@ function reasonOf(run: RunSummary, nowMs: number): string {
   if (run.files.stalled > 0) {
     const since =
       run.lastProgressAt === null ? '' : `; the last byte came ${formatAgo(run.lastProgressAt, nowMs)}`;
-    return `${run.files.stalled} of ${run.files.total} files stand still${since}.`;
+    return `${run.files.stalled} of ${run.files.total} files are stalled${since}.`;
   }
   return `Try ${run.load?.attempt}: ${run.load?.lastError ?? 'the tries before broke off.'}`;
 }

@@ -1,31 +1,70 @@
-import type { Run } from '../dist/http/answers.d.ts';
+import type { Run, RunFile } from '../dist/http/answers.d.ts';
+import type { FileFilter } from './api-client.ts';
+import type { FilesShown } from './app-state.ts';
 import { formatAgo, formatBytes, formatCount, formatInstant, percent } from './format.ts';
 import { html, nothing, type TemplateResult } from './vendor/lit-html.js';
 
-const SHOWN_FILES = 200;
+/** Asks for the first page of other files, or for one more of those that are shown. */
+export type ShowFiles = (filter: FileFilter, more: boolean) => void;
 
-type RunFile = Run['files'][number];
-
-/** Stuck ones first, then those on their way: of a thousand files, the one that is looked for stands on top. */
-export function filesTable(run: Run, nowMs: number): TemplateResult {
-  const files = [...run.files].sort((a, b) => rank(a) - rank(b) || (a.name < b.name ? -1 : 1));
+/** A run may have 100,000 files: they come page by page, those that need a look first. */
+export function filesSection(
+  run: Run,
+  shown: FilesShown | undefined,
+  nowMs: number,
+  show: ShowFiles,
+): TemplateResult {
   return html`<section aria-labelledby="files-title">
-    <h2 id="files-title">Files: ${formatCount(run.totals.files)}</h2>
-    <div class="scroll" tabindex="0" role="region" aria-labelledby="files-title">
-      <table class="files">
-        <thead>
-          <tr>
-            <th scope="col">Name</th><th scope="col">Received</th><th scope="col" class="number">Bytes</th>
-            <th scope="col" class="number">Lines</th><th scope="col">Last byte</th>
-          </tr>
-        </thead>
-        <tbody>
-          ${files.slice(0, SHOWN_FILES).map((file) => row(file, run, nowMs))}
-        </tbody>
-      </table>
-    </div>
-    ${files.length > SHOWN_FILES ? html`<p class="hint">${files.length - SHOWN_FILES} more, all received.</p>` : nothing}
+    <h2 id="files-title">Files: ${formatCount(run.files.total)}</h2>
+    ${filters(run, shown?.filter, show)}
+    ${shown === undefined ? html`<p class="hint">Asking the service…</p>` : table(run, shown, nowMs)}
+    ${
+      shown == null || shown.nextCursor === null
+        ? nothing
+        : html`<p><button @click=${() => show(shown.filter, true)}>Show more files</button>
+            <span class="hint">${formatCount(shown.files.length)} are shown.</span></p>`
+    }
   </section>`;
+}
+
+/** What is worth a look at first. */
+export function firstFilter({ state, files }: Run): FileFilter {
+  if (state !== 'receiving') return 'all';
+  return files.stalled > 0 ? 'stalled' : 'receiving';
+}
+
+function filters({ files }: Run, chosen: FileFilter | undefined, show: ShowFiles): TemplateResult {
+  const counts: readonly (readonly [FileFilter, string, number])[] = [
+    ['all', 'All', files.total],
+    ['stalled', 'Stalled', files.stalled],
+    ['receiving', 'Incomplete', files.total - files.received],
+    ['received', 'Received', files.received],
+  ];
+  return html`<p class="filters" role="group" aria-label="Which files">
+    ${counts.map(
+      ([filter, name, count]) => html`<button
+        aria-pressed=${filter === chosen ? 'true' : 'false'}
+        @click=${() => show(filter, false)}
+      >${name} ${formatCount(count)}</button> `,
+    )}
+  </p>`;
+}
+
+function table(run: Run, { files }: FilesShown, nowMs: number): TemplateResult {
+  if (files.length === 0) return html`<p class="hint">None.</p>`;
+  return html`<div class="scroll" tabindex="0" role="region" aria-labelledby="files-title">
+    <table class="files">
+      <thead>
+        <tr>
+          <th scope="col">Name</th><th scope="col">Received</th><th scope="col" class="number">Bytes</th>
+          <th scope="col" class="number">Lines</th><th scope="col">Last byte</th>
+        </tr>
+      </thead>
+      <tbody>
+        ${files.map((file) => row(file, run, nowMs))}
+      </tbody>
+    </table>
+  </div>`;
 }
 
 function row(file: RunFile, run: Run, nowMs: number): TemplateResult {
@@ -40,9 +79,4 @@ function row(file: RunFile, run: Run, nowMs: number): TemplateResult {
     <td class="number">${file.lines === null ? '–' : formatCount(file.lines)}</td>
     <td title=${formatInstant(file.lastProgressAt)}>${formatAgo(file.lastProgressAt, nowMs)}</td>
   </tr>`;
-}
-
-function rank(file: RunFile): number {
-  if (file.state === 'received') return 2;
-  return file.stalled ? 0 : 1;
 }

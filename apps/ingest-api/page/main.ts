@@ -1,5 +1,7 @@
-import type { RunSummary } from '../dist/http/answers.d.ts';
+import type { FilePage, RunSummary } from '../dist/http/answers.d.ts';
 import {
+  type FileFilter,
+  getFiles,
   getGrid,
   getHistory,
   getRun,
@@ -9,7 +11,8 @@ import {
   signIn,
   signOut,
 } from './api-client.ts';
-import { type AppState, keyOf, routeOf } from './app-state.ts';
+import { type AppState, type FilesShown, keyOf, routeOf } from './app-state.ts';
+import { firstFilter } from './files-view.ts';
 import { frame } from './frame-view.ts';
 import { gridPage } from './grid-view.ts';
 import { LiveEvents } from './live-events.ts';
@@ -28,6 +31,7 @@ const state: AppState = {
   runs: new Map(),
   run: undefined,
   history: undefined,
+  files: undefined,
   fault: undefined,
   nowMs: Date.now(),
 };
@@ -52,7 +56,7 @@ function draw(): void {
     );
     return;
   }
-  const page = route.page === 'grid' ? gridPage(state) : runPage(state, refreshRun);
+  const page = route.page === 'grid' ? gridPage(state) : runPage(state, refreshRun, showFiles);
   render(
     frame(state, page, () => guarded(leave)),
     root,
@@ -84,8 +88,7 @@ async function leave(): Promise<void> {
   live.stop();
   state.session = await signOut();
   state.runs.clear();
-  state.run = undefined;
-  state.history = undefined;
+  forgetRun();
 }
 
 async function refreshAll(): Promise<void> {
@@ -106,9 +109,46 @@ async function refreshRun(): Promise<void> {
       getHistory(route.model, route.run),
     ]);
     if (state.route !== route) return; // the reader has gone on meanwhile
+    const shown = state.files;
+    const filter = shown?.isChosen ? shown.filter : firstFilter(run);
+    const page = await getFiles(route.model, route.run, filter, null);
+    if (state.route !== route) return;
     state.run = run;
     state.history = history;
+    // Unless the reader has chosen others meanwhile.
+    if (state.files === undefined || state.files.filter === shown?.filter)
+      state.files = renewed(filter, page);
   });
+}
+
+/** The first page as it is now. What a reader has paged through beyond it stays as it was. */
+function renewed(filter: FileFilter, { files, nextCursor }: FilePage): FilesShown {
+  const shown = state.files;
+  const isChosen = shown?.isChosen ?? false;
+  if (shown?.filter !== filter || shown.files.length <= files.length)
+    return { filter, isChosen, files, nextCursor };
+  const fresh = new Map(files.map((file) => [file.name, file]));
+  return { ...shown, files: shown.files.map((file) => fresh.get(file.name) ?? file) };
+}
+
+function showFiles(filter: FileFilter, more: boolean): void {
+  const { route } = state;
+  if (route.page !== 'run') return;
+  const cursor = more ? (state.files?.nextCursor ?? null) : null;
+  void guarded(async () => {
+    const page = await getFiles(route.model, route.run, filter, cursor);
+    const shown = state.files;
+    if (state.route !== route) return; // the reader has gone on meanwhile
+    if (more && (shown?.filter !== filter || shown.nextCursor !== cursor)) return;
+    const files = more ? [...(shown?.files ?? []), ...page.files] : page.files;
+    state.files = { filter, isChosen: true, files, nextCursor: page.nextCursor };
+  });
+}
+
+function forgetRun(): void {
+  state.run = undefined;
+  state.history = undefined;
+  state.files = undefined;
 }
 
 function noteRun(run: RunSummary): void {
@@ -121,8 +161,7 @@ function noteRun(run: RunSummary): void {
 
 function follow(): void {
   state.route = routeOf(location.hash);
-  state.run = undefined;
-  state.history = undefined;
+  forgetRun();
   state.fault = undefined;
   draw();
   scrollTo(0, 0);

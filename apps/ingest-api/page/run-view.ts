@@ -1,7 +1,7 @@
 import type { Run, RunHistory, RunState, RunSummary } from '../dist/http/answers.d.ts';
 import { actionBar } from './actions-view.ts';
 import { type AppState, runHref } from './app-state.ts';
-import { filesTable } from './files-view.ts';
+import { filesSection, type ShowFiles } from './files-view.ts';
 import { formatBytes, formatCount, formatInstant } from './format.ts';
 import { describeGate, nameOfGate } from './gate-names.ts';
 import { attemptsTable, eventsTable } from './history-view.ts';
@@ -14,8 +14,8 @@ import { html, nothing, type TemplateResult } from './vendor/lit-html.js';
 
 const WHY: Partial<Record<RunState, string>> = { failed: 'The data is at fault' };
 
-export function runPage(state: AppState, refresh: () => Promise<void>): TemplateResult {
-  const { run, history, route } = state;
+export function runPage(state: AppState, refresh: () => Promise<void>, showFiles: ShowFiles): TemplateResult {
+  const { run, history, route, files } = state;
   if (route.page !== 'run') return html``;
   if (run === undefined || history === undefined) {
     return html`<h1 tabindex="-1">${route.model} <span class="key">${route.run}</span></h1>
@@ -29,7 +29,7 @@ export function runPage(state: AppState, refresh: () => Promise<void>): Template
       ${actionBar(run, state, refresh)}
     </div>
     ${shownTo(run, state.runs.values())} ${reason(run)} ${timeline(run)} ${progressSection(run, history, state.nowMs)}
-    ${gates(run)} ${facts(run)} ${rejectsSection(run)} ${profileSection(run)} ${filesTable(run, state.nowMs)}
+    ${gates(run)} ${facts(run)} ${rejectsSection(run)} ${profileSection(run)} ${filesSection(run, files, state.nowMs, showFiles)}
     ${past(history)}`;
 }
 
@@ -103,8 +103,8 @@ function facts(run: Run): TemplateResult {
       ${fact('DAG', airflow.dag_id)} ${fact('Task', airflow.task_id)} ${fact('DAG run', airflow.run_id)}
       ${fact('Try', airflow.try_number)} ${fact('As of', formatInstant(run.as_of))}
       ${fact('Declared', formatInstant(run.declaredAt))}
-      ${fact('Files', `${run.totals.files}, ${formatBytes(run.totals.bytes)}`)}
-      ${fact('Lines', run.totals.lines === null ? 'not declared' : formatCount(run.totals.lines))}
+      ${fact('Files', `${formatCount(run.files.total)}, ${formatBytes(run.bytes.total)}`)}
+      ${fact('Lines', run.lines === null ? 'not declared' : formatCount(run.lines))}
       ${fact('Rows', run.rows === null ? undefined : formatCount(run.rows))}
     </dl>
   </section>`;

@@ -238,7 +238,7 @@ describe('the access matrix', function () {
     const declared = await declare(system, MODEL, run, [
       { name: 'a.jsonl', content: `{"pk":"${run}","score":1}` },
     ]);
-    return { model: MODEL, run, uploadId: declared.files[0]?.uploadUrl.split('/').at(-1) ?? '' };
+    return { model: MODEL, run, uploadId: declared.missing.files[0]?.uploadUrl.split('/').at(-1) ?? '' };
   }
 
   /** The status and what can be read of the body within a moment: a stream of events does not end. */

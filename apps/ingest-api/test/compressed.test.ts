@@ -36,7 +36,7 @@ describe('compressed files', function () {
       },
     });
     expect(declared.status).to.equal(201);
-    for (const file of ((await declared.json()) as RunAnswer).files) {
+    for (const file of ((await declared.json()) as RunAnswer).missing.files) {
       const sent = files.find(({ name }) => name === file.name)?.sent ?? Buffer.alloc(0);
       expect((await patch(system, file.uploadUrl, file.offset, sent)).status).to.equal(204);
     }

@@ -46,7 +46,7 @@ describe('the store of a service that is not alone', function () {
   /** A declared upload that this service has locked. */
   async function lockedUpload(run: string): Promise<{ id: string; unlock(): Promise<void> }> {
     const [file] = (await declare(system, 'churn', run, [{ name: 'a.jsonl', content: run + scoreLines(90) }]))
-      .files;
+      .missing.files;
     const id = path.basename(file?.uploadUrl ?? '');
     const lock = locks.newLock(id);
     await lock.lock(new AbortController().signal, () => {});

@@ -39,14 +39,14 @@ describe('a hostile connection', function () {
       () => declare(system, 'churn', run, [{ name: 'a.jsonl', content }]).catch(() => undefined),
       (answer) => answer !== undefined,
     );
-    return declared?.files[0]?.uploadUrl ?? '';
+    return declared?.missing.files[0]?.uploadUrl ?? '';
   }
 
   /** A kept connection may be closed just when it is used again: ask once more. */
   function offsetOnceMoved(run: string): Promise<number> {
     const offset = () =>
       getRun(system, 'churn', run).then(
-        ({ files }) => files[0]?.offset ?? 0,
+        ({ bytes }) => bytes.received,
         () => 0,
       );
     return eventually(offset, (bytes) => bytes > 0, 30_000);

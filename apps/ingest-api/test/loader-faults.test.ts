@@ -41,7 +41,7 @@ describe('the loader', () => {
   }
 
   it('tries again when the disk fails it, says why, and loses nothing', async () => {
-    const [declared] = (await pushRun(system, 'churn', 'r', file(100))).files;
+    const [declared] = (await pushRun(system, 'churn', 'r', file(100))).missing.files;
     const stored = path.join(system.dataDir, path.basename(declared?.uploadUrl ?? ''));
     // Faults of the disk, which say nothing about the bytes: a disk that is not mounted, and a file that cannot be read.
     const faults = [
@@ -193,7 +193,12 @@ describe('the loader', () => {
   it('never loads what a newer push of the run has made pointless', async () => {
     const declared = await declare(system, 'churn', 'r', file(50));
     await pushRun(system, 'churn', 'r', file(60));
-    const late = await patch(system, declared.files[0]?.uploadUrl ?? '', 0, Buffer.from(scoreLines(50)));
+    const late = await patch(
+      system,
+      declared.missing.files[0]?.uploadUrl ?? '',
+      0,
+      Buffer.from(scoreLines(50)),
+    );
     expect(late.status).to.equal(410);
     system.startLoader();
     expect((await untilFinal(system, 'churn', 'r')).rows).to.equal(60);

@@ -97,7 +97,7 @@ describe('the commands of docs/operations.md', function () {
       { name: 'b.jsonl', content: scoreLines(5) },
     ];
     const declared = await declare(system, 'uplift', '2026-11', files);
-    await patch(system, declared.files[0]?.uploadUrl ?? '', 0, Buffer.from(content).subarray(0, 500));
+    await patch(system, declared.missing.files[0]?.uploadUrl ?? '', 0, Buffer.from(content).subarray(0, 500));
     await system.query(`UPDATE ingest.upload SET last_progress_at = now() - interval '1 hour'
       WHERE offset_bytes = 500`);
     const stuck = await answerTo('Which file is stuck?', 'uplift/runs/2026-11');

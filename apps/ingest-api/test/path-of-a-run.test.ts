@@ -2,6 +2,7 @@ import { expect } from 'chai';
 import {
   declare,
   getRun,
+  listFiles,
   patch,
   pushRun,
   scoreLines,
@@ -121,15 +122,21 @@ describe('the path of a run', () => {
       big,
       { name: 'small.jsonl', content: scoreLines(2, 5000) },
     ]);
-    const [bigAgain] = second.files;
-    expect(bigAgain).to.include({ state: 'received', uploadUrl: first.files[0]?.uploadUrl });
+    expect(second.files).to.deep.equal({ total: 2, received: 1, stalled: 0 });
+    const [bigAgain] = await listFiles(system, 'share', 'r');
+    expect(bigAgain).to.include({ state: 'received', uploadUrl: first.missing.files[0]?.uploadUrl });
     expect((await untilFinal(system, 'share', 'r')).rows).to.equal(1002);
   });
 
   it('asks again for a file whose bytes are not what was declared', async () => {
     const content = scoreLines(4);
     const declared = await declare(system, 'torn', 'r', [{ name: 'a.jsonl', content }]);
-    await patch(system, declared.files[0]?.uploadUrl ?? '', 0, Buffer.from(content.replace('"1"', '"9"')));
+    await patch(
+      system,
+      declared.missing.files[0]?.uploadUrl ?? '',
+      0,
+      Buffer.from(content.replace('"1"', '"9"')),
+    );
     expect((await untilFinal(system, 'torn', 'r')).error?.code).to.equal('content_mismatch');
     const again = await pushRun(system, 'torn', 'r', [{ name: 'a.jsonl', content }]);
     expect(again.revision).to.equal(2);

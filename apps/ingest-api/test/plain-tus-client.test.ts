@@ -76,12 +76,12 @@ describe('a plain tus client', () => {
     await send({ ...create('with data'), uploadDataDuringCreation: true });
     const run = await getRun(system, 'plain', 'with data');
     expect(run).to.include({ state: 'queued', revision: 1 });
-    expect(run.totals.receivedBytes).to.equal(SIZE_BYTES);
+    expect(run.bytes.received).to.equal(SIZE_BYTES);
   });
 
   it('goes on from the offset that HEAD tells it', async () => {
     const uploadUrl = await sendSome(create('resumed'));
-    const before = (await getRun(system, 'plain', 'resumed')).totals.receivedBytes;
+    const before = (await getRun(system, 'plain', 'resumed')).bytes.received;
     expect(before).to.be.within(2 * CHUNK_BYTES, SIZE_BYTES - 1);
     await send({ uploadUrl });
     expect((await getRun(system, 'plain', 'resumed')).state).to.equal('queued');

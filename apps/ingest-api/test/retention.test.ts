@@ -199,7 +199,7 @@ describe('retention', () => {
     const own = { name: 'own.jsonl', content: scoreLines(1, 900) };
     const first = await pushRun(system, 'files', 'r1', [shared, own]);
     await untilFinal(system, 'files', 'r1');
-    const urlOf = (name: string) => first.files.find((file) => file.name === name)?.uploadUrl;
+    const urlOf = (name: string) => first.missing.files.find((file) => file.name === name)?.uploadUrl;
     expect((await sweepFiles()).removedFiles).to.equal(0);
     await age('files');
     const waiting = await declare(system, 'files', 'r2', [shared, { name: 'new.jsonl', content: 'x' }]);
@@ -207,13 +207,13 @@ describe('retention', () => {
     expect(await isOnDisk(urlOf('own.jsonl'))).to.equal(false);
     expect(await isOnDisk(urlOf('shared.jsonl'))).to.equal(true);
     expect((await getRun(system, 'files', 'r1')).state).to.equal('published');
-    expect(waiting.files.find(({ name }) => name === 'shared.jsonl')?.state).to.equal('received');
+    expect(waiting.missing.files.map(({ name }) => name)).to.deep.equal(['new.jsonl']);
   });
 
   it('gives up a run that nobody sends any more, by its last activity', async () => {
     const file = { name: 'a.jsonl', content: scoreLines(20) };
     const declared = await declare(system, 'slow', 'r1', [file]);
-    const url = declared.files[0]?.uploadUrl ?? '';
+    const url = declared.missing.files[0]?.uploadUrl ?? '';
     const send = (from: number, to: number) =>
       patch(system, url, from, Buffer.from(file.content).subarray(from, to));
     expect((await send(0, 10)).status).to.equal(204);
@@ -232,7 +232,7 @@ describe('retention', () => {
   it('removes the file of an upload that was given up before', async () => {
     const declared = await pushRun(system, 'torn', 'r1', [{ name: 'a.jsonl', content: scoreLines(5) }]);
     await untilFinal(system, 'torn', 'r1');
-    const url = declared.files[0]?.uploadUrl;
+    const url = declared.missing.files[0]?.uploadUrl;
     await system.query(`UPDATE ingest.upload SET removed_at = now() WHERE model = 'torn'`);
     expect(await isOnDisk(url)).to.equal(true);
     expect(await sweepFiles()).to.include({ removedFiles: 1, removedBytes: scoreLines(5).length });

@@ -61,7 +61,7 @@ describe('a load that does not move', function () {
   });
 
   it('because the disk gives no byte is ended, told on the run, and begun again', async () => {
-    const [declared] = (await pushRun(system, 'churn', 'r', file(100))).files;
+    const [declared] = (await pushRun(system, 'churn', 'r', file(100))).missing.files;
     const stored = path.join(system.dataDir, path.basename(declared?.uploadUrl ?? ''));
     await rename(stored, `${stored}.away`);
     // Opening a pipe that nobody writes to waits, as opening a file on a hung disk does.

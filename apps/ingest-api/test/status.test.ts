@@ -55,12 +55,12 @@ describe('what an operator asks', () => {
       { name: 'a.jsonl', content },
       { name: 'b.jsonl', content: scoreLines(5) },
     ]);
-    const [first] = declared.files;
+    const [first] = declared.missing.files;
     await patch(system, first?.uploadUrl ?? '', 0, Buffer.from(content).subarray(0, 500));
     await system.query(`UPDATE ingest.upload SET last_progress_at = now() - interval '1 hour'
       WHERE offset_bytes > 0`);
     const run = answers.run.parse(await getJson(runPath('churn', '2026-10')));
-    expect(run.files.map(({ name, stalled, offset }) => [name, stalled, offset])).to.deep.equal([
+    expect(run.missing.files.map(({ name, stalled, offset }) => [name, stalled, offset])).to.deep.equal([
       ['a.jsonl', true, 500],
       ['b.jsonl', false, 0],
     ]);
@@ -99,7 +99,12 @@ describe('what an operator asks', () => {
     const first = await system.request('GET', runPath('churn', '1'));
     const headers = { 'if-none-match': first.headers.get('etag') ?? '' };
     expect((await system.request('GET', runPath('churn', '1'), { headers })).status).to.equal(304);
-    await patch(system, (await getRun(system, 'churn', '1')).files[0]?.uploadUrl ?? '', 0, Buffer.from('{'));
+    await patch(
+      system,
+      (await getRun(system, 'churn', '1')).missing.files[0]?.uploadUrl ?? '',
+      0,
+      Buffer.from('{'),
+    );
     expect((await system.request('GET', runPath('churn', '1'), { headers })).status).to.equal(200);
   });
 

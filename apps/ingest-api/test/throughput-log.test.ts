@@ -17,6 +17,7 @@ const MOVING: RunSummary = {
   rows: null,
   files: { total: 1, received: 0, stalled: 0 },
   bytes: { total: 1000, received: 0 },
+  lines: null,
   lastProgressAt: null,
   load: null,
   error: null,
@@ -39,7 +40,7 @@ function loaded(bytes: number): RunSummary {
 describe('the rate of a run', () => {
   const rateAfter = (...seconds: RunSummary[]): number | null => {
     const log = new ThroughputLog();
-    for (const [second, run] of seconds.entries()) log.sample([run], second * 1000);
+    for (const [second, run] of seconds.entries()) log.sample([run], new Date(second * 1000));
     return log.bytesPerSecond('churn', '2026-11', 1, 'loadedBytes');
   };
 

@@ -33,7 +33,7 @@ describe('an upload', () => {
 
   /** A declared run of one file of `content`, nothing sent yet. */
   async function declared(run: string, content: string): Promise<Upload> {
-    const [file] = (await declare(system, 'churn', run, [{ name: 'a.jsonl', content }])).files;
+    const [file] = (await declare(system, 'churn', run, [{ name: 'a.jsonl', content }])).missing.files;
     if (file === undefined) throw new Error('The answer names no file.');
     return {
       url: file.uploadUrl,

@@ -37,7 +37,7 @@ function parseNumber(text: string): number | 'none' {
 export async function setModel(config: DatabaseConfig, name: string, changes: Changes): Promise<void> {
   const model = parseModelName(name);
   await withDatabase(config, 'ingest-api model', async (db) => {
-    const [known] = await listModels(db, [model]);
+    const [known] = await listModels(db, { models: [model], limit: 1 });
     const merged = Object.entries({ ...known?.contract, ...changes }).filter(([, value]) => value !== 'none');
     const result = contractRequest.safeParse(Object.fromEntries(merged));
     if (!result.success) {

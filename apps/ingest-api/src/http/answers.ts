@@ -1,8 +1,8 @@
 import type { z } from 'zod';
 import type { run } from './answers/run.ts';
 import type { history } from './answers/run-history.ts';
-import type { runList, runSummary } from './answers/run-list.ts';
-import type { profile, RUN_STATE } from './answers/run-parts.ts';
+import type { filePage, runList, runSummary } from './answers/run-list.ts';
+import type { profile, RUN_STATE, runFile } from './answers/run-parts.ts';
 import type { session, status } from './answers/service.ts';
 
 /**
@@ -11,13 +11,15 @@ import type { session, status } from './answers/service.ts';
  */
 export { run } from './answers/run.ts';
 export { history } from './answers/run-history.ts';
-export { runList, runSummary } from './answers/run-list.ts';
-export { RUN_STATE, rejectedLine } from './answers/run-parts.ts';
+export { filePage, runList, runSummary } from './answers/run-list.ts';
+export { RUN_STATE, rejectedLine, runFile } from './answers/run-parts.ts';
 export { model, modelList, probe, problem, session, status } from './answers/service.ts';
 
 export type RunSummary = z.infer<typeof runSummary>;
 export type RunState = z.infer<typeof RUN_STATE>;
 export type RunList = z.infer<typeof runList>;
+export type RunFile = z.infer<typeof runFile>;
+export type FilePage = z.infer<typeof filePage>;
 export type Run = z.infer<typeof run>;
 export type RunHistory = z.infer<typeof history>;
 export type Status = z.infer<typeof status>;

@@ -23,6 +23,9 @@ export const revisionNumber = z.int().min(1).max(MOST_INTEGER);
 /** As a query has it. */
 export const revisionText = z.coerce.number().int().min(1).max(MOST_INTEGER);
 
+/** How many a page of a list may have. */
+export const pageLimit = z.coerce.number().int().min(1).max(1000).default(100);
+
 const YEAR_MS = 366 * 24 * 60 * 60 * 1000;
 
 const asOf = z.iso

@@ -1,17 +1,48 @@
 import type { Database } from 'db-schema';
 import { Router } from 'express';
 import type { Kysely } from 'kysely';
+import { z } from 'zod';
 import { IngestError } from '../errors.ts';
 import type { RunLimits } from '../runs/contract.ts';
 import { declareRun } from '../runs/declare-run.ts';
 import { describeRun } from '../runs/describe-run.ts';
+import { findRevision } from '../runs/find-revision.ts';
+import { fileCursor, listRunFiles } from '../runs/run-files.ts';
 import { progressOf } from '../runs/run-progress.ts';
 import type { RunWatch } from '../runs/run-watch.ts';
 import { principalOf, requireAccess } from './authenticate.ts';
-import { parseModelParam, parseRequest, readManifest, runKey } from './requests.ts';
+import {
+  fileName,
+  pageLimit,
+  parseModelParam,
+  parseRequest,
+  readManifest,
+  revisionNumber,
+  revisionText,
+  runKey,
+} from './requests.ts';
 import type { RoomCheck } from './room-check.ts';
 import { sendJson } from './send-json.ts';
 import type { UploadQuota } from './upload-quota.ts';
+
+const fileCursorText = z
+  .string()
+  .regex(/^\d{1,10}\.[A-Za-z0-9_-]{1,1400}$/, 'must be a nextCursor of an answer before')
+  .transform((text) => {
+    const [revision = '', name = ''] = text.split('.');
+    return { revision: Number(revision), after: Buffer.from(name, 'base64url').toString() };
+  })
+  .pipe(z.object({ revision: revisionNumber, after: fileName }));
+
+export const filesQuery = z.strictObject({
+  state: z
+    .enum(['receiving', 'received', 'stalled'])
+    .optional()
+    .describe('only these; `stalled` ones are among those that are `receiving`'),
+  revision: revisionText.optional().describe('default: the newest; a cursor has its own'),
+  limit: pageLimit,
+  cursor: fileCursorText.optional().describe('the `nextCursor` of the page before'),
+});
 
 export interface RunsRoutesOptions {
   readonly db: Kysely<Database>;
@@ -59,6 +90,25 @@ export function runsRoutes({ db, room, quota, runLimits, watch }: RunsRoutesOpti
       );
     }
     sendJson(req, res, { ...view, progress: await progressOf(db, view, watch.throughput) });
+  });
+
+  router.get('/v1/models/:model/runs/:run/files', async (req, res) => {
+    const model = parseModelParam(req.params.model);
+    requireAccess(res, 'read', model);
+    const run = parseRequest(runKey, req.params.run, 'The run key');
+    const query = parseRequest(filesQuery, req.query, 'The query');
+    const { revision_id, revision } = await findRevision(db, {
+      model,
+      run,
+      revision: query.cursor?.revision ?? query.revision,
+    });
+    const page = await listRunFiles(db, {
+      revisionId: revision_id,
+      filter: query.state,
+      after: query.cursor?.after,
+      limit: query.limit,
+    });
+    sendJson(req, res, { revision, files: page.files, nextCursor: fileCursor(revision, page) });
   });
 
   return router;

@@ -10,13 +10,14 @@ import { statusOverview } from '../runs/status-overview.ts';
 import { covers } from '../runs/tokens.ts';
 import { RUN_STATE } from './answers.ts';
 import { principalOf, requireAccess, requireScope } from './authenticate.ts';
-import { MOST_INTEGER, parseModelParam, parseRequest, runKey } from './requests.ts';
+import { pageLimit, parseModelParam, parseRequest, revisionNumber, runKey } from './requests.ts';
 import type { RoomCheck } from './room-check.ts';
 import { sendJson } from './send-json.ts';
 
 const MOST_ATTENTION = 50;
 
-const positive = z.coerce.number().int().min(1);
+/** More looks than a chart has room for are thinned out. */
+const SHOWN_LOOKS = 300;
 
 export const runsQuery = z.strictObject({
   model: z.string().optional().describe('only this model'),
@@ -26,12 +27,19 @@ export const runsQuery = z.strictObject({
     .pipe(z.array(RUN_STATE))
     .optional()
     .describe('only these states, several with commas'),
-  perModel: positive.max(100).optional().describe('only the newest so many runs of each model'),
-  limit: positive.max(1000).default(100),
+  perModel: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .max(100)
+    .optional()
+    .describe('only the newest runs of each model, this many'),
+  limit: pageLimit,
   cursor: z
     .string()
     .regex(/^r\d{1,10}$/, 'must be a nextCursor of an answer before')
-    .refine((text) => Number(text.slice(1)) <= MOST_INTEGER, 'must be a nextCursor of an answer before')
+    .transform((text) => Number(text.slice(1)))
+    .pipe(revisionNumber)
     .optional(),
 });
 
@@ -69,7 +77,7 @@ export function statusRoutes({ db, room, watch }: StatusRoutesOptions): Router {
       limit: query.limit,
       ...(query.state === undefined ? {} : { states: query.state }),
       ...(query.perModel === undefined ? {} : { perModel: query.perModel }),
-      ...(query.cursor === undefined ? {} : { before: Number(query.cursor.slice(1)) }),
+      ...(query.cursor === undefined ? {} : { before: query.cursor }),
     });
     sendJson(req, res, {
       runs: page.runs,
@@ -86,7 +94,7 @@ export function statusRoutes({ db, room, watch }: StatusRoutesOptions): Router {
     if (newest === undefined) {
       throw new IngestError('not_found', `Model "${model}" has no run "${run}".`);
     }
-    const throughput = watch.throughput.samplesOf(model, run, newest.revision);
+    const throughput = watch.throughput.samplesOf(model, run, newest.revision, SHOWN_LOOKS);
     sendJson(req, res, { ...history, throughput });
   });
 

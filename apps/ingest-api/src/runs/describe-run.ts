@@ -2,11 +2,15 @@ import type { Database, ModelName } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
 import { isLoading as hasLiveLoad } from './live-loads.ts';
 import { comparedWith, profileView } from './loaded-revision.ts';
-import { isStalled } from './stalled.ts';
+import { countFiles, fileCursor, listRunFiles } from './run-files.ts';
 import { RUN_STATES, type RunState } from './states.ts';
 
 /** The newest revision of a run, as the API answers it. */
 export type RunView = NonNullable<Awaited<ReturnType<typeof describeRun>>>;
+
+/** Of the files that need bytes as many are in the answer; the others are asked for page by page. */
+const MISSING_FILES_SHOWN = 100;
+const REJECTS_SHOWN = 10;
 
 /** Resolves to undefined when no such run was ever declared. */
 export async function describeRun(db: Kysely<Database>, model: ModelName, run: string) {
@@ -20,14 +24,15 @@ export async function describeRun(db: Kysely<Database>, model: ModelName, run: s
     .limit(1)
     .executeTakeFirst();
   if (revision === undefined) return undefined;
-  const [files, load, rejects, publishedRevision, previous] = await Promise.all([
-    filesOf(db, revision.revision_id),
+  const [counts, missing, load, rejects, publishedRevision, previous] = await Promise.all([
+    countFiles(db, revision),
+    revision.state === 'receiving' ? missingFiles(db, revision.revision_id) : NOTHING_MISSING,
     lastLoadOf(db, revision.revision_id),
     firstRejectsOf(db, revision.revision_id),
     publishedRevisionOf(db, model, run),
     comparedWith(db, revision.compared_with),
   ]);
-  // A load that broke off says so a moment before its transaction, and with it the lock, is gone.
+  // A load that broke off says so a moment before its transaction is over.
   const isLoading = revision.is_loading && load?.outcome == null;
   const state: RunState = revision.state === 'queued' && isLoading ? 'loading' : revision.state;
   return {
@@ -44,21 +49,23 @@ export async function describeRun(db: Kysely<Database>, model: ModelName, run: s
     pushedBy: revision.declared_by,
     source: revision.source,
     rows: revision.row_count,
-    totals: {
-      files: files.length,
-      bytes: sum(files.map((file) => file.bytes)),
-      lines: files.some((file) => file.lines === null) ? null : sum(files.map((file) => file.lines ?? 0)),
-      receivedBytes: sum(files.map((file) => file.offset)),
-    },
+    ...counts,
     load,
-    error: revision.error,
+    error: revision.error === null ? null : { ...revision.error, detail: shorten(revision.error.detail) },
     rejects: { total: revision.rejects?.total ?? 0, byCode: revision.rejects?.byCode ?? {}, first: rejects },
     gates: revision.gates,
     profile: profileView(revision.profile),
     previous,
     mayDo: RUN_STATES[state].mayDo,
-    files,
+    missing: { files: missing.files, nextCursor: fileCursor(revision.revision, missing) },
   };
+}
+
+const NOTHING_MISSING = { files: [], nextAfter: null };
+
+/** Those that the sender must go on with. */
+function missingFiles(db: Kysely<Database>, revisionId: number) {
+  return listRunFiles(db, { revisionId, filter: 'receiving', limit: MISSING_FILES_SHOWN });
 }
 
 /** The revision of this run that readers see; null when they see another run. */
@@ -71,37 +78,6 @@ async function publishedRevisionOf(db: Kysely<Database>, model: ModelName, run: 
     .where('state', '=', 'published')
     .executeTakeFirst();
   return row?.revision ?? null;
-}
-
-async function filesOf(db: Kysely<Database>, revisionId: number) {
-  const rows = await db
-    .selectFrom('ingest.run_file as f')
-    .innerJoin('ingest.upload as u', 'u.upload_id', 'f.upload_id')
-    .select([
-      'f.name',
-      'f.bytes',
-      'f.lines',
-      'f.upload_id',
-      'u.offset_bytes',
-      'u.received_at',
-      'u.last_progress_at',
-    ])
-    .select(sql<string | null>`encode(f.sha256, 'hex')`.as('sha256'))
-    .select(isStalled().as('stalled'))
-    .where('f.revision_id', '=', revisionId)
-    .orderBy('f.name')
-    .execute();
-  return rows.map((row) => ({
-    name: row.name,
-    bytes: row.bytes,
-    sha256: row.sha256,
-    lines: row.lines,
-    state: row.received_at === null ? ('receiving' as const) : ('received' as const),
-    offset: row.offset_bytes,
-    lastProgressAt: row.last_progress_at,
-    stalled: row.stalled,
-    uploadUrl: `/v1/uploads/${row.upload_id}`,
-  }));
 }
 
 async function lastLoadOf(db: Kysely<Database>, revisionId: number) {
@@ -125,11 +101,9 @@ async function lastLoadOf(db: Kysely<Database>, revisionId: number) {
     finishedAt: row.finished_at,
     outcome: row.outcome,
     nextTryAt: row.next_try_at,
-    lastError: row.error,
+    lastError: row.error === null ? null : shorten(row.error),
   };
 }
-
-const SHOWN_REJECTS = 10;
 
 async function firstRejectsOf(db: Kysely<Database>, revisionId: number) {
   return db
@@ -137,10 +111,13 @@ async function firstRejectsOf(db: Kysely<Database>, revisionId: number) {
     .select(['file', 'line', 'byte_offset', 'code', 'detail', 'excerpt'])
     .where('revision_id', '=', revisionId)
     .orderBy('reject_id')
-    .limit(SHOWN_REJECTS)
+    .limit(REJECTS_SHOWN)
     .execute();
 }
 
-function sum(numbers: readonly number[]): number {
-  return numbers.reduce((total, number) => total + number, 0);
+/** No answer grows with what a database or a file had to say. */
+const LONGEST_TEXT = 4_000;
+
+function shorten(text: string): string {
+  return text.length <= LONGEST_TEXT ? text : `${text.slice(0, LONGEST_TEXT)}…`;
 }

@@ -1,5 +1,5 @@
 import type { Database, ModelName } from 'db-schema';
-import type { Transaction } from 'kysely';
+import type { Kysely, Transaction } from 'kysely';
 import { IngestError, sqlStateOf } from '../errors.ts';
 
 const LOCK_NOT_AVAILABLE = '55P03';
@@ -9,6 +9,29 @@ export interface RevisionKey {
   readonly run: string;
   /** The newest one when it is left out. */
   readonly revision?: number | undefined;
+}
+
+/** @throws a 404 when there is none. */
+export async function findRevision(
+  db: Kysely<Database>,
+  { model, run, revision }: RevisionKey,
+): Promise<{ readonly revision_id: number; readonly revision: number }> {
+  const row = await db
+    .selectFrom('ingest.run_revision')
+    .select(['revision_id', 'revision'])
+    .where('model', '=', model)
+    .where('run_key', '=', run)
+    .$if(revision !== undefined, (query) => query.where('revision', '=', revision ?? 0))
+    .orderBy('revision', 'desc')
+    .limit(1)
+    .executeTakeFirst();
+  if (row === undefined) throw noSuchRevision(model, run, revision);
+  return row;
+}
+
+function noSuchRevision(model: ModelName, run: string, revision: number | undefined): IngestError {
+  const which = revision === undefined ? '' : `revision ${revision} of `;
+  return new IngestError('not_found', `Model "${model}" has no ${which}run "${run}".`);
 }
 
 export type FoundRevision = Awaited<ReturnType<typeof lockRevision>>;
@@ -40,6 +63,5 @@ export async function lockRevision(trx: Transaction<Database>, { model, run, rev
       { cause: error },
     );
   }
-  const which = revision === undefined ? '' : `revision ${revision} of `;
-  throw new IngestError('not_found', `Model "${model}" has no ${which}run "${run}".`);
+  throw noSuchRevision(model, run, revision);
 }

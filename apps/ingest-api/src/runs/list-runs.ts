@@ -1,4 +1,4 @@
-import type { Database } from 'db-schema';
+import type { Database, RevisionError } from 'db-schema';
 import { type Kysely, type RawBuilder, sql } from 'kysely';
 import { isLoading } from './live-loads.ts';
 import { type RunSummary, type SummaryRow, toSummary } from './run-summary.ts';
@@ -9,7 +9,7 @@ export interface RunFilter {
   /** null covers every model. */
   readonly models: readonly string[] | null;
   readonly states?: readonly RunState[];
-  /** Only the newest so many runs of each model. */
+  /** Only the newest runs of each model, this many. */
   readonly perModel?: number;
   /** The `revisionId` that the page before ended with. */
   readonly before?: number;
@@ -30,7 +30,7 @@ export async function listRuns(db: Kysely<Database>, filter: RunFilter): Promise
   if (filter.states !== undefined)
     conditions.push(sql`${shownState()} = ANY (${[...filter.states]}::text[])`);
   if (filter.perModel !== undefined) conditions.push(sql`r.place <= ${filter.perModel}`);
-  const rows = await summaries(db, sql.join(conditions, sql` AND `), filter.limit + 1);
+  const rows = await summaries(db, newestRuns(sql.join(conditions, sql` AND `), filter.limit + 1));
   const page = rows.slice(0, filter.limit);
   return {
     runs: page.map(toSummary),
@@ -54,61 +54,118 @@ export async function listRunsNeedingAttention(
       SELECT f.revision_id FROM ingest.upload u JOIN ingest.run_file f USING (upload_id) WHERE ${isStalled()}))
     OR (r.state = 'queued' AND EXISTS (
       SELECT FROM ingest.load_attempt a WHERE a.revision_id = r.revision_id AND a.attempt > 1)))`;
-  const rows = await summaries(db, needsAttention, limit);
+  const rows = await summaries(db, newestRuns(needsAttention, limit));
   return rows.map(toSummary);
 }
 
-/** What may have changed: everything on its way or published, `known` runs, and what acts after `eventId` touched. */
-export async function listRunsToWatch(
+export interface MovingPage {
+  readonly runs: readonly RunSummary[];
+  /** By the database's clock. */
+  readonly at: Date;
+  /** The revision that the next page begins after; null after the last one. */
+  readonly nextAfter: number | null;
+}
+
+/** Runs that may move by themselves, or are shown to readers, a page at a time: one token may declare thousands. */
+export async function listMovingRuns(
   db: Kysely<Database>,
-  known: readonly { readonly model: string; readonly run: string }[],
-  eventId: number,
-): Promise<readonly RunSummary[]> {
+  after: number,
+  limit: number,
+): Promise<MovingPage> {
   const rows = await summaries(
     db,
-    sql`r.state IN ('receiving', 'queued', 'published')
-      OR (r.model, r.run_key) IN (
-        SELECT * FROM unnest(${known.map(({ model }) => model)}::text[], ${known.map(({ run }) => run)}::text[])
-        UNION
-        SELECT e.model, e.run_key FROM ingest.audit_event e WHERE e.event_id > ${eventId})`,
-    MOST_WATCHED,
+    newestOf(sql`
+      SELECT revision_id AS candidate_id, model, run_key FROM ingest.run_revision
+      WHERE state IN ('receiving', 'queued', 'published') AND revision_id > ${after}
+      ORDER BY revision_id LIMIT ${limit}`),
   );
-  return rows.map(toSummary);
+  // A run whose newest revision is another one comes twice: its candidates are its published and its newest revision.
+  const last = Math.max(after, ...rows.map((row) => row.candidate_id ?? 0));
+  return { ...pageOf(rows), nextAfter: rows.length < limit ? null : last };
 }
 
-const MOST_WATCHED = 2_000;
+export interface RunKey {
+  readonly model: string;
+  readonly run: string;
+}
+
+/** Those runs; one that does not exist is left out. */
+export async function listRunsByKey(
+  db: Kysely<Database>,
+  keys: readonly RunKey[],
+): Promise<Omit<MovingPage, 'nextAfter'>> {
+  const models = keys.map(({ model }) => model);
+  const runs = keys.map(({ run }) => run);
+  const rows = await summaries(
+    db,
+    newestOf(sql`SELECT NULL::integer AS candidate_id, k.*
+      FROM unnest(${models}::text[], ${runs}::text[]) AS k(model, run_key)`),
+  );
+  return pageOf(rows);
+}
+
+function pageOf(rows: readonly SummaryRow[]): Omit<MovingPage, 'nextAfter'> {
+  return { runs: rows.map(toSummary), at: rows[0]?.looked_at ?? new Date(0) };
+}
 
 function shownState(): RawBuilder<RunState> {
   return sql<RunState>`CASE WHEN r.state = 'queued' AND ${isLoading(sql.ref('r.revision_id'))} THEN 'loading' ELSE r.state END`;
 }
 
-async function summaries(
-  db: Kysely<Database>,
-  condition: RawBuilder<unknown>,
-  limit: number,
-): Promise<readonly SummaryRow[]> {
-  const { rows } = await sql<SummaryRow>`
-    WITH newest AS (
+function newestRuns(condition: RawBuilder<unknown>, limit: number): RawBuilder<unknown> {
+  return sql`
+    SELECT r.*, NULL::integer AS candidate_id, ${shownState()} AS shown_state FROM (
       SELECT n.*, row_number() OVER (PARTITION BY n.model ORDER BY n.as_of DESC, n.revision_id DESC) AS place
       FROM (
         SELECT DISTINCT ON (model, run_key) * FROM ingest.run_revision
-        ORDER BY model, run_key, revision DESC) n),
-    chosen AS (
-      SELECT r.*, ${shownState()} AS shown_state FROM newest r
-      WHERE ${condition} ORDER BY r.revision_id DESC LIMIT ${limit}),
+        ORDER BY model, run_key, revision DESC) n) r
+    WHERE ${condition} ORDER BY r.revision_id DESC LIMIT ${limit}`;
+}
+
+/** The newest revisions of the runs that `candidates` names. */
+function newestOf(candidates: RawBuilder<unknown>): RawBuilder<unknown> {
+  return sql`
+    SELECT r.*, k.candidate_id, ${shownState()} AS shown_state FROM (${candidates}) k
+    JOIN LATERAL (
+      SELECT * FROM ingest.run_revision n WHERE n.model = k.model AND n.run_key = k.run_key
+      ORDER BY n.revision DESC LIMIT 1) r ON true`;
+}
+
+/** Texts in a list are cut to this length, so that no answer grows with what a database or a file had to say. */
+const LONGEST_TEXT = 1_000;
+
+export function cut(column: RawBuilder<unknown>): RawBuilder<string | null> {
+  return sql<string | null>`left(${column}, ${sql.lit(LONGEST_TEXT)})`;
+}
+
+export function cutError(column: RawBuilder<unknown>): RawBuilder<RevisionError | null> {
+  return sql<RevisionError | null>`jsonb_set(${column}, '{detail}', to_jsonb(left(${column}->>'detail', ${sql.lit(LONGEST_TEXT)})))`;
+}
+
+/** @param chosen revisions with `shown_state` and `candidate_id`. Only files of those that are not complete are counted. */
+async function summaries(db: Kysely<Database>, chosen: RawBuilder<unknown>): Promise<readonly SummaryRow[]> {
+  const { rows } = await sql<SummaryRow>`
+    WITH c AS MATERIALIZED (${chosen}),
     files AS ( -- in one pass for all of them: asked for run by run, each might read every upload
-      SELECT c.revision_id, count(u.upload_id) AS files, count(u.received_at) AS received_files,
+      SELECT i.revision_id, count(u.received_at) AS received_files,
              count(*) FILTER (WHERE ${isStalled()}) AS stalled_files,
-             coalesce(sum(f.bytes), 0)::bigint AS bytes,
-             coalesce(sum(u.offset_bytes), 0)::bigint AS received_bytes,
+             sum(u.offset_bytes)::bigint AS received_bytes,
              max(u.last_progress_at) AS last_progress_at
-      FROM chosen c LEFT JOIN (ingest.run_file f JOIN ingest.upload u USING (upload_id)) USING (revision_id)
-      GROUP BY c.revision_id)
-    SELECT c.*, p.revision AS published_revision, f.*, a.attempt, a.worker, a.phase, a.bytes_done, a.rows_done,
-           a.started_at, a.finished_at, a.next_try_at, a.error AS load_error
-    FROM chosen c
+      FROM (SELECT DISTINCT revision_id FROM c WHERE state IN ('receiving', 'cancelled')) i
+      JOIN ingest.run_file f USING (revision_id) JOIN ingest.upload u USING (upload_id)
+      GROUP BY i.revision_id)
+    SELECT c.revision_id, c.candidate_id, c.model, c.run_key, c.revision, c.shown_state, c.as_of, c.declared_at,
+           c.queued_at, c.loaded_at, c.published_at, c.declared_by, c.row_count, c.file_count, c.total_bytes,
+           c.total_lines, ${cutError(sql.ref('c.error'))} AS error,
+           CASE WHEN c.state = 'held' THEN c.gates END AS gates, now() AS looked_at,
+           p.revision AS published_revision,
+           coalesce(f.received_files, c.file_count) AS received_files, coalesce(f.stalled_files, 0) AS stalled_files,
+           coalesce(f.received_bytes, c.total_bytes) AS received_bytes, f.last_progress_at,
+           a.attempt, a.worker, a.phase, a.bytes_done, a.rows_done, a.started_at, a.finished_at, a.next_try_at,
+           ${cut(sql.ref('a.error'))} AS load_error
+    FROM c
     LEFT JOIN ingest.run_revision p ON p.model = c.model AND p.run_key = c.run_key AND p.state = 'published'
-    JOIN files f ON f.revision_id = c.revision_id
+    LEFT JOIN files f ON f.revision_id = c.revision_id
     LEFT JOIN LATERAL (
       SELECT * FROM ingest.load_attempt a WHERE a.revision_id = c.revision_id ORDER BY a.attempt DESC LIMIT 1) a ON true
     ORDER BY c.revision_id DESC`.execute(db);

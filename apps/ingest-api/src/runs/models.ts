@@ -20,10 +20,18 @@ export interface CurrentRun {
   readonly publicationId: number;
 }
 
-/** @param models those to list; null for all. */
+export interface ModelFilter {
+  /** null covers every model. */
+  readonly models: readonly string[] | null;
+  /** The name of the model that the page before ended with. */
+  readonly after?: string | undefined;
+  readonly limit: number;
+}
+
+/** Models by name. */
 export async function listModels(
   db: Kysely<Database>,
-  models: readonly string[] | null,
+  { models, after = '', limit }: ModelFilter,
 ): Promise<ModelView[]> {
   const { rows } = await sql<Omit<ModelView, 'current'> & Partial<CurrentRun>>`
     SELECT m.name AS model, m.contract, m.created_at AS "createdAt", r.run_key AS run, r.revision,
@@ -33,8 +41,8 @@ export async function listModels(
     LEFT JOIN LATERAL (
       SELECT * FROM ingest.publication p WHERE p.model = m.name ORDER BY publication_id DESC LIMIT 1) p ON true
     LEFT JOIN ingest.run_revision r ON r.revision_id = p.revision_id
-    WHERE ${models}::text[] IS NULL OR m.name = ANY (${models}::text[])
-    ORDER BY m.name`.execute(db);
+    WHERE (${models}::text[] IS NULL OR m.name = ANY (${models}::text[])) AND m.name > ${after}
+    ORDER BY m.name LIMIT ${limit}`.execute(db);
   return rows.map(({ model, contract, createdAt, ...current }) => ({
     model,
     contract,
@@ -45,7 +53,7 @@ export async function listModels(
 
 /** @throws a 404 for a model that has neither run nor contract. */
 export async function findModel(db: Kysely<Database>, model: ModelName): Promise<ModelView> {
-  const [found] = await listModels(db, [model]);
+  const [found] = await listModels(db, { models: [model], limit: 1 });
   if (found !== undefined) return found;
   throw new IngestError(
     'not_found',

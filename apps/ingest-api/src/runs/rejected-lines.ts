@@ -1,7 +1,6 @@
 import type { Database } from 'db-schema';
 import type { Kysely } from 'kysely';
-import { IngestError } from '../errors.ts';
-import type { RevisionKey } from './find-revision.ts';
+import { findRevision, type RevisionKey } from './find-revision.ts';
 
 const PAGE_LINES = 500;
 
@@ -16,25 +15,17 @@ export interface RefusedLine {
 }
 
 /**
- * The lines of a revision that were refused, in the order in which they were found, a page at a time.
+ * The lines of a revision that were refused, in the order in which they were found, a page at a time (the loader keeps
+ * the first 1,000).
  *
  * @throws a 404 when there is no such revision, before the first page.
  */
 export async function rejectedLines(
   db: Kysely<Database>,
-  { model, run, revision }: RevisionKey,
+  key: RevisionKey,
 ): Promise<AsyncGenerator<readonly RefusedLine[]>> {
-  const found = await db
-    .selectFrom('ingest.run_revision')
-    .select('revision_id')
-    .where('model', '=', model)
-    .where('run_key', '=', run)
-    .$if(revision !== undefined, (query) => query.where('revision', '=', revision ?? 0))
-    .orderBy('revision', 'desc')
-    .limit(1)
-    .executeTakeFirst();
-  if (found !== undefined) return pages(db, found.revision_id);
-  throw new IngestError('not_found', `Model "${model}" has no such run "${run}".`);
+  const { revision_id } = await findRevision(db, key);
+  return pages(db, revision_id);
 }
 
 async function* pages(db: Kysely<Database>, revisionId: number): AsyncGenerator<readonly RefusedLine[]> {

@@ -1,8 +1,14 @@
 import type { Database, ModelName } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
+import { cut, cutError } from './list-runs.ts';
 
-const SHOWN_EVENTS = 200;
-const SHOWN_ATTEMPTS = 100;
+/** The newest of each: a history may be long, and an answer may not. */
+export const SHOWN_REVISIONS = 50;
+export const SHOWN_ATTEMPTS = 50;
+export const SHOWN_EVENTS = 100;
+export const SHOWN_PUBLICATIONS = 50;
+/** A longer detail is left out: whoever needs it reads `ingest.audit_event`. */
+const LONGEST_DETAIL = 1_000;
 
 /** What has happened to a run, all its revisions: every load that was tried, and every act, the newest first. */
 export async function runHistory(db: Kysely<Database>, model: ModelName, run: string) {
@@ -11,16 +17,17 @@ export async function runHistory(db: Kysely<Database>, model: ModelName, run: st
       .selectFrom('ingest.run_revision')
       .select(['revision', 'state', 'declared_at as declaredAt', 'queued_at as queuedAt'])
       .select(['loaded_at as loadedAt', 'published_at as publishedAt', 'declared_by as pushedBy'])
-      .select(['row_count as rows', 'error'])
+      .select(['row_count as rows', cutError(sql.ref('error')).as('error')])
       .where('model', '=', model)
       .where('run_key', '=', run)
       .orderBy('revision', 'desc')
-      .limit(SHOWN_ATTEMPTS)
+      .limit(SHOWN_REVISIONS)
       .execute(),
     db
       .selectFrom('ingest.load_attempt as a')
       .innerJoin('ingest.run_revision as r', 'r.revision_id', 'a.revision_id')
-      .select(['r.revision', 'a.attempt', 'a.worker', 'a.phase', 'a.outcome', 'a.error'])
+      .select(['r.revision', 'a.attempt', 'a.worker', 'a.phase', 'a.outcome'])
+      .select([cut(sql.ref('a.error')).as('error')])
       .select(['a.bytes_done as bytes', 'a.rows_done as rows', 'a.next_try_at as nextTryAt'])
       .select('a.phase_seconds as phaseSeconds')
       .select(['a.started_at as startedAt', 'a.finished_at as finishedAt'])
@@ -31,7 +38,14 @@ export async function runHistory(db: Kysely<Database>, model: ModelName, run: st
       .execute(),
     db
       .selectFrom('ingest.audit_event')
-      .select(['at', 'actor', 'action', 'revision', 'detail'])
+      .select(['at', 'actor', 'action', 'revision'])
+      // The source is with the run; here it would come again with each revision.
+      .select(
+        sql<Record<string, unknown> | null>`
+          CASE WHEN length((detail - 'source')::text) <= ${sql.lit(LONGEST_DETAIL)} THEN detail - 'source' END`.as(
+          'detail',
+        ),
+      )
       .where('model', '=', model)
       .where('run_key', '=', run)
       .orderBy('event_id', 'desc')
@@ -45,7 +59,7 @@ export async function runHistory(db: Kysely<Database>, model: ModelName, run: st
       .where('r.model', '=', model)
       .where('r.run_key', '=', run)
       .orderBy('p.publication_id', 'desc')
-      .limit(SHOWN_EVENTS)
+      .limit(SHOWN_PUBLICATIONS)
       .execute(),
   ]);
   return { revisions, attempts, events, publications };

@@ -10,7 +10,7 @@ export interface RunProgress {
   readonly doneBytes: number;
   readonly totalBytes: number;
   readonly bytesPerSecond: number | null;
-  /** Until the end of this step. null when nothing that was measured can tell: no rate yet, or it stands still. */
+  /** Until the end of this step. null when nothing that was measured can tell: no rate yet, or it is stalled. */
   readonly etaSeconds: number | null;
   /** Until the load is over and readers see the run; null when nothing that was measured can tell. */
   readonly loadEtaSeconds: number | null;
@@ -18,7 +18,7 @@ export interface RunProgress {
 
 export type RunInProgress = Pick<
   RunView,
-  'model' | 'run' | 'revision' | 'state' | 'rows' | 'totals' | 'load'
+  'model' | 'run' | 'revision' | 'state' | 'rows' | 'bytes' | 'lines' | 'load'
 >;
 
 /** How far the run is right now; null when nothing is going on. */
@@ -27,10 +27,10 @@ export async function progressOf(
   view: RunInProgress,
   throughput: ThroughputLog,
 ): Promise<RunProgress | null> {
-  const { model, run, revision, state, totals, load } = view;
+  const { model, run, revision, state, bytes, lines, load } = view;
   if (state === 'receiving') {
     const rate = throughput.bytesPerSecond(model, run, revision, 'receivedBytes');
-    return { step: 'receiving', ...pace(totals.receivedBytes, totals.bytes, rate), loadEtaSeconds: null };
+    return { step: 'receiving', ...pace(bytes.received, bytes.total, rate), loadEtaSeconds: null };
   }
   if (state !== 'loading' || load === null || load.phase === null) return null;
   const step = load.phase;
@@ -38,11 +38,11 @@ export async function progressOf(
     const rate =
       throughput.bytesPerSecond(model, run, revision, 'loadedBytes') ??
       averageSince(load.startedAt, load.updatedAt, load.bytes);
-    const copying = pace(load.bytes, totals.bytes, rate);
-    const keySeconds = totals.lines === null ? null : await expectedKeySeconds(db, model, totals.lines);
+    const copying = pace(load.bytes, bytes.total, rate);
+    const keySeconds = lines === null ? null : await expectedKeySeconds(db, model, lines);
     return { step, ...copying, loadEtaSeconds: sum(copying.etaSeconds, keySeconds) };
   }
-  const copied = pace(load.bytes, totals.bytes, null);
+  const copied = pace(load.bytes, bytes.total, null);
   if (step !== 'building_key') return { step, ...copied, loadEtaSeconds: null };
   const etaSeconds =
     load.keyBuild === null

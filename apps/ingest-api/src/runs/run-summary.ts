@@ -1,4 +1,4 @@
-import type { GateResult, LoadPhase, RevisionError, StoredState } from 'db-schema';
+import type { GateResult, LoadPhase, RevisionError } from 'db-schema';
 import { RUN_STATES, type RunAction, type RunState } from './states.ts';
 
 /** A run in a list: its newest revision, how far it is, and which of its revisions readers see. */
@@ -18,6 +18,9 @@ export interface RunSummary {
   readonly rows: number | null;
   readonly files: { readonly total: number; readonly received: number; readonly stalled: number };
   readonly bytes: { readonly total: number; readonly received: number };
+  /** null when nothing was declared (a plain tus upload). */
+  readonly lines: number | null;
+  /** null once all bytes are there: `queuedAt` says since when. */
   readonly lastProgressAt: Date | null;
   readonly load: LoadSummary | null;
   readonly error: RevisionError | null;
@@ -41,10 +44,12 @@ export interface LoadSummary {
 /** As the query of `list-runs.ts` finds it. */
 export interface SummaryRow {
   readonly revision_id: number;
+  /** Which candidate led to this run, where a page of candidates was asked for. */
+  readonly candidate_id: number | null;
+  readonly looked_at: Date;
   readonly model: string;
   readonly run_key: string;
   readonly revision: number;
-  readonly state: StoredState;
   readonly shown_state: RunState;
   readonly as_of: Date;
   readonly declared_at: Date;
@@ -56,11 +61,12 @@ export interface SummaryRow {
   readonly row_count: number | null;
   readonly error: RevisionError | null;
   readonly gates: readonly GateResult[] | null;
-  readonly files: number;
+  readonly file_count: number;
   readonly received_files: number;
   readonly stalled_files: number;
-  readonly bytes: number;
+  readonly total_bytes: number;
   readonly received_bytes: number;
+  readonly total_lines: number | null;
   readonly last_progress_at: Date | null;
   readonly attempt: number | null;
   readonly worker: string;
@@ -88,11 +94,12 @@ export function toSummary(row: SummaryRow): RunSummary {
     pushedBy: row.declared_by,
     rows: row.row_count,
     files: {
-      total: row.files,
+      total: row.file_count,
       received: row.received_files,
       stalled: row.shown_state === 'receiving' ? row.stalled_files : 0,
     },
-    bytes: { total: row.bytes, received: row.received_bytes },
+    bytes: { total: row.total_bytes, received: row.received_bytes },
+    lines: row.total_lines,
     lastProgressAt: row.last_progress_at,
     load:
       row.attempt === null

@@ -126,7 +126,7 @@ describe('the status page', function () {
     await seeState('receiving');
     const bytes = Buffer.from(content);
     const half = Math.floor(bytes.length / 2);
-    const address = declared.files[0]?.uploadUrl ?? '';
+    const address = declared.missing.files[0]?.uploadUrl ?? '';
     await patch(system, address, 0, bytes.subarray(0, half));
     await page
       .getByRole('row', { name: /part-1\.jsonl/ })

@@ -80,7 +80,7 @@ async function keepSending(system: TestSystem): Promise<void> {
   }));
   const asOf = { as_of: '2026-11-01T00:00:00Z' };
   await declare(system, 'credit_risk', '2026-11', parts, { ...asOf, source: sourceOf('credit_risk', 2) });
-  const [stuck] = (await getRun(system, 'credit_risk', '2026-11')).files;
+  const [stuck] = (await getRun(system, 'credit_risk', '2026-11')).missing.files;
   await patch(system, stuck?.uploadUrl ?? '', 0, Buffer.from(parts[0]?.content ?? '').subarray(0, 300_000));
   await system.query(`UPDATE ingest.upload SET last_progress_at = now() - interval '11 minutes'
     WHERE received_at IS NULL`);
@@ -93,7 +93,7 @@ async function keepSending(system: TestSystem): Promise<void> {
     ...asOf,
     source: sourceOf('churn', 1),
   });
-  for (const file of declared.files) {
+  for (const file of declared.missing.files) {
     const bytes = Buffer.from(files.find(({ name }) => name === file.name)?.content ?? '');
     for (let offset = 0; offset < bytes.length; offset += CHUNK_BYTES) {
       await patch(system, file.uploadUrl, offset, bytes.subarray(offset, offset + CHUNK_BYTES));

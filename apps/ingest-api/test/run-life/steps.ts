@@ -1,6 +1,14 @@
 import { expect } from 'chai';
 import fc from 'fast-check';
-import { declare, eventually, getRun, patch, scoreLines, type TestSystem } from '../support/system.ts';
+import {
+  declare,
+  eventually,
+  getRun,
+  listFiles,
+  patch,
+  scoreLines,
+  type TestSystem,
+} from '../support/system.ts';
 import { LifeModel, type Revision } from './life-model.ts';
 
 const RUNS = 3;
@@ -56,7 +64,8 @@ export class Life {
     const isNew = this.#model.declare(runNumber, content);
     const answer = await declare(this.#system, this.#name, `run ${runNumber}`, [file]);
     expect(answer.revision !== before, 'a new revision').to.equal(isNew);
-    this.#urls.set(runNumber, answer.files[0]?.uploadUrl ?? '');
+    const [declared] = await listFiles(this.#system, this.#name, `run ${runNumber}`);
+    this.#urls.set(runNumber, declared?.uploadUrl ?? '');
   }
 
   /** Sends a share of what is missing. */
@@ -145,7 +154,7 @@ export class Life {
     for (let runNumber = 0; runNumber < RUNS; runNumber += 1) {
       const newest = this.#model.newest(runNumber);
       if (newest === undefined) continue;
-      const [file] = (await getRun(this.#system, this.#name, `run ${runNumber}`)).files;
+      const [file] = await listFiles(this.#system, this.#name, `run ${runNumber}`);
       if (newest.state !== 'cancelled')
         expect(file?.offset).to.equal(this.#model.offsets.get(newest.content));
     }

@@ -89,6 +89,7 @@ export const ACCESS_RULES: Readonly<Record<string, AccessRule>> = {
     answers: [200],
     request: () => ({ json: {} }),
   },
+  'GET /v1/models/:model/runs/:run/files': { access: 'one model', scopes: READ, answers: [200] },
   'GET /v1/models/:model/runs/:run/rejects': { access: 'one model', scopes: READ, answers: [200] },
   'GET /v1/models/:model/runs/:run/history': { access: 'one model', scopes: READ, answers: [200] },
   'POST /v1/models/:model/runs/:run/retry': {

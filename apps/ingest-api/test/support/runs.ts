@@ -23,6 +23,7 @@ export function manifestOf(files: readonly SourceFile[]) {
 interface DeclaredFile {
   readonly name: string;
   readonly offset: number;
+  readonly stalled: boolean;
   readonly state: string;
   readonly uploadUrl: string;
 }
@@ -31,7 +32,10 @@ export interface RunAnswer {
   readonly revision: number;
   readonly state: string;
   readonly rows: number | null;
-  readonly files: readonly DeclaredFile[];
+  readonly files: { total: number; received: number; stalled: number };
+  readonly bytes: { total: number; received: number };
+  readonly lastProgressAt: string | null;
+  readonly missing: { readonly files: readonly DeclaredFile[]; readonly nextCursor: string | null };
   readonly load: {
     attempt: number;
     outcome: string | null;
@@ -44,7 +48,6 @@ export interface RunAnswer {
     byCode: Record<string, number>;
     first: { line: number; code: string }[];
   };
-  readonly totals: { receivedBytes: number };
   readonly mayDo: string[];
 }
 
@@ -72,9 +75,8 @@ export async function pushRun(
   more: Record<string, unknown> = {},
 ): Promise<RunAnswer> {
   const declared = await declare(system, model, run, files, more);
-  for (const file of declared.files) {
+  for (const file of declared.missing.files) {
     const content = Buffer.from(files.find(({ name }) => name === file.name)?.content ?? '');
-    if (file.state === 'received') continue;
     const sent = await patch(system, file.uploadUrl, file.offset, content.subarray(file.offset));
     if (sent.status !== 204) throw new Error(`PATCH answered ${sent.status}: ${await sent.text()}`);
   }
@@ -105,6 +107,25 @@ export async function getRun(system: TestSystem, model: string, run: string): Pr
   const answer = await system.request('GET', runPath(model, run));
   if (!answer.ok) throw new Error(`GET answered ${answer.status}: ${await answer.text()}`);
   return (await answer.json()) as RunAnswer;
+}
+
+/** All files of the newest revision, from as many pages as it takes. */
+export async function listFiles(
+  system: TestSystem,
+  model: string,
+  run: string,
+  query = '',
+): Promise<readonly DeclaredFile[]> {
+  const files: DeclaredFile[] = [];
+  for (let cursor: string | null = ''; cursor !== null; ) {
+    const next: string = cursor === '' ? '' : `&cursor=${cursor}`;
+    const answer = await system.request('GET', `${runPath(model, run)}/files?limit=1000${query}${next}`);
+    if (!answer.ok) throw new Error(`GET answered ${answer.status}: ${await answer.text()}`);
+    const page = (await answer.json()) as { files: DeclaredFile[]; nextCursor: string | null };
+    files.push(...page.files);
+    cursor = page.nextCursor;
+  }
+  return files;
 }
 
 const FINAL = new Set(['published', 'superseded', 'held', 'failed', 'cancelled']);

@@ -51,7 +51,7 @@ export async function status(
 
 /** Also prints it. */
 export function resultOfRun(run: Run, session: ServiceSession): StatusResult {
-  const view = newRunView(`${run.model}/${run.run}`, run.files.length);
+  const view = newRunView(`${run.model}/${run.run}`, run.files.total);
   for (const line of describeBadLines(run, rejectsUrl(session.service, run.model, run.run)))
     session.say(line);
   session.print(describeOneRun(run, view));

@@ -3,15 +3,25 @@ import { formatBytes, formatCount } from '../progress/format.ts';
 import type { RunView } from '../progress/push-view.ts';
 import type { Run } from '../service/run-schema.ts';
 import type { HashedFile } from '../source/hash-run.ts';
+import { UploaderError } from '../uploader-error.ts';
 import { EXIT_CODE_OF_STATE } from './outcome.ts';
 
 /** What the service said to the manifest. */
 export function describeDeclared(remote: Run, files: HashedFile[], view: RunView): string {
+  if (remote.files.total !== files.length || remote.bytes.total !== view.totalBytes)
+    throw miscounted(remote, files, view);
   const lines = files.reduce((sum, file) => sum + file.lines, 0);
   const what = `${view.label}: revision ${remote.revision}, ${formatCount(files.length, 'file')}, ${formatBytes(view.totalBytes)}, ${formatCount(lines, 'line')}`;
   if (remote.state !== 'receiving') return `${what}: the service has it (${remote.state})`;
   const there = view.receivedBytes === 0 ? 'nothing' : formatBytes(view.receivedBytes);
   return `${what}: ${there} is there, ${formatBytes(view.totalBytes - view.receivedBytes)} to send`;
+}
+
+function miscounted({ files: { total }, bytes }: Run, files: HashedFile[], view: RunView): UploaderError {
+  return new UploaderError(
+    'bug',
+    `${view.label}: the service counts ${formatCount(total, 'file')} of ${bytes.total} bytes; this push has declared ${formatCount(files.length, 'file')} of ${view.totalBytes} bytes.`,
+  );
 }
 
 /** What changed between two answers, a sentence each. How a run ended is told with the result. */

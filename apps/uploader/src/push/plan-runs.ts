@@ -3,7 +3,8 @@ import { worstExitCode } from '../exit-codes.ts';
 import { formatBytes, formatCount } from '../progress/format.ts';
 import { newRunView, type PushView } from '../progress/push-view.ts';
 import { findRun } from '../service/find-run.ts';
-import type { Run } from '../service/run-schema.ts';
+import type { FilePage, Run, RunFile } from '../service/run-schema.ts';
+import { listFiles, type Retries, type ServiceAddress } from '../service/service-client.ts';
 import type { SourceRun } from '../source/find-runs.ts';
 import { openHashCache } from '../source/hash-cache.ts';
 import { type HashedFile, hashRun } from '../source/hash-run.ts';
@@ -34,12 +35,14 @@ export async function planRuns(runs: SourceRun[], view: PushView, context: PushC
       const cache = await openHashCache(context.stateDir, run.folder, context.say);
       const files = await hashRun(run, cache, context.limit.signal, runView);
       runView.stage = 'declaring';
-      const remote = await findRun(context.service, run.model, run.run, {
+      const retries = {
         signal: context.limit.signal,
         limit: context.limit,
-        onPause: (fault, pauseMs) => context.sayPause(runView.label, fault, pauseMs),
-      });
-      planned.push(plan(run, files, remote));
+        onPause: (fault: Error, pauseMs: number) => context.sayPause(runView.label, fault, pauseMs),
+      };
+      const remote = await findRun(context.service, run.model, run.run, retries);
+      const known = remote ? await filesOf(remote, context.service, retries) : [];
+      planned.push(plan(run, files, remote, known));
     } catch (error) {
       const fault = errorOf(error);
       faults.push(fault);
@@ -53,14 +56,25 @@ export async function planRuns(runs: SourceRun[], view: PushView, context: PushC
   return { result: 'dry_run', exitCode, runs: planned, ...(first ? { error: first.error } : {}) };
 }
 
-function plan(run: SourceRun, files: HashedFile[], remote: Run | null): PlannedRun {
-  const known = new Map(remote?.files.map((file) => [`${file.sha256} ${file.bytes}`, file]));
-  const there = (file: HashedFile) => known.get(`${file.sha256} ${file.identity.bytes}`);
-  const same =
+async function filesOf(run: Run, service: ServiceAddress, retries: Retries): Promise<RunFile[]> {
+  const files: RunFile[] = [];
+  let cursor: string | null = null;
+  do {
+    const page: FilePage = await listFiles(service, run.model, run.run, { cursor }, retries);
+    files.push(...page.files);
+    cursor = page.nextCursor;
+  } while (cursor !== null);
+  return files;
+}
+
+function plan(run: SourceRun, files: HashedFile[], remote: Run | null, there: RunFile[]): PlannedRun {
+  const known = new Map(there.map((file) => [`${file.sha256} ${file.bytes}`, file]));
+  const same = (file: HashedFile) => known.get(`${file.sha256} ${file.identity.bytes}`);
+  const isSame =
     remote?.state !== 'cancelled' &&
-    remote?.files.length === files.length &&
-    files.every((file) => there(file)?.name === file.name);
-  const missing = files.map((file) => file.identity.bytes - (there(file)?.offset ?? 0));
+    remote?.files.total === files.length &&
+    files.every((file) => same(file)?.name === file.name);
+  const missing = files.map((file) => file.identity.bytes - (same(file)?.offset ?? 0));
   return {
     model: run.model,
     run: run.run,
@@ -69,7 +83,7 @@ function plan(run: SourceRun, files: HashedFile[], remote: Run | null): PlannedR
     lines: files.reduce((sum, file) => sum + file.lines, 0),
     now: remote ? { revision: remote.revision, state: remote.state } : null,
     wouldSendBytes: missing.reduce((sum, bytes) => sum + bytes, 0),
-    newRevision: !same,
+    newRevision: !isSame,
   };
 }
 

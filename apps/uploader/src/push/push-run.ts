@@ -11,7 +11,7 @@ import { describeChange, describeDeclared } from './describe-change.ts';
 import { manifestOf } from './manifest-of.ts';
 import { EXIT_CODE_OF_STATE } from './outcome.ts';
 import type { PushContext } from './push-context.ts';
-import { missingFiles, sendMissingFiles } from './send-missing-files.ts';
+import { sendMissingFiles } from './send-missing-files.ts';
 
 const FIRST_POLL_MS = 250;
 /** The service's word for bytes that are not those of the manifest: it forgets them, and takes them again. */
@@ -50,16 +50,16 @@ export async function pushRun(run: SourceRun, view: RunView, context: PushContex
       throw new UploaderError('try_again', `${remote.error.detail} Run the same command again.`);
     }
     if (EXIT_CODE_OF_STATE[remote.state] !== null) return remote;
-    const missing = remote.state === 'receiving' ? missingFiles(remote) : [];
+    const isMissing = remote.state === 'receiving' && remote.missing.files.length > 0;
     if (!settings.wait && (remote.state !== 'receiving' || allReceived(remote))) return remote;
-    if (missing.length === 0 || round > 0) {
+    if (!isMissing || round > 0) {
       await pause(pollMs, limit.signal);
       pollMs = Math.min(pollMs * 1.5, settings.pollMs);
     }
-    if (missing.length > 0) {
+    if (isMissing) {
       try {
         view.stage = 'sending';
-        await sendMissingFiles(missing, files, view, context);
+        await sendMissingFiles(remote, files, view, context);
       } catch (error) {
         if (judge(error, 'upload')?.do !== 'declare_again') throw error;
         if (declaredAgain) throw vanished(error);
@@ -78,15 +78,15 @@ export async function pushRun(run: SourceRun, view: RunView, context: PushContex
   }
 }
 
-const allReceived = (run: Run): boolean => run.files.every((file) => file.state === 'received');
+const allReceived = ({ files }: Run): boolean => files.received === files.total;
 
 function show(remote: Run, view: RunView): void {
   view.revision = remote.revision;
   view.serviceState = remote.state;
   view.load = remote.load;
   view.progress = remote.progress;
-  view.filesReceived = remote.files.filter((file) => file.state === 'received').length;
-  view.receivedBytes = remote.files.reduce((sum, file) => sum + file.offset, 0);
+  view.filesReceived = remote.files.received;
+  view.receivedBytes = remote.bytes.received;
   view.stage = 'in_service';
 }
 

@@ -1,20 +1,15 @@
 import type { TimeLimit } from '../net/time-limit.ts';
 import type { RunView } from '../progress/push-view.ts';
-import type { Run } from '../service/run-schema.ts';
-import { commonHeaders } from '../service/service-client.ts';
+import type { Run, RunFile } from '../service/run-schema.ts';
+import { commonHeaders, listFiles } from '../service/service-client.ts';
 import type { HashedFile } from '../source/hash-run.ts';
 import { sendFile } from '../transfer/send-file.ts';
+import { UploaderError } from '../uploader-error.ts';
 import type { PushContext } from './push-context.ts';
 
-export type RemoteFile = Run['files'][number];
-
-export function missingFiles(run: Run): RemoteFile[] {
-  return run.files.filter((file) => file.state === 'receiving' && file.offset < file.bytes);
-}
-
-/** Sends what the service does not have. The first fault that stays ends the run's other transfers. */
+/** Sends what the service does not have, asking for it page by page: a run may have 100,000 files. The first fault that stays ends the run's other transfers. */
 export async function sendMissingFiles(
-  missing: RemoteFile[],
+  run: Run,
   files: HashedFile[],
   view: RunView,
   context: PushContext,
@@ -23,15 +18,16 @@ export async function sendMissingFiles(
   const stop = new AbortController();
   const signal = AbortSignal.any([context.limit.signal, stop.signal]);
   const limit: TimeLimit = { ...context.limit, signal };
-  const queue = missing.values();
+  const queue = missingFiles(run, limit, view, context);
   // A few loops over one queue, and not a task for each of 10,000 files: waiting tasks grow old, and what
   // old garbage refers to V8 keeps until a full collection (280 MB resident, where this takes 150).
   const sendFromQueue = async () => {
-    for (const remote of queue) {
+    for await (const remote of queue) {
       await context.transferSlots(async () => {
         signal.throwIfAborted();
         const file = local.get(remote.name);
-        if (!file) throw new Error(`The service asks for ${remote.name}, which was not declared.`);
+        if (!file || file.identity.bytes !== remote.bytes || file.sha256 !== remote.sha256)
+          throw otherFile(run, remote);
         await oncePerUpload(remote.uploadUrl, context.uploading, () =>
           sendOne(file, remote, view, limit, context),
         );
@@ -49,9 +45,37 @@ export async function sendMissingFiles(
   if (settled.some((result) => result.status === 'rejected')) throw stop.signal.reason;
 }
 
+/** By name, so that what is sent meanwhile changes nothing in the pages to come. */
+async function* missingFiles(
+  run: Run,
+  limit: TimeLimit,
+  view: RunView,
+  { service, sayPause }: PushContext,
+): AsyncGenerator<RunFile> {
+  const retries = {
+    signal: limit.signal,
+    limit,
+    onPause: (fault: Error, pauseMs: number) => sayPause(view.label, fault, pauseMs),
+  };
+  let { files, nextCursor: cursor } = run.missing;
+  for (;;) {
+    yield* files;
+    if (cursor === null) return;
+    const page = await listFiles(service, run.model, run.run, { state: 'receiving', cursor }, retries);
+    ({ files, nextCursor: cursor } = page);
+  }
+}
+
+function otherFile({ model, run, revision }: Run, { name, bytes, sha256 }: RunFile): UploaderError {
+  return new UploaderError(
+    'bug',
+    `${model}/${run} revision ${revision}: the service asks for ${name} of ${bytes} bytes, sha256 ${sha256}, which this push has not declared.`,
+  );
+}
+
 async function sendOne(
   file: HashedFile,
-  remote: RemoteFile,
+  remote: RunFile,
   view: RunView,
   limit: TimeLimit,
   context: PushContext,

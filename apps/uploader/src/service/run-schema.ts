@@ -13,6 +13,26 @@ const runState = z.enum([
   'cancelled',
 ]);
 
+const runFileSchema = z.object({
+  name: z.string(),
+  bytes,
+  sha256: z.string().nullish(),
+  state: z.enum(['receiving', 'received']),
+  offset: bytes,
+  // Path-absolute, so that a token never travels to another host.
+  uploadUrl: z.string().startsWith('/'),
+});
+
+/** Files of a run by name; `nextCursor` asks for those after them, null when there are none. */
+const filesSchema = z.object({ files: z.array(runFileSchema), nextCursor: z.string().nullable() });
+export const filePageSchema = filesSchema.extend({ revision: z.int() });
+
+/** What a run and its summary both say of its files. */
+const counts = {
+  files: z.object({ total: z.int(), received: z.int() }),
+  bytes: z.object({ total: bytes, received: bytes }),
+};
+
 /** A run as the service tells it; only what the uploader acts on or shows, so that the service may add. */
 export const runSchema = z.object({
   model: z.string(),
@@ -20,17 +40,9 @@ export const runSchema = z.object({
   revision: z.int(),
   state: runState,
   rows: z.number().nullish(),
-  files: z.array(
-    z.object({
-      name: z.string(),
-      bytes,
-      sha256: z.string().nullish(),
-      state: z.enum(['receiving', 'received']),
-      offset: bytes,
-      // Path-absolute, so that a token never travels to another host.
-      uploadUrl: z.string().startsWith('/'),
-    }),
-  ),
+  ...counts,
+  /** The first files that need bytes. */
+  missing: filesSchema,
   load: z
     .object({
       attempt: z.number().nullish(),
@@ -91,7 +103,7 @@ export const runSummarySchema = z.object({
   rows: z.number().nullish(),
   declaredAt: z.string(),
   pushedBy: z.string().nullish(),
-  bytes: z.object({ total: bytes, received: bytes }),
+  ...counts,
   load: z.object({ phase: z.string().nullish(), bytes: z.number().nullish() }).nullish(),
   error: z.object({ detail: z.string() }).nullish(),
 });
@@ -102,6 +114,8 @@ export const modelSchema = z.object({
   current: z.object({ run: z.string(), revision: z.int(), rows: z.number().nullish() }).nullable(),
 });
 
+export type RunFile = z.infer<typeof runFileSchema>;
+export type FilePage = z.infer<typeof filePageSchema>;
 export type Run = z.infer<typeof runSchema>;
 export type RunSummary = z.infer<typeof runSummarySchema>;
 export type Model = z.infer<typeof modelSchema>;

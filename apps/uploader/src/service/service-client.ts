@@ -4,6 +4,8 @@ import { HttpFault } from '../net/http-fault.ts';
 import { type RetryOptions, retrying } from '../net/retrying.ts';
 import { UploaderError } from '../uploader-error.ts';
 import {
+  type FilePage,
+  filePageSchema,
   type Model,
   modelSchema,
   type Run,
@@ -28,6 +30,7 @@ type Request = {
 
 /** The service creates an upload for every file before it answers: give thousands of them their time. */
 const DECLARING_TAKES = 5;
+const PAGE_FILES = 1000;
 
 export function commonHeaders(service: ServiceAddress): Record<string, string> {
   return { Authorization: `Bearer ${service.token}`, 'User-Agent': service.userAgent };
@@ -57,6 +60,21 @@ export function getRun(
   retries: Retries & { asked: 'run' | 'known_run' },
 ): Promise<Run> {
   return ask(service, { method: 'GET', path: runPath(model, run) }, runSchema, retries);
+}
+
+/** A page of the run's files by name: those that need bytes, or all. */
+export function listFiles(
+  service: ServiceAddress,
+  model: string,
+  run: string,
+  page: { state?: 'receiving'; cursor: string | null },
+  retries: Retries,
+): Promise<FilePage> {
+  const query = new URLSearchParams({ limit: String(PAGE_FILES) });
+  if (page.state !== undefined) query.set('state', page.state);
+  if (page.cursor !== null) query.set('cursor', page.cursor);
+  const request: Request = { method: 'GET', path: `${runPath(model, run)}/files?${query}` };
+  return ask(service, request, filePageSchema, { ...retries, asked: 'known_run' });
 }
 
 /** Runs by their newest revision, the one that was declared last first. */
@@ -163,7 +181,7 @@ function exchangeJson(
   }, retries);
 }
 
-/** undefined when it is no JSON. Parsed once: the answer about 10,000 files is some megabytes long. */
+/** undefined when it is no JSON. */
 function parseJson(text: string): unknown {
   try {
     return JSON.parse(text);

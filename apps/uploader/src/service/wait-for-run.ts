@@ -22,7 +22,7 @@ export async function waitForRun(
     const now: Run | null = await findRun(service, named.model, named.run, retries);
     if (now && EXIT_CODE_OF_STATE[now.state] !== null) return now;
     if (now && before) for (const sentence of describeChange(before, now, view)) say(sentence);
-    if (now) view.totalBytes = now.files.reduce((sum, file) => sum + file.bytes, 0);
+    if (now) view.totalBytes = now.bytes.total;
     if (!now && pollMs === FIRST_POLL_MS) say(`${view.label} is not there yet; waiting for it.`);
     before = now;
     await pause(pollMs, retries.signal);

@@ -42,15 +42,13 @@ function howFar({ state, bytes, load }: RunSummary): string {
 
 /** One run in a few lines. */
 export function describeOneRun(run: Run, view: RunView): string {
-  const totalBytes = run.files.reduce((sum, file) => sum + file.bytes, 0);
-  const receivedBytes = run.files.reduce((sum, file) => sum + file.offset, 0);
-  const received = run.files.filter((file) => file.state === 'received').length;
+  const { files, bytes } = run;
   const error = errorOfState(run);
   const lines = [
     `${view.label} revision ${run.revision}: ${run.state}`,
-    `  ${received} of ${run.files.length} files, ${formatBytes(receivedBytes)} of ${formatBytes(totalBytes)} received`,
+    `  ${files.received} of ${files.total} files, ${formatBytes(bytes.received)} of ${formatBytes(bytes.total)} received`,
     ...(run.rows ? [`  ${run.rows.toLocaleString('en')} rows`] : []),
-    ...(run.state === 'loading' && run.load ? [`  ${describeLoad(run.load, totalBytes)}`] : []),
+    ...(run.state === 'loading' && run.load ? [`  ${describeLoad(run.load, bytes.total)}`] : []),
     ...(run.load?.lastError && run.state !== 'published' ? [`  last load: ${run.load.lastError}`] : []),
     ...(error ? [`  ${error.detail}`] : []),
     ...(run.pushedBy ? [`  pushed by ${run.pushedBy}`] : []),

@@ -61,6 +61,8 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
       return problem(response, 401, 'Unauthorized', 'The token is not known.');
     }
     const path = (request.url ?? '').slice(prefix.length);
+    const [, listed, query = ''] = /^(\/v1\/models\/[^/]+\/runs\/[^/]+)\/files\?(.*)$/.exec(path) ?? [];
+    if (listed && request.method === 'GET') return sendFiles(response, listed, new URLSearchParams(query));
     const [, runPath] = /^(\/v1\/models\/[^/]+\/runs\/[^/]+)$/.exec(path) ?? [];
     if (!request.url?.startsWith(prefix)) return problem(response, 404, 'Not found', 'No such path.');
     if (runPath && request.method === 'PUT') return void declare(runPath, request, response);
@@ -106,16 +108,9 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
       return;
     }
     const [, , , model = '', , run = ''] = key.split('/');
-    const files = revision.files.map((file) => {
-      const offset = uploads.get(uploadUrl(file))?.offset ?? 0;
-      return {
-        ...file,
-        offset,
-        state: offset === file.bytes ? 'received' : 'receiving',
-        uploadUrl: uploadUrl(file),
-      };
-    });
-    const whole = files.every((file) => file.state === 'received');
+    const files = filesOf(revision);
+    const received = files.filter((file) => file.state === 'received');
+    const whole = received.length === files.length;
     const state = revision.state ?? (whole ? settleRevision(revision) : 'receiving');
     response.writeHead(status, { 'Content-Type': 'application/json' }).end(
       JSON.stringify({
@@ -124,13 +119,48 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
         revision: revision.revision,
         state,
         rows: state === 'published' ? files.reduce((sum, file) => sum + file.lines, 0) : null,
-        files,
+        files: { total: files.length, received: received.length, stalled: 0 },
+        bytes: {
+          total: files.reduce((sum, file) => sum + file.bytes, 0),
+          received: files.reduce((sum, file) => sum + file.offset, 0),
+        },
+        missing: pageOf(
+          files.filter((file) => file.state === 'receiving'),
+          MISSING_SHOWN,
+          null,
+        ),
         load: server.load,
         error: revision.mismatch ? MISMATCH : state === 'failed' ? INVALID_JSON : null,
         rejects: state === 'failed' && !revision.mismatch ? BAD_LINES : { total: 0, byCode: {}, first: [] },
         pushedBy: 'tests',
       }),
     );
+  }
+
+  function sendFiles(response: ServerResponse, key: string, query: URLSearchParams): void {
+    const revision = runs.get(key)?.at(-1);
+    if (!revision) {
+      problem(response, 404, 'Not found', 'No such run.');
+      return;
+    }
+    const state = query.get('state');
+    const files = filesOf(revision).filter((file) => state === null || file.state === state);
+    const page = pageOf(files, Number(query.get('limit')), query.get('cursor'));
+    response
+      .writeHead(200, { 'Content-Type': 'application/json' })
+      .end(JSON.stringify({ revision: revision.revision, ...page }));
+  }
+
+  function filesOf(revision: Revision) {
+    return revision.files.map((file) => {
+      const offset = uploads.get(uploadUrl(file))?.offset ?? 0;
+      return {
+        ...file,
+        offset,
+        state: offset === file.bytes ? 'received' : 'receiving',
+        uploadUrl: uploadUrl(file),
+      };
+    });
   }
 
   function settleRevision(revision: Revision): RunState {
@@ -187,6 +217,15 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
   await once(http, 'listening');
   server.url = `http://127.0.0.1:${(http.address() as AddressInfo).port}${prefix}`;
   return server;
+}
+
+const MISSING_SHOWN = 3;
+
+/** The service's own cursors are more than a name, which is nobody's business. */
+function pageOf<F extends { name: string }>(files: F[], limit: number, cursor: string | null) {
+  const after = files.filter((file) => cursor === null || file.name > cursor);
+  const page = after.slice(0, limit);
+  return { files: page, nextCursor: after.length > limit ? (page.at(-1)?.name ?? null) : null };
 }
 
 /** By content, so that the same file pushed anew goes on where it was. */

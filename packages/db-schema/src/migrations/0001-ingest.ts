@@ -86,6 +86,7 @@ COMMENT ON COLUMN ingest.run_revision.compared_with IS 'the revision that was pu
 COMMENT ON COLUMN ingest.run_revision.retired_at IS 'when retention chose its rows for removal: they are dropped, or will be';
 CREATE INDEX run_revision_queue ON ingest.run_revision (queued_at) WHERE state = 'queued';
 CREATE INDEX run_revision_receiving ON ingest.run_revision (revision_id) WHERE state = 'receiving';
+CREATE INDEX run_revision_moving ON ingest.run_revision (revision_id) WHERE state IN ('receiving', 'queued', 'published');
 CREATE UNIQUE INDEX run_revision_one_published ON ingest.run_revision (model) WHERE state = 'published';
 
 CREATE TABLE ingest.publication (

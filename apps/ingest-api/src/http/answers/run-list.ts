@@ -8,14 +8,12 @@ import {
   loadPhase,
   revisionError,
   runBasics,
+  runFile,
 } from './run-parts.ts';
 
 export const runSummary = z
   .object({
     ...runBasics,
-    files: z.object({ total: count, received: count, stalled: count }),
-    bytes: z.object({ total: bytes, received: bytes }),
-    lastProgressAt: instant.nullable(),
     load: z
       .object({
         attempt: z.int().min(1),
@@ -33,6 +31,14 @@ export const runSummary = z
     mayDo: z.array(action),
   })
   .meta({ id: 'RunSummary' });
+
+export const filePage = z
+  .object({
+    revision: z.int().min(1).describe('all pages of one listing are of the same revision'),
+    files: z.array(runFile).describe('by name'),
+    nextCursor: z.string().nullable(),
+  })
+  .meta({ id: 'FilePage' });
 
 export const runList = z
   .object({ runs: z.array(runSummary), nextCursor: z.string().nullable() })

@@ -36,6 +36,21 @@ export const rejectedLine = z.object({
   excerpt: z.string().describe('at most 200 characters of the line, control characters shown'),
 });
 
+/** A file of a run. */
+export const runFile = z
+  .object({
+    name: z.string(),
+    bytes,
+    sha256: z.string().nullable(),
+    lines: count.nullable(),
+    state: z.enum(['receiving', 'received']),
+    offset: bytes,
+    lastProgressAt: instant,
+    stalled: z.boolean().describe('not complete, and no byte for two minutes'),
+    uploadUrl: z.string(),
+  })
+  .meta({ id: 'RunFile' });
+
 export const profile = z.object({
   rows: count,
   min: z.number().nullable(),
@@ -54,7 +69,7 @@ export const gateResult = z.object({
   broken: z.boolean(),
 });
 
-/** What a run is told by, in the list and by itself. */
+/** A run, in the list and by itself. */
 export const runBasics = {
   model: z.string(),
   run: z.string(),
@@ -71,4 +86,10 @@ export const runBasics = {
     .describe('the revision of this run that readers see; null: they see another'),
   pushedBy: z.string().describe('the name of the token'),
   rows: count.nullable(),
+  files: z.object({ total: count, received: count, stalled: count.describe('no byte for two minutes') }),
+  bytes: z.object({ total: bytes, received: bytes.describe('synced to the disk') }),
+  lines: count.nullable().describe('as declared; null for a plain tus upload, which declares none'),
+  lastProgressAt: instant
+    .nullable()
+    .describe('when the last bytes were recorded; null once all are there (`queuedAt` says since when)'),
 };

@@ -11,13 +11,13 @@ import {
   rejectedLine,
   revisionError,
   runBasics,
+  runFile,
 } from './run-parts.ts';
 
 export const run = z
   .object({
     ...runBasics,
     source: z.record(z.string(), z.unknown()).nullable().describe('what the sender said of itself'),
-    totals: z.object({ files: count, bytes, lines: count.nullable(), receivedBytes: bytes }),
     progress: z
       .object({
         step: z.enum(['receiving', 'copying', 'building_key', 'attaching', 'publishing']),
@@ -73,18 +73,11 @@ export const run = z
       .nullish()
       .describe('the run that readers saw before, to compare with'),
     mayDo: z.array(action),
-    files: z.array(
-      z.object({
-        name: z.string(),
-        bytes,
-        sha256: z.string().nullable(),
-        lines: count.nullable(),
-        state: z.enum(['receiving', 'received']),
-        offset: bytes,
-        lastProgressAt: instant,
-        stalled: z.boolean(),
-        uploadUrl: z.string(),
-      }),
-    ),
+    missing: z
+      .object({
+        files: z.array(runFile).max(100),
+        nextCursor: z.string().nullable().describe('for `GET …/files?state=receiving`; null: these are all'),
+      })
+      .describe('the first files by name that bytes are missing of, while the run is receiving'),
   })
   .meta({ id: 'Run' });

@@ -21,7 +21,9 @@ export const model = z
   })
   .meta({ id: 'Model' });
 
-export const modelList = z.object({ models: z.array(model) }).meta({ id: 'ModelList' });
+export const modelList = z
+  .object({ models: z.array(model), nextCursor: z.string().nullable() })
+  .meta({ id: 'ModelList' });
 
 export const problem = z
   .object({
@@ -62,7 +64,10 @@ export const status = z
       keptFreeBytes: bytes,
       largestUploadBytes: bytes.describe('the largest file that a declaration would get room for now'),
     }),
-    needsAttention: z.array(runSummary).describe('failed, held, stalled, or tried more than once'),
+    needsAttention: z
+      .array(runSummary)
+      .max(50)
+      .describe('failed, held, stalled, or tried more than once; the newest 50'),
   })
   .meta({ id: 'Status' });
 

@@ -1,6 +1,7 @@
 import { contractRequest } from '../../runs/contract.ts';
 import * as answers from '../answers.ts';
 import { publishRequest } from '../current-routes.ts';
+import { modelsQuery } from '../models-routes.ts';
 import type { Operation } from './operation.ts';
 
 const theModel = { says: 'the model; its ETag is what readers see now', schema: answers.model };
@@ -9,10 +10,11 @@ export const MODEL_OPERATIONS: readonly Operation[] = [
   {
     method: 'get',
     path: '/v1/models',
-    summary: 'Every model that the token covers',
+    summary: 'The models that the token covers, by name',
     scope: 'read',
-    example: { answers: 200 },
-    answers: { 200: { says: 'the models', schema: answers.modelList } },
+    query: modelsQuery,
+    example: { query: { limit: '10' }, answers: 200 },
+    answers: { 200: { says: 'a page of models', schema: answers.modelList } },
     problems: [],
   },
   {

@@ -2,6 +2,7 @@ import * as answers from '../answers.ts';
 import { rejectsQuery } from '../rejects-routes.ts';
 import { manifestRequest } from '../requests.ts';
 import { actionRequest } from '../run-actions-routes.ts';
+import { filesQuery } from '../runs-routes.ts';
 import { runsQuery } from '../status-routes.ts';
 import { NOT_MODIFIED, type Operation } from './operation.ts';
 
@@ -57,8 +58,18 @@ export const RUN_OPERATIONS: readonly Operation[] = [
   },
   {
     method: 'get',
+    path: `${RUN}/files`,
+    summary: 'The files of a revision, by name, page by page',
+    scope: 'read',
+    query: filesQuery,
+    example: { query: { state: 'received', limit: '10' }, answers: 200 },
+    answers: { 200: { says: 'a page of files', schema: answers.filePage }, 304: NOT_MODIFIED },
+    problems: ['not_found'],
+  },
+  {
+    method: 'get',
     path: `${RUN}/rejects`,
-    summary: 'The lines that were refused, one RejectedLine a line',
+    summary: 'The lines that were refused (the first 1,000), one RejectedLine a line',
     scope: 'read',
     query: rejectsQuery,
     example: { path: { run: '2026-10' }, answers: 200 },
@@ -68,7 +79,7 @@ export const RUN_OPERATIONS: readonly Operation[] = [
   {
     method: 'get',
     path: `${RUN}/history`,
-    summary: 'All revisions, loads, publications and acts of the run, and its throughput of late',
+    summary: 'The newest revisions, loads, publications and acts of the run, and its recent throughput',
     scope: 'read',
     example: { answers: 200 },
     answers: { 200: { says: 'the history', schema: answers.history }, 304: NOT_MODIFIED },

@@ -1,0 +1,109 @@
+import type { Database, StoredState } from 'db-schema';
+import { type Kysely, type RawBuilder, sql } from 'kysely';
+import { isStalled } from './stalled.ts';
+
+/** `stalled` files are among those that are `receiving`. */
+export type FileFilter = 'receiving' | 'received' | 'stalled';
+
+export interface RunFile {
+  readonly name: string;
+  readonly bytes: number;
+  readonly sha256: string | null;
+  readonly lines: number | null;
+  readonly state: 'receiving' | 'received';
+  readonly offset: number;
+  readonly lastProgressAt: Date;
+  readonly stalled: boolean;
+  readonly uploadUrl: string;
+}
+
+/** Where a page of files begins. It names the revision, so that the pages of one listing are all of the same. */
+export function fileCursor(revision: number, { nextAfter }: FilePage): string | null {
+  return nextAfter === null ? null : `${revision}.${Buffer.from(nextAfter).toString('base64url')}`;
+}
+
+export interface FilePage {
+  readonly files: readonly RunFile[];
+  /** The name of the file that the next page begins after; null after the last one. */
+  readonly nextAfter: string | null;
+}
+
+export interface FileQuery {
+  readonly revisionId: number;
+  readonly filter?: FileFilter | undefined;
+  readonly after?: string | undefined;
+  readonly limit: number;
+}
+
+/** The files of a revision by name, a page at a time: a run may have 100,000. */
+export async function listRunFiles(
+  db: Kysely<Database>,
+  { revisionId, filter, after, limit }: FileQuery,
+): Promise<FilePage> {
+  const rows = await db
+    .selectFrom('ingest.run_file as f')
+    .innerJoin('ingest.upload as u', 'u.upload_id', 'f.upload_id')
+    .select([
+      'f.name',
+      'f.bytes',
+      'f.lines',
+      'u.offset_bytes as offset',
+      'u.last_progress_at as lastProgressAt',
+    ])
+    .select(sql<string | null>`encode(f.sha256, 'hex')`.as('sha256'))
+    .select(
+      sql<RunFile['state']>`CASE WHEN u.received_at IS NULL THEN 'receiving' ELSE 'received' END`.as('state'),
+    )
+    .select(isStalled().as('stalled'))
+    .select(sql<string>`'/v1/uploads/' || f.upload_id`.as('uploadUrl'))
+    .where('f.revision_id', '=', revisionId)
+    .$if(after !== undefined, (query) => query.where('f.name', '>', after ?? ''))
+    .$if(filter !== undefined, (query) => query.where(isAmong(filter ?? 'receiving')))
+    .orderBy('f.name')
+    .limit(limit + 1)
+    .execute();
+  const files = rows.slice(0, limit);
+  return { files, nextAfter: rows.length > limit ? (files.at(-1)?.name ?? null) : null };
+}
+
+function isAmong(filter: FileFilter): RawBuilder<boolean> {
+  if (filter === 'stalled') return isStalled();
+  return filter === 'received' ? sql`u.received_at IS NOT NULL` : sql`u.received_at IS NULL`;
+}
+
+interface CountedRevision {
+  readonly revision_id: number;
+  readonly state: StoredState;
+  readonly file_count: number;
+  readonly total_bytes: number;
+  readonly total_lines: number | null;
+}
+
+/** How much of a revision is there. What never changes is with the revision; files are only read while bytes may be missing. */
+export async function countFiles(db: Kysely<Database>, revision: CountedRevision) {
+  const { file_count, total_bytes, total_lines } = revision;
+  const counted = isComplete(revision) ? undefined : await countReceived(db, revision.revision_id);
+  return {
+    files: {
+      total: file_count,
+      received: counted?.files ?? file_count,
+      stalled: revision.state === 'receiving' ? (counted?.stalled ?? 0) : 0,
+    },
+    bytes: { total: total_bytes, received: counted?.bytes ?? total_bytes },
+    lines: total_lines,
+    lastProgressAt: counted?.lastProgressAt ?? null,
+  };
+}
+
+function isComplete({ state }: CountedRevision): boolean {
+  return state !== 'receiving' && state !== 'cancelled';
+}
+
+async function countReceived(db: Kysely<Database>, revisionId: number) {
+  const { rows } = await sql<{ files: number; stalled: number; bytes: number; lastProgressAt: Date | null }>`
+    SELECT count(u.received_at) AS files, count(*) FILTER (WHERE ${isStalled()}) AS stalled,
+           coalesce(sum(u.offset_bytes), 0)::bigint AS bytes, max(u.last_progress_at) AS "lastProgressAt"
+    FROM ingest.run_file f JOIN ingest.upload u USING (upload_id)
+    WHERE f.revision_id = ${revisionId}`.execute(db);
+  return rows[0];
+}
