@@ -60,6 +60,62 @@ describe('the rate of a run', () => {
     expect(rateAfter(...fastThenSlow)).to.equal(1);
   });
 
+  it('of an upload is measured between records of its offset, not between looks', () => {
+    const log = new ThroughputLog();
+    // 6 MB/s, recorded every 2 s; the first record comes with the bytes of 2 s.
+    for (let ms = 0; ms <= 12_000; ms += 900) {
+      const recordedMs = ms - (ms % 2_000);
+      const bytes = { total: 1e9, received: recordedMs * 6_000 };
+      const run = { ...MOVING, state: 'receiving' as const, bytes, lastProgressAt: new Date(recordedMs) };
+      log.sample([run], new Date(ms));
+      const rate = log.bytesPerSecond('churn', '2026-11', 1, 'receivedBytes');
+      if (ms > 4_000) expect(rate, `after ${ms} ms`).to.be.closeTo(6_000_000, 1);
+    }
+  });
+
+  it('of an upload that goes on after an interruption is that since then; a pause shorter than that counts', () => {
+    const rateAfterPause = (pauseSeconds: number) => {
+      const log = new ThroughputLog();
+      let received = 0;
+      let recorded = 0;
+      for (let second = 0; second <= pauseSeconds + 8; second += 1) {
+        if (second <= 4 || second > 4 + pauseSeconds) {
+          received += 100;
+          recorded = second;
+        }
+        const bytes = { total: 1e9, received };
+        const lastProgressAt = new Date(recorded * 1_000);
+        log.sample([{ ...MOVING, state: 'receiving', bytes, lastProgressAt }], new Date(second * 1_000));
+      }
+      return log.bytesPerSecond('churn', '2026-11', 1, 'receivedBytes');
+    };
+    expect(rateAfterPause(100)).to.equal(100);
+    expect(rateAfterPause(8)).to.equal(50);
+  });
+
+  it('is known of each of 10,000 runs, in bounded memory', () => {
+    const log = new ThroughputLog();
+    const runs = 10_000;
+    for (let second = 0; second < 100; second += 5) {
+      const look = Array.from({ length: runs }, (_, index) => ({
+        ...MOVING,
+        run: `${index}`,
+        state: 'receiving' as const,
+        bytes: { total: 1e9, received: (second + 1) * index },
+        lastProgressAt: new Date(second * 1_000),
+      }));
+      log.sample(look, new Date(second * 1_000));
+      log.tidy(new Date(second * 1_000));
+    }
+    expect(log.size.runs).to.equal(runs);
+    expect(log.size.samples).to.be.below(runs * 11);
+    for (const index of [1, 777, runs - 1])
+      expect(log.bytesPerSecond('churn', `${index}`, 1, 'receivedBytes')).to.be.closeTo(index, 1e-6);
+    const endedAt = new Date(200_000);
+    log.tidy(endedAt);
+    expect(log.size.runs, 'that have ended').to.equal(200);
+  });
+
   it('is not told from one look, nor of a run that is not known', () => {
     expect(rateAfter(loaded(100))).to.equal(null);
     expect(rateAfter()).to.equal(null);

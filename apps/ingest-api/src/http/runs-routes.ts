@@ -89,7 +89,9 @@ export function runsRoutes({ db, room, quota, runLimits, watch }: RunsRoutesOpti
         `Model "${model}" has no run "${run}"; \`uploader push\` declares one.`,
       );
     }
-    sendJson(req, res, { ...view, progress: await progressOf(db, view, watch.throughput) });
+    const progress = await progressOf(db, view, watch.throughput);
+    if (progress !== null) watch.want();
+    sendJson(req, res, { ...view, progress });
   });
 
   router.get('/v1/models/:model/runs/:run/files', async (req, res) => {

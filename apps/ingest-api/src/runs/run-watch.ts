@@ -21,6 +21,8 @@ export interface RunWatchOptions {
 
 const WATCHED_EVERY_MS = 1_000;
 const UNWATCHED_EVERY_MS = 4_000;
+/** Whoever has asked how fast a run is will ask again. */
+const WANTED_FOR_MS = 15_000;
 /** Between two looks it waits this many times as long as the last one took: however many runs there are, it takes a tenth of a core. */
 const PAUSE_PER_LOOK = 10;
 const TICK_MS = 200;
@@ -50,6 +52,7 @@ export class RunWatch {
   #recentEvents: ReadonlySet<number> = new Set();
   #timer: NodeJS.Timeout | undefined;
   #isLooking = false;
+  #wantedUntilMs = 0;
   #endedMs = performance.now();
   #tookMs = 0;
 
@@ -66,6 +69,11 @@ export class RunWatch {
   subscribe(listener: (change: RunChange | 'stopping') => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
+  }
+
+  /** Somebody asks for rates: they are worth a look a second for a while. */
+  want(): void {
+    this.#wantedUntilMs = performance.now() + WANTED_FOR_MS;
   }
 
   get sequence(): number {
@@ -85,7 +93,8 @@ export class RunWatch {
       for (const listener of this.#listeners) listener('stopping');
       return;
     }
-    const everyMs = this.#listeners.size > 0 ? WATCHED_EVERY_MS : UNWATCHED_EVERY_MS;
+    const isWatched = this.#listeners.size > 0 || performance.now() < this.#wantedUntilMs;
+    const everyMs = isWatched ? WATCHED_EVERY_MS : UNWATCHED_EVERY_MS;
     const pauseMs = Math.max(everyMs, this.#tookMs * PAUSE_PER_LOOK);
     if (this.#isLooking || performance.now() < this.#endedMs + pauseMs) return;
     this.#isLooking = true;

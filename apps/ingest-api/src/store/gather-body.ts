@@ -4,7 +4,7 @@ import type { IncomingMessage } from 'node:http';
 const MOST_GATHERED_BYTES = 1024 * 1024;
 const LEAST_GATHERED_BYTES = 128 * 1024;
 /** A slow sender's bytes are given on after this time, however few they are: how far an upload is must be true at any rate. */
-const LONGEST_GATHERED_MS = 500;
+const LONGEST_GATHERED_MS = 250;
 /** What all bodies may gather together; as much again may be on its way to the disk (`e2e/many-uploads.test.ts`). */
 const SHARED_BYTES = 32 * 1024 * 1024;
 
