@@ -29,7 +29,7 @@ export async function listRuns(db: Kysely<Database>, filter: RunFilter): Promise
   if (filter.before !== undefined) conditions.push(sql`r.revision_id < ${filter.before}`);
   if (filter.states !== undefined)
     conditions.push(sql`${shownState()} = ANY (${[...filter.states]}::text[])`);
-  if (filter.perModel !== undefined) conditions.push(sql`r.place <= ${filter.perModel}`);
+  if (filter.perModel !== undefined) conditions.push(sql`k.place <= ${filter.perModel}`);
   const rows = await summaries(db, newestRuns(sql.join(conditions, sql` AND `), filter.limit + 1));
   const page = rows.slice(0, filter.limit);
   return {
@@ -115,10 +115,11 @@ function shownState(): RawBuilder<RunState> {
 function newestRuns(condition: RawBuilder<unknown>, limit: number): RawBuilder<unknown> {
   return sql`
     SELECT r.*, NULL::integer AS candidate_id, ${shownState()} AS shown_state FROM (
-      SELECT n.*, row_number() OVER (PARTITION BY n.model ORDER BY n.as_of DESC, n.revision_id DESC) AS place
-      FROM (
-        SELECT DISTINCT ON (model, run_key) * FROM ingest.run_revision
-        ORDER BY model, run_key, revision DESC) n) r
+      SELECT n.revision_id, row_number() OVER (PARTITION BY n.model ORDER BY n.as_of DESC, n.revision_id DESC) AS place
+      FROM ( -- few columns, in the order of the index: nothing wide is sorted
+        SELECT DISTINCT ON (model, run_key) model, revision_id, as_of FROM ingest.run_revision
+        ORDER BY model DESC, run_key DESC, revision DESC) n) k
+    JOIN ingest.run_revision r USING (revision_id)
     WHERE ${condition} ORDER BY r.revision_id DESC LIMIT ${limit}`;
 }
 

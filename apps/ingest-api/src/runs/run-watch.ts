@@ -25,8 +25,10 @@ const UNWATCHED_EVERY_MS = 4_000;
 const WANTED_FOR_MS = 15_000;
 /** Between two looks it waits this many times as long as the last one took: however many runs there are, it takes a tenth of a core. */
 const PAUSE_PER_LOOK = 10;
+/** But no longer than this: a look also takes long when the database has much else to do. */
+const LONGEST_PAUSE_MS = 15_000;
 const TICK_MS = 200;
-const PAGE_RUNS = 500;
+const PAGE_RUNS = 2_000;
 const KEPT_CHANGES = 1_000;
 /** Acts get their ids before they commit: one may appear after later ones. */
 const EVENTS_LOOKED_BACK = 200;
@@ -95,7 +97,7 @@ export class RunWatch {
     }
     const isWatched = this.#listeners.size > 0 || performance.now() < this.#wantedUntilMs;
     const everyMs = isWatched ? WATCHED_EVERY_MS : UNWATCHED_EVERY_MS;
-    const pauseMs = Math.max(everyMs, this.#tookMs * PAUSE_PER_LOOK);
+    const pauseMs = Math.max(everyMs, Math.min(this.#tookMs * PAUSE_PER_LOOK, LONGEST_PAUSE_MS));
     if (this.#isLooking || performance.now() < this.#endedMs + pauseMs) return;
     this.#isLooking = true;
     const beganMs = performance.now();

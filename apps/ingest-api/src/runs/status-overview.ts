@@ -81,7 +81,7 @@ async function statesOf(
   const { rows } = await sql<{ state: string; runs: number }>`
     SELECT state, count(*) AS runs FROM (
       SELECT DISTINCT ON (model, run_key) model, state FROM ingest.run_revision
-      ORDER BY model, run_key, revision DESC) r
+      ORDER BY model DESC, run_key DESC, revision DESC) r
     WHERE ${ofModels(models, 'r.model')}
     GROUP BY state ORDER BY state`.execute(db);
   return Object.fromEntries(rows.map(({ state, runs }) => [state, runs]));
