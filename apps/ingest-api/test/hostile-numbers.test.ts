@@ -151,7 +151,7 @@ describe('every number, date and text that a request can carry, at its bounds an
     for (const run of ['2026-10', '2026-11']) await untilFinal(system, 'demo', run, 60_000);
     await loader.stop();
     const waiting = await declare(system, 'demo', '2026-12', [{ name: 'a.jsonl', content: scoreLines(9) }]);
-    uploadId = waiting.files[0]?.uploadUrl.split('/').at(-1) ?? '';
+    uploadId = waiting.missing.files[0]?.uploadUrl.split('/').at(-1) ?? '';
   });
   after(() => system.stop());
 

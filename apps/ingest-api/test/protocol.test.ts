@@ -33,7 +33,7 @@ describe('the protocol', function () {
 
   async function newUpload(run: string, content: string): Promise<string> {
     const declared = await declare(system, 'churn', run, [{ name: 'a.jsonl', content }]);
-    return declared.files[0]?.uploadUrl ?? '';
+    return declared.missing.files[0]?.uploadUrl ?? '';
   }
   const post = (run: string, options: RequestOptions & { headers: Record<string, string> }) =>
     system.request('POST', '/v1/uploads', {
@@ -194,7 +194,7 @@ describe('the protocol', function () {
           expect(answer.headers.get('tus-version')).to.equal('1.0.0');
         }
       }
-      expect((await getRun(system, 'churn', 'versions')).files[0]?.offset).to.equal(0);
+      expect((await getRun(system, 'churn', 'versions')).missing.files[0]?.offset).to.equal(0);
       expect(await hasRun('versioned')).to.equal(false);
     });
 

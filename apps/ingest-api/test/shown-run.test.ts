@@ -131,7 +131,7 @@ describe('the run that is shown', function () {
     await push('clock', { run: 'fast', rows: 1, asOf: undefined });
     await untilFinal(system, 'clock', 'fast');
     expect((await shown('clock'))?.run).to.equal('fast');
-    await patch(system, slow.files[0]?.uploadUrl ?? '', 0, Buffer.from(file.content));
+    await patch(system, slow.missing.files[0]?.uploadUrl ?? '', 0, Buffer.from(file.content));
     expect((await untilFinal(system, 'clock', 'slow')).state).to.equal('superseded');
     const [row] = await system.query<{ ahead: boolean }>(
       `SELECT bool_or(as_of > now()) AS ahead FROM ingest.run_revision WHERE model = 'clock'`,

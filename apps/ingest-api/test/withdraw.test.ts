@@ -45,8 +45,8 @@ describe('who may end whose run', function () {
   async function declareAs(name: string, content = newContent()): Promise<Declared> {
     made += 1;
     const run = `run-${made}`;
-    const { files } = await declare(as(name), 'churn', run, [{ name: 'a.jsonl', content }]);
-    return { run, uploadUrl: files[0]?.uploadUrl ?? '' };
+    const { missing } = await declare(as(name), 'churn', run, [{ name: 'a.jsonl', content }]);
+    return { run, uploadUrl: missing.files[0]?.uploadUrl ?? '' };
   }
 
   /** Every route that ends a run that is named by it. */
