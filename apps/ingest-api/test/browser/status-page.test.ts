@@ -139,6 +139,37 @@ describe('the status page', function () {
     expect(complaints).to.deep.equal([]);
   });
 
+  it('shows the files of a run page by page, first those that bytes are missing of', async () => {
+    const files = Array.from({ length: 450 }, (_, index) => ({
+      name: `part-${String(index).padStart(3, '0')}.jsonl`,
+      content: scoreLines(1, 100_000 + index),
+    }));
+    const declared = await declare(system, 'many', '2026-10', files);
+    const first = declared.missing.files[0];
+    await patch(system, first?.uploadUrl ?? '', 0, Buffer.from(files[0]?.content ?? ''));
+    await signIn('#/runs/many/2026-10');
+    const rows = page.getByRole('region', { name: /^Files/ }).getByRole('row');
+    const shown = (count: number) =>
+      eventually(
+        () => rows.count(),
+        (rows) => rows === count + 1,
+      );
+    await page.getByRole('button', { name: 'Incomplete 449', pressed: true }).waitFor();
+    await shown(200);
+    await page.getByRole('button', { name: 'Show more files' }).click();
+    await shown(400);
+    await page.getByRole('button', { name: 'Show more files' }).click();
+    await shown(449);
+    expect(await page.getByRole('button', { name: 'Show more files' }).count()).to.equal(0);
+    await page.getByRole('button', { name: 'Received 1' }).click();
+    await shown(1);
+    await page
+      .getByRole('row', { name: /part-000\.jsonl/ })
+      .getByText('100 %')
+      .waitFor();
+    expect(complaints).to.deep.equal([]);
+  });
+
   it('shows the phase of a load while it goes on', async () => {
     const files = [{ name: 'a.jsonl', content: scoreLines(400_000) }];
     const [pid] = await Promise.all([
