@@ -23,6 +23,8 @@ export interface AppState {
   status: Status | undefined;
   /** Of every model the newest runs, by `model run`. */
   runs: Map<string, RunSummary>;
+  /** There are more than the page asks for. */
+  hasMoreRuns: boolean;
   run: Run | undefined;
   history: RunHistory | undefined;
   files: FilesShown | undefined;

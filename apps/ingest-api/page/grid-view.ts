@@ -15,6 +15,7 @@ export function gridPage(state: AppState): TemplateResult {
     <section aria-labelledby="grid-title">
       <h2 id="grid-title">Models and months</h2>
       ${state.runs.size === 0 ? nothingYet() : grid([...state.runs.values()])}
+      ${state.hasMoreRuns ? html`<p class="hint">Only the runs that were declared last are shown.</p>` : nothing}
     </section>`;
 }
 

@@ -29,6 +29,7 @@ const state: AppState = {
   liveness: 'connecting',
   status: undefined,
   runs: new Map(),
+  hasMoreRuns: false,
   run: undefined,
   history: undefined,
   files: undefined,
@@ -96,6 +97,7 @@ async function refreshAll(): Promise<void> {
     const [status, grid] = await Promise.all([getStatus(), getGrid()]);
     state.status = status;
     state.runs = new Map(grid.runs.map((run) => [keyOf(run), run]));
+    state.hasMoreRuns = grid.nextCursor !== null;
   });
   await refreshRun();
 }

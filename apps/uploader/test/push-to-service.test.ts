@@ -1,4 +1,4 @@
-import { appendFileSync } from 'node:fs';
+import { appendFileSync, mkdirSync, writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect } from 'chai';
@@ -41,6 +41,23 @@ describe('uploader push, to the real service', function () {
     const changed = await push([dir]);
     expect(changed.code, changed.stderr).to.equal(0);
     expect(JSON.parse(lastLine(changed.stdout)).runs[0]).to.include({ revision: 2, rows: lines + 1 });
+  });
+
+  it('sends more files than an answer lists, asking for them page by page, and says so in a dry run', async () => {
+    const dir = join(system.workDir, 'many');
+    mkdirSync(join(dir, 'churn/many'), { recursive: true });
+    const files = 250;
+    for (let file = 0; file < files; file++)
+      writeFileSync(join(dir, `churn/many/part-${file}.jsonl`), `{"pk":"${file}","score":1}\n`);
+    const pushed = await push([dir]);
+    expect(pushed.code, pushed.stderr).to.equal(0);
+    expect(JSON.parse(lastLine(pushed.stdout)).runs[0]).to.include({ state: 'published', rows: files });
+    const planned = await push([dir, '--dry-run']);
+    expect(JSON.parse(lastLine(planned.stdout)).runs[0]).to.include({
+      files,
+      wouldSendBytes: 0,
+      newRevision: false,
+    });
   });
 
   it('killed in mid transfer, and run again without its state, sends only the rest', async () => {
