@@ -139,7 +139,9 @@ describe('However much there is,', function () {
   it(`${PARALLEL} requests of each at a time leave a process with a heap of ${HEAP_MB} MB alive`, async () => {
     for (const { path } of everyGet()) {
       const answered = await Promise.all(Array.from({ length: PARALLEL }, () => sizeOf(path)));
-      expect(new Set(answered.map(({ status }) => status)), path).to.deep.equal(new Set([200]));
+      // A token may have 10 streams of events.
+      const expected = path === '/v1/events' ? [200, 429] : [200];
+      for (const { status } of answered) expect(status, path).to.be.oneOf(expected);
     }
     expect((await get('/livez')).status).to.equal(200);
   });

@@ -55,8 +55,8 @@ describe('what a token has under way when it ends', function () {
       const name = `patch-${how}`;
       const token = await system.createToken({ name });
       const content = Buffer.alloc(80 * MIB, how);
-      const { files } = await declare(system, 'churn', how, [{ name: 'a.jsonl', content }]);
-      const url = files[0]?.uploadUrl ?? '';
+      const { missing } = await declare(system, 'churn', how, [{ name: 'a.jsonl', content }]);
+      const url = missing.files[0]?.uploadUrl ?? '';
       const offset = async () => {
         const [row] = await system.query('SELECT offset_bytes FROM ingest.upload WHERE upload_id = $1', [
           url.split('/').at(-1),

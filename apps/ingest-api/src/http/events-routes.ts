@@ -123,11 +123,11 @@ class EventStream {
         continue;
       }
       if (changes.length === 0) return;
-      for (const { sequence, run } of changes) {
+      for (const { sequence, run, json } of changes) {
         if (this.#isHeldBack) return;
         this.#position = sequence;
         if (covers(this.#principal, run.model))
-          this.#write(`id: ${this.#processId}-${sequence}\nevent: run\ndata: ${JSON.stringify(run)}\n\n`);
+          this.#write(`id: ${this.#processId}-${sequence}\nevent: run\ndata: ${json}\n\n`);
       }
     }
   }

@@ -1,4 +1,5 @@
 import { hash } from 'node:crypto';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Database } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
 import { listMovingRuns, listRunsByKey, type RunKey } from './list-runs.ts';
@@ -29,6 +30,8 @@ const PAUSE_PER_LOOK = 10;
 const LONGEST_PAUSE_MS = 15_000;
 const TICK_MS = 200;
 const PAGE_RUNS = 2_000;
+/** After as many changes everybody else has a turn: requests, and streams that wait for their clients. */
+const TOLD_AT_ONCE = 100;
 const KEPT_CHANGES = 1_000;
 /** Acts get their ids before they commit: one may appear after later ones. */
 const EVENTS_LOOKED_BACK = 200;
@@ -86,7 +89,7 @@ export class RunWatch {
   since(sequence: number): readonly RunChange[] | undefined {
     const first = this.#changes[0]?.sequence ?? this.#sequence + 1;
     if (sequence > this.#sequence || sequence < first - 1) return undefined;
-    return this.#changes.filter((change) => change.sequence > sequence);
+    return this.#changes.slice(sequence + 1 - first); // there is none missing among them
   }
 
   async #tick(): Promise<void> {
@@ -115,20 +118,23 @@ export class RunWatch {
     const { db } = this.#options;
     const beganAt = await this.#readEvents();
     const told = new Map<string, string>();
-    const note = (page: { readonly runs: readonly RunSummary[]; readonly at: Date }) => {
-      for (const run of page.runs) this.#note(run, told);
+    const note = async (page: { readonly runs: readonly RunSummary[]; readonly at: Date }) => {
+      for (const [index, run] of page.runs.entries()) {
+        if (index % TOLD_AT_ONCE === TOLD_AT_ONCE - 1) await nextTurn();
+        this.#note(run, told);
+      }
       this.throughput.sample(page.runs, page.at);
     };
     for (let after: number | null = 0; after !== null; ) {
       const page = await listMovingRuns(db, after, PAGE_RUNS);
-      note(page);
+      await note(page);
       after = page.nextAfter;
     }
     // What has ended since the last look, and what acts have touched that does not move by itself.
     const others = [...new Set([...this.#told.keys(), ...this.#touched])].filter((key) => !told.has(key));
     const keys = others.map(toRunKey);
     for (let start = 0; start < keys.length; start += PAGE_RUNS)
-      note(await listRunsByKey(db, keys.slice(start, start + PAGE_RUNS)));
+      await note(await listRunsByKey(db, keys.slice(start, start + PAGE_RUNS)));
     for (const key of others) told.delete(key); // told once more, and then left alone until an act brings it back
     this.#told = told;
     this.#touched.clear();
