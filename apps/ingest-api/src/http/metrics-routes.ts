@@ -7,6 +7,7 @@ import { serviceFigures } from '../runs/service-figures.ts';
 import { principalOf, requireScope } from './authenticate.ts';
 import type { RoomCheck } from './room-check.ts';
 import { serviceMetrics } from './service-metrics.ts';
+import { sharedAnswer } from './shared-answer.ts';
 
 /** With Node's own figures: memory, CPU, event loop lag. */
 export function createRegistry(): Registry {
@@ -25,6 +26,10 @@ export interface MetricsRoutesOptions {
 export function metricsRoutes({ db, room, registry }: MetricsRoutesOptions): Router {
   const metrics = serviceMetrics(registry);
   const router = Router();
+  const scrape = sharedAnswer(async () => {
+    metrics.set(await serviceFigures(db), await room.room());
+    return registry.metrics();
+  });
   router.get('/metrics', async (_req, res) => {
     requireScope(res, 'read');
     if (principalOf(res).models !== null) {
@@ -33,11 +38,8 @@ export function metricsRoutes({ db, room, registry }: MetricsRoutesOptions): Rou
         'Metrics tell of every model; they need a token that is not bound to some of them.',
       );
     }
-    metrics.set(await serviceFigures(db), await room.room());
-    res
-      .set('Cache-Control', 'no-store')
-      .type(registry.contentType)
-      .send(await registry.metrics());
+    const text = await scrape('');
+    res.set('Cache-Control', 'no-store').type(registry.contentType).send(text);
   });
   return router;
 }

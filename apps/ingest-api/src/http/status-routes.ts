@@ -13,6 +13,7 @@ import { principalOf, requireAccess, requireScope } from './authenticate.ts';
 import { pageLimit, parseModelParam, parseRequest, revisionNumber, runKey } from './requests.ts';
 import type { RoomCheck } from './room-check.ts';
 import { sendJson } from './send-json.ts';
+import { sharedAnswer } from './shared-answer.ts';
 
 const MOST_ATTENTION = 50;
 
@@ -52,16 +53,19 @@ export interface StatusRoutesOptions {
 /** What goes on, for people and programs that watch: the overview, the list of runs, a run's history. */
 export function statusRoutes({ db, room, watch }: StatusRoutesOptions): Router {
   const router = Router();
-
-  router.get('/v1/status', async (req, res) => {
-    requireScope(res, 'read');
-    const { models } = principalOf(res);
+  const statusOf = sharedAnswer(async (key) => {
+    const models = JSON.parse(key) as readonly string[] | null;
     const [overview, disk, needsAttention] = await Promise.all([
       statusOverview(db, models),
       room.room(),
       listRunsNeedingAttention(db, models, MOST_ATTENTION),
     ]);
-    sendJson(req, res, { at: new Date(), ...overview, disk, needsAttention });
+    return { at: new Date(), ...overview, disk, needsAttention };
+  });
+
+  router.get('/v1/status', async (req, res) => {
+    requireScope(res, 'read');
+    sendJson(req, res, await statusOf(JSON.stringify(principalOf(res).models)));
   });
 
   router.get('/v1/runs', async (req, res) => {
