@@ -1,6 +1,7 @@
 import type { Database } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
 import { IngestError } from '../errors.ts';
+import { SENT_BY_UPLOAD } from '../runs/run-files.ts';
 import { freeBytes } from '../store/upload-files.ts';
 
 export interface RoomCheck {
@@ -74,7 +75,8 @@ async function outstandingBytes(db: Kysely<Database>): Promise<number> {
     FROM ingest.upload u
     WHERE u.received_at IS NULL AND u.removed_at IS NULL
       AND EXISTS (
-        SELECT FROM ingest.run_file f JOIN ingest.run_revision r USING (revision_id)
-        WHERE f.upload_id = u.upload_id AND r.state = 'receiving')`.execute(db);
+        SELECT FROM ingest.run_revision r WHERE r.state = 'receiving' AND ${sql.raw(SENT_BY_UPLOAD)})`.execute(
+    db,
+  );
   return rows[0]?.bytes ?? 0;
 }

@@ -2,6 +2,7 @@ import type { Database } from 'db-schema';
 import { sql, type Transaction } from 'kysely';
 import { IngestError } from '../errors.ts';
 import type { GuardConfig } from '../guard-config.ts';
+import { SENT_BY_UPLOAD } from '../runs/run-files.ts';
 
 /**
  * Rejects with a 507 when a token would have more unfinished uploads, or more bytes on the disk, than it may: what it
@@ -41,10 +42,7 @@ export function uploadQuota({
   };
 }
 
-/**
- * What is declared in this very transaction is part of it. The runs of an upload are an array, so that they are found by
- * the upload: without statistics, on a new database, a join read all 100,000 files of a manifest for each of them.
- */
+/** What is declared in this very transaction is part of it. */
 async function usage(
   trx: Transaction<Database>,
   owner: string,
@@ -55,8 +53,7 @@ async function usage(
     FROM (
       SELECT u.bytes, u.offset_bytes, u.received_at IS NULL AND u.removed_at IS NULL AND EXISTS (
         SELECT FROM ingest.run_revision r
-        WHERE r.state = 'receiving' AND r.revision_id = ANY (ARRAY(
-          SELECT f.revision_id FROM ingest.run_file f WHERE f.upload_id = u.upload_id))) AS is_open
+        WHERE r.state = 'receiving' AND ${sql.raw(SENT_BY_UPLOAD)}) AS is_open
       FROM ingest.upload u
       WHERE u.created_by = ${owner} AND u.file_removed_at IS NULL) u`.execute(trx);
   return rows[0] ?? { openUploads: 0, bytes: 0 };

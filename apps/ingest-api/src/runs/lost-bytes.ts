@@ -2,6 +2,7 @@ import type { Database, ModelName } from 'db-schema';
 import { CompiledQuery, type Kysely } from 'kysely';
 import type { ClientBase } from 'pg';
 import { seemsShort, storedBytes, toDiskFault } from '../store/upload-files.ts';
+import { SENT_BY_UPLOAD } from './run-files.ts';
 import { findUpload, type StandingUpload } from './upload-records.ts';
 
 /** An upload whose file may not hold what was acknowledged. */
@@ -90,8 +91,8 @@ const SET_BACK_UPLOADS = `
   UPDATE ingest.upload u
   SET offset_bytes = l.stored_bytes, received_at = NULL, writer = NULL, last_progress_at = now(),
       removed_at = CASE WHEN NOT EXISTS (
-        SELECT FROM ingest.run_file f JOIN ingest.run_revision r USING (revision_id)
-        WHERE f.upload_id = u.upload_id AND r.state IN ('receiving', 'queued')) THEN now() END
+        SELECT FROM ingest.run_revision r
+        WHERE ${SENT_BY_UPLOAD} AND r.state IN ('receiving', 'queued')) THEN now() END
   FROM unnest($1::text[], $2::bigint[]) AS l (upload_id, stored_bytes)
   WHERE u.upload_id = l.upload_id`;
 

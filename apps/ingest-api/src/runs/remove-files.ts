@@ -2,6 +2,7 @@ import type { Database, ModelName } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
 import { removeUploadFiles } from '../store/upload-files.ts';
 import { recordAudit } from './audit.ts';
+import { SENT_BY_UPLOAD } from './run-files.ts';
 
 export interface FileRetention {
   /** Files stay this long after the last load that used them. */
@@ -111,8 +112,8 @@ async function giveUpFiles(trx: Transaction<Database>, afterMs: number): Promise
 
 function isNotNeeded(afterMs: number) {
   return sql<boolean>`NOT EXISTS (
-    SELECT FROM ingest.run_file f JOIN ingest.run_revision r USING (revision_id)
-    WHERE f.upload_id = u.upload_id
+    SELECT FROM ingest.run_revision r
+    WHERE ${sql.raw(SENT_BY_UPLOAD)}
       AND (r.state IN ('receiving', 'queued') OR coalesce(r.loaded_at, r.declared_at) >=
         CASE WHEN r.state = 'cancelled' THEN ${before(whenAbandoned(afterMs))} ELSE ${before(afterMs)} END))`;
 }

@@ -17,6 +17,14 @@ export interface RunFile {
   readonly uploadUrl: string;
 }
 
+/**
+ * SQL: the revision `r` has a file that is sent by the upload `u`. As an array, so that the files are found by the upload:
+ * without statistics, on a new database, a join reads all files of the revision for each upload, and a run may have
+ * 100,000 of both.
+ */
+export const SENT_BY_UPLOAD = `r.revision_id = ANY (ARRAY(
+  SELECT f.revision_id FROM ingest.run_file f WHERE f.upload_id = u.upload_id))`;
+
 /** Where a page of files begins. It names the revision, so that the pages of one listing are all of the same. */
 export function fileCursor(revision: number, { nextAfter }: FilePage): string | null {
   return nextAfter === null ? null : `${revision}.${Buffer.from(nextAfter).toString('base64url')}`;

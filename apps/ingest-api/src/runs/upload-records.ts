@@ -2,6 +2,7 @@ import type { Database, ModelName } from 'db-schema';
 import { type Kysely, type Selectable, sql } from 'kysely';
 import { IngestError } from '../errors.ts';
 import type { ClaimAnswer, UploadRecord, UploadRecords } from '../store/upload-record.ts';
+import { SENT_BY_UPLOAD } from './run-files.ts';
 
 /** The tus server's records, in PostgreSQL. */
 export function uploadRecords(db: Kysely<Database>): UploadRecords {
@@ -108,12 +109,12 @@ export async function findUpload(
   uploadId: string,
 ): Promise<StandingUpload | undefined> {
   const row = await db
-    .selectFrom('ingest.upload')
+    .selectFrom('ingest.upload as u')
     .select(['model', 'writer', 'metadata', 'last_progress_at', ...RECORD])
     .select(
       sql<Date | null>`(
-        SELECT max(r.declared_at) FROM ingest.run_file f JOIN ingest.run_revision r USING (revision_id)
-        WHERE f.upload_id = upload.upload_id AND r.state = 'receiving')`.as('awaited_since'),
+        SELECT max(r.declared_at) FROM ingest.run_revision r
+        WHERE r.state = 'receiving' AND ${sql.raw(SENT_BY_UPLOAD)})`.as('awaited_since'),
     )
     .where('upload_id', '=', uploadId)
     .where('removed_at', 'is', null)
