@@ -89,12 +89,24 @@ const READ_ON_MS = 5_000;
 
 /**
  * Reads the rest of a body that was refused: closed at once, the connection would be reset, and the client
- * might never read why.
+ * might never read why. (RFC 9112 §9.6: first only our side is closed.)
  */
 function readOn(req: Request): void {
+  const { socket } = req;
   if (req.complete || req.destroyed) return;
-  const timer = setTimeout(() => req.socket.destroy(), READ_ON_MS);
+  const timer = setTimeout(() => socket.destroy(), READ_ON_MS);
   timer.unref();
+  let isToClose = false;
+  // What Node calls after the last answer of a connection.
+  socket.destroySoon = () => {
+    isToClose = true;
+    socket.end();
+  };
+  req.once('end', () => {
+    clearTimeout(timer);
+    Reflect.deleteProperty(socket, 'destroySoon');
+    if (isToClose) socket.destroySoon();
+  });
   req.once('close', () => clearTimeout(timer)).resume();
 }
 
