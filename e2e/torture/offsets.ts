@@ -18,10 +18,10 @@ export function watchOffsets(databaseUrl: string, dataDir: string): OffsetLog {
   let compared = 0;
   let isStopped = false;
   const compare = async () => {
-    for (const { upload_id, offset_bytes } of await recordedOffsets(databaseUrl)) {
+    for (const { upload_id, file, offset_bytes } of await recordedOffsets(databaseUrl)) {
       const offset = Number(offset_bytes);
       // A file that retention has removed since is told by the next reading of its record.
-      const size = await stat(join(dataDir, upload_id)).then(
+      const size = await stat(join(dataDir, file)).then(
         (file) => file.size,
         () => undefined,
       );
@@ -49,13 +49,15 @@ export function watchOffsets(databaseUrl: string, dataDir: string): OffsetLog {
   };
 }
 
-async function recordedOffsets(databaseUrl: string): Promise<{ upload_id: string; offset_bytes: string }[]> {
+async function recordedOffsets(
+  databaseUrl: string,
+): Promise<{ upload_id: string; file: string; offset_bytes: string }[]> {
   const client = new pg.Client({ connectionString: databaseUrl, application_name: 'offsets' });
   client.on('error', () => {});
   await client.connect();
   try {
     const { rows } = await client.query(
-      `SELECT upload_id, offset_bytes FROM ingest.upload WHERE offset_bytes > 0 AND removed_at IS NULL
+      `SELECT upload_id, coalesce(file, upload_id) AS file, offset_bytes FROM ingest.upload WHERE offset_bytes > 0 AND removed_at IS NULL
        ORDER BY created_at DESC LIMIT 5`,
     );
     return rows;

@@ -3,7 +3,7 @@ import type { Database } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
 import type pg from 'pg';
 import { describeError, sqlStateOf } from '../errors.ts';
-import { QUEUE_CHANNEL } from '../runs/queue-complete-revisions.ts';
+import { wakeLoaders } from '../runs/queue-complete-revisions.ts';
 import type { LoaderContext } from './loader-context.ts';
 import { noteLostAttempt } from './note-lost-attempt.ts';
 
@@ -40,16 +40,14 @@ export async function endFrozenLoads(context: LoaderContext, everyMs: number): P
   }
 }
 
-async function frozenLoads({ sidePool, stallTimeoutMs }: LoaderContext): Promise<readonly FrozenLoad[]> {
-  const { rows } = await sidePool.query<FrozenLoad>(
-    `SELECT a.attempt_id AS "attemptId", a.revision_id AS "revisionId", r.model, r.run_key AS run, a.worker,
-            round(extract(epoch FROM now() - a.updated_at))::int AS "silentSeconds",
-            a.started_at::text AS "startedAt", (a.transaction_id::text::numeric % 4294967296)::text AS xid
-     FROM ingest.load_attempt a JOIN ingest.run_revision r USING (revision_id)
-     WHERE a.finished_at IS NULL AND a.transaction_id IS NOT NULL
-       AND a.updated_at < now() - $1 * interval '1 millisecond'`,
-    [stallTimeoutMs],
-  );
+async function frozenLoads({ side, stallTimeoutMs }: LoaderContext): Promise<readonly FrozenLoad[]> {
+  const { rows } = await sql<FrozenLoad>`
+    SELECT a.attempt_id AS "attemptId", a.revision_id AS "revisionId", r.model, r.run_key AS run, a.worker,
+           round(extract(epoch FROM now() - a.updated_at))::int AS "silentSeconds",
+           a.started_at::text AS "startedAt", (a.transaction_id::text::numeric % 4294967296)::text AS xid
+    FROM ingest.load_attempt a JOIN ingest.run_revision r USING (revision_id)
+    WHERE a.finished_at IS NULL AND a.transaction_id IS NOT NULL
+      AND a.updated_at < now() - ${stallTimeoutMs} * interval '1 millisecond'`.execute(side);
   return rows;
 }
 
@@ -77,7 +75,7 @@ async function endLoad(context: LoaderContext, load: FrozenLoad, reported: Set<n
   }
   await side.transaction().execute((trx) => noteLostAttempt(trx, revisionId, attemptId));
   log.warn(load, 'a load was frozen and has been ended; its run is loaded again');
-  await context.sidePool.query('SELECT pg_notify($1, $2)', [QUEUE_CHANNEL, String(revisionId)]);
+  await wakeLoaders(side);
 }
 
 /** A row that is locked is being finished by its load. */

@@ -36,6 +36,7 @@ export async function removeFiles(
   const expired = await asOnlySweep(db, [], async (trx) => {
     const given = await expireRuns(trx, retention.expireUploadsMs);
     await giveUpFiles(trx, retention.keepFilesMs);
+    await forgetWriters(trx);
     return given;
   });
   const removed = await asOnlySweep(db, { removedFiles: 0, removedBytes: 0 }, (trx) =>
@@ -77,6 +78,11 @@ async function removeGivenUp(trx: Transaction<Database>, dataDir: string) {
   );
   const removedBytes = given.reduce((sum, { offset_bytes }) => sum + offset_bytes, 0);
   return { removedFiles: given.length, removedBytes };
+}
+
+/** Writers that were killed: whoever looks for one that is not there knows that it is gone. */
+async function forgetWriters(trx: Transaction<Database>): Promise<void> {
+  await sql`DELETE FROM ingest.writer WHERE beat_at < now() - interval '10 minutes'`.execute(trx);
 }
 
 /** By last activity, not by age: an upload of days is fine as long as bytes arrive. */

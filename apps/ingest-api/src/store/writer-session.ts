@@ -31,7 +31,7 @@ export interface WriterSession {
    * finds its session lost.
    */
   isGone(writer: string): Promise<boolean>;
-  /** Asks whoever writes the upload to give it up if it is stalled. */
+  /** Asks whoever writes the upload to give way if it is stalled. Never rejects: who waits asks again by itself. */
   askFor(uploadId: string): Promise<void>;
   /** Never rejects: who waits asks again by itself. */
   tellFreed(uploadId: string): Promise<void>;
@@ -82,7 +82,7 @@ export class WriterSessions {
         return rows[0]?.gone === true;
       },
       async askFor(uploadId) {
-        await ask(session, 'SELECT pg_notify($1, $2)', [CHANNEL, `wanted ${uploadId}`]);
+        await ask(session, 'SELECT pg_notify($1, $2)', [CHANNEL, `wanted ${uploadId}`]).catch(() => {});
       },
       async tellFreed(uploadId) {
         await ask(session, 'SELECT pg_notify($1, $2)', [CHANNEL, `freed ${uploadId}`]).catch(() => {});
