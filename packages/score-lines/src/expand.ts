@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
+import { ZstdFrames } from './zstd-frames.ts';
 
 export type Compression = 'gzip' | 'zstd';
 
@@ -37,17 +38,20 @@ export class CompressionFault extends Error {
  * done with when the next one is asked for. Memory is bounded, whatever the file expands to.
  *
  * @param compressedBytes the size of the file: it says how much may come out, and that all of it was read.
- * @throws {CompressionFault} for a file that is torn, not compressed, followed by something else, or a bomb.
+ * @throws {CompressionFault} for a file that is empty, torn, not compressed, followed by something else, or a bomb. A file
+ *   that is cut between two members or frames is a whole file of fewer lines: only its hash and line count tell.
  */
 export async function* expand(
   source: AsyncIterable<Uint8Array>,
   compression: Compression,
   compressedBytes: number,
 ): AsyncGenerator<Buffer> {
+  if (compressedBytes === 0) throw empty(compression);
   const decoder = createDecoder(compression);
+  const frames = compression === 'zstd' ? new ZstdFrames() : undefined;
   const closed = once(decoder, 'close').catch(() => {}); // its error is thrown by the reading below
   let sourceError: unknown;
-  const feeding = feed(source, decoder, closed).catch((error: unknown) => {
+  const feeding = feed(source, decoder, closed, frames).catch((error: unknown) => {
     sourceError = error;
     decoder.destroy();
   });
@@ -62,6 +66,7 @@ export async function* expand(
     if (decoder.bytesWritten < compressedBytes) {
       throw new Error(`only ${decoder.bytesWritten} of its ${compressedBytes} bytes are ${compression} data`);
     }
+    if (frames?.isWhole === false) throw new Error('it ends in the middle of a frame');
   } catch (error) {
     if (sourceError !== undefined) throw sourceError;
     throw error instanceof CompressionFault ? error : corrupt(compression, error);
@@ -82,16 +87,25 @@ async function feed(
   source: AsyncIterable<Uint8Array>,
   decoder: NodeJS.WritableStream,
   closed: Promise<unknown>,
+  frames: ZstdFrames | undefined,
 ): Promise<void> {
   let isClosed = false;
   void closed.then(() => {
     isClosed = true;
   });
   for await (const chunk of source) {
+    frames?.add(chunk);
     await Promise.race([new Promise<void>((resolve) => decoder.write(chunk, () => resolve())), closed]);
     if (isClosed) return;
   }
   decoder.end();
+}
+
+function empty(compression: Compression): CompressionFault {
+  return new CompressionFault(
+    'corrupt_compression',
+    `The file has 0 bytes; a ${compression} file of no lines has more. Whatever wrote it did not finish: write it again.`,
+  );
 }
 
 function tooLarge(compressedBytes: number, capBytes: number): CompressionFault {

@@ -1,4 +1,4 @@
-import { gzipSync, zstdCompressSync } from 'node:zlib';
+import { constants, gzipSync, zstdCompressSync } from 'node:zlib';
 import { expect } from 'chai';
 import { CompressionFault, compressionOf, expand } from '../src/index.ts';
 
@@ -23,9 +23,9 @@ async function expanded(file: Buffer, compression: 'gzip' | 'zstd', sizeBytes = 
   return Buffer.concat(chunks);
 }
 
-async function faultOf(file: Buffer, compression: 'gzip' | 'zstd'): Promise<string> {
+async function faultOf(file: Buffer, compression: 'gzip' | 'zstd', sizeBytes = 1000): Promise<string> {
   try {
-    await expanded(file, compression);
+    await expanded(file, compression, sizeBytes);
   } catch (error) {
     if (error instanceof CompressionFault) return error.code;
     throw error;
@@ -70,6 +70,24 @@ describe('a compressed file', () => {
         }
       });
 
+      it('is refused when it is cut anywhere in either of two members, and when it has no bytes', async () => {
+        const lines = (first: number) =>
+          Buffer.from(Array.from({ length: 8 }, (_, n) => `{"pk":${first + n},"score":${n % 7}}\n`).join(''));
+        const head = compress(lines(0));
+        const two = Buffer.concat([head, compress(lines(100))]);
+        const accepted: number[] = [];
+        for (let bytes = 0; bytes <= two.length; bytes++) {
+          // One by one, and all at once: a decoder may find the end of a chunk and the end of a member one.
+          const faults = [
+            await faultOf(two.subarray(0, bytes), compression, 1),
+            await faultOf(two.subarray(0, bytes), compression, 1000),
+          ];
+          if (faults.includes('none')) accepted.push(bytes);
+        }
+        // Between the members it is a whole file: the manifest's hash is what tells it from the longer one.
+        expect(accepted).to.deep.equal([head.length, two.length]);
+      });
+
       it('is refused when it expands beyond measure, without its memory being taken', async () => {
         const bomb = compress(Buffer.alloc(128 * 1024 * 1024, 0x20));
         expect(bomb.length).to.be.below(300_000);
@@ -79,6 +97,31 @@ describe('a compressed file', () => {
       });
     });
   }
+
+  it('of zstd is whole with and without checksum and size, with skippable frames, and at every level', async () => {
+    const skippable = Buffer.from([0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3]);
+    for (const level of [1, 3, 9, 19]) {
+      for (const checksum of [0, 1]) {
+        for (const contentSize of [0, 1]) {
+          const params = {
+            [constants.ZSTD_c_compressionLevel]: level,
+            [constants.ZSTD_c_checksumFlag]: checksum,
+            [constants.ZSTD_c_contentSizeFlag]: contentSize,
+          };
+          const frame = zstdCompressSync(text, { params });
+          const none = zstdCompressSync(Buffer.alloc(0), { params });
+          const same = zstdCompressSync(Buffer.alloc(300_000, 0x20), { params });
+          const file = Buffer.concat([skippable, frame, none, skippable, same]);
+          expect((await expanded(file, 'zstd', 777)).length).to.equal(text.length + 300_000);
+          for (let cut = 1; cut <= 8; cut++) {
+            expect(await faultOf(file.subarray(0, -cut), 'zstd'), `${cut} bytes cut`).to.equal(
+              'corrupt_compression',
+            );
+          }
+        }
+      }
+    }
+  });
 
   it('of zstd may look back 16 MiB, and is refused when it asks for the memory of more', async () => {
     /** A frame of one raw block (RFC 8878 §3.1.1) that asks for a window of 2^windowLog bytes. */

@@ -15,7 +15,7 @@ export function readLines(
   onRead: (stored: Buffer) => void = () => {},
 ): AsyncIterable<Buffer> {
   const stored = tell(readStored(file, dataDir), onRead);
-  const compression = file.bytes === 0 ? undefined : compressionOf(file.name);
+  const compression = compressionOf(file.name);
   return compression === undefined ? stored : expand(stored, compression, file.bytes);
 }
 

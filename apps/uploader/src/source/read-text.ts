@@ -7,7 +7,7 @@ export async function* readText(
   path: string,
   sizeBytes: number,
 ): AsyncGenerator<Buffer> {
-  const compression = sizeBytes === 0 ? undefined : compressionOf(path);
+  const compression = compressionOf(path);
   if (compression === undefined) {
     yield* blocks;
     return;
