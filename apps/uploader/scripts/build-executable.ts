@@ -15,11 +15,11 @@ const PACKAGE = join(OUT, 'package');
 const { version, engines } = JSON.parse(readFileSync(join(APP, 'package.json'), 'utf8'));
 
 rmSync(OUT, { recursive: true, force: true });
-mkdirSync(PACKAGE, { recursive: true });
-const bundle = join(PACKAGE, 'uploader.mjs');
+mkdirSync(join(PACKAGE, 'bin'), { recursive: true });
+const bundle = join(PACKAGE, 'dist/main.js');
 await build({
-  entryPoints: [join(APP, 'src/main.ts')],
-  outfile: bundle,
+  entryPoints: [join(APP, 'src/main.ts'), join(APP, 'src/bound-memory.ts')],
+  outdir: join(PACKAGE, 'dist'),
   bundle: true,
   platform: 'node',
   format: 'esm',
@@ -28,10 +28,9 @@ await build({
   define: { UPLOADER_VERSION: JSON.stringify(version) },
   banner: {
     // Libraries in CommonJS ask for Node's modules by require, which a module has to make for itself.
-    js: "#!/usr/bin/env node\nimport { createRequire as makeRequire } from 'node:module';\nconst require = makeRequire(import.meta.url);",
+    js: "import { createRequire as makeRequire } from 'node:module';\nconst require = makeRequire(import.meta.url);",
   },
 });
-chmodSync(bundle, 0o755);
 buildExecutable();
 packPackage();
 for (const file of [EXECUTABLE, join(OUT, `uploader-${version}.tgz`)]) {
@@ -61,10 +60,13 @@ function packPackage(): void {
     license: 'MIT',
     description: 'Pushes JSON Lines files of model scores to the ingest service',
     type: 'module',
-    bin: { uploader: 'uploader.mjs' },
+    bin: { uploader: 'bin/uploader.js' },
     engines,
   };
   writeFileSync(join(PACKAGE, 'package.json'), `${JSON.stringify(manifest, null, 2)}\n`);
+  // The launcher of the checkout, which says what it needs on a Node that is too old for the rest.
+  copyFileSync(join(APP, 'bin/uploader.js'), join(PACKAGE, 'bin/uploader.js'));
+  chmodSync(join(PACKAGE, 'bin/uploader.js'), 0o755);
   copyFileSync(join(APP, 'README.md'), join(PACKAGE, 'README.md'));
   copyFileSync(join(ROOT, 'LICENSE'), join(PACKAGE, 'LICENSE'));
   execFileSync('npm', ['pack', '--silent', '--pack-destination', OUT], { cwd: PACKAGE, stdio: 'ignore' });

@@ -3,6 +3,7 @@ import './bound-memory.ts';
 import { CommanderError } from 'commander';
 import { createProgram } from './cli.ts';
 import { type CommandResult, resultOfFault } from './command-result.ts';
+import { EXIT_CODE_OF, type ExitCode } from './exit-codes.ts';
 import { errorOf } from './push/outcome.ts';
 import { findResultFiles, writeResultFile } from './result-files.ts';
 import type { Terminal } from './terminal.ts';
@@ -23,10 +24,15 @@ const terminal: Terminal = {
 const wantsJson =
   process.argv.includes('--json') || /^(1|true|yes|on)$/i.test(process.env.UPLOADER_JSON ?? '');
 
-// A reader that went away (`| head`) ends what is shown, not what is pushed.
-for (const stream of [process.stdout, process.stderr]) {
+/** The first thing that this process could not write; whoever waits for it must not read a 0 as success. */
+let lost: string | null = null;
+for (const [name, stream] of [
+  ['stdout', process.stdout],
+  ['stderr', process.stderr],
+] as const) {
+  // A reader that went away (`| head`) ends what is shown, not what is pushed.
   stream.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EPIPE') throw error;
+    if (name === 'stdout' || error.code !== 'EPIPE') lost ??= `${name}: ${error.message}`;
   });
 }
 
@@ -34,9 +40,14 @@ const interrupt = new AbortController();
 for (const signalName of ['SIGINT', 'SIGTERM'] as const) {
   process.on(signalName, () => {
     const stopped = new Interrupted(signalName);
+    // The second signal, or one while the result waits for its reader.
+    if (hasEnded) process.exit(signalName === 'SIGINT' ? 130 : 143);
     if (interrupt.signal.aborted) end(resultOfError(stopped));
     interrupt.abort(stopped);
-    setTimeout(() => end(resultOfError(stopped)), STOP_WITHIN_MS);
+    setTimeout(() => {
+      end(resultOfError(stopped));
+      setTimeout(() => process.exit(signalName === 'SIGINT' ? 130 : 143), STOP_WITHIN_MS);
+    }, STOP_WITHIN_MS);
   });
 }
 
@@ -48,17 +59,33 @@ function resultOfError(error: unknown): CommandResult {
   return resultOfFault(fault.error, fault.exitCode);
 }
 
+let hasEnded = false;
+
 function end(result: CommandResult): void {
+  if (hasEnded) return;
+  hasEnded = true;
   const text = JSON.stringify(result);
   for (const path of findResultFiles(process.argv, process.env)) {
     try {
       writeResultFile(path, `${text}\n`);
     } catch (error) {
-      process.stderr.write(`uploader: The result could not be written to ${path}: ${error}.\n`);
+      lost ??= `${path}: ${error instanceof Error ? error.message : error}`;
     }
   }
-  if (wantsJson) process.stdout.write(`${text}\n`);
-  process.exit(result.exitCode);
+  exitWhenWritten(result.exitCode, wantsJson ? `${text}\n` : '');
+}
+
+/**
+ * Ends the process when all that was written has been taken: process.exit() would cut a pipe at 64 KiB. A signal
+ * ends it when nobody reads.
+ */
+function exitWhenWritten(exitCode: ExitCode, lastText: string): void {
+  process.stdout.write(lastText, () => {
+    if (lost !== null) process.stderr.write(`uploader: The output could not be written (${lost}).\n`);
+    process.stderr.write('', () =>
+      process.exit(lost !== null && exitCode === 0 ? EXIT_CODE_OF.try_again : exitCode),
+    );
+  });
 }
 
 try {
@@ -66,6 +93,6 @@ try {
 } catch (error) {
   if (!(error instanceof CommanderError)) end(resultOfError(error));
   // --help and --version end this way too; usage errors have been written by commander.
-  else if (error.exitCode === 0) process.exit(0);
+  else if (error.exitCode === 0) exitWhenWritten(0, '');
   else end(resultOfFault({ code: 'usage', detail: error.message.replace(/^error: /, '') }, 2));
 }

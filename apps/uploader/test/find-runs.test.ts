@@ -1,4 +1,4 @@
-import { mkdirSync, symlinkSync } from 'node:fs';
+import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { findRuns } from '../src/source/find-runs.ts';
@@ -41,22 +41,94 @@ describe('the layout of DIR', () => {
     expect(await found('m', 'r', 'a')).to.deep.equal(['m/r: x.jsonl']);
   });
 
-  it('passes over names that start with _ or ., and unfinished and other files', async () => {
-    for (const name of [
-      'x.jsonl',
-      '_SUCCESS',
-      '_x.jsonl',
-      '.x.jsonl',
-      'x.jsonl.tmp',
-      'x.part',
-      'README.md',
-      'x.jsonl.bz2',
-    ]) {
+  const faultsOf = async (ignore: string[] = [], model: string | null = null, run: string | null = null) => {
+    const { runs, faults, ignored } = await findRuns(scratch.path, model, run, ignore);
+    const ofRuns = runs.flatMap(({ fault }) => (fault ? [fault] : []));
+    return { faults: [...faults, ...ofRuns].map(({ kind, message }) => `${kind}: ${message}`), ignored };
+  };
+
+  it('passes over names that start with _ or ., and unfinished files', async () => {
+    for (const name of ['x.jsonl', '_SUCCESS', '_x.csv', '.x.jsonl.crc', 'x.jsonl.tmp', 'x.part', 'X.TMP']) {
       scratch.write(`a/1/${name}`, '');
     }
     scratch.write('.git/1/x.jsonl', '');
-    scratch.write('a/_temporary/x.jsonl', '');
+    scratch.write('a/_old/x.jsonl', '');
+    scratch.write('a/1/_delta_log/x.json', '');
+    scratch.write('a/1/.cache/deep/x', '');
+    mkdirSync(join(scratch.path, 'a/1/empty'));
     expect(await found(null, null)).to.deep.equal(['a/1: x.jsonl']);
+    expect((await faultsOf()).faults).to.deep.equal([]);
+  });
+
+  it('takes every data ending without regard to case', async () => {
+    const names = ['jsonl', 'NDJSON', 'Json'].flatMap((ending) =>
+      ['', '.gz', '.GZ', '.zst', '.Zst'].map((packed) => `x.${ending}${packed}`),
+    );
+    for (const name of names) scratch.write(`a/1/${name}`, '');
+    expect(await found(null, null)).to.deep.equal([`a/1: ${names.sort().join(' ')}`]);
+    expect((await faultsOf()).faults).to.deep.equal([]);
+  });
+
+  it('names whatever else lies there, at every level, and ends that run only', async () => {
+    scratch.write('a/ok/x.jsonl', '');
+    scratch.write('a/1/x.jsonl', '');
+    scratch.write('a/1/more/deep/y.csv', '');
+    scratch.write('a/2/x.bz2', '');
+    scratch.write('a/3/_temporary/0/x.jsonl', '');
+    scratch.write('a/4/sub/_temporary/x.jsonl', '');
+    scratch.write('a/stray.jsonl', '');
+    scratch.write('a/_temporary/x.jsonl', '');
+    scratch.write('README.md', '');
+    scratch.write('empty/_SUCCESS', '');
+    scratch.write('Bad/1/x.jsonl', '');
+    const { faults } = await faultsOf();
+    const told = [
+      /^source: README\.md: it is not a data file/,
+      /^source: a\/stray\.jsonl: it belongs to no run\. a\/_temporary: a writer is at work/,
+      /^source: empty: .*holds nothing to push/,
+      /^usage: The folder .*Bad\/1: "Bad" cannot be a model's name/,
+      /^source: a\/1\/more\/deep\/y\.csv: it is in a folder below the layout/,
+      /^source: a\/2\/x\.bz2: .*decompress it/,
+      /^source: a\/3\/_temporary: a writer is at work/,
+      /^source: a\/4\/sub\/_temporary: it is in a folder below/,
+    ];
+    for (const sentence of told)
+      expect(
+        faults.filter((fault) => sentence.test(fault)),
+        String(sentence),
+      ).to.have.length(1);
+    expect(faults).to.have.length(told.length);
+    expect(await found(null, null)).to.include('a/ok: x.jsonl');
+  });
+
+  it('leaves out what --ignore names, by name or by path, and says so', async () => {
+    scratch.write('a/1/x.jsonl', '');
+    scratch.write('a/1/y.csv', '');
+    scratch.write('a/1/more/y.jsonl', '');
+    scratch.write('a/1/_temporary/y.jsonl', '');
+    scratch.write('a/2/notes/read.me', '');
+    scratch.write('a/2/x.jsonl', '');
+    scratch.write('docs/x.md', '');
+    const globs = ['*.{csv,md}', 'more', 'a/1/_temporary', 'a/2/notes/**', 'docs'];
+    const { faults, ignored } = await faultsOf(globs);
+    expect(faults).to.deep.equal([]);
+    expect(ignored).to.have.members(['a/1/y.csv', 'a/1/more', 'a/1/_temporary', 'a/2/notes/read.me', 'docs']);
+    expect((await faultsOf([])).faults).to.have.length(3);
+  });
+
+  it('names a file whose name is not UTF-8, or that the service would refuse', async () => {
+    scratch.write('a/1/x.jsonl', '');
+    writeFileSync(
+      Buffer.concat([Buffer.from(join(scratch.path, 'a/1/b')), Buffer.from([0xff]), Buffer.from('.jsonl')]),
+      '',
+    );
+    scratch.write('a/2/c\u001b[31m\n.jsonl', '');
+    scratch.write('a/2/d\\b.jsonl', '');
+    scratch.write('a/2/ä 100%.jsonl', '');
+    const { faults } = await faultsOf();
+    expect(faults[0]).to.include('a/1/b\\xff.jsonl: its name is not UTF-8');
+    expect(faults[1]).to.include('a/2/c\\u001b[31m\\u000a.jsonl: its name holds').and.include('d\\b.jsonl');
+    expect(faults.join()).to.not.include('\u001b').and.not.include('100%');
   });
 
   it('follows links to files and to folders', async () => {
@@ -65,14 +137,6 @@ describe('the layout of DIR', () => {
     symlinkSync(file, join(scratch.path, 'in/a/1/x.jsonl'));
     symlinkSync(join(scratch.path, 'in/a'), join(scratch.path, 'in/b'));
     expect(await found(null, null, 'in')).to.deep.equal(['a/1: x.jsonl', 'b/1: x.jsonl']);
-  });
-
-  it('warns of folders below the layout and of files above it', async () => {
-    scratch.write('a/1/x.jsonl', '');
-    scratch.write('a/1/more/y.jsonl', '');
-    scratch.write('stray.jsonl', '');
-    const { warnings } = await findRuns(scratch.path, null, null);
-    expect(warnings.join('\n')).to.include('more lies deeper').and.include('belong to no run');
   });
 
   it('lists a run that holds no data file, for it to be told as incomplete', async () => {
@@ -91,39 +155,38 @@ describe('the layout of DIR', () => {
     expect(offByOne.message).to.include('where a folder was expected');
   });
 
-  it('is a source at fault when a data file is no regular file or its link leads nowhere', async () => {
-    mkdirSync(join(scratch.path, 'a/1'), { recursive: true });
-    symlinkSync('/nonexistent/file', join(scratch.path, 'a/1/x.jsonl'));
-    expect((await fault(findRuns(scratch.path, null, null))).kind).to.equal('source');
-    symlinkSync('/dev/null', join(scratch.path, 'a/1/w.jsonl'));
-    expect((await fault(findRuns(scratch.path, null, null))).message).to.include('not a regular file');
+  it('is a fault of the run when a file is no regular file, or leads nowhere or in a circle', async () => {
+    scratch.write('a/ok/x.jsonl', '');
+    for (const [run, target] of [
+      ['1', '/nonexistent/file'],
+      ['2', '/dev/null'],
+      ['3', 'x.jsonl'],
+      ['4', 'loop'],
+    ]) {
+      mkdirSync(join(scratch.path, `a/${run}`));
+      symlinkSync(target as string, join(scratch.path, `a/${run}/x.jsonl`));
+    }
+    symlinkSync('x.jsonl', join(scratch.path, 'a/4/loop'));
+    symlinkSync('/nonexistent/run', join(scratch.path, 'a/5'));
+    const { faults } = await faultsOf();
+    expect(faults[0]).to.match(/a\/5: it cannot be read: it is not there/);
+    expect(faults[1]).to.match(/a\/1\/x.jsonl: it cannot be read: it is not there/);
+    expect(faults[2]).to.match(/a\/2\/x.jsonl: it is not a regular file/);
+    expect(faults[3]).to.match(/a\/3\/x.jsonl: .*lead in a circle/);
+    expect(faults[4]).to.match(/a\/4\/loop: .*lead in a circle/);
+    expect(faults).to.have.length(5);
   });
 
-  it('is a source at fault when what may be a run leads nowhere or in a circle, and then nothing is pushed', async () => {
-    scratch.write('a/1/x.jsonl', '');
-    symlinkSync('/nonexistent/run', join(scratch.path, 'a/1/notes'));
-    expect(await found(null, null)).to.deep.equal(['a/1: x.jsonl']);
-    symlinkSync('/nonexistent/run', join(scratch.path, 'a/2'));
-    expect((await fault(findRuns(scratch.path, null, null))).message).to.include('a/2 cannot be read');
-    symlinkSync('circle', join(scratch.path, 'circle'));
-    const circle = await fault(findRuns(scratch.path, null, 'r'));
-    expect(circle.kind).to.equal('source');
-    expect(circle.message).to.include('lead in a circle');
-  });
-
-  it('is refused before anything is read when a file has a name that the service refuses', async () => {
-    for (const name of ['a\u001b[31m\n.jsonl', 'a\\b.jsonl', 'ä 100%.jsonl'])
-      scratch.write(`a/1/${name}`, '');
-    const { kind, message } = await fault(findRuns(scratch.path, null, null));
-    expect(kind).to.equal('usage');
-    expect(message.split('\n')).to.have.length(2);
-    expect(message).to.include('\\u001b').and.not.include('\u001b');
-  });
-
-  it('is refused as a whole when a folder has no usable name, all such folders at once', async () => {
+  it('is a fault of each run whose model or key cannot be used', async () => {
     for (const name of ['Churn', 'ok', '9lives', 'a'.repeat(49)]) scratch.write(`${name}/1/x.jsonl`, '');
-    const { kind, message } = await fault(findRuns(scratch.path, null, null));
-    expect(kind).to.equal('usage');
-    expect(message).to.include('"Churn"').and.include('"9lives"').and.not.include('"ok"');
+    scratch.write(`ok/${'é'.repeat(100)}/x.jsonl`, '');
+    scratch.write('ok/\u0007/x.jsonl', '');
+    const { faults } = await faultsOf();
+    expect(faults).to.have.length(4);
+    expect(faults.join())
+      .to.include('"Churn"')
+      .and.include('"9lives"')
+      .and.include('"\\u0007"')
+      .and.not.include('"ok"');
   });
 });

@@ -1,6 +1,7 @@
 import { CLOSE_BRACE, COLON, COMMA, OPEN_BRACE, QUOTE } from './ascii.ts';
 import { type LineTotals, refuseRepeated, skipValue } from './attribute-value.ts';
 import type { CopyRows } from './copy-rows.ts';
+import { excerpt } from './excerpt.ts';
 import { skipByte, skipString, skipWhitespace } from './json-syntax.ts';
 import { LineFault } from './line-fault.ts';
 import { type Field, readPk, readScore } from './line-fields.ts';
@@ -52,14 +53,34 @@ export function writeExactLine(bytes: Uint8Array, start: number, end: number, ro
   }
   at = skipWhitespace(bytes, at + 1);
   if (at !== end) throw unexpectedByte(bytes, at, 'the end of the line after its object');
-  if (pk === undefined) throw new LineFault('missing_pk', start, 'The line has no "pk".');
-  if (score === undefined) throw new LineFault('missing_score', start, 'The line has no "score".');
+  if (pk === undefined) throw missing('missing_pk', 'pk', bytes, start, attributeSpans);
+  if (score === undefined) throw missing('missing_score', 'score', bytes, start, attributeSpans);
 
   rows.beginRow(numberOf(score.source, score.start, score.end));
   rows.writeText(pk.source, pk.start, pk.end);
   if (attributeSpans.length === 0) rows.writeNull();
   else rows.writeObject(bytes, attributeSpans);
   return true;
+}
+
+const SHOWN_KEYS = 5;
+
+/** Names what the line has instead: often it is the key, in capitals or under another name. */
+function missing(
+  code: 'missing_pk' | 'missing_score',
+  name: string,
+  bytes: Uint8Array,
+  lineStart: number,
+  attributeSpans: readonly number[],
+): LineFault {
+  const starts = attributeSpans.filter((_, index) => index % 2 === 0);
+  const keys = starts.map((start) => excerpt(bytes, start, skipString(bytes, start), 60));
+  const shown = keys.slice(0, SHOWN_KEYS).join(', ');
+  const more = keys.length > SHOWN_KEYS ? ` and ${keys.length - SHOWN_KEYS} more keys` : '';
+  const has = keys.length === 0 ? '' : ` It has ${shown}${more}.`;
+  const otherCase = keys.find((key) => key.toLowerCase() === `"${name}"`);
+  const hint = otherCase === undefined ? '' : ` Keys are case-sensitive: write "${name}", not ${otherCase}.`;
+  return new LineFault(code, lineStart, `The line has no "${name}".${has}${hint}`);
 }
 
 /** What an escape adds to a string: \u006b for k. */

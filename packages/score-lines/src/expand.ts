@@ -15,6 +15,10 @@ const OUTPUT_BYTES = 256 * 1024;
  */
 const ZSTD_WINDOW_LOG_MAX = 24;
 
+const ENDING = { gzip: 'gz', zstd: 'zst' } as const;
+/** What tells the two, and plain lines, apart. */
+const HEAD_BYTES = 3;
+
 /** By the file's name: `.gz` and `.zst` are compressed, anything else is lines as they stand. */
 export function compressionOf(fileName: string): Compression | undefined {
   if (/\.gz$/i.test(fileName)) return 'gzip';
@@ -48,10 +52,14 @@ export async function* expand(
 ): AsyncGenerator<Buffer> {
   if (compressedBytes === 0) throw empty(compression);
   const decoder = createDecoder(compression);
+  const head: number[] = [];
   const frames = compression === 'zstd' ? new ZstdFrames() : undefined;
   const closed = once(decoder, 'close').catch(() => {}); // its error is thrown by the reading below
   let sourceError: unknown;
-  const feeding = feed(source, decoder, closed, frames).catch((error: unknown) => {
+  const feeding = feed(source, decoder, closed, (chunk) => {
+    if (head.length < HEAD_BYTES) head.push(...chunk.subarray(0, HEAD_BYTES - head.length));
+    frames?.add(chunk);
+  }).catch((error: unknown) => {
     sourceError = error;
     decoder.destroy();
   });
@@ -69,7 +77,7 @@ export async function* expand(
     if (frames?.isWhole === false) throw new Error('it ends in the middle of a frame');
   } catch (error) {
     if (sourceError !== undefined) throw sourceError;
-    throw error instanceof CompressionFault ? error : corrupt(compression, error);
+    throw error instanceof CompressionFault ? error : corrupt(compression, error, head);
   } finally {
     decoder.destroy();
     await feeding;
@@ -87,14 +95,14 @@ async function feed(
   source: AsyncIterable<Uint8Array>,
   decoder: NodeJS.WritableStream,
   closed: Promise<unknown>,
-  frames: ZstdFrames | undefined,
+  see: (chunk: Uint8Array) => void,
 ): Promise<void> {
   let isClosed = false;
   void closed.then(() => {
     isClosed = true;
   });
   for await (const chunk of source) {
-    frames?.add(chunk);
+    see(chunk);
     await Promise.race([new Promise<void>((resolve) => decoder.write(chunk, () => resolve())), closed]);
     if (isClosed) return;
   }
@@ -115,7 +123,22 @@ function tooLarge(compressedBytes: number, capBytes: number): CompressionFault {
   );
 }
 
-function corrupt(compression: Compression, cause: unknown): CompressionFault {
+function kindOf([first, second, third]: readonly number[]): Compression | undefined {
+  if (first === 0x1f && second === 0x8b) return 'gzip';
+  const isFrame = first === 0x28 && second === 0xb5;
+  const isSkippable = first !== undefined && first >> 4 === 5 && second === 0x2a && third === 0x4d;
+  return isFrame || isSkippable ? 'zstd' : undefined;
+}
+
+function corrupt(compression: Compression, cause: unknown, head: readonly number[]): CompressionFault {
+  const kind = kindOf(head);
+  if (kind !== compression && head.length >= HEAD_BYTES) {
+    const detail =
+      kind === undefined
+        ? `The file is not compressed, though its name says ${compression}: name it without .${ENDING[compression]}, or compress it.`
+        : `The file is ${kind}, not ${compression} as its name says: name it *.${ENDING[kind]}.`;
+    return new CompressionFault('corrupt_compression', detail, cause);
+  }
   const reason = isWindowTooLarge(cause)
     ? `it needs a window of more than ${2 ** (ZSTD_WINDOW_LOG_MAX - 20)} MiB; compress it without --ultra and --long`
     : cause instanceof Error

@@ -3,6 +3,7 @@ import { CopyRows } from './copy-rows.ts';
 import { writeExactLine } from './exact-line.ts';
 import { excerpt } from './excerpt.ts';
 import { type KeySearch, keyOfRow } from './key-search.ts';
+import { likelyCause } from './likely-cause.ts';
 import { LineCarry } from './line-carry.ts';
 import { LineFault } from './line-fault.ts';
 import type { RejectedLine } from './rejected-line.ts';
@@ -73,11 +74,13 @@ export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreL
 
   function reject(fault: LineFault, bytes: Buffer, start: number, end: number, fileOffset: number): void {
     rejected++;
+    // What is no JSON Lines file shows it in its first line; what one row was made of is one.
+    const cause = rejected === 1 && rows.rowCount === 0 ? likelyCause(bytes, start, end) : null;
     options.onReject({
       line: blank + rejected + rows.rowCount,
       byteOffset: fileOffset + fault.at,
       code: fault.code,
-      detail: fault.detail,
+      detail: cause === null ? fault.detail : `${cause} ${fault.detail}`,
       excerpt: excerpt(bytes, start, end),
     });
   }

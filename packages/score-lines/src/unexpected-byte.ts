@@ -18,7 +18,7 @@ export function unexpectedByte(bytes: Uint8Array, at: number, expected: string):
       return invalidUtf8(byte, at, end === UNFINISHED_UTF8);
   }
   const found = excerpt(bytes, at, at + (byte < 0x80 ? 1 : multibyteEnd(bytes, at) - at));
-  return new LineFault('invalid_json', at, `Expected ${expected}, but found ${found}.${hint(byte)}`);
+  return new LineFault('invalid_json', at, `Expected ${expected}, but found ${found}.${hint(bytes, at)}`);
 }
 
 function invalidUtf8(byte: number, at: number, endsEarly: boolean): LineFault {
@@ -31,8 +31,18 @@ function invalidUtf8(byte: number, at: number, endsEarly: boolean): LineFault {
   );
 }
 
-function hint(byte: number): string {
-  if (byte === 0x4e || byte === 0x49) return ' NaN and Infinity are not JSON; leave such a row out.';
-  if (byte === 0x27) return ' JSON strings stand in double quotes.';
+/** What other writers than JSON's put there. */
+function hint(bytes: Uint8Array, at: number): string {
+  const text = Buffer.from(bytes.subarray(at, at + 9)).toString('latin1');
+  if (/^None\b/.test(text))
+    return " Python's None is not JSON; write with json.dumps, and leave such a row out.";
+  if (/^(True|False)\b/.test(text)) return " Python's True and False are not JSON; write with json.dumps.";
+  // Of a word that begins as null does, the first letter has been taken.
+  if (/^[+]?(nan|inf)/i.test(text) || (/^an\b/.test(text) && bytes[at - 1] === 0x6e))
+    return ' NaN and Infinity are not JSON; leave such a row out.';
+  if (text.startsWith("'")) return ' JSON strings are in double quotes.';
+  if (/^\d/.test(text) && bytes[at - 1] === 0x30) {
+    return ' A JSON number has no leading zeros; write a key with leading zeros as a string ("007").';
+  }
   return '';
 }

@@ -31,6 +31,7 @@ export type CheckedRun = {
 const SHOWN_REJECTS = 10;
 
 export async function checkRun(run: SourceRun, view: RunView, signal: AbortSignal): Promise<CheckedRun> {
+  if (run.fault) throw run.fault;
   refuseEmpty(run);
   const sizes: number[] = [];
   for (const file of run.files) sizes.push((await identify(file.path)).bytes);

@@ -3,7 +3,12 @@ import type { Command } from 'commander';
 export function addLayoutOptions(command: Command): Command {
   return command
     .option('--model <name>', 'the model, when the folders do not say it')
-    .option('--run <key>', 'the run, when the folders do not say it');
+    .option('--run <key>', 'the run, when the folders do not say it')
+    .option(
+      '--ignore <globs>',
+      'leave out files and folders of these names (or, with a slash, paths below DIR); may be given again',
+      (globs: string, before: string | undefined) => (before === undefined ? globs : `${before},${globs}`),
+    );
 }
 
 export function addServiceOptions(command: Command): Command {

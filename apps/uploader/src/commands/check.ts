@@ -1,16 +1,25 @@
 import { type CheckedRun, checkRun } from '../check/check-run.ts';
-import { type CommandResult, WORD_OF } from '../command-result.ts';
+import {
+  type CommandResult,
+  describeIgnored,
+  type Ignored,
+  ignoredOf,
+  type RunError,
+  WORD_OF,
+} from '../command-result.ts';
 import { EXIT_CODE_OF, type ExitCode, worstExitCode } from '../exit-codes.ts';
 import { formatBytes, formatCount, formatDuration } from '../progress/format.ts';
 import { newRunView } from '../progress/push-view.ts';
 import { startReporter } from '../progress/start-reporter.ts';
-import { describeBadLines, errorOf } from '../push/outcome.ts';
+import { describeBadLines, errorOf, errorOfAll, labelled } from '../push/outcome.ts';
 import { newPushView } from '../push/push-runs.ts';
 import { type Flags, loadLocalSettings } from '../settings/load-settings.ts';
 import { findRuns } from '../source/find-runs.ts';
 import type { Terminal } from '../terminal.ts';
 
-export type CheckResult = CommandResult & { runs: CheckedRun[] };
+/** A run that could not be read to its end has its `error`, and no counts. */
+type UncheckedRun = { model: string; run: string; error: RunError };
+export type CheckResult = CommandResult & { runs: Array<CheckedRun | UncheckedRun>; ignored?: Ignored };
 
 /** `uploader check DIR`: what the service would say of each line, without a service. */
 export async function check(
@@ -20,15 +29,14 @@ export async function check(
   interrupt: AbortSignal,
 ): Promise<CheckResult> {
   const settings = loadLocalSettings(flags, terminal.env);
-  const { runs, warnings } = await findRuns(dir, settings.model, settings.run);
+  const { runs, faults, ignored } = await findRuns(dir, settings.model, settings.run, settings.ignore);
   const view = newPushView(runs);
   const reporter = await startReporter(terminal, view);
-  const checked: CheckedRun[] = [];
-  const codes: ExitCode[] = [];
-  const sentences: string[] = [];
-  let result: CheckResult = { result: 'valid', exitCode: 0, runs: checked };
+  const checked: CheckResult['runs'] = [];
+  const codes: ExitCode[] = faults.map((fault) => errorOf(fault).exitCode);
+  const sentences = faults.map((fault) => fault.message);
   try {
-    for (const warning of warnings) reporter.say(`Warning: ${warning}`);
+    for (const line of describeIgnored(ignored)) reporter.say(line);
     for (const [index, run] of runs.entries()) {
       const runView = view.runs[index] ?? newRunView(run.run, run.files.length);
       const startedAtMs = performance.now();
@@ -42,8 +50,8 @@ export async function check(
       } catch (error) {
         const fault = errorOf(error);
         codes.push(fault.exitCode);
-        sentences.push(`${runView.label}: ${fault.error.detail}`);
-        result = { ...result, error: fault.error };
+        checked.push({ model: run.model, run: run.run, error: fault.error });
+        sentences.push(labelled(runView.label, fault.error.detail));
       } finally {
         runView.stage = 'done';
       }
@@ -53,11 +61,9 @@ export async function check(
     reporter.stop();
   }
   for (const sentence of settings.json ? [] : sentences) terminal.writeOut(`${sentence}\n`);
-  return withExitCode(result, worstExitCode(codes));
-}
-
-function withExitCode(result: CheckResult, exitCode: ExitCode): CheckResult {
-  return { ...result, exitCode, result: exitCode === 0 ? 'valid' : WORD_OF[exitCode] };
+  const exitCode = worstExitCode(codes);
+  const result = exitCode === 0 ? 'valid' : WORD_OF[exitCode];
+  return { result, exitCode, runs: checked, ...errorOfAll(faults), ...ignoredOf(ignored) };
 }
 
 function describeChecked(run: CheckedRun, elapsedMs: number): string {

@@ -1,3 +1,4 @@
+import { describeIgnored, ignoredOf } from '../command-result.ts';
 import { startTimeLimit } from '../net/time-limit.ts';
 import { startReporter } from '../progress/start-reporter.ts';
 import { describePlan, type PlanResult, planRuns } from '../push/plan-runs.ts';
@@ -21,11 +22,11 @@ export async function push(
 ): Promise<PushResult | PlanResult> {
   const { env } = terminal;
   const settings = loadSettings(flags, env);
-  const { runs, warnings } = await findRuns(dir, settings.model, settings.run);
+  const { runs, faults, ignored } = await findRuns(dir, settings.model, settings.run, settings.ignore);
   const view = newPushView(runs);
   const reporter = await startReporter(terminal, view);
   try {
-    for (const warning of warnings) reporter.say(`Warning: ${warning}`);
+    for (const line of describeIgnored(ignored)) reporter.say(line);
     const context = createPushContext({
       settings,
       service: serviceAddress(settings),
@@ -41,15 +42,15 @@ export async function push(
       for (const sentence of settings.json ? [] : sentences) terminal.writeOut(`${sentence}\n`);
     };
     if (settings.dryRun) {
-      const plan = await planRuns(runs, view, context);
-      tell(plan.runs.map(describePlan));
-      return plan;
+      const plan = await planRuns(runs, faults, view, context);
+      tell([...faults.map((fault) => fault.message), ...plan.runs.map(describePlan)]);
+      return { ...plan, ...ignoredOf(ignored) };
     }
     const results = await pushRuns(runs, view, context);
     for (const line of results.flatMap((result) => result.badLines)) reporter.say(line);
-    const result = resultOfRuns(results);
-    tell(result.runs.map(describeOutcome));
-    return result;
+    const result = resultOfRuns(results, faults);
+    tell([...faults.map((fault) => fault.message), ...result.runs.map(describeOutcome)]);
+    return { ...result, ...ignoredOf(ignored) };
   } finally {
     reporter.stop();
   }

@@ -1,5 +1,6 @@
 import { stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
+import { describeIgnored } from '../command-result.ts';
 import { EXIT_CODE_OF } from '../exit-codes.ts';
 import { pause, startTimeLimit } from '../net/time-limit.ts';
 import { formatDuration } from '../progress/format.ts';
@@ -61,7 +62,7 @@ export async function watch(
     // A marker that is written again while its run is pushed is looked at after that.
     const before = running.get(folder) ?? Promise.resolve();
     const after = before
-      .then(() => pushMarked(marked, context, interrupt, print))
+      .then(() => pushMarked(root, marked, context, interrupt, { print, say }))
       .catch((error: unknown) => {
         if (!interrupt.aborted) say(`${marked.model}/${marked.run}: ${errorOf(error).error.detail}`);
       });
@@ -85,17 +86,20 @@ export async function watch(
 
 /** Pushes until the run is settled, or a person has to act. */
 async function pushMarked(
+  root: string,
   marked: MarkedRun,
   shared: PushContext,
   interrupt: AbortSignal,
-  print: (result: RunResult) => void,
+  { print, say }: { print: (result: RunResult) => void; say: (sentence: string) => void },
 ): Promise<void> {
   for (;;) {
     interrupt.throwIfAborted();
     const marker = await markerOf(marked.folder);
     if (!marker || (await wasPushed(shared.stateDir, marked.folder, marker))) return;
-    const { runs } = await findRuns(marked.folder, marked.model, marked.run);
-    const limit = startTimeLimit(shared.settings.maxDurationMs, interrupt);
+    const { settings } = shared;
+    const { runs, ignored } = await findRuns(marked.folder, marked.model, marked.run, settings.ignore, root);
+    for (const line of describeIgnored(ignored)) say(`${marked.model}/${marked.run}: ${line}`);
+    const limit = startTimeLimit(settings.maxDurationMs, interrupt);
     const [result] = await pushRuns(runs, newPushView(runs), { ...shared, limit });
     if (!result || interrupt.aborted) return;
     print(result);

@@ -69,20 +69,38 @@ function shellWord(text: string): string {
  *
  * @param listedAt where the others can be seen.
  */
-export function describeBadLines({ rejects }: Pick<Run, 'rejects'>, listedAt?: string): string[] {
+export function describeBadLines(run: Pick<Run, 'model' | 'run' | 'rejects'>, listedAt?: string): string[] {
+  const { model, run: key, rejects } = run;
   const first = rejects?.first ?? [];
+  const told = new Set<string>();
   const lines = first.map((reject) => {
-    const excerpt = reject.excerpt ? `: ${reject.excerpt}` : '';
-    return `${reject.file}:${reject.line} (byte ${reject.byte_offset}) ${reject.code}${excerpt}`;
+    // What is wrong is said once for each kind; the other lines show themselves.
+    const isNew = reject.detail && !told.has(`${reject.code} ${reject.file}`);
+    told.add(`${reject.code} ${reject.file}`);
+    const shown = reject.excerpt ? `${isNew ? ' The line: ' : ': '}${reject.excerpt}` : '';
+    const excerpt = `${isNew ? `: ${reject.detail}` : ''}${shown}`;
+    return `${model}/${key}/${reject.file}:${reject.line} (byte ${reject.byte_offset}) ${reject.code}${excerpt}`;
   });
   const more = (rejects?.total ?? 0) - first.length;
   if (more <= 0) return lines;
-  if (listedAt === undefined) return [...lines, `… and ${more} more bad lines`];
+  if (listedAt === undefined) return [...lines, `${model}/${key}: … and ${more} more bad lines`];
   const byCode = Object.entries(rejects?.byCode ?? {}).map(([code, count]) => `${count} ${code}`);
   return [
     ...lines,
-    `… and ${more} more bad lines (in all: ${byCode.join(', ')}). GET ${listedAt} lists them, the first 1,000; so does the status page.`,
+    `${model}/${key}: … and ${more} more bad lines (in all: ${byCode.join(', ')}). GET ${listedAt} lists them, the first 1,000; so does the status page.`,
   ];
+}
+
+/** A fault about a file of the run begins with the run's name by itself. */
+export function labelled(label: string, detail: string): string {
+  return detail.startsWith(`${label}/`) ? detail : `${label}: ${detail}`;
+}
+
+/** What is told of faults that belong to no run. */
+export function errorOfAll(faults: readonly unknown[]): { error?: RunError } {
+  const [first, ...others] = faults.map((fault) => errorOf(fault).error);
+  if (first === undefined) return {};
+  return { error: { ...first, detail: [first, ...others].map(({ detail }) => detail).join(' ') } };
 }
 
 export function errorOf(fault: unknown): { error: RunError; exitCode: ExitCode } {

@@ -1,5 +1,5 @@
-import type { CommandResult } from '../command-result.ts';
-import { worstExitCode } from '../exit-codes.ts';
+import { type CommandResult, type Ignored, type RunError, WORD_OF } from '../command-result.ts';
+import { type ExitCode, worstExitCode } from '../exit-codes.ts';
 import { formatBytes, formatCount } from '../progress/format.ts';
 import { newRunView, type PushView } from '../progress/push-view.ts';
 import { findRun } from '../service/find-run.ts';
@@ -8,7 +8,8 @@ import { listFiles, type Retries, type ServiceAddress } from '../service/service
 import type { SourceRun } from '../source/find-runs.ts';
 import { openHashCache } from '../source/hash-cache.ts';
 import { type HashedFile, hashRun } from '../source/hash-run.ts';
-import { errorOf } from './outcome.ts';
+import type { UploaderError } from '../uploader-error.ts';
+import { errorOf, errorOfAll, labelled } from './outcome.ts';
 import type { PushContext } from './push-context.ts';
 
 export type PlannedRun = {
@@ -22,15 +23,26 @@ export type PlannedRun = {
   wouldSendBytes: number;
   newRevision: boolean;
 };
-export type PlanResult = CommandResult & { runs: PlannedRun[] };
+export type UnplannedRun = { model: string; run: string; error: RunError };
+export type PlanResult = CommandResult & { runs: Array<PlannedRun | UnplannedRun>; ignored?: Ignored };
 
-/** What a push would do: reads and hashes all, asks the service what it has, and changes nothing there. */
-export async function planRuns(runs: SourceRun[], view: PushView, context: PushContext): Promise<PlanResult> {
-  const planned: PlannedRun[] = [];
-  const faults: Array<ReturnType<typeof errorOf>> = [];
+/**
+ * What a push would do: reads and hashes all, asks the service what it has, and changes nothing there.
+ *
+ * @param strayFaults about what belongs to no run.
+ */
+export async function planRuns(
+  runs: SourceRun[],
+  strayFaults: readonly UploaderError[],
+  view: PushView,
+  context: PushContext,
+): Promise<PlanResult> {
+  const planned: PlanResult['runs'] = [];
+  const codes: ExitCode[] = strayFaults.map((fault) => errorOf(fault).exitCode);
   for (const [index, run] of runs.entries()) {
     const runView = view.runs[index] ?? newRunView(run.run, run.files.length);
     try {
+      if (run.fault) throw run.fault;
       runView.stage = 'hashing';
       const cache = await openHashCache(context.stateDir, run.folder, context.say);
       const files = await hashRun(run, cache, context.limit.signal, runView);
@@ -45,15 +57,15 @@ export async function planRuns(runs: SourceRun[], view: PushView, context: PushC
       planned.push(plan(run, files, remote, known));
     } catch (error) {
       const fault = errorOf(error);
-      faults.push(fault);
-      context.say(`${runView.label}: ${fault.error.detail}`);
+      codes.push(fault.exitCode);
+      planned.push({ model: run.model, run: run.run, error: fault.error });
     } finally {
       runView.stage = 'done';
     }
   }
-  const exitCode = worstExitCode(faults.map((fault) => fault.exitCode));
-  const [first] = faults;
-  return { result: 'dry_run', exitCode, runs: planned, ...(first ? { error: first.error } : {}) };
+  const exitCode = worstExitCode(codes);
+  const result = exitCode === 0 ? 'dry_run' : WORD_OF[exitCode];
+  return { result, exitCode, runs: planned, ...errorOfAll(strayFaults) };
 }
 
 async function filesOf(run: Run, service: ServiceAddress, retries: Retries): Promise<RunFile[]> {
@@ -87,7 +99,8 @@ function plan(run: SourceRun, files: HashedFile[], remote: Run | null, there: Ru
   };
 }
 
-export function describePlan(run: PlannedRun): string {
+export function describePlan(run: PlannedRun | UnplannedRun): string {
+  if ('error' in run) return labelled(`${run.model}/${run.run}`, run.error.detail);
   const what = `${formatCount(run.files, 'file')}, ${formatBytes(run.bytes)}, ${formatCount(run.lines, 'line')}`;
   const revision = run.newRevision
     ? `would become revision ${(run.now?.revision ?? 0) + 1}`

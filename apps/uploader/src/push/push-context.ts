@@ -7,6 +7,9 @@ import { createSlots } from '../transfer/slots.ts';
 
 type Slots = ReturnType<typeof createSlots>;
 
+/** A declaration is work for the service: it creates an upload for every file. */
+const DECLARED_AT_ONCE = 4;
+
 /** What all runs of one push share. */
 export type PushContext = {
   settings: Settings;
@@ -17,6 +20,7 @@ export type PushContext = {
   sayPause: (what: string, fault: Error, pauseMs: number) => void;
   /** One run after the other is read, so that the first is on its way soon and the disk reads in order. */
   hashSlots: Slots;
+  declareSlots: Slots;
   transferSlots: Slots;
   /** --bwlimit, for all transfers together. */
   budget: (bytes: number) => number;
@@ -33,6 +37,7 @@ export function createPushContext(
     sayPause: (what, fault, pauseMs) =>
       fixed.say(`${what}: ${fault.message}; next try in ${formatDuration(pauseMs)}`),
     hashSlots: createSlots(1),
+    declareSlots: createSlots(DECLARED_AT_ONCE),
     transferSlots: createSlots(fixed.settings.transfers),
     budget: createByteBudget(fixed.settings.bytesPerSecond),
     uploading: new Map(),

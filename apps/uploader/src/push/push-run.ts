@@ -34,7 +34,10 @@ export async function pushRun(run: SourceRun, view: RunView, context: PushContex
     limit,
     onPause: (fault: Error, pauseMs: number) => context.sayPause(view.label, fault, pauseMs),
   };
-  const declare = () => declareRun(context.service, run.model, run.run, manifestOf(files, context), retries);
+  const declare = () =>
+    context.declareSlots(() =>
+      declareRun(context.service, run.model, run.run, manifestOf(files, context), retries),
+    );
 
   view.stage = 'declaring';
   let remote = await declare();

@@ -19,6 +19,7 @@ export function pushRuns(runs: SourceRun[], view: PushView, context: PushContext
       const runView = view.runs[index] ?? newRunView(run.run, run.files.length);
       const seconds = () => Math.round(performance.now() - view.startedAtMs) / 1000;
       try {
+        if (run.fault) throw run.fault;
         const waiting = {
           signal: context.limit.signal,
           say: (sentence: string) => context.say(`${runView.label}: ${sentence}`),

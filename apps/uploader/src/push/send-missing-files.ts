@@ -107,7 +107,7 @@ async function sendOne(
       {
         signal: limit.signal,
         limit,
-        onPause: (fault, pauseMs) => context.sayPause(`${view.label}: ${file.name}`, fault, pauseMs),
+        onPause: (fault, pauseMs) => context.sayPause(`${view.label}/${file.name}`, fault, pauseMs),
       },
     );
     view.filesReceived++;

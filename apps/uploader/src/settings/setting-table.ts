@@ -62,6 +62,14 @@ function chunkSizeBytes(text: string): number {
   return bytes;
 }
 
+/** A comma within braces belongs to its glob: `*.{csv,txt}`. */
+function globs(text: string): readonly string[] {
+  return text
+    .split(/[\n,](?![^{]*\})/)
+    .map((glob) => glob.trim())
+    .filter((glob) => glob !== '');
+}
+
 function bytesPerSecond(text: string): number | null {
   if (/^(0|off)$/.test(text.trim())) return null;
   // Pieces of 64 KiB: a slower line would look like one on which nothing moves.
@@ -88,6 +96,7 @@ export const SETTINGS = {
       ? null
       : parsed(parseAsOf(text), 'a date (2026-11-01) or an instant with its offset (2026-11-01T06:00:00Z)'),
   ),
+  ignore: setting<readonly string[]>('ignore', 'UPLOADER_IGNORE', [], globs),
   ca: setting<string | null>('ca', 'UPLOADER_CA', null, readPemFile),
   clientCert: setting<string | null>('cert', 'UPLOADER_CERT', null, readPemFile),
   clientKey: setting<string | null>('key', 'UPLOADER_KEY', null, readPemFile),

@@ -1,95 +1,202 @@
+import type { Stats } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
-import { basename, join, resolve } from 'node:path';
+import { join, matchesGlob, relative, resolve } from 'node:path';
 import { UploaderError } from '../uploader-error.ts';
-import { fileNameFault, modelNameFault, runKeyFault } from './names.ts';
-import { unreadableSource } from './source-fault.ts';
+import { fileNameFault, modelNameFault, printable, runKeyFault } from './names.ts';
+import { unreadableReason, unreadableSource } from './source-fault.ts';
 
 export type SourceFile = { name: string; path: string };
-/** `files` may be empty: then the run is incomplete, which is told as that run's own outcome. */
-export type SourceRun = { model: string; run: string; folder: string; files: SourceFile[] };
-export type FoundRuns = { runs: SourceRun[]; warnings: string[] };
+/** `files` may be empty: the run is then incomplete. A `fault` ends this run only, before anything of it is read. */
+export type SourceRun = {
+  model: string;
+  run: string;
+  folder: string;
+  files: SourceFile[];
+  fault: UploaderError | null;
+};
+export type FoundRuns = {
+  runs: SourceRun[];
+  /** About what lies in DIR and belongs to no run. */
+  faults: UploaderError[];
+  /** What --ignore left out, by path below DIR. */
+  ignored: string[];
+};
 
-const isDataFile = (name: string): boolean => /\.(jsonl|ndjson|json)(\.(gz|zst))?$/.test(name);
-const isPassedOver = (name: string): boolean => /^[_.]|\.(tmp|part)$/.test(name);
+export const DATA_FILES = '*.jsonl, *.ndjson, *.json, or these with .gz or .zst';
+export const PASSED_OVER = 'names that start with _ or . and *.tmp, *.part';
+const LAYOUT =
+  'Folders say what the flags leave out: DIR/<model>/<run>/*.jsonl with neither --model nor --run';
+/** More are counted: a folder of 10,000 CSV files is one mistake. */
+const SHOWN_STRAYS = 5;
+
+/** Endings count without regard to case, here as in the loader. */
+const isDataFile = (name: string): boolean => /\.(jsonl|ndjson|json)(\.(gz|zst))?$/i.test(name);
+const isPassedOver = (name: string): boolean => /^[_.]|\.(tmp|part)$/i.test(name);
+/** Hadoop and Spark write below it, and remove it when they commit. */
+const isWriterAtWork = (name: string): boolean => name.toLowerCase() === '_temporary';
+
+/** What is neither taken nor passed over, and why. */
+type Stray = { name: string; why: string };
+type Listing = { files: SourceFile[]; folders: SourceFile[]; strays: Stray[] };
 
 /**
  * Which runs DIR holds: what the flags leave out, the folders say. `DIR/<model>/<run>/*.jsonl` with neither,
  * `DIR/<model>/` with a run, `DIR/<run>/` with a model, `DIR/` with both. Sorted by code unit, so that the
- * same folder gives the same order on every host.
+ * same folder gives the same order on every host. Nothing is left out in silence: an entry is data, is passed over
+ * by its name, is ignored because the caller says so, or is a fault that names it.
+ *
+ * @param ignore globs; one with a slash is matched with the path below `base`, any other with each name.
+ * @throws {UploaderError} when DIR cannot be read, or holds no folder where the layout has folders.
  */
-export async function findRuns(dir: string, model: string | null, run: string | null): Promise<FoundRuns> {
+export async function findRuns(
+  dir: string,
+  model: string | null,
+  run: string | null,
+  ignore: readonly string[] = [],
+  base: string = resolve(dir),
+): Promise<FoundRuns> {
   const root = resolve(dir);
-  const warnings: string[] = [];
-  const runs: SourceRun[] = [];
-  for (const modelLevel of model ? [{ name: model, path: root }] : await foldersOf(root, warnings)) {
-    for (const runLevel of run
-      ? [{ name: run, path: modelLevel.path }]
-      : await foldersOf(modelLevel.path, warnings)) {
-      const { files, folders } = await list(runLevel.path, isDataFile);
-      for (const folder of folders) {
-        warnings.push(`${folder.path} lies deeper than the layout goes and is ignored.`);
-      }
-      runs.push({ model: modelLevel.name, run: runLevel.name, folder: runLevel.path, files });
+  const found: FoundRuns = { runs: [], faults: [], ignored: [] };
+  const isIgnored = (path: string, name: string): boolean => {
+    const below = relative(base, path);
+    if (!ignore.some((glob) => matchesGlob(glob.includes('/') ? below : name, glob))) return false;
+    found.ignored.push(printable(below));
+    return true;
+  };
+
+  const foldersOf = async (path: string, label: string): Promise<SourceFile[]> => {
+    try {
+      const { files, folders, strays } = await list(path, isIgnored);
+      const all = [...files.map(({ name }) => ({ name, why: 'it belongs to no run' })), ...strays];
+      if (folders.length === 0) throw noFolders(path, all);
+      if (all.length > 0) found.faults.push(strayFault(label, all));
+      return folders;
+    } catch (error) {
+      if (path === root || !(error instanceof UploaderError)) throw error;
+      found.faults.push(new UploaderError(error.kind, `${label}: ${error.message}`, { cause: error }));
+      return [];
+    }
+  };
+
+  for (const one of model ? [{ name: model, path: root }] : await foldersOf(root, '')) {
+    for (const { name, path } of run
+      ? [{ name: run, path: one.path }]
+      : await foldersOf(one.path, one.name)) {
+      found.runs.push(await readRun(one.name, name, path, isIgnored));
     }
   }
-  refuseBadNames(runs);
-  return { runs, warnings };
+  return found;
 }
 
-async function foldersOf(path: string, warnings: string[]): Promise<SourceFile[]> {
-  // A link that leads nowhere may have been a run: to pass it over would leave that out, and end with 0.
-  const { files, folders } = await list(path, () => true);
-  if (folders.length > 0) {
-    if (files.length > 0)
-      warnings.push(`${path} holds data files of its own, which belong to no run and are ignored.`);
-    return folders;
+type IsIgnored = (path: string, name: string) => boolean;
+
+async function readRun(model: string, run: string, folder: string, isIgnored: IsIgnored): Promise<SourceRun> {
+  const label = `${model}/${run}`;
+  const badName = modelNameFault(model) ?? runKeyFault(run);
+  if (badName !== null) {
+    const fault = new UploaderError('usage', `The folder ${printable(folder)}: ${badName}`);
+    return { model: printable(model), run: printable(run), folder, files: [], fault };
   }
-  const layout =
-    'Folders say what the flags leave out: DIR/<model>/<run>/*.jsonl with neither --model nor --run';
-  throw new UploaderError(
-    'source',
-    files.length > 0
-      ? `${path} holds data files, where a folder was expected. ${layout}; with both, DIR/*.jsonl.`
-      : `${path} holds nothing to push. ${layout}.`,
-  );
-}
-
-async function list(
-  path: string,
-  mustBeReadable: (name: string) => boolean,
-): Promise<{ files: SourceFile[]; folders: SourceFile[] }> {
-  const files: SourceFile[] = [];
-  const folders: SourceFile[] = [];
-  for (const name of (await readFolder(path)).filter((name) => !isPassedOver(name)).sort()) {
-    const entry = { name, path: join(path, name) };
-    // stat(), not the entry's own type: links to files and folders are as good as those.
-    const stats = await stat(entry.path).catch((error: unknown) => {
-      if (mustBeReadable(name)) throw unreadableSource(entry.path, error);
-      return null;
-    });
-    if (stats?.isDirectory()) folders.push(entry);
-    else if (stats && isDataFile(name)) {
-      if (!stats.isFile()) throw new UploaderError('source', `${entry.path} is not a regular file.`);
-      files.push(entry);
-    }
-  }
-  return { files, folders };
-}
-
-async function readFolder(path: string): Promise<string[]> {
   try {
-    return await readdir(path);
+    const { files, folders, strays } = await list(folder, isIgnored);
+    for (const { name } of files) {
+      const why = fileNameFault(name);
+      if (why !== null) strays.push({ name, why });
+    }
+    for (const below of folders) {
+      const deeper = await firstBelow(below.path, isIgnored);
+      if (deeper === null) continue;
+      const why = `it is in a folder below the layout, which ends with the run (${label})`;
+      strays.push({ name: relative(folder, deeper), why: isWriterAtWork(below.name) ? WRITER_AT_WORK : why });
+    }
+    return { model, run, folder, files, fault: strays.length > 0 ? strayFault(label, strays) : null };
   } catch (error) {
-    throw unreadableSource(path, error);
+    if (!(error instanceof UploaderError)) throw error;
+    return { model, run, folder, files: [], fault: error };
   }
 }
 
-/** Told all at once, and before anything is sent. */
-function refuseBadNames(runs: SourceRun[]): void {
-  const faults = runs.flatMap(({ model, run, folder, files }) =>
-    [modelNameFault(model), runKeyFault(run), ...files.map(({ name }) => fileNameFault(name))]
-      .filter((fault) => fault !== null)
-      .map((fault) => `The folder ${basename(folder)} (${folder}): ${fault}`),
+const WRITER_AT_WORK =
+  'a writer is at work. Push when it has finished; remove the folder if the writer has died';
+
+/** The first file below that is neither passed over nor ignored; a link counts as a file, it may lead in a circle. */
+async function firstBelow(folder: string, isIgnored: IsIgnored): Promise<string | null> {
+  const entries = await readdir(folder, { withFileTypes: true }).catch((error: unknown) => {
+    throw unreadableSource(folder, error);
+  });
+  for (const entry of entries.sort((a, b) => (a.name < b.name ? -1 : 1))) {
+    const path = join(folder, entry.name);
+    if (isWriterAtWork(entry.name) && !isIgnored(path, entry.name)) return path;
+    if (isPassedOver(entry.name) || isIgnored(path, entry.name)) continue;
+    if (!entry.isDirectory()) return path;
+    const deeper = await firstBelow(path, isIgnored);
+    if (deeper !== null) return deeper;
+  }
+  return null;
+}
+
+async function list(path: string, isIgnored: IsIgnored): Promise<Listing> {
+  const listing: Listing = { files: [], folders: [], strays: [] };
+  // As bytes: a name that is not UTF-8 names no file any more once it is a string.
+  const names = await readdir(path, { encoding: 'buffer' }).catch((error: unknown) => {
+    throw unreadableSource(path, error);
+  });
+  const entries = names.map((bytes) => ({ bytes, name: bytes.toString('utf8') }));
+  for (const { bytes, name } of entries.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0))) {
+    const entry = { name, path: join(path, name) };
+    if (isPassedOver(name) && !isWriterAtWork(name)) continue;
+    if (isIgnored(entry.path, name)) continue;
+    const stray = (why: string) => listing.strays.push({ name, why });
+    if (isWriterAtWork(name)) stray(WRITER_AT_WORK);
+    else if (!Buffer.from(name, 'utf8').equals(bytes)) {
+      listing.strays.push({ name: asEscapes(bytes), why: 'its name is not UTF-8; rename it' });
+    } else {
+      // stat(), not the entry's own type: links to files and folders are as good as those.
+      const stats = await stat(entry.path).catch((error: unknown) => void stray(unreadableReason(error)));
+      if (stats) sortIn(entry, stats, listing);
+    }
+  }
+  return listing;
+}
+
+function sortIn(entry: SourceFile, stats: Stats, { files, folders, strays }: Listing): void {
+  const { name } = entry;
+  if (stats.isDirectory()) folders.push(entry);
+  else if (!stats.isFile()) strays.push({ name, why: 'it is not a regular file' });
+  else if (isDataFile(name)) files.push(entry);
+  else strays.push({ name, why: `it is not a data file (${DATA_FILES})${renamed(name)}` });
+}
+
+function renamed(name: string): string {
+  if (/\.(bz2|xz|lzma|lz4|zip|7z|br|snappy|sz|tar|tgz|Z)$/i.test(name)) {
+    return '; decompress it, or compress it as .gz or .zst';
+  }
+  if (/\.(csv|tsv|txt|parquet|avro|orc|pq|feather|arrow)$/i.test(name)) return '; write JSON Lines';
+  return '; if it holds JSON Lines, name it *.jsonl';
+}
+
+function asEscapes(bytes: Buffer): string {
+  return bytes.toString('latin1').replace(/[^ -~]/g, (byte) => {
+    return `\\x${byte.charCodeAt(0).toString(16).padStart(2, '0')}`;
+  });
+}
+
+function strayFault(label: string, strays: readonly Stray[]): UploaderError {
+  const prefix = label === '' ? '' : `${printable(label)}/`;
+  const shown = strays.slice(0, SHOWN_STRAYS).map(({ name, why }) => `${prefix}${printable(name)}: ${why}`);
+  const more = strays.length > SHOWN_STRAYS ? ` And ${strays.length - SHOWN_STRAYS} more.` : '';
+  return new UploaderError(
+    'source',
+    `${shown.join('. ')}.${more} To leave out what is not for the service: --ignore GLOB.`,
   );
-  if (faults.length > 0) throw new UploaderError('usage', [...new Set(faults)].join('\n'));
+}
+
+function noFolders(path: string, strays: readonly Stray[]): UploaderError {
+  const [first] = strays;
+  return new UploaderError(
+    'source',
+    first === undefined
+      ? `${path} holds nothing to push. ${LAYOUT}.`
+      : `${path} holds files (${printable(first.name)}), where a folder was expected. ${LAYOUT}; with both, DIR/*.jsonl.`,
+  );
 }

@@ -1,9 +1,10 @@
 import { stat } from 'node:fs/promises';
 import { UploaderError } from '../uploader-error.ts';
 import { type FileIdentity, identityOf, sameIdentity } from './file-identity.ts';
-import type { SourceFile, SourceRun } from './find-runs.ts';
+import { DATA_FILES, PASSED_OVER, type SourceFile, type SourceRun } from './find-runs.ts';
 import type { HashCache } from './hash-cache.ts';
 import { hashFile } from './hash-file.ts';
+import { printable } from './names.ts';
 import { changedSource, unreadableSource } from './source-fault.ts';
 
 export type HashedFile = SourceFile & { sha256: string; lines: number; identity: FileIdentity };
@@ -53,7 +54,7 @@ export function refuseEmpty(run: SourceRun): void {
   if (run.files.length > 0) return;
   throw new UploaderError(
     'source',
-    `${run.folder} holds no data file (*.jsonl, *.ndjson, *.json, or these with .gz or .zst; names that start with _ or . and *.tmp, *.part are passed over).`,
+    `${printable(run.folder)} holds no data file (${DATA_FILES}; ${PASSED_OVER} are passed over).`,
   );
 }
 
