@@ -7,6 +7,7 @@ export const ERROR_CODES = {
   unauthenticated: { status: 401, retryable: false, title: 'A valid token is needed' },
   forbidden: { status: 403, retryable: false, title: 'The token may not do that' },
   not_found: { status: 404, retryable: false, title: 'No such thing, or not for this token' },
+  unknown_address: { status: 404, retryable: false, title: 'There is nothing at this address' },
   method_not_allowed: { status: 405, retryable: false, title: 'This address does not take that method' },
   request_timeout: { status: 408, retryable: true, title: 'The request did not come in time' },
   conflict: { status: 409, retryable: false, title: 'The state does not allow it' },

@@ -1,4 +1,4 @@
-import { Command } from 'commander';
+import { Command, CommanderError } from 'commander';
 import { type Logger, pino } from 'pino';
 import { load } from './commands/load.ts';
 import { migrate } from './commands/migrate.ts';
@@ -31,7 +31,8 @@ function environment() {
 const program = new Command('ingest-api')
   .description('Receives model scores over HTTP (serve) and loads them into PostgreSQL (load).')
   .addHelpText('after', '\nConfigured by the environment: DATABASE_URL, INGEST_*. See .env.example.')
-  .exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : EXIT_USAGE));
+  // It throws instead of ending the process, which would cut what a pipe has not taken yet.
+  .exitOverride();
 
 program
   .command('serve')
@@ -65,9 +66,21 @@ addContractOptions(
     .argument('<model>', 'the model; made when it is new'),
 ).action((name: string, changes) => setModel(loadDatabaseConfig(environment()), name, changes));
 
+process.stdout.on('error', (error) => {
+  process.stderr.write(`ingest-api: The output could not be written: ${error.message}.\n`);
+  process.on('exit', () => {
+    process.exitCode ||= EXIT_FAULT;
+  });
+});
+
 try {
   await program.parseAsync();
 } catch (error) {
+  if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : EXIT_USAGE;
+  else fail(error);
+}
+
+function fail(error: unknown): void {
   process.stderr.write(`ingest-api: ${describeError(error)}\n`);
   process.exitCode = error instanceof ConfigError ? EXIT_USAGE : EXIT_FAULT;
 }

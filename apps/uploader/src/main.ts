@@ -80,11 +80,13 @@ function end(result: CommandResult): void {
  * ends it when nobody reads.
  */
 function exitWhenWritten(exitCode: ExitCode, lastText: string): void {
-  process.stdout.write(lastText, () => {
+  process.stdout.write(lastText, (error) => {
+    // The callback comes before the event that tells of the same fault.
+    if (error) lost ??= `stdout: ${error.message}`;
     if (lost !== null) process.stderr.write(`uploader: The output could not be written (${lost}).\n`);
-    process.stderr.write('', () =>
-      process.exit(lost !== null && exitCode === 0 ? EXIT_CODE_OF.try_again : exitCode),
-    );
+    process.stderr.write('', () => {
+      process.exit(lost !== null && exitCode === 0 ? EXIT_CODE_OF.try_again : exitCode);
+    });
   });
 }
 

@@ -40,7 +40,7 @@ describe('uploader check', () => {
     const { exitCode, stdout, stderr } = await check('--json');
     expect(exitCode).to.equal(65);
     expect(stderr)
-      .to.match(/^a\.jsonl:2 \(byte \d+\) invalid_json: /m)
+      .to.match(/^churn\/1\/a\.jsonl:2 \(byte \d+\) invalid_json: /m)
       .and.include('… and 2 more bad lines');
     expect(stderr).to.include('12 lines would be refused (12 invalid_json)');
     const result = JSON.parse(stdout);

@@ -1,6 +1,7 @@
 import { chmodSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
+import type { RunOutcome } from '../src/push/outcome.ts';
 import { type IngestServer, problem, startIngestServer } from './support/ingest-server.ts';
 import { canBeBoundByModes, type Finished, lastLine, startUploader } from './support/run-uploader.ts';
 import { makeScratch, scoreLines } from './support/scratch.ts';
@@ -149,12 +150,72 @@ describe('uploader push', () => {
       expect(JSON.parse(lastLine(merged)).exitCode).to.equal(2);
     });
 
-    it('with 2 when a model has no usable name, before anything is sent', async () => {
+    it('with the first of 1, 2, 77, 66, 65, 75, 0 over all runs, and pushes those that can be', async () => {
       scratch.write('data/Churn/2026-11/a.jsonl', 'x');
-      const { exitCode, stderr } = await push([oneRun()]);
-      expect(exitCode).to.equal(2);
-      expect(stderr).to.include('"Churn"');
-      expect(server.requests).to.deep.equal([]);
+      scratch.write('data/other/1/a.jsonl.bz2', 'x');
+      scratch.write('data/other/2/a.jsonl', scoreLines(100));
+      scratch.write('data/other/3/_SUCCESS', '');
+      scratch.write('data/stray.csv', 'x');
+      const { exitCode, stdout, stderr } = await push([oneRun(), '--json']);
+      expect(exitCode, stderr).to.equal(2);
+      const { runs, error } = JSON.parse(lastLine(stdout));
+      const ends = runs.map((run: RunOutcome) => `${run.model}/${run.run} ${run.error?.code ?? run.state}`);
+      expect(ends).to.deep.equal([
+        'Churn/2026-11 usage',
+        'churn/2026-11 published',
+        'other/1 source',
+        'other/2 published',
+        'other/3 source',
+      ]);
+      expect(error.detail).to.include('stray.csv');
+      for (const told of ['"Churn"', 'other/1/a.jsonl.bz2: it is not a data file', 'stray.csv: ']) {
+        expect(stderr).to.include(told);
+      }
+      expect((await push([join(scratch.path, 'data'), '--ignore', 'Churn'])).exitCode).to.equal(66);
+      const ignored = await push([
+        join(scratch.path, 'data'),
+        '--ignore',
+        'Churn',
+        '--ignore',
+        '*.csv,other/[13]',
+        '--json',
+      ]);
+      expect(ignored.exitCode, ignored.stderr).to.equal(0);
+      expect(JSON.parse(lastLine(ignored.stdout)).ignored.count).to.equal(4);
+      expect(ignored.stderr).to.include('Left out by --ignore: Churn, other/1, other/3, stray.csv');
+    });
+
+    it('with 66 when a folder cannot be read, and pushes the others', async function () {
+      if (!canBeBoundByModes()) this.skip();
+      scratch.write('data/other/1/a.jsonl', scoreLines(100));
+      scratch.write('data/locked/1/a.jsonl', scoreLines(100));
+      const dir = oneRun();
+      for (const folder of ['data/other/1', 'data/locked']) chmodSync(join(scratch.path, folder), 0);
+      const env = { UPLOADER_URL: server.url, UPLOADER_TOKEN: server.token, HOME: scratch.path };
+      const { exitCode, stdout } = await startUploader(['push', dir], env, { boundByModes: true }).finished;
+      for (const folder of ['data/other/1', 'data/locked']) chmodSync(join(scratch.path, folder), 0o700);
+      expect(exitCode).to.equal(66);
+      expect(stdout).to.include('churn/2026-11 revision 1 is published');
+      expect(stdout)
+        .to.match(/^other\/1: .*this user may not read it/m)
+        .and.match(/^locked: .*may not read it/m);
+    });
+
+    it('with 4 declarations at once at most', async () => {
+      for (let run = 1; run <= 12; run++) scratch.write(`data/churn/${run}/a.jsonl`, scoreLines(100));
+      let declaring = 0;
+      let most = 0;
+      server.intercept = (request, response) => {
+        if (request.method === 'PUT') {
+          declaring++;
+          most = Math.max(most, declaring);
+          response.on('finish', () => declaring--);
+        }
+        return false;
+      };
+      server.declareAfterMs = 50;
+      expect((await push([oneRun()])).exitCode).to.equal(0);
+      expect(most).to.equal(4);
     });
 
     it('with 65 when the data is at fault, and shows where', async () => {
@@ -162,7 +223,7 @@ describe('uploader push', () => {
       const { exitCode, stdout, stderr } = await push([oneRun()]);
       expect(exitCode).to.equal(65);
       expect(stdout).to.include('churn/2026-11 revision 1 failed: A line is not JSON. (a.jsonl:7)');
-      expect(stderr).to.include('a.jsonl:7 (byte 240) invalid_json: {"pk":').and.include('11 more');
+      expect(stderr).to.include('churn/2026-11/a.jsonl:7 (byte 240) invalid_json: ').and.include('11 more');
     });
 
     it('with 65 at once, and sends nothing, when the same content has failed before', async () => {

@@ -99,7 +99,9 @@ describe('uploader status, publish and retry, to the real service', function () 
     appendFileSync(file.path, `${'no json\n'.repeat(11)}{"pk":"x"}\n`);
     const { code, stderr } = await again();
     expect(code).to.equal(65);
-    expect(stderr.match(/^a\.jsonl:\d+ \(byte \d+\) invalid_json: no json$/gm)).to.have.length(10);
+    expect(
+      stderr.match(/^refused\/2026 11\/a\.jsonl:\d+ \(byte \d+\) invalid_json: .*no json$/gm),
+    ).to.have.length(10);
     const rest = /… and 2 more bad lines \(in all: (.+)\)\. GET (\S+) lists them/.exec(stderr);
     expect(rest?.[1]?.split(', ')).to.have.members(['11 invalid_json', '1 missing_score']);
     const headers = { Authorization: `Bearer ${operator.UPLOADER_TOKEN}` };

@@ -29,9 +29,11 @@ describe('settings', () => {
     expect(loadSettings({}, given)).to.deep.equal({
       url: 'https://host/ingest',
       token: 'secret',
+      tokenSource: { value: 'secret', from: 'UPLOADER_TOKEN' },
       model: null,
       run: null,
       asOf: null,
+      ignore: [],
       ca: null,
       clientCert: null,
       clientKey: null,

@@ -11,9 +11,17 @@ function answer(status: number, problem?: object, headers: Record<string, string
     url: 'http://h/x',
     status,
     headers: { 'content-type': problem ? 'application/problem+json' : 'text/html', ...headers },
-    body: problem ? JSON.stringify(problem) : '<html><h1>Page</h1></html>',
+    body: problem ? JSON.stringify({ request_id: 'r1', ...problem }) : '<html><h1>Page</h1></html>',
   });
 }
+
+/** RFC 9457 too, and not the ingest service's. */
+const foreign = {
+  method: 'PUT',
+  url: 'http://h/x',
+  headers: { 'content-type': 'application/problem+json' },
+  body: '{"type":"about:blank","title":"Not Found","status":404,"instance":"/x"}',
+};
 
 function verdictOf(error: Error, asked: Asked = 'run'): string | number {
   const verdict = judge(error, asked);
@@ -72,6 +80,7 @@ describe('what a fault means', () => {
       [answer(401, problem), 'run', 77],
       [answer(403, problem), 'upload', 77],
       [answer(404, problem), 'run', 77],
+      [answer(404, { code: 'unknown_address' }), 'run', 2],
       [answer(404), 'run', 2],
       [answer(404), 'upload', 'declare_again'],
       [answer(410, { retryable: true }), 'upload', 'declare_again'],
@@ -81,9 +90,17 @@ describe('what a fault means', () => {
       [answer(415, problem), 'upload', 1],
       [answer(301), 'run', 2],
       [answer(200), 'run', 2],
-      [answer(501), 'run', 1],
+      [answer(501, problem), 'run', 1],
       [answer(500, { retryable: false }), 'run', 1],
     ];
+    // Of a proxy, or of a server that is another one: no status of theirs is a fault of the token, the data or ours.
+    for (const status of [
+      200, 201, 204, 301, 400, 401, 403, 404, 405, 407, 409, 411, 413, 415, 422, 501, 505,
+    ]) {
+      ends.push([answer(status), 'run', 2]);
+      ends.push([answer(status, undefined, { 'content-type': 'application/json' }), 'run', 2]);
+      ends.push([new HttpFault({ ...foreign, status }), 'run', 2]);
+    }
     for (const [fault, asked, expected] of ends) {
       expect(verdictOf(fault, asked), `${fault.status} on ${asked}`).to.equal(expected);
     }

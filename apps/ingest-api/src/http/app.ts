@@ -105,7 +105,7 @@ export function createApp(options: AppOptions): Express {
   app.use(runActionsRoutes(options));
   app.use(uploadRoutes({ ...options, quota, principals }));
   app.use((req) => {
-    throw new IngestError('not_found', `There is nothing at ${req.method} ${req.path}.`);
+    throw new IngestError('unknown_address', `There is nothing at ${req.method} ${req.path}.`);
   });
   app.use(problemHandler(log));
   return app;

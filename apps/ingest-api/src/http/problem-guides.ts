@@ -35,11 +35,17 @@ export const PROBLEM_GUIDES: Readonly<Record<ErrorCode, ProblemGuide>> = {
   },
   not_found: {
     happened:
-      'There is no such run, upload or address. A model that the token does not cover is answered the same way.',
+      'There is no such run or upload. A model that the token does not cover is answered the same way.',
     toDo: [
       'Look at the spelling of model and run; a run key is percent-encoded in an address.',
       'For an upload: declare the run again, or run the same `uploader push` again.',
       'Ask the operators whether the token covers the model.',
+    ],
+  },
+  unknown_address: {
+    happened: 'The service has nothing at this path, whatever the token.',
+    toDo: [
+      'Check the base address: in the uploader UPLOADER_URL, without `/v1` and with the prefix that a proxy in front of the service wants.',
     ],
   },
   method_not_allowed: {

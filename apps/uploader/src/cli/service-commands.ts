@@ -1,7 +1,8 @@
-import { type Command, InvalidArgumentError } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { publish } from '../commands/publish.ts';
 import { retry } from '../commands/retry.ts';
 import { status } from '../commands/status.ts';
+import { RUN_STATES } from '../service/run-schema.ts';
 import { type CliContext, flagsOf, type Options, textOf } from './cli-context.ts';
 import { addPollOption, addResultOptions, addServiceOptions } from './common-options.ts';
 
@@ -9,6 +10,7 @@ const STATUS_EXAMPLES = `
 Examples:
   uploader status                              the newest runs of all models
   uploader status churn                        those of one model
+  uploader status --state failed --limit 500   up to 500 that failed
   uploader status churn 2026-11                one run, with what is wrong with it
   uploader status churn 2026-11 --wait         the same when it is settled
 
@@ -33,12 +35,20 @@ export function addServiceCommands(program: Command, { terminal, interrupt, fini
     .argument('[run]')
     .summary('show runs, or one run and how it stands')
     .description('Shows the newest runs, those of a model, or one run.')
-    .option('--wait', 'wait until the run is settled');
+    .option('--wait', 'wait until the run is settled')
+    .option('--limit <count>', 'of a list: at most this many runs (default: 50)', wholeNumber)
+    .addOption(new Option('--state <state>', 'of a list: only runs in this state').choices(RUN_STATES));
   addPollOption(addServiceOptions(addResultOptions(statusCommand)))
     .addHelpText('after', STATUS_EXAMPLES)
-    .action(async (model: string | undefined, run: string | undefined, { wait, ...options }: Options) => {
-      const query = { model, run, wait: wait === true };
-      finish(await status(query, flagsOf(options), terminal, interrupt));
+    .action(async (model: string | undefined, run: string | undefined, given: Options) => {
+      const { wait, limit, state, ...options } = given;
+      const query = {
+        model,
+        run,
+        wait: wait === true,
+        limit: limit === undefined ? undefined : Number(limit),
+      };
+      finish(await status({ ...query, state: textOf(state) }, flagsOf(options), terminal, interrupt));
     });
 
   const publishCommand = program

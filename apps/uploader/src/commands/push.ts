@@ -7,7 +7,7 @@ import { describeOutcome, type PushResult, resultOfRuns } from '../push/push-res
 import { newPushView, pushRuns } from '../push/push-runs.ts';
 import { sourceInfo } from '../push/source-info.ts';
 import { type Flags, loadSettings } from '../settings/load-settings.ts';
-import { findStateDir } from '../settings/state-dir.ts';
+import { openStateDir } from '../settings/state-dir.ts';
 import { findRuns } from '../source/find-runs.ts';
 import type { Terminal } from '../terminal.ts';
 import { uploaderVersion } from '../version.ts';
@@ -33,7 +33,7 @@ export async function push(
       source: sourceInfo(env, uploaderVersion()),
       limit: startTimeLimit(settings.maxDurationMs, interrupt),
       say: reporter.say,
-      stateDir: findStateDir(settings.stateDir, env),
+      stateDir: await openStateDir(settings.stateDir, env, reporter.say),
     });
     const tell = (sentences: string[]) => {
       // With --json stdout is for the machine, and the sentences go where progress goes.

@@ -3,6 +3,7 @@ import { useTlsIdentity } from '../net/tls-identity.ts';
 import { formatDuration } from '../progress/format.ts';
 import type { Retries, ServiceAddress } from '../service/service-client.ts';
 import { type Flags, loadSettings, type Settings } from '../settings/load-settings.ts';
+import { currentToken } from '../settings/token.ts';
 import type { Terminal } from '../terminal.ts';
 import { uploaderVersion } from '../version.ts';
 
@@ -19,8 +20,17 @@ export type ServiceSession = {
 /** Where the service is, and who we are to it. */
 export function serviceAddress(settings: Settings): ServiceAddress {
   useTlsIdentity(settings);
-  const { url, token, stallTimeoutMs } = settings;
-  return { url, token, stallTimeoutMs, userAgent: `uploader/${uploaderVersion()}` };
+  const { url, stallTimeoutMs } = settings;
+  let { token } = settings;
+  return {
+    url,
+    get token() {
+      token = currentToken(settings.tokenSource, token);
+      return token;
+    },
+    stallTimeoutMs,
+    userAgent: `uploader/${uploaderVersion()}`,
+  };
 }
 
 export function openServiceSession(

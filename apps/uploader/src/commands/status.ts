@@ -9,10 +9,15 @@ import { waitForRun } from '../service/wait-for-run.ts';
 import type { Flags } from '../settings/load-settings.ts';
 import { describeOneRun, runTable } from '../status/run-table.ts';
 import type { Terminal } from '../terminal.ts';
+import { UploaderError } from '../uploader-error.ts';
 import { openServiceSession, type ServiceSession } from './service-session.ts';
 
-export type StatusResult = CommandResult & { runs: Array<Run | RunSummary> };
-export type StatusQuery = { model?: string | undefined; run?: string | undefined; wait: boolean };
+/** `more`: the list ends at --limit, the runs do not. */
+export type StatusResult = CommandResult & { runs: Array<Run | RunSummary>; more?: true };
+export type StatusQuery = { model?: string | undefined; run?: string | undefined; wait: boolean } & {
+  limit: number | undefined;
+  state: string | undefined;
+};
 
 /** One look must not take long: a sensor comes again. */
 const ONE_LOOK_MS = 60_000;
@@ -20,18 +25,32 @@ const SHOWN_RUNS = 50;
 
 /** `uploader status [MODEL [RUN]]`. Of one run the exit code says how it stands; 75: ask again. */
 export async function status(
-  { model, run, wait }: StatusQuery,
+  { model, run, wait, limit, state }: StatusQuery,
   flags: Flags,
   terminal: Terminal,
   interrupt: AbortSignal,
 ): Promise<StatusResult> {
+  if (run === undefined && wait) {
+    throw new UploaderError(
+      'usage',
+      'status --wait waits for one run: name it, as in uploader status MODEL RUN --wait.',
+    );
+  }
+  if (run !== undefined && (limit !== undefined || state !== undefined)) {
+    throw new UploaderError(
+      'usage',
+      '--limit and --state choose from a list, and one run is named: leave them out.',
+    );
+  }
   const longestMs = wait ? Number.POSITIVE_INFINITY : ONE_LOOK_MS;
   const session = openServiceSession(flags, terminal, interrupt, longestMs);
   const { service, retries, settings } = session;
   if (model === undefined || run === undefined) {
-    const runs = await listRuns(service, model ?? null, SHOWN_RUNS, retries);
+    const query = { model: model ?? null, state: state ?? null, limit: limit ?? SHOWN_RUNS };
+    const { runs, more } = await listRuns(service, query, retries);
     session.print(runTable(runs));
-    return { result: 'listed', exitCode: 0, runs };
+    if (more) session.say(`These are the newest ${runs.length}; there are more: --limit N shows N of them.`);
+    return { result: 'listed', exitCode: 0, runs, ...(more ? { more } : {}) };
   }
   if (wait) {
     const named = { model, run, pollMs: settings.pollMs };

@@ -10,7 +10,7 @@ import { describeOutcome } from '../push/push-result.ts';
 import { newPushView, pushRuns } from '../push/push-runs.ts';
 import { sourceInfo } from '../push/source-info.ts';
 import { type Flags, loadSettings } from '../settings/load-settings.ts';
-import { findStateDir } from '../settings/state-dir.ts';
+import { openStateDir } from '../settings/state-dir.ts';
 import { findRuns } from '../source/find-runs.ts';
 import { unreadableSource } from '../source/source-fault.ts';
 import type { Terminal } from '../terminal.ts';
@@ -43,7 +43,7 @@ export async function watch(
     source: sourceInfo(terminal.env, uploaderVersion()),
     limit: startTimeLimit(settings.maxDurationMs, interrupt),
     say: () => {}, // a line a run, and what is in its way
-    stateDir: findStateDir(settings.stateDir, terminal.env),
+    stateDir: await openStateDir(settings.stateDir, terminal.env, say),
   });
   const context: PushContext = {
     ...shared,

@@ -6,7 +6,8 @@ import { type StreamBody, sendStream } from './stream-body.ts';
 export type ExchangeRequest = {
   method: string;
   url: string;
-  headers: Record<string, string>;
+  /** Asked for with each request; once more after a 401, whose token may have been replaced meanwhile. */
+  headers: () => Record<string, string>;
   body?: string | StreamBody;
   signal: AbortSignal;
   /** The exchange is given up when nothing moved for this long; an answer that drips does not move. */
@@ -29,6 +30,17 @@ export type ExchangeResponse = {
  * go wherever they point.
  */
 export async function exchange(options: ExchangeRequest): Promise<ExchangeResponse> {
+  const headers = options.headers();
+  const response = await exchangeOnce(options, headers);
+  if (response.status !== 401) return response;
+  const now = options.headers();
+  return now.Authorization === headers.Authorization ? response : exchangeOnce(options, now);
+}
+
+async function exchangeOnce(
+  options: ExchangeRequest,
+  given: Record<string, string>,
+): Promise<ExchangeResponse> {
   const { method, url, body, signal, stallTimeoutMs } = options;
   signal.throwIfAborted();
   const stream = typeof body === 'object' ? await body.open() : null;
@@ -38,7 +50,7 @@ export async function exchange(options: ExchangeRequest): Promise<ExchangeRespon
     const send = url.startsWith('https:') ? httpsRequest : httpRequest;
     const lengthBytes = typeof body === 'string' ? Buffer.byteLength(body) : body?.sizeBytes;
     const headers = {
-      ...options.headers,
+      ...given,
       ...(lengthBytes === undefined ? {} : { 'Content-Length': lengthBytes }),
     };
     const request = send(url, { method, headers });

@@ -1,20 +1,22 @@
 import * as z from 'zod';
 import type { ExchangeResponse } from './exchange.ts';
 
-/** RFC 9457, as far as the uploader acts on it. */
+/** RFC 9457, as far as the uploader acts on it. The service's own have a request id, other servers' do not. */
 const problemSchema = z.looseObject({
   title: z.string().optional(),
   detail: z.string().optional(),
+  code: z.string().optional(),
   retryable: z.boolean().optional(),
-  request_id: z.string().optional(),
+  request_id: z.string(),
 });
 export type Problem = z.infer<typeof problemSchema>;
 
 /** An answer came, and it is not the one asked for. */
 export class HttpFault extends Error {
   override readonly name = 'HttpFault';
+  readonly method: string;
   readonly status: number;
-  /** null when the answer is not of the service itself: a proxy's HTML page, say. */
+  /** null when the answer is not of the service itself: a proxy's HTML page, say; and of a HEAD, which has no body. */
   readonly problem: Problem | null;
   readonly retryAfterMs: number | null;
 
@@ -26,6 +28,7 @@ export class HttpFault extends Error {
     super(
       `${response.method} ${response.url} answered ${response.status}${reason ? `: ${reason}` : ''}${requestId}`,
     );
+    this.method = response.method;
     this.status = response.status;
     this.problem = problem;
     // Their date is compared with their clock: ours may be wrong, or jump.
@@ -36,7 +39,7 @@ export class HttpFault extends Error {
 }
 
 function readProblem(response: ExchangeResponse): Problem | null {
-  if (!/^application\/(problem\+)?json/i.test(response.headers['content-type'] ?? '')) return null;
+  if (!/^application\/problem\+json/i.test(response.headers['content-type'] ?? '')) return null;
   try {
     return problemSchema.safeParse(JSON.parse(response.body)).data ?? null;
   } catch {

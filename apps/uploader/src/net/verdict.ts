@@ -26,6 +26,8 @@ const TLS_CODE =
 const NEVER_RETRIED_5XX = [501, 505];
 const RETRIED_4XX = [408, 423, 425, 429];
 
+const WRONG_ADDRESS = 'Check UPLOADER_URL: this does not look like the ingest service.';
+
 const GIVE_UP: Record<number, { kind: FaultKind; advice: string }> = {
   400: { kind: 'usage', advice: 'Correct what it names and push again.' },
   401: {
@@ -33,14 +35,21 @@ const GIVE_UP: Record<number, { kind: FaultKind; advice: string }> = {
     advice: 'Give one that is valid in UPLOADER_TOKEN or --token-file, and push again.',
   },
   403: { kind: 'not_allowed', advice: 'The token does not cover this: ask for one that does.' },
-  405: { kind: 'usage', advice: 'Check UPLOADER_URL: this does not look like the ingest service.' },
+  405: { kind: 'usage', advice: WRONG_ADDRESS },
   409: { kind: 'data', advice: 'Look at the run before you push again.' },
   412: { kind: 'usage', advice: 'Check UPLOADER_URL: this server does not speak tus 1.0.' },
   413: { kind: 'usage', advice: 'Raise the limit of the proxy or service, or lower --chunk-size.' },
   415: { kind: 'bug', advice: 'This is a bug of the uploader, or a proxy changes its headers.' },
   422: { kind: 'data', advice: 'Correct what it names and push again.' },
 };
-const WRONG_ADDRESS = 'Check UPLOADER_URL: this does not look like the ingest service.';
+
+/** What an answer means that is not the service's own: its address leads elsewhere, or something is in front of it. */
+const NOT_OURS: Record<number, string> = {
+  401: 'This is not the ingest service, or a proxy in front of it asks for credentials of its own: check UPLOADER_URL and the proxy.',
+  403: 'A proxy or firewall in front of the service refuses the request, not the service: ask those who run it, or check UPLOADER_URL.',
+  407: 'A proxy asks for credentials: give them in HTTPS_PROXY, with NODE_USE_ENV_PROXY=1.',
+  413: 'A proxy in front of the service limits the size of a request: raise its limit (nginx: client_max_body_size), or lower --chunk-size.',
+};
 
 /** The one place that says what an error of the network or the service means. null: not an error of these. */
 export function judge(error: unknown, asked: Asked): Verdict | null {
@@ -64,21 +73,22 @@ function judgeStatus(fault: HttpFault, asked: Asked): Verdict {
   if (status >= 500 && !NEVER_RETRIED_5XX.includes(status) && problem?.retryable !== false) return retry;
   // tus 1.0 §PATCH: 409 is an offset that is not the server's; the next try asks for it first.
   if (asked === 'upload' && status === 409) return retry;
+  // An answer to HEAD has no body that could tell whose it is.
+  if (problem === null && fault.method !== 'HEAD' && (status < 300 || status >= 400)) {
+    return { do: 'give_up', kind: 'usage', advice: NOT_OURS[status] ?? WRONG_ADDRESS };
+  }
+  if (problem?.code === 'unknown_address') {
+    return { do: 'give_up', kind: 'usage', advice: 'Check the path in UPLOADER_URL.' };
+  }
   if (asked === 'upload' && status === 400)
     return { do: 'give_up', kind: 'bug', advice: 'This is a bug of the uploader.' };
   if (status === 404) {
-    return problem
-      ? {
-          do: 'give_up',
-          kind: 'not_allowed',
-          advice: 'The model is not known, or the token does not cover it.',
-        }
-      : { do: 'give_up', kind: 'usage', advice: WRONG_ADDRESS };
+    const advice = 'The model is not known, or the token does not cover it.';
+    return { do: 'give_up', kind: 'not_allowed', advice };
   }
   if (status >= 300 && status < 400) {
     return { do: 'give_up', kind: 'usage', advice: 'Set UPLOADER_URL to the address that it redirects to.' };
   }
-  if (status < 300) return { do: 'give_up', kind: 'usage', advice: WRONG_ADDRESS };
   if (status >= 500) return { do: 'give_up', kind: 'bug', advice: 'Ask those who run the service.' };
   return { do: 'give_up', ...(GIVE_UP[status] ?? { kind: 'usage', advice: WRONG_ADDRESS }) };
 }

@@ -91,7 +91,7 @@ async function sendOne(
         uploadUrl: service.url + remote.uploadUrl,
         // Many small files are mostly requests: HEAD could spare the one chunk of such a file, and rarely does.
         offsetBytes: remote.bytes <= settings.chunkSizeBytes ? remote.offset : undefined,
-        headers: commonHeaders(service),
+        headers: () => commonHeaders(service),
         chunkSizeBytes: settings.chunkSizeBytes,
         stallTimeoutMs: settings.stallTimeoutMs,
         signal: limit.signal,

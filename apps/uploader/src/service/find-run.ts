@@ -14,7 +14,8 @@ export async function findRun(
     return await getRun(service, model, run, { ...retries, asked: 'run' });
   } catch (error) {
     const fault = error instanceof UploaderError ? error.cause : null;
-    if (fault instanceof HttpFault && fault.status === 404 && fault.problem) return null;
+    const isOurs404 = fault instanceof HttpFault && fault.status === 404 && fault.problem !== null;
+    if (isOurs404 && fault.problem?.code !== 'unknown_address') return null;
     throw error;
   }
 }

@@ -2,7 +2,7 @@ import * as z from 'zod';
 
 const bytes = z.number().nonnegative();
 
-const runState = z.enum([
+export const RUN_STATES = [
   'receiving',
   'queued',
   'loading',
@@ -11,7 +11,8 @@ const runState = z.enum([
   'held',
   'failed',
   'cancelled',
-]);
+] as const;
+const runState = z.enum(RUN_STATES);
 
 const runFileSchema = z.object({
   name: z.string(),
@@ -108,7 +109,7 @@ export const runSummarySchema = z.object({
   error: z.object({ detail: z.string() }).nullish(),
 });
 
-export const runListSchema = z.object({ runs: z.array(runSummarySchema) });
+export const runListSchema = z.object({ runs: z.array(runSummarySchema), nextCursor: z.string().nullish() });
 export const modelSchema = z.object({
   model: z.string(),
   current: z.object({ run: z.string(), revision: z.int(), rows: z.number().nullish() }).nullable(),

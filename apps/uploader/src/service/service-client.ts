@@ -14,7 +14,13 @@ import {
   runSchema,
 } from './run-schema.ts';
 
-export type ServiceAddress = { url: string; token: string; stallTimeoutMs: number; userAgent: string };
+/** `token` is read anew each time it is asked for: its file may have another one by then. */
+export type ServiceAddress = {
+  readonly url: string;
+  readonly token: string;
+  readonly stallTimeoutMs: number;
+  readonly userAgent: string;
+};
 export type ManifestFile = { name: string; bytes: number; sha256: string; lines: number };
 export type Manifest = { files: ManifestFile[]; as_of?: string; source: Record<string, unknown> };
 export type Retries = Omit<RetryOptions, 'asked' | 'madeProgress'>;
@@ -77,16 +83,33 @@ export function listFiles(
   return ask(service, request, filePageSchema, { ...retries, asked: 'known_run' });
 }
 
-/** Runs by their newest revision, the one that was declared last first. */
+export type RunQuery = { model: string | null; state: string | null; limit: number };
+const PAGE_RUNS = 500;
+
+/**
+ * Runs by their newest revision, the one that was declared last first, page after page up to `limit`; and whether
+ * there are more.
+ */
 export async function listRuns(
   service: ServiceAddress,
-  model: string | null,
-  limit: number,
+  { model, state, limit }: RunQuery,
   retries: Retries,
-): Promise<RunSummary[]> {
-  const query = new URLSearchParams({ limit: String(limit), ...(model ? { model } : {}) });
-  const request: Request = { method: 'GET', path: `/v1/runs?${query}` };
-  return (await ask(service, request, runListSchema, { ...retries, asked: 'run' })).runs;
+): Promise<{ runs: RunSummary[]; more: boolean }> {
+  const runs: RunSummary[] = [];
+  let cursor: string | null | undefined = null;
+  do {
+    const query = new URLSearchParams({
+      limit: String(Math.min(PAGE_RUNS, limit - runs.length)),
+      ...(model ? { model } : {}),
+      ...(state ? { state } : {}),
+      ...(cursor ? { cursor } : {}),
+    });
+    const request: Request = { method: 'GET', path: `/v1/runs?${query}` };
+    const page = await ask(service, request, runListSchema, { ...retries, asked: 'run' });
+    runs.push(...page.runs);
+    cursor = page.nextCursor;
+  } while (cursor && runs.length < limit);
+  return { runs, more: Boolean(cursor) };
 }
 
 /** Has a failed run loaded again. */
@@ -165,12 +188,12 @@ function exchangeJson(
     const response = await exchange({
       method,
       url: service.url + path,
-      headers: {
+      headers: () => ({
         ...commonHeaders(service),
         ...(text === undefined ? {} : { 'Content-Type': 'application/json' }),
         Accept: 'application/json',
         ...headers,
-      },
+      }),
       ...(text === undefined ? {} : { body: text }),
       signal: retries.signal,
       stallTimeoutMs: service.stallTimeoutMs * takes,
@@ -195,7 +218,7 @@ function readAnswer<T>(response: Answer, schema: z.ZodType<T>): T {
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0];
   throw new UploaderError(
-    'bug',
-    `${response.method} ${response.url} answered something that this uploader does not understand (${issue?.path.join('.')}: ${issue?.message}). Use an uploader of the service's version.`,
+    'usage',
+    `${response.method} ${response.url} answered something that this uploader does not understand (${issue?.path.join('.')}: ${issue?.message}). Check UPLOADER_URL: this is not the ingest service, or one of another version than this uploader.`,
   );
 }

@@ -7,7 +7,8 @@ type SettingKey = keyof typeof SETTINGS;
 type ParsedSettings = { [K in SettingKey]: ReturnType<(typeof SETTINGS)[K]['parse']> };
 /** What a command needs that asks no service. */
 export type LocalSettings = Omit<ParsedSettings, 'url'>;
-export type Settings = LocalSettings & { url: string; token: string };
+/** `token` is that of the start; `currentToken` reads `tokenSource` again. */
+export type Settings = LocalSettings & { url: string; token: string; tokenSource: TokenSource | null };
 
 /** Flags as commander hands them over: by setting name, only those that were given, all as text. */
 export type Flags = Record<string, string>;
@@ -24,12 +25,13 @@ export function loadSettings(flags: Flags, env: NodeJS.ProcessEnv): Settings {
       "There is no service address: set UPLOADER_URL, or give --url, to the ingest service's base address.",
     );
   }
-  const token = readToken(findToken(flags, env, config));
+  const tokenSource = findToken(flags, env, config);
+  const token = readToken(tokenSource);
   if ('fault' in token) faults.push(token.fault);
   if (faults.length > 0 || 'fault' in token || url === null) {
     throw new UploaderError('usage', faults.join('\n'));
   }
-  return { ...values, url, token: token.token };
+  return { ...values, url, token: token.token, tokenSource };
 }
 
 /** The same without address and token. */

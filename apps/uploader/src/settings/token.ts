@@ -3,6 +3,16 @@ import { readFileSync } from 'node:fs';
 export type TokenSource = { file: string; from: string } | { value: string; from: string };
 
 /**
+ * The token of this moment: a file is read again for each request, so that a token can be replaced during a push of hours.
+ * While the file is missing or half written, the token that was read before is used.
+ */
+export function currentToken(source: TokenSource | null, known: string): string {
+  if (!source || !('file' in source)) return known;
+  const now = readToken(source);
+  return 'token' in now ? now.token : known;
+}
+
+/**
  * The token's text, or the sentence that says why there is none. A token is never an argument's value,
  * because arguments are seen by everyone in the process list.
  */

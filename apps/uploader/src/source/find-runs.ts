@@ -85,6 +85,7 @@ export async function findRuns(
       found.runs.push(await readRun(one.name, name, path, isIgnored));
     }
   }
+  found.ignored.sort();
   return found;
 }
 

@@ -9,6 +9,7 @@ import { stateFilePath } from './state-file.ts';
 const SIGN_OF_LIFE_EVERY_MS = 5_000;
 const DEAD_AFTER_MS = 20_000;
 const LOOK_EVERY_MS = 250;
+const MOST_VANISHED = 100;
 
 const holderSchema = z.object({ host: z.string(), pid: z.int() });
 type Seen = { text: string; changedMs: number };
@@ -47,11 +48,12 @@ async function take(
   mine: string,
   { signal, say }: { signal: AbortSignal; say: (sentence: string) => void },
 ): Promise<boolean> {
+  let vanished = 0;
   let last: Seen | null = null;
   let sameSinceMs = 0;
   for (;;) {
     try {
-      await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+      await mkdir(dirname(path), { mode: 0o700 }).catch(() => {});
       await writeFile(path, mine, { flag: 'wx', mode: 0o600 });
       return true;
     } catch (error) {
@@ -59,7 +61,13 @@ async function take(
     }
     const seen = await see(path);
     if (seen === 'unreadable') return false;
-    if (seen === null) continue; // gone in this moment
+    if (seen === null) {
+      // Gone in this moment; or a link that leads nowhere, which is there for ever.
+      vanished += 1;
+      if (vanished > MOST_VANISHED) return false;
+      await pause(LOOK_EVERY_MS / 10, signal);
+      continue;
+    }
     // Compared with itself and not with the clock: the folder may be on another host, and clocks jump.
     if (last?.text !== seen.text || last.changedMs !== seen.changedMs) sameSinceMs = performance.now();
     if (isDead(seen.text) || performance.now() - sameSinceMs > DEAD_AFTER_MS) {

@@ -9,7 +9,8 @@ export function stateFilePath(stateDir: string, runFolder: string, ending: strin
 
 /** Replaces a file as a whole: whoever reads it sees the old text or the new one, also after a crash. */
 export async function replaceFile(path: string, text: string): Promise<void> {
-  await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+  // The folder may have been deleted since the start; whether it is there now, open() says.
+  await mkdir(dirname(path), { mode: 0o700 }).catch(() => {});
   // Unlike a process id it is another one on every host that shares the folder.
   const temporary = `${path}.${randomBytes(6).toString('hex')}.tmp`;
   try {

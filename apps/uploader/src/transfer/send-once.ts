@@ -10,7 +10,7 @@ export type SendOptions = {
   uploadUrl: string;
   /** Where the upload stands, when the service has said so a moment ago; otherwise it is asked. */
   offsetBytes?: number | undefined;
-  headers: Record<string, string>;
+  headers: () => Record<string, string>;
   chunkSizeBytes: number;
   stallTimeoutMs: number;
   signal: AbortSignal;
@@ -42,7 +42,6 @@ export async function sendOnce(options: SendOptions): Promise<void> {
       // The source is ours (`fileReader`); the library only wants to see that there is one.
       const upload = new Upload(Buffer.from(options.file.path), {
         uploadUrl: options.uploadUrl,
-        headers: options.headers,
         chunkSize: options.chunkSizeBytes,
         retryDelays: null,
         storeFingerprintForResuming: false,
@@ -50,6 +49,7 @@ export async function sendOnce(options: SendOptions): Promise<void> {
         fileReader: { openFile: async () => fileSlices(options.file, options) },
         httpStack: tusHttpStack({
           stallTimeoutMs: options.stallTimeoutMs,
+          headers: options.headers,
           signal: ended.signal,
           standing:
             options.offsetBytes === undefined

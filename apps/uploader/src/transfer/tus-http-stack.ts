@@ -4,6 +4,8 @@ import type { SliceBody } from './file-slices.ts';
 
 export type TusHttpStackOptions = {
   stallTimeoutMs: number;
+  /** Besides those of the library, of the moment at which a request is sent. */
+  headers: () => Record<string, string>;
   signal: AbortSignal;
   /** What HEAD would tell. The library always asks; then the answer is this, and nothing is sent. */
   standing?: { offsetBytes: number; sizeBytes: number } | undefined;
@@ -23,7 +25,7 @@ export function tusHttpStack(options: TusHttpStackOptions): HttpStack {
 function createRequest(
   method: string,
   url: string,
-  { stallTimeoutMs, signal, standing }: TusHttpStackOptions,
+  { stallTimeoutMs, signal, standing, headers: ownHeaders }: TusHttpStackOptions,
 ): HttpRequest {
   const headers: Record<string, string> = {};
   const send = async (body: SliceBody | null) => {
@@ -40,7 +42,8 @@ function createRequest(
         body: '',
       };
     }
-    return exchange({ method, url, headers, ...(body ? { body } : {}), signal, stallTimeoutMs });
+    const allHeaders = () => ({ ...ownHeaders(), ...headers });
+    return exchange({ method, url, headers: allHeaders, ...(body ? { body } : {}), signal, stallTimeoutMs });
   };
   return {
     getMethod: () => method,

@@ -2,6 +2,7 @@ import { createHash, type Hash } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Run, RunState } from '../../src/service/run-schema.ts';
 
 type DeclaredFile = { name: string; bytes: number; sha256: string; lines: number };
@@ -37,6 +38,8 @@ export type IngestServer = {
   settle: (state: RunState) => void;
   /** Answers in the service's place, when it returns true. */
   intercept: (request: IncomingMessage, response: ServerResponse) => boolean;
+  /** How long a declaration takes. */
+  declareAfterMs: number;
   /** Stops reading bodies when this many bytes have come in; the bytes until then are kept. */
   stopReadingAtBytes: number;
   forgetAll: () => void;
@@ -77,6 +80,7 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
   async function declare(key: string, request: IncomingMessage, response: ServerResponse): Promise<void> {
     const chunks: Buffer[] = [];
     for await (const chunk of request) chunks.push(chunk);
+    if (server.declareAfterMs > 0) await sleep(server.declareAfterMs);
     manifest = JSON.parse(Buffer.concat(chunks).toString());
     const files = (manifest as { files: DeclaredFile[] }).files;
     const digest = JSON.stringify(files);
@@ -201,6 +205,7 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
       for (const revision of [...runs.values()].flat()) if (revision.state) revision.state = state;
     },
     intercept: () => false,
+    declareAfterMs: 0,
     stopReadingAtBytes: Number.POSITIVE_INFINITY,
     forgetAll: () => {
       uploads.clear();

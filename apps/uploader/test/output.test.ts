@@ -1,0 +1,128 @@
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { copyFileSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { expect } from 'chai';
+import { type IngestServer, startIngestServer } from './support/ingest-server.ts';
+import { lastLine, startUploader } from './support/run-uploader.ts';
+import { makeScratch, scoreLines } from './support/scratch.ts';
+
+const BIN = fileURLToPath(new URL('../bin/uploader.js', import.meta.url));
+const PIPE_BYTES = 64 * 1024;
+
+describe('what the uploader writes', function () {
+  this.timeout(30_000);
+  let scratch: ReturnType<typeof makeScratch>;
+  beforeEach(() => {
+    scratch = makeScratch();
+  });
+  afterEach(() => scratch.remove());
+
+  it('comes out whole on a pipe whose reader begins when all is done', async () => {
+    for (let run = 0; run < 600; run++) scratch.write(`data/m/${run}/a.jsonl`, '{"pk":1,"score":1}\n');
+    const args = [BIN, 'check', join(scratch.path, 'data'), '--json'];
+    const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'], env: {} });
+    let stderr = '';
+    let checked: (() => void) | undefined;
+    const allChecked = new Promise<void>((resolve) => {
+      checked = resolve;
+    });
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      stderr += text;
+      if (stderr.includes('m/99: ')) checked?.();
+    });
+    await allChecked;
+    const chunks: Buffer[] = [];
+    child.stdout.on('data', (chunk: Buffer) => chunks.push(chunk));
+    const [code] = await once(child, 'close');
+    expect(code).to.equal(0);
+    const text = Buffer.concat(chunks).toString();
+    expect(text.length).to.be.above(PIPE_BYTES);
+    expect(JSON.parse(text).runs).to.have.length(600);
+  });
+
+  it('is no success when it cannot be written', () => {
+    const dir = join(scratch.path, 'data');
+    scratch.write('data/a.jsonl', scoreLines(100));
+    const args = [BIN, 'check', dir, '--model', 'm', '--run', '1'];
+    for (const more of [[], ['--json']]) {
+      const stdio = ['ignore', openSync('/dev/full', 'w'), 'pipe'] as const;
+      const full = spawnSync(process.execPath, [...args, ...more], { stdio: [...stdio], env: {} });
+      expect(full.status, String(full.stderr)).to.equal(75);
+      expect(String(full.stderr)).to.include('could not be written').and.include('ENOSPC');
+    }
+    const kept = join(scratch.path, 'no such folder/result.json');
+    const lost = spawnSync(process.execPath, [...args, '--result-file', kept], { env: {} });
+    expect(lost.status).to.equal(75);
+    expect(String(lost.stderr)).to.include('no such folder');
+  });
+
+  it('says which Node it needs, and ends with 2, on one that is older', () => {
+    const own = JSON.parse(readFileSync(join(BIN, '../../package.json'), 'utf8'));
+    mkdirSync(join(scratch.path, 'package/bin'), { recursive: true });
+    const copy = join(scratch.path, 'package/bin/uploader.js');
+    copyFileSync(BIN, copy);
+    writeFileSync(
+      join(scratch.path, 'package/package.json'),
+      JSON.stringify({ ...own, engines: { node: '>=99.1' } }),
+    );
+    const tooOld = spawnSync(process.execPath, [copy, 'push', '.', '--json'], { env: {} });
+    expect(tooOld.status, String(tooOld.stderr)).to.equal(2);
+    expect(String(tooOld.stderr)).to.include('uploader needs Node 99.1 or newer; this is Node 26');
+    expect(JSON.parse(lastLine(String(tooOld.stdout)))).to.deep.include({ result: 'usage', exitCode: 2 });
+  });
+
+  it('does so on the Node 18 to 25 of this machine, where it has one', function () {
+    const nodes = (process.env.PATH ?? '').split(':').map((folder) => join(folder, 'node'));
+    const older = nodes.find((node) => {
+      const { stdout } = spawnSync(node, ['--version'], { encoding: 'utf8' });
+      return /^v(18|2[0-5])\./.test(stdout ?? '');
+    });
+    if (older === undefined) return this.skip();
+    for (const bin of [BIN, fileURLToPath(new URL('../../ingest-api/bin/ingest-api.js', import.meta.url))]) {
+      const { status, stderr } = spawnSync(older, [bin, '--version'], { encoding: 'utf8' });
+      expect(status).to.equal(2);
+      expect(stderr).to.match(/needs Node 26\.10 or newer; this is Node (18|2[0-5])/);
+    }
+  });
+});
+
+describe('a state folder', function () {
+  this.timeout(30_000);
+  let server: IngestServer;
+  let scratch: ReturnType<typeof makeScratch>;
+  beforeEach(async () => {
+    server = await startIngestServer();
+    scratch = makeScratch();
+    scratch.write('data/m/1/a.jsonl', scoreLines(100));
+  });
+  afterEach(async () => {
+    await server.stop();
+    scratch.remove();
+  });
+  const push = (args: string[], env: Record<string, string>) =>
+    startUploader(['push', join(scratch.path, 'data'), ...args], {
+      UPLOADER_URL: server.url,
+      UPLOADER_TOKEN: server.token,
+      ...env,
+    }).finished;
+
+  it('that cannot be made is named: 2 when it was asked for, else a warning, and never a hang', async () => {
+    execFileSync('ln', ['-s', '/nonexistent/folder', join(scratch.path, 'dangling')]);
+    scratch.write('file', '');
+    for (const dir of [
+      '/proc/x/y',
+      '/dev/null/x',
+      join(scratch.path, 'file'),
+      join(scratch.path, 'dangling'),
+    ]) {
+      const asked = await push(['--state-dir', dir], {});
+      expect(asked.exitCode, dir).to.equal(2);
+      expect(asked.stderr).to.include(`state folder ${dir} cannot be used`);
+      const own = await push([], { XDG_STATE_HOME: dir });
+      expect(own.exitCode, `${dir}: ${own.stderr}`).to.equal(0);
+      expect(own.stderr).to.include(`state folder ${dir}/uploader cannot be used`);
+    }
+  });
+});
