@@ -30,11 +30,13 @@ export type ExchangeResponse = {
  * go wherever they point.
  */
 export async function exchange(options: ExchangeRequest): Promise<ExchangeResponse> {
-  const headers = options.headers();
-  const response = await exchangeOnce(options, headers);
-  if (response.status !== 401) return response;
-  const now = options.headers();
-  return now.Authorization === headers.Authorization ? response : exchangeOnce(options, now);
+  let headers = options.headers();
+  for (;;) {
+    const response = await exchangeOnce(options, headers);
+    const now = options.headers();
+    if (response.status !== 401 || now.Authorization === headers.Authorization) return response;
+    headers = now;
+  }
 }
 
 async function exchangeOnce(

@@ -1,0 +1,207 @@
+import { once } from 'node:events';
+import { renameSync, writeFileSync } from 'node:fs';
+import { createServer, type RequestListener } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { expect } from 'chai';
+import { type Service, startTestSystem, type TestSystem } from '../../../e2e/support/test-system.ts';
+import { type IngestServer, startIngestServer } from './support/ingest-server.ts';
+import { lastLine, startUploader } from './support/run-uploader.ts';
+import { makeScratch, scoreLines } from './support/scratch.ts';
+
+const MIB = 2 ** 20;
+const HTML = { 'Content-Type': 'text/html' };
+const JSON_TYPE = { 'Content-Type': 'application/json' };
+
+describe('an answer that is not of the ingest service', function () {
+  this.timeout(60_000);
+  let scratch: ReturnType<typeof makeScratch>;
+  before(() => {
+    scratch = makeScratch();
+    scratch.write('data/m/1/a.jsonl', scoreLines(100));
+  });
+  after(() => scratch.remove());
+
+  const push = (url: string, token = 'token', command = ['push', join(scratch.path, 'data')]) =>
+    startUploader([...command, '--json'], { UPLOADER_URL: url, UPLOADER_TOKEN: token, HOME: scratch.path })
+      .finished;
+
+  async function behind<T>(answer: RequestListener, use: (url: string) => Promise<T>): Promise<T> {
+    const server = createServer(answer).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    try {
+      return await use(`http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+    } finally {
+      server.close();
+      server.closeAllConnections();
+    }
+  }
+
+  const servers: Array<[string, RequestListener, RegExp]> = [
+    [
+      'a web page',
+      (_, res) => res.writeHead(200, HTML).end('<h1>Welcome</h1>'),
+      /answered 200: Welcome. Check UPLOADER_URL/,
+    ],
+    [
+      'a page for a wrong path',
+      (_, res) => res.writeHead(404, HTML).end('<h1>No page</h1>'),
+      /404: No page. Check UPLOADER_URL/,
+    ],
+    ['other JSON', (_, res) => res.writeHead(200, JSON_TYPE).end('{"ok":true}'), /not the ingest service/],
+    ['a list', (_, res) => res.writeHead(200, JSON_TYPE).end('[]'), /not the ingest service/],
+    [
+      "another API's 404",
+      (_, res) => res.writeHead(404, JSON_TYPE).end('{"error":"not found"}'),
+      /Check UPLOADER_URL/,
+    ],
+    [
+      "another API's 401",
+      (_, res) => res.writeHead(401, JSON_TYPE).end('{"error":"login"}'),
+      /not the ingest service, or a proxy/,
+    ],
+    [
+      "a proxy's 403",
+      (_, res) => res.writeHead(403, HTML).end('<h1>Blocked</h1>'),
+      /403: Blocked. A proxy or firewall/,
+    ],
+    ["a proxy's 407", (_, res) => res.writeHead(407, HTML).end(''), /A proxy asks for credentials/],
+    [
+      "a proxy's 413",
+      (_, res) => res.writeHead(413, HTML).end('<h1>Too large</h1>'),
+      /limits the size of a request/,
+    ],
+    [
+      'a redirect',
+      (_, res) => res.writeHead(302, { Location: '/login' }).end(),
+      /address that it redirects to/,
+    ],
+    [
+      "another API's problem",
+      (_, res) =>
+        res
+          .writeHead(404, { 'Content-Type': 'application/problem+json' })
+          .end('{"title":"Not Found","status":404}'),
+      /Check UPLOADER_URL/,
+    ],
+  ];
+  for (const [what, answer, told] of servers) {
+    it(`is named and ends with 2: ${what}`, async () => {
+      await behind(answer, async (url) => {
+        const commands = [undefined, ['status'], ['status', 'm', '1']];
+        for (const { exitCode, merged } of await Promise.all(commands.map((it) => push(url, 'token', it)))) {
+          expect(exitCode, merged).to.equal(2);
+          expect(merged).to.match(told);
+        }
+      });
+    });
+  }
+
+  describe('and of the real one', () => {
+    let system: TestSystem;
+    let service: Service;
+    before(async () => {
+      system = await startTestSystem();
+      service = await system.startService();
+      system.startLoader();
+    });
+    after(() => system?.stop());
+
+    it('at a wrong path, is the address and not the token; status of a run does not take it for "not yet"', async () => {
+      for (const path of ['/ingest', '/v1']) {
+        const commands = [undefined, ['status'], ['status', 'm', '1']];
+        const url = service.url + path;
+        for (const { exitCode, merged } of await Promise.all(
+          commands.map((it) => push(url, system.token, it)),
+        )) {
+          expect(exitCode, merged).to.equal(2);
+          expect(merged).to.include('Check the path in UPLOADER_URL');
+        }
+      }
+      expect((await push(service.url, 'not-a-token')).exitCode).to.equal(77);
+      expect((await push(service.url, system.token, ['status', 'm', '1'])).exitCode).to.equal(75);
+      expect((await push(`${service.url}/`, system.token)).exitCode).to.equal(0);
+    });
+
+    it('status lists up to --limit, over pages, in --state, and says when there are more', async () => {
+      for (let run = 1; run <= 6; run++) scratch.write(`many/m${run}/1/a.jsonl`, scoreLines(100));
+      expect((await push(service.url, system.token, ['push', join(scratch.path, 'many')])).exitCode).to.equal(
+        0,
+      );
+      const status = async (...args: string[]) => {
+        const { exitCode, stdout, stderr } = await push(service.url, system.token, ['status', ...args]);
+        return { exitCode, stderr, ...JSON.parse(lastLine(stdout)) };
+      };
+      const some = await status('--limit', '4');
+      expect(some.runs).to.have.length(4);
+      expect([some.more, some.stderr]).to.deep.equal([
+        true,
+        'These are the newest 4; there are more: --limit N shows N of them.\n',
+      ]);
+      const all = await status();
+      expect(all.runs.length).to.be.at.least(6);
+      expect(all).to.not.have.property('more');
+      expect((await status('--state', 'failed')).runs).to.deep.equal([]);
+      expect((await status('--state', 'published', '--limit', '1000')).runs).to.have.length(all.runs.length);
+      for (const wrong of [
+        ['--wait'],
+        ['m', '--wait'],
+        ['--state', 'done'],
+        ['--limit', '0'],
+        ['m', '1', '--limit', '3'],
+      ]) {
+        expect((await status(...wrong)).exitCode, wrong.join(' ')).to.equal(2);
+      }
+    });
+  });
+});
+
+describe('a token in a file', () => {
+  let server: IngestServer;
+  let scratch: ReturnType<typeof makeScratch>;
+  beforeEach(async () => {
+    server = await startIngestServer();
+    scratch = makeScratch();
+  });
+  afterEach(async () => {
+    await server.stop();
+    scratch.remove();
+  });
+
+  it('may be replaced at any moment of a push, with the old one refused from then on', async () => {
+    scratch.write('data/m/1/a.jsonl', scoreLines(MIB));
+    scratch.write('data/m/1/b.jsonl', scoreLines(MIB, 1e6));
+    const file = scratch.write('token', server.token);
+    let requests = 0;
+    const kinds = new Set<string>();
+    server.intercept = (request) => {
+      requests++;
+      // The service has the new token first and the file a moment later: while the request with the old one is there.
+      if (requests % 5 === 0 && request.headers.authorization === `Bearer ${server.token}`) {
+        server.token = `token-${requests}`;
+        writeFileSync(`${file}.new`, server.token);
+        renameSync(`${file}.new`, file);
+        kinds.add(request.method ?? '');
+      }
+      return false;
+    };
+    const args = ['push', join(scratch.path, 'data'), '--chunk-size', '64KiB', '--poll', '50ms'];
+    const env = { UPLOADER_URL: server.url, UPLOADER_TOKEN_FILE: file, HOME: scratch.path };
+    const { exitCode, stderr } = await startUploader(args, env).finished;
+    expect(exitCode, stderr).to.equal(0);
+    expect(requests).to.be.above(30);
+    expect([...kinds]).to.include('PATCH');
+  });
+
+  it('is used as it was while the file is missing or empty', async () => {
+    scratch.write('data/m/1/a.jsonl', scoreLines(MIB));
+    const file = scratch.write('token', server.token);
+    server.intercept = (request) => {
+      if (request.method === 'PATCH') writeFileSync(file, '');
+      return false;
+    };
+    const args = ['push', join(scratch.path, 'data'), '--chunk-size', '64KiB', '--poll', '50ms'];
+    const env = { UPLOADER_URL: server.url, UPLOADER_TOKEN_FILE: file, HOME: scratch.path };
+    expect((await startUploader(args, env).finished).exitCode).to.equal(0);
+  });
+});
