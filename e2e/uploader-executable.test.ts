@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { copyFile, mkdir, readdir } from 'node:fs/promises';
+import { copyFile, mkdir, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
@@ -38,6 +38,16 @@ describe('The uploader as one file', function () {
     const program = join(system.workDir, 'uploader');
     await copyFile(join(UPLOADER, 'build/uploader'), program);
     await push(program, 'executable', '');
+  });
+
+  it('needs no library that the manual does not name', async () => {
+    const { stdout } = await run('ldd', [join(UPLOADER, 'build/uploader')]);
+    const manual = await readFile(join(UPLOADER, '../../docs/uploader.md'), 'utf8');
+    const needed = [...stdout.matchAll(/^\s+(lib\w+(?:\+\+)?)\.so/gm)].map(([, name = '']) => name);
+    expect(needed).to.include('libc');
+    // All of glibc's own.
+    const others = needed.filter((name) => !/^lib(c|m|dl|pthread|rt)$/.test(name));
+    for (const name of others) expect(manual).to.include(`\`${name}\``);
   });
 
   it('is an npm package that installs from its tarball alone', async () => {

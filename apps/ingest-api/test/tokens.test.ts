@@ -1,4 +1,5 @@
 import { spawnSync } from 'node:child_process';
+import { closeSync, openSync } from 'node:fs';
 import path from 'node:path';
 import { expect } from 'chai';
 import { eventually, runPath, startSystem, type TestSystem } from './support/system.ts';
@@ -88,6 +89,28 @@ describe('ingest-api token', function () {
       { action: 'create_token', count: 2 },
       { action: 'revoke_token', count: 2 },
     ]);
+  });
+
+  it('writes a list of any length whole, and does not end with 0 when it cannot write', async () => {
+    await system.query(
+      `INSERT INTO ingest.api_token (name, token_sha256, scopes)
+       SELECT 'many-' || n, sha256(n::text::bytea), '{read}' FROM generate_series(1, 1000) n`,
+    );
+    const { stdout } = token('list', '--json');
+    expect(stdout.length).to.be.above(64 * 1024);
+    expect(stdout.match(/"name":"many-\d+"/g)).to.have.length(1000);
+    const env = { ...process.env, DATABASE_URL: system.databaseUrl };
+    const full = openSync('/dev/full', 'w');
+    for (const args of [['token', 'list', '--json'], ['--help'], ['token', 'create', '--help']]) {
+      const { status, stderr } = spawnSync(process.execPath, [MAIN, ...args], {
+        env,
+        encoding: 'utf8',
+        stdio: ['ignore', full, 'pipe'],
+      });
+      expect(status, args.join(' ')).to.equal(1);
+      expect(stderr).to.contain('could not be written: ENOSPC');
+    }
+    closeSync(full);
   });
 
   it('says 2 for a wrong use, and names the scopes there are', () => {

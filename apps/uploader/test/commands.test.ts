@@ -229,6 +229,22 @@ describe('the uploader, to the real service,', function () {
     expect(again.stdout()).to.not.include('"exitCode":65');
   });
 
+  it('watches on when a run holds what is no data, and pushes it when that is gone and the marker is written again', async () => {
+    await writeScoreFile(join(dir, 'stray/1/a.jsonl'), 10, folder);
+    writeFileSync(join(dir, 'stray/1/b.jsonl.bz2'), 'BZh9');
+    writeFileSync(join(dir, 'stray/1/c.csv'), 'pk,score\n');
+    writeFileSync(join(dir, 'stray/1/_SUCCESS'), '');
+    const watching = system.startUploader(service.url, ['watch', dir, '--json', '--ignore', '*.csv']);
+    await waitUntil('the run is refused', () => watching.stdout().includes('"exitCode":66'), 30_000);
+    expect(watching.stdout()).to.include('stray/1/b.jsonl.bz2').and.not.include('c.csv');
+    expect(watching.stderr()).to.include('stray/1: Left out by --ignore: stray/1/c.csv');
+    rmSync(join(dir, 'stray/1/b.jsonl.bz2'));
+    const later = new Date(Date.now() + 5000);
+    utimesSync(join(dir, 'stray/1/_SUCCESS'), later, later);
+    await waitUntil('the run is published', () => watching.stdout().includes('"exitCode":0'), 30_000);
+    await watching.kill('SIGTERM');
+  });
+
   it('teaches by example, and names the option that was meant', async () => {
     for (const command of ['push', 'check', 'watch', 'status', 'publish', 'retry']) {
       const { code, stdout } = await run([command, '--help']);

@@ -17,7 +17,9 @@ Folders say what the flags leave out:
   uploader push out --model churn --run 2026-11             out/*.jsonl
 
 Files are *.jsonl, *.ndjson and *.json, plain or as *.gz or *.zst; names that start with _ or . and
-*.tmp, *.part are passed over.
+*.tmp, *.part are passed over. Any other file, and files in deeper folders, end their run with 66, unless
+they are left out on purpose:
+  uploader push scores --ignore '*.csv' --ignore reports
 
 See first what would happen, and leave half of a 200 Mbit/s line to others:
   uploader push scores --dry-run
