@@ -121,15 +121,15 @@ describe('uploader push', () => {
       expect(JSON.parse(stdout).result).to.equal('received');
     });
 
-    it('with 1 when the service answers in a form that this uploader does not understand', async () => {
+    it('with 2 when the service answers in a form that this uploader does not understand', async () => {
       server.intercept = (_request, response) => {
         const json = { 'Content-Type': 'application/json' };
         response.writeHead(200, json).end('{"model":"churn","state":"daydreaming"}');
         return true;
       };
       const { exitCode, stdout } = await push([oneRun(), '--json']);
-      expect(exitCode).to.equal(1);
-      expect(JSON.parse(stdout).result).to.equal('bug');
+      expect(exitCode).to.equal(2);
+      expect(JSON.parse(stdout).runs[0].error.detail).to.include('one of another version than this uploader');
     });
 
     it('with 2 and all faults at once when the settings are wrong, JSON last all the same', async () => {
