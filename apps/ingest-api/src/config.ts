@@ -1,3 +1,4 @@
+import { parseDatabaseUrl } from 'db-schema';
 import { z } from 'zod';
 import { checkTls, GUARD_VARIABLES, type GuardConfig, toGuardConfig } from './guard-config.ts';
 import type { RunLimits } from './runs/contract.ts';
@@ -7,7 +8,14 @@ const HOUR_MS = 60 * 60 * 1000;
 const port = z.coerce.number().int().min(0).max(65_535);
 const bytes = z.coerce.number().int().positive();
 const hours = z.coerce.number().positive().max(100_000);
-const databaseUrl = z.string().regex(/^postgres(ql)?:\/\//, 'must be a postgres:// URL');
+/** The whole address is read at the start: a fault of it must not show as a database that is out of reach. */
+const databaseUrl = z.string().superRefine((text, context) => {
+  try {
+    parseDatabaseUrl(text);
+  } catch (error) {
+    context.addIssue({ code: 'custom', message: (error as Error).message });
+  }
+});
 
 /** The limits of a run; its model's contract may set others. */
 const RUN_LIMITS = {
@@ -114,7 +122,7 @@ function parse<T>(schema: z.ZodType<T>, env: Environment): T {
   const lines = result.error.issues.map((issue) => {
     const name = String(issue.path[0]);
     const given = present[name];
-    return given === undefined ? `${name} is not set.` : `${name}: ${issue.message}.`;
+    return given === undefined ? `${name} is not set.` : `${name}: ${issue.message.replace(/\.$/, '')}.`;
   });
   throw new ConfigError(
     `The environment does not configure the service:\n  ${lines.join('\n  ')}\nSee .env.example for every variable and its default.`,

@@ -1,3 +1,5 @@
+import { UnusableDatabase } from 'db-schema';
+
 /**
  * Everything that can go wrong on the way of a run, with the HTTP status and whether the same request may
  * succeed later. One table, used by the HTTP answers, the loader and the docs.
@@ -81,6 +83,7 @@ const CONNECTION_MESSAGES =
 
 /** True when PostgreSQL cannot be reached or is not serving, so that the same statement may work later. */
 export function isDatabaseUnavailable(error: unknown): boolean {
+  if (error instanceof UnusableDatabase) return true; // an operator changed a role or a pooler under our feet
   const state = sqlStateOf(error);
   if (state !== undefined) return DATABASE_UNAVAILABLE.some((pattern) => pattern.test(state));
   for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {

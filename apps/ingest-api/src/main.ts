@@ -1,4 +1,5 @@
 import { Command, CommanderError } from 'commander';
+import { UnusableDatabase } from 'db-schema';
 import { type Logger, pino } from 'pino';
 import { load } from './commands/load.ts';
 import { migrate } from './commands/migrate.ts';
@@ -82,5 +83,6 @@ try {
 
 function fail(error: unknown): void {
   process.stderr.write(`ingest-api: ${describeError(error)}\n`);
-  process.exitCode = error instanceof ConfigError ? EXIT_USAGE : EXIT_FAULT;
+  const isUsage = error instanceof ConfigError || error instanceof UnusableDatabase;
+  process.exitCode = isUsage ? EXIT_USAGE : EXIT_FAULT;
 }

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { expect } from 'chai';
-import { clientConfig, openDatabase } from 'db-schema';
+import { openDatabase } from 'db-schema';
 import { uploadRecords } from '../src/runs/upload-records.ts';
 import { DurableStore } from '../src/store/durable-store.ts';
 import { UploadLocks } from '../src/store/upload-locks.ts';
@@ -25,7 +25,7 @@ describe('the store of a service that is not alone', function () {
     const { db } = openDatabase({ ...connect, maxConnections: 3, onIdleError: () => {} });
     locks = new UploadLocks({
       dataDir: system.dataDir,
-      clientConfig: clientConfig({ ...connect, applicationName: 'second (locks)' }),
+      connection: { ...connect, applicationName: 'second (locks)' },
       records: uploadRecords(db),
       onSessionLost: () => {},
     });

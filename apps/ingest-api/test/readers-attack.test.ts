@@ -1,5 +1,5 @@
 import { expect } from 'chai';
-import { clientConfig } from 'db-schema';
+import { connect } from 'db-schema';
 import pg from 'pg';
 import { retireRevisions } from '../src/load/retire-revisions.ts';
 import { pushRun, startSystem, type TestSystem, untilFinal } from './support/system.ts';
@@ -103,10 +103,11 @@ describe('a reader who means harm', () => {
     expect(await push('fresh', '2026-02', 'd')).to.equal('published');
     const back = await operate('/v1/models/locked/current', { run: '2026-01', reason: 'back' });
     expect(back.status).to.equal(200);
-    const sweeper = new pg.Client(
-      clientConfig({ databaseUrl: system.databaseUrl, role: 'ingest_loader', applicationName: 'test' }),
-    );
-    await sweeper.connect();
+    const sweeper = await connect({
+      databaseUrl: system.databaseUrl,
+      role: 'ingest_loader',
+      applicationName: 'test',
+    });
     await retireRevisions(sweeper, 100);
     await sweeper.end();
     expect(performance.now() - startedMs).to.be.below(10_000);

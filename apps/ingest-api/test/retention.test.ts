@@ -1,7 +1,7 @@
 import { access } from 'node:fs/promises';
 import { expect } from 'chai';
-import { clientConfig, openDatabase } from 'db-schema';
-import pg from 'pg';
+import { connect as connectAs, openDatabase } from 'db-schema';
+import type pg from 'pg';
 import { retireRevisions } from '../src/load/retire-revisions.ts';
 import { removeFiles } from '../src/runs/remove-files.ts';
 import { uploadPath } from '../src/store/upload-files.ts';
@@ -35,13 +35,11 @@ describe('retention', () => {
 
   async function connect(role?: 'ingest_loader'): Promise<pg.Client> {
     const { databaseUrl } = system;
-    const client = new pg.Client(
-      role === undefined
-        ? { connectionString: databaseUrl }
-        : clientConfig({ databaseUrl, role, applicationName: 'test' }),
-    );
-    client.on('error', () => {}); // one of them is ended on purpose
-    await client.connect();
+    const client = await connectAs({
+      databaseUrl,
+      ...(role === undefined ? {} : { role }),
+      applicationName: 'test',
+    });
     clients.push(client);
     return client;
   }

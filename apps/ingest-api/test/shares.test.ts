@@ -1,7 +1,6 @@
 import { gzipSync } from 'node:zlib';
 import { expect } from 'chai';
-import { clientConfig, openDatabase } from 'db-schema';
-import pg from 'pg';
+import { connect, openDatabase } from 'db-schema';
 import { loadServeConfig } from '../src/config.ts';
 import { retireRevisions } from '../src/load/retire-revisions.ts';
 import { removeFiles } from '../src/runs/remove-files.ts';
@@ -131,10 +130,11 @@ describe('the share of a token', () => {
     for (const run of runs) await pushRun(system, 'held', run, [{ name: 'a.jsonl', content: scoreLines(1) }]);
     for (const run of runs) expect((await untilFinal(system, 'held', run)).state).to.equal('held');
     await loader.stop();
-    const client = new pg.Client(
-      clientConfig({ databaseUrl: system.databaseUrl, role: 'ingest_loader', applicationName: 'test' }),
-    );
-    await client.connect();
+    const client = await connect({
+      databaseUrl: system.databaseUrl,
+      role: 'ingest_loader',
+      applicationName: 'test',
+    });
     await retireRevisions(client, 1_000);
     await client.end();
     expect(await partitionsOf('held')).to.equal(12 + 1); // held, and the one that keepRevisions keeps

@@ -4,7 +4,7 @@ import { mkdtemp, open, readdir, readFile, rm, writeFile } from 'node:fs/promise
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { expect } from 'chai';
-import { clientConfig, migrateToLatest, openDatabase } from 'db-schema';
+import { migrateToLatest, openDatabase } from 'db-schema';
 import { createTestDatabase, type TestDatabase } from 'local-postgres';
 import pg from 'pg';
 import { uploadRecords } from '../src/runs/upload-records.ts';
@@ -57,7 +57,7 @@ describe('the locks of uploads, in two processes', function () {
     });
     const locks = new UploadLocks({
       dataDir,
-      clientConfig: clientConfig({ ...connect, applicationName: APPLICATION }),
+      connection: { ...connect, applicationName: APPLICATION },
       records: uploadRecords(db),
       onSessionLost: (reason) => lost.push(reason),
     });

@@ -1,4 +1,13 @@
-export { type ConnectOptions, clientConfig, openDatabase, type ServiceRole } from './connect.ts';
+export {
+  type ConnectOptions,
+  connect,
+  destroyConnection,
+  openDatabase,
+  refuseUnusable,
+  type ServiceRole,
+  UnusableDatabase,
+} from './connect.ts';
+export { DatabaseUrlError, parseDatabaseUrl } from './database-url.ts';
 export { type MigrationReport, migrateToLatest } from './migrate.ts';
 export { isModelName, MODEL_NAME_RULE, type ModelName, parseModelName } from './model-name.ts';
 export { createModelRelations, parentOf, partitionOf, type SqlRunner } from './model-relations.ts';

@@ -1,7 +1,7 @@
 import { expect } from 'chai';
 import { createTestDatabase, type TestDatabase } from 'local-postgres';
 import pg from 'pg';
-import { clientConfig, createModelRelations, migrateToLatest, parseModelName } from '../src/index.ts';
+import { connect, createModelRelations, migrateToLatest, parseModelName } from '../src/index.ts';
 
 /** A login as an operator makes it: a member of one role, and nothing else. */
 const ROLES = ['ingest_api', 'ingest_loader', 'score_reader'] as const;
@@ -134,8 +134,7 @@ describe('least privilege', () => {
 
   it('fixes the search_path, so that no other schema can put itself in the way', async () => {
     for (const role of ['ingest_api', 'ingest_loader'] as const) {
-      const client = new pg.Client(clientConfig({ databaseUrl: urlOf(role), role, applicationName: 'test' }));
-      await client.connect();
+      const client = await connect({ databaseUrl: urlOf(role), role, applicationName: 'test' });
       const { rows } = await client.query('SHOW search_path');
       await client.end();
       expect(rows, role).to.deep.equal([{ search_path: 'pg_catalog' }]);

@@ -1,7 +1,7 @@
 import { expect } from 'chai';
 import { createTestDatabase } from 'local-postgres';
 import pg from 'pg';
-import { clientConfig, migrateToLatest } from '../src/index.ts';
+import { connect, migrateToLatest } from '../src/index.ts';
 
 describe('the roles', () => {
   it('can be worked with by a database owner who is no superuser', async () => {
@@ -20,8 +20,7 @@ describe('the roles', () => {
     url.password = 'secret';
     await migrateToLatest(url.href);
     for (const role of ['ingest_api', 'ingest_loader'] as const) {
-      const client = new pg.Client(clientConfig({ databaseUrl: url.href, role, applicationName: 'test' }));
-      await client.connect();
+      const client = await connect({ databaseUrl: url.href, role, applicationName: 'test' });
       expect((await client.query('SELECT current_user AS who')).rows).to.deep.equal([{ who: role }]);
       await client.end();
     }

@@ -1,5 +1,5 @@
 import { hostname } from 'node:os';
-import { clientConfig, openDatabase } from 'db-schema';
+import { openDatabase, refuseUnusable } from 'db-schema';
 import type { Logger } from 'pino';
 import type { LoadConfig } from '../config.ts';
 import { describeError } from '../errors.ts';
@@ -17,6 +17,7 @@ export async function load(config: LoadConfig, log: Logger, signal: AbortSignal)
     role: 'ingest_loader',
     applicationName: 'ingest-api load',
   } as const;
+  await refuseUnusable(connection);
   const side = openDatabase({
     ...connection,
     applicationName: 'ingest-api load (side)',
@@ -26,12 +27,9 @@ export async function load(config: LoadConfig, log: Logger, signal: AbortSignal)
   });
   const worker = `${hostname()}:${process.pid}`;
   log.info({ worker, dataDir: config.dataDir }, 'loader started');
-  const retention = runRetention(
-    { clientConfig: clientConfig(connection), log, signal },
-    config.retentionIntervalMs,
-  );
+  const retention = runRetention({ connection, log, signal }, config.retentionIntervalMs);
   const context = {
-    clientConfig: clientConfig(connection),
+    connection,
     side: side.db,
     sidePool: side.pool,
     dataDir: config.dataDir,

@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
-import { clientConfig, openDatabase } from 'db-schema';
+import { type ConnectOptions, openDatabase, refuseUnusable } from 'db-schema';
 import type { Logger } from 'pino';
 import type { ServeConfig } from '../config.ts';
 import { describeError } from '../errors.ts';
@@ -23,25 +23,28 @@ const SWEEP_EVERY_MS = 60_000;
 const GRACE_MS = 3_000;
 /** A request is told 503 when PostgreSQL says nothing for so long. */
 const DATABASE_SILENCE_MS = 20_000;
+/** … and when a row stays locked for this long. */
+const DATABASE_LOCK_MS = 10_000;
 
 /** Runs the HTTP service until `signal` is aborted, then stops without losing an acknowledged byte. */
 export async function serve(config: ServeConfig, log: Logger, signal: AbortSignal): Promise<void> {
-  await prepareDataDir(config.dataDir);
-  const { db } = openDatabase({
+  const connection: ConnectOptions = {
     databaseUrl: config.databaseUrl,
     role: 'ingest_api',
     applicationName: 'ingest-api serve',
+  };
+  await refuseUnusable(connection);
+  await prepareDataDir(config.dataDir);
+  const { db } = openDatabase({
+    ...connection,
+    lockTimeoutMs: DATABASE_LOCK_MS,
     maxConnections: config.databaseConnections,
     silenceTimeoutMs: DATABASE_SILENCE_MS,
     onIdleError: (error) => log.warn({ err: describeError(error) }, 'an idle database connection was lost'),
   });
   const locks = new UploadLocks({
     dataDir: config.dataDir,
-    clientConfig: clientConfig({
-      databaseUrl: config.databaseUrl,
-      role: 'ingest_api',
-      applicationName: 'ingest-api serve (locks)',
-    }),
+    connection: { ...connection, applicationName: 'ingest-api serve (locks)' },
     records: uploadRecords(db),
     onSessionLost: (reason) => log.warn({ err: reason }, 'the locks of uploads were lost; their writes stop'),
   });
@@ -54,11 +57,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
       log.info({ model, run: run_key, revision }, 'run queued');
   };
   const readiness = new Readiness(
-    clientConfig({
-      databaseUrl: config.databaseUrl,
-      role: 'ingest_api',
-      applicationName: 'ingest-api serve (readyz)',
-    }),
+    { ...connection, applicationName: 'ingest-api serve (readyz)' },
     config.dataDir,
   );
   const noteLost = (lost: readonly LostBytes[]) => {

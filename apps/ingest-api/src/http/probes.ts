@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { type ConnectOptions, connect } from 'db-schema';
 import { Router } from 'express';
-import pg from 'pg';
+import type pg from 'pg';
 import { IngestError } from '../errors.ts';
 import { diskProbe } from '../store/disk-probe.ts';
 
@@ -33,17 +34,17 @@ export function probes({ readiness, isStopping }: ProbeOptions): Router {
  * connections do not make it unready, and probes take none from them.
  */
 export class Readiness {
-  readonly #clientConfig: pg.ClientConfig;
+  readonly #connection: ConnectOptions;
   readonly #probeDisk: () => Promise<void>;
-  #client: pg.Client | undefined;
+  #client: Promise<pg.Client> | undefined;
   #askedMs = Number.NEGATIVE_INFINITY;
   #answer: Promise<void> = Promise.resolve();
   #disk: Promise<void> | undefined;
   /** What the disk answered last: a sync that takes a while, on a busy disk, is no fault yet. */
   #diskFault: unknown;
 
-  constructor(clientConfig: pg.ClientConfig, dataDir: string) {
-    this.#clientConfig = { ...clientConfig, connectionTimeoutMillis: ANSWERS_WITHIN_MS };
+  constructor(connection: ConnectOptions, dataDir: string) {
+    this.#connection = { ...connection, connectTimeoutMs: ANSWERS_WITHIN_MS };
     this.#probeDisk = diskProbe(dataDir);
   }
 
@@ -61,7 +62,7 @@ export class Readiness {
   async close(): Promise<void> {
     this.#askedMs = Number.POSITIVE_INFINITY;
     await this.#answer.catch(() => {});
-    await this.#client?.end().catch(() => {});
+    await this.#endClient();
   }
 
   async #checkDatabase(): Promise<void> {
@@ -74,9 +75,7 @@ export class Readiness {
         }),
       ]);
     } catch (error) {
-      const client = this.#client;
-      this.#client = undefined;
-      void client?.end().catch(() => {});
+      void this.#endClient(); // the next question is asked on another one
       throw error;
     } finally {
       late.abort();
@@ -84,13 +83,14 @@ export class Readiness {
   }
 
   async #ask(): Promise<void> {
-    if (this.#client === undefined) {
-      const client = new pg.Client(this.#clientConfig);
-      client.on('error', () => {}); // the next question fails, and then another client is made
-      this.#client = client;
-      await client.connect();
-    }
-    await this.#client.query('SELECT FROM ingest.run_revision LIMIT 1');
+    this.#client ??= connect(this.#connection);
+    await (await this.#client).query('SELECT FROM ingest.run_revision LIMIT 1');
+  }
+
+  async #endClient(): Promise<void> {
+    const client = this.#client;
+    this.#client = undefined;
+    await client?.then((it) => it.end()).catch(() => {});
   }
 
   async #checkDisk(): Promise<void> {

@@ -1,7 +1,6 @@
-import type { Database, LoadOutcome } from 'db-schema';
+import { connect, type Database, destroyConnection, type LoadOutcome } from 'db-schema';
 import type { Kysely } from 'kysely';
-import pg from 'pg';
-import { destroyConnection } from '../destroy-connection.ts';
+import type pg from 'pg';
 import { describeError } from '../errors.ts';
 import { type ClaimedRevision, claimNextLoad } from './claim-next-load.ts';
 import { endAttemptForRetry, startAttempt } from './load-attempts.ts';
@@ -22,12 +21,8 @@ const CLAIM_WITHIN_MS = 30_000;
  * @throws when not even a claim could be made, or the fault not recorded: the database is out of reach.
  */
 export async function loadNext(context: LoaderContext): Promise<boolean> {
-  const client = new pg.Client(context.clientConfig);
-  client.on('error', () => {}); // a lost connection fails the query that is under way, which is where it is handled
-  const cut = () => destroyConnection(client, 'the loader was told to stop');
-  context.signal.addEventListener('abort', cut, { once: true });
+  const client = await connect(context.connection, context.signal);
   try {
-    await client.connect();
     const claimed = await withPatience(client, CLAIM_WITHIN_MS, async () => {
       await beginLoad(client, context);
       return claimNextLoad(client);
@@ -37,7 +32,6 @@ export async function loadNext(context: LoaderContext): Promise<boolean> {
     await attemptLoad(client, claimed, context);
     return true;
   } finally {
-    context.signal.removeEventListener('abort', cut);
     await endQuietly(client);
   }
 }

@@ -1,4 +1,4 @@
-import type { Database } from 'db-schema';
+import type { ConnectOptions, Database } from 'db-schema';
 import type { Kysely } from 'kysely';
 import type pg from 'pg';
 import type { Logger } from 'pino';
@@ -6,7 +6,7 @@ import type { RunLimits } from '../runs/contract.ts';
 
 /** What a loader works with; made once, in `commands/load.ts`. */
 export interface LoaderContext {
-  readonly clientConfig: pg.ClientConfig;
+  readonly connection: ConnectOptions;
   readonly side: Kysely<Database>;
   readonly sidePool: pg.Pool;
   readonly dataDir: string;

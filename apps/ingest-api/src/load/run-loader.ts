@@ -1,5 +1,5 @@
-import type { Notification } from 'pg';
-import pg from 'pg';
+import { connect } from 'db-schema';
+import type pg from 'pg';
 import { describeError } from '../errors.ts';
 import { QUEUE_CHANNEL } from '../runs/queue-complete-revisions.ts';
 import { loadNext } from './load-next.ts';
@@ -41,20 +41,17 @@ class QueueBell {
 
   async listen(): Promise<void> {
     if (this.#client !== undefined) return;
-    const client = new pg.Client({
-      ...this.#context.clientConfig,
-      application_name: 'ingest-api load (queue)',
+    const client = await connect({
+      ...this.#context.connection,
+      applicationName: 'ingest-api load (queue)',
     });
-    const lost = () => {
+    client.on('end', () => {
       if (this.#client === client) this.#client = undefined;
-    };
-    client.on('error', lost);
-    client.on('end', lost);
-    client.on('notification', (_: Notification) => {
+    });
+    client.on('notification', () => {
       this.#hasRung = true;
       this.#ring();
     });
-    await client.connect();
     await client.query(`LISTEN ${QUEUE_CHANNEL}`);
     this.#client = client;
   }

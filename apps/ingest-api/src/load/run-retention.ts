@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import pg from 'pg';
+import { type ConnectOptions, connect } from 'db-schema';
+import type pg from 'pg';
 import type { Logger } from 'pino';
-import { destroyConnection } from '../destroy-connection.ts';
 import { describeError } from '../errors.ts';
 import { retireRevisions } from './retire-revisions.ts';
 
@@ -9,7 +9,7 @@ import { retireRevisions } from './retire-revisions.ts';
 const PATIENCE_MS = 30_000;
 
 export interface RetentionContext {
-  readonly clientConfig: pg.ClientConfig;
+  readonly connection: ConnectOptions;
   readonly log: Logger;
   readonly signal: AbortSignal;
 }
@@ -49,18 +49,13 @@ async function sweepOnce(context: RetentionContext): Promise<void> {
 }
 
 async function onConnection(
-  { clientConfig, signal }: RetentionContext,
+  { connection, signal }: RetentionContext,
   work: (client: pg.Client) => Promise<void>,
 ): Promise<void> {
-  const client = new pg.Client({ ...clientConfig, application_name: 'ingest-api load (retention)' });
-  client.on('error', () => {}); // fails the query under way, which is where it is handled
-  const cut = () => destroyConnection(client, 'the loader was told to stop');
-  signal.addEventListener('abort', cut, { once: true });
+  const client = await connect({ ...connection, applicationName: 'ingest-api load (retention)' }, signal);
   try {
-    await client.connect();
     await work(client);
   } finally {
-    signal.removeEventListener('abort', cut);
     await client.end().catch(() => {});
   }
 }

@@ -1,6 +1,5 @@
-import type { KeyBuild, LoadPhase } from 'db-schema';
+import { destroyConnection, type KeyBuild, type LoadPhase } from 'db-schema';
 import type pg from 'pg';
-import { destroyConnection } from '../destroy-connection.ts';
 import { describeError } from '../errors.ts';
 import { type BackendActivity, backendActivity, waitsForUs } from './backend-activity.ts';
 import { followKeyBuild } from './follow-key-build.ts';

@@ -1,5 +1,5 @@
 import type { Lock, Locker, RequestRelease } from '@tus/utils';
-import type pg from 'pg';
+import type { ConnectOptions } from 'db-schema';
 import { IngestError } from '../errors.ts';
 import { UploadClaim } from './upload-claim.ts';
 import { copyAcknowledged, removeUploadFile, toDiskFault } from './upload-files.ts';
@@ -25,7 +25,7 @@ interface Held {
 
 export interface UploadLocksOptions {
   readonly dataDir: string;
-  readonly clientConfig: pg.ClientConfig;
+  readonly connection: ConnectOptions;
   readonly records: UploadRecords;
   /** Called when the session that all uploads were written under is lost; their writers were asked to stop. */
   onSessionLost(reason: string): void;
@@ -50,11 +50,11 @@ export class UploadLocks implements Locker {
   readonly #closing = new AbortController();
   #noteIdle = () => {};
 
-  constructor({ dataDir, clientConfig, records, onSessionLost }: UploadLocksOptions) {
+  constructor({ dataDir, connection, records, onSessionLost }: UploadLocksOptions) {
     this.#dataDir = dataDir;
     this.#records = records;
     this.#sessions = new WriterSessions({
-      clientConfig,
+      connection,
       onWanted: (uploadId) => {
         const held = this.#held.get(uploadId);
         if (held === undefined) void this.#takeOutName(uploadId);

@@ -1,5 +1,5 @@
-import pg from 'pg';
-import { destroyConnection } from '../destroy-connection.ts';
+import { type ConnectOptions, connect, destroyConnection } from 'db-schema';
+import type pg from 'pg';
 import { writersOfProcess } from './writer-name.ts';
 
 /** A session that has not answered for this long is asked before it is trusted again: others may take it for gone. */
@@ -13,7 +13,7 @@ export const GONE_AFTER_MS = TRUSTED_FOR_MS + 2 * BEAT_EVERY_MS;
 const CHANNEL = 'ingest_upload_lock';
 
 export interface WriterSessionsOptions {
-  readonly clientConfig: pg.ClientConfig;
+  readonly connection: ConnectOptions;
   /** Another process waits for an upload, maybe one that we write. */
   onWanted(uploadId: string): void;
   /** An upload that somebody waited for was released, by this process or another one. */
@@ -111,10 +111,7 @@ export class WriterSessions {
   }
 
   async #open(): Promise<Session> {
-    const client = new pg.Client({
-      ...this.#options.clientConfig,
-      connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
-    });
+    const client = await connect({ ...this.#options.connection, connectTimeoutMs: CONNECT_TIMEOUT_MS });
     const session: Session = {
       client,
       writer: this.#newWriter(),
@@ -129,7 +126,6 @@ export class WriterSessions {
       if (what === 'wanted') this.#options.onWanted(uploadId);
       if (what === 'freed') this.#options.onFreed(uploadId);
     });
-    await client.connect();
     // A beat need not wait for the disk: after a crash of the server all sessions begin anew.
     await client.query(`SET synchronous_commit = off; LISTEN ${CHANNEL}`);
     await client.query('INSERT INTO ingest.writer (writer) VALUES ($1)', [session.writer]);
