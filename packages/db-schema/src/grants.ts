@@ -1,61 +1,129 @@
-import type { Client, PoolClient } from 'pg';
+import { sql, type Transaction } from 'kysely';
+import pg from 'pg';
 
-type SqlClient = Client | PoolClient;
+const ROLES = ['ingest_api', 'ingest_loader', 'score_reader'] as const;
 
 /**
- * What a list of applied migrations cannot promise, and what `migrate` therefore puts right each time: the roles
- * (they belong to the server, and pg_restore does not bring them), the functions, who owns what, and who may do what.
- * Must run as the owner of the database, inside one transaction.
+ * What a list of applied migrations cannot promise, and what `migrate` therefore puts right each time: the functions,
+ * who owns what, and who may do what. pg_restore into a server without the roles loses all of it. `ingest_loader`
+ * owns the tables of scores, the owner of the database everything else; the service and readers own nothing.
  *
- * @returns what was not as it should be, one phrase each.
+ * @returns what was not as it should be, one phrase each; nothing of what a migration has just made (`isNew`).
+ * @throws when something belongs to a role that the login is not a member of.
  */
-export async function putAccessRight(client: SqlClient): Promise<readonly string[]> {
-  const before = await accessList(client);
-  await client.query(OWNERS);
-  await client.query(FUNCTIONS);
-  await client.query(GRANTS);
-  const after = await accessList(client);
-  const changed = [...new Set([...before.keys(), ...after.keys()])].filter(
-    (object) => before.get(object) !== after.get(object),
+export async function putAccessRight(trx: Transaction<never>, isNew: boolean): Promise<readonly string[]> {
+  const owner = await ownerOfDatabase(trx);
+  await refuseForeignOwners(trx, owner);
+  const before = await accessOf(trx);
+  await run(trx, FUNCTIONS);
+  await run(trx, OWNERS(owner));
+  await run(trx, GRANTS);
+  const after = await accessOf(trx);
+  if (isNew) return [];
+  return [...new Set([...before.keys(), ...after.keys()])]
+    .sort()
+    .flatMap((object) => difference(object, before.get(object), after.get(object)));
+}
+
+function difference(
+  object: string,
+  before: Access | undefined,
+  after: Access | undefined,
+): readonly string[] {
+  if (before === undefined) return [`${object}: made`];
+  if (after === undefined) return [`${object}: removed`];
+  return [
+    ...(before.owner === after.owner ? [] : [`${object}: owner ${after.owner} instead of ${before.owner}`]),
+    ...(before.rights === after.rights ? [] : [`${object}: grants`]),
+    ...(before.body === after.body ? [] : [`${object}: definition`]),
+  ];
+}
+
+/**
+ * Roles belong to the server, not to a database: another database's migration may have made them already, and a
+ * restored database brings none. Whoever migrates, and the owner of the database, are members of all three: so the
+ * owner can work as the service does (`ingest-api token create`) and attach what the loader made.
+ *
+ * @returns what it made, one phrase each.
+ * @throws when the login may not; the message holds the statements for whoever may.
+ */
+export async function createRoles(trx: Transaction<never>): Promise<readonly string[]> {
+  const owner = await ownerOfDatabase(trx);
+  const { rows } = await sql<{ statement: string; made: string }>`
+    SELECT format('CREATE ROLE %I NOLOGIN', name) AS statement, 'role ' || name || ': made' AS made
+    FROM unnest(${sql.val(ROLES)}::text[]) name WHERE to_regrole(name) IS NULL
+    UNION ALL
+    SELECT format('GRANT %I TO %I', name, member), 'role ' || name || ': ' || member || ' is a member'
+    FROM unnest(${sql.val(ROLES)}::text[]) name,
+         (SELECT rolname AS member FROM pg_roles WHERE NOT rolsuper AND rolname IN (current_user, ${owner})) m
+    WHERE to_regrole(name) IS NULL OR NOT pg_has_role(member, to_regrole(name), 'USAGE')
+    ORDER BY 1`.execute(trx);
+  for (const { statement } of rows) {
+    try {
+      await run(trx, statement);
+    } catch (error) {
+      if (!(error instanceof pg.DatabaseError) || error.code !== '42501') throw error;
+      const missing = rows.map((row) => `${row.statement};`).join(' ');
+      throw new Error(
+        `The service needs the roles ${ROLES.join(', ')}, and this login may not make them or become a member. Nothing was changed. Let a superuser, or a role with CREATEROLE and ADMIN OPTION on them, run this once, and run "migrate" again: ${missing}`,
+        { cause: error },
+      );
+    }
+  }
+  return rows.map(({ made }) => made);
+}
+
+/** Who is to own what the loader does not: the owner of the database, if the login may act as that; else the login. */
+async function ownerOfDatabase(trx: Transaction<never>): Promise<string> {
+  const { rows } = await sql<{ owner: string }>`
+    SELECT CASE WHEN pg_has_role(datdba, 'USAGE') THEN pg_get_userbyid(datdba) ELSE current_user END AS owner
+    FROM pg_database WHERE datname = current_database()`.execute(trx);
+  if (rows[0] === undefined) throw new Error('PostgreSQL did not tell the owner of the database.');
+  return rows[0].owner;
+}
+
+/** What a superuser restored belongs to the superuser: its owner has to hand it over first. */
+async function refuseForeignOwners(trx: Transaction<never>, owner: string): Promise<void> {
+  const { rows } = await sql<{ who: string; objects: string[] }>`
+    SELECT pg_get_userbyid(owner) AS who, array_agg(name ORDER BY name) AS objects
+    FROM (${sql.raw(OBJECTS)}) it WHERE NOT pg_has_role(owner, 'USAGE') GROUP BY owner LIMIT 1`.execute(trx);
+  const [foreign] = rows;
+  if (foreign === undefined) return;
+  const some = foreign.objects.slice(0, 3).join(', ');
+  throw new Error(
+    `${foreign.objects.length} objects (${some}, …) belong to ${foreign.who}, and this login is not a member of that role. Nothing was changed. Run "migrate" once as ${foreign.who} or as a superuser: it hands them to ${owner}.`,
   );
-  return changed.sort();
 }
 
-/** Roles belong to the whole server, not to one database: another database's migration may have made them already. */
-export async function createRoles(client: SqlClient): Promise<void> {
-  await client.query(ROLES);
+async function run(trx: Transaction<never>, statements: string): Promise<void> {
+  await sql.raw(statements).execute(trx);
 }
 
-const ROLES = `
-DO $$
-DECLARE role_name text;
-BEGIN
-  FOREACH role_name IN ARRAY ARRAY['ingest_api', 'ingest_loader', 'score_reader'] LOOP
-    BEGIN
-      IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
-        EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
-      END IF;
-    EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; -- made by another database's migration just now
-    END;
-    -- So that the owner can work as the service does (\`ingest-api token create\`) and attach what the loader made.
-    IF NOT pg_has_role(CURRENT_USER, role_name, 'USAGE') THEN
-      EXECUTE format('GRANT %I TO CURRENT_USER', role_name);
-    END IF;
-  END LOOP;
-END $$`;
+/** Everything that `migrate` answers for. */
+const OBJECTS = `
+  SELECT 'schema ' || nspname AS name, nspowner AS owner, nspacl AS acl, 'n' AS kind, NULL AS body, nspname AS schema
+  FROM pg_namespace WHERE nspname IN ('ingest', 'run_data', 'scores')
+  UNION ALL
+  SELECT CASE c.relkind WHEN 'v' THEN 'view ' ELSE 'table ' END || c.oid::regclass, c.relowner, c.relacl, c.relkind, NULL, n.nspname
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE n.nspname IN ('ingest', 'run_data', 'scores') AND c.relkind IN ('r', 'p', 'v')
+  UNION ALL
+  SELECT 'function ' || p.oid::regprocedure, p.proowner, p.proacl, 'f', p.prosrc, n.nspname
+  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname IN ('ingest', 'run_data', 'scores')`;
 
-/** The tables of scores belong to the loader, everything else to whoever migrates. */
-const OWNERS = `
+const OWNERS = (owner: string) => `
 DO $$
 DECLARE it record;
 BEGIN
   FOR it IN
-    SELECT format('ALTER TABLE %s OWNER TO ingest_loader', c.oid::regclass) AS command
-    FROM pg_class c
-    WHERE c.relnamespace = 'run_data'::regnamespace AND c.relkind IN ('r', 'p')
-      AND c.relowner <> 'ingest_loader'::regrole
+    SELECT format('ALTER %s OWNER TO %I', name, wanted) AS command
+    FROM (SELECT name, owner, kind,
+                 CASE WHEN schema = 'run_data' AND kind IN ('r', 'p') THEN 'ingest_loader' ELSE ${pg.escapeLiteral(owner)} END AS wanted
+          FROM (${OBJECTS}) o) w
+    WHERE pg_get_userbyid(owner) <> wanted
+    ORDER BY kind <> 'n' -- the schemas first: whom a table is given to must be able to make one there
   LOOP
-    GRANT CREATE ON SCHEMA run_data TO ingest_loader; -- whom a table is given to must be able to make one
+    IF it.command LIKE '%TO ingest_loader' THEN GRANT CREATE ON SCHEMA run_data TO ingest_loader; END IF;
     EXECUTE it.command;
   END LOOP;
 END $$`;
@@ -165,25 +233,22 @@ BEGIN
 END $$;
 `;
 
-/** Owner and access list of everything that `migrate` answers for, by the object's name. */
-async function accessList(client: SqlClient): Promise<ReadonlyMap<string, string>> {
-  const { rows } = await client.query<{ object: string; access: string }>(`
-    WITH object AS (
-      SELECT 'schema ' || nspname AS name, nspowner AS owner, nspacl AS acl FROM pg_namespace
-      WHERE nspname IN ('ingest', 'run_data', 'scores')
+interface Access {
+  readonly owner: string;
+  readonly rights: string;
+  readonly body: string | null;
+}
+
+async function accessOf(trx: Transaction<never>): Promise<ReadonlyMap<string, Access>> {
+  const { rows } = await sql<Access & { name: string }>`
+    SELECT name, pg_get_userbyid(owner) AS owner, body, coalesce((
+      SELECT string_agg(grantee || ':' || privilege_type || ':' || is_grantable, ' ' ORDER BY grantee, privilege_type)
+      FROM aclexplode(acl) WHERE grantee <> owner), '') AS rights
+    FROM (
+      ${sql.raw(OBJECTS)}
       UNION ALL
-      SELECT c.oid::regclass::text, c.relowner, c.relacl FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-      WHERE n.nspname IN ('ingest', 'run_data', 'scores') AND c.relkind IN ('r', 'p', 'v')
-      UNION ALL
-      SELECT a.attrelid::regclass || '.' || a.attname, 0, a.attacl
+      SELECT 'table ' || a.attrelid::regclass || ', column ' || a.attname, c.relowner, a.attacl, 'c', NULL, n.nspname
       FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-      WHERE n.nspname = 'ingest' AND a.attacl IS NOT NULL
-      UNION ALL
-      SELECT 'function ' || p.oid::regprocedure, p.proowner, p.proacl FROM pg_proc p
-      WHERE p.pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'ingest'))
-    SELECT name AS object, owner || ' ' || coalesce((
-      SELECT string_agg(grantee || ':' || privilege_type, ' ' ORDER BY grantee, privilege_type)
-      FROM aclexplode(acl) WHERE grantee <> owner), '') AS access
-    FROM object`);
-  return new Map(rows.map(({ object, access }) => [object, access]));
+      WHERE n.nspname IN ('ingest', 'run_data', 'scores') AND a.attacl <> '{}') it`.execute(trx);
+  return new Map(rows.map(({ name, ...access }) => [name, access]));
 }

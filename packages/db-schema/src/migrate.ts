@@ -1,6 +1,7 @@
-import { Kysely, PostgresDialect } from 'kysely';
+import { Kysely, PostgresAdapter, PostgresDialect, sql, type Transaction } from 'kysely';
 import { type Migration, Migrator } from 'kysely/migration';
 import pg from 'pg';
+import { openDatabase } from './connect.ts';
 import { createRoles, putAccessRight } from './grants.ts';
 import * as ingest from './migrations/0001-ingest.ts';
 
@@ -10,71 +11,109 @@ const MIGRATIONS: Record<string, Migration> = { '0001-ingest': ingest };
 export interface MigrationReport {
   readonly applied: readonly string[];
   readonly alreadyThere: number;
-  /** The objects whose owner or grants were not as they should be, and are now. */
+  /** What was not as it should be, and is now: roles, owners, functions, grants; a phrase each. */
   readonly accessChanged: readonly string[];
 }
 
-/** Any login can hold the advisory lock that Kysely takes: `migrate` says so after this long, and does not hang. */
-const LOCK_TIMEOUT = '30s';
+/** Another `migrate` is awaited for this long, and so is a reader whose table gets another owner. */
+const LOCK_TIMEOUT_MS = 30_000;
+/** Two that begin at once on an empty database collide once: on the schema, or on a role. */
+const TRIES = 5;
+const COLLISIONS = new Set(['23505', '42P06', '42710', 'XX000', '40P01']);
 
 /**
- * Brings the database up to the newest schema, and roles, owners and grants to what they should be: two processes may
- * run it at once, and the second finds nothing to do. The owner of the database must run it, with the right to create
- * schemas, and roles if they are missing.
+ * Brings the database up to the newest schema, and roles, owners and grants to what they should be, in one transaction:
+ * either all of it, or nothing. Two processes may run it at once, and the second finds nothing to do. The owner of the
+ * database must run it, with the right to create schemas, and roles if they are missing; or a superuser, who leaves
+ * everything to that owner.
  *
  * @throws the database's own error, with the name of the migration that met it; before the first step when the
  *   database cannot store every character that a line of scores may hold.
  */
 export async function migrateToLatest(databaseUrl: string): Promise<MigrationReport> {
-  const pool = new pg.Pool({
-    connectionString: databaseUrl,
-    max: 1,
-    application_name: 'score-ingest migrate',
-    connectionTimeoutMillis: 10_000,
-    options: `-c lock_timeout=${LOCK_TIMEOUT}`,
+  const { pool } = openDatabase({
+    databaseUrl,
+    applicationName: 'score-ingest migrate',
+    maxConnections: 1,
+    lockTimeoutMs: LOCK_TIMEOUT_MS,
+    onIdleError: () => {}, // the statement that follows fails by itself
   });
-  const db = new Kysely<never>({ dialect: new PostgresDialect({ pool }) });
+  const db = new Kysely<never>({ dialect: new DialectWithoutLock({ pool }) });
   try {
-    await refuseOtherEncoding(pool);
-    await inTransaction(pool, createRoles);
-    const migrator = new Migrator({
-      db,
-      provider: { getMigrations: async () => MIGRATIONS },
-      migrationTableSchema: 'ingest',
-    });
-    const { error, results = [] } = await migrator.migrateToLatest();
-    if (error !== undefined) {
-      const failed = results.find((result) => result.status === 'Error')?.migrationName ?? 'the first step';
-      throw new Error(`The migration stopped at ${failed}; nothing was changed.`, { cause: error });
+    await refuseOtherEncoding(db);
+    for (let tried = 1; ; tried += 1) {
+      try {
+        return await db.transaction().execute(migrateWithin);
+      } catch (error) {
+        const code = databaseCode(error);
+        if (code === undefined || !COLLISIONS.has(code) || tried === TRIES) throw explained(error);
+      }
     }
-    const applied = results.map((result) => result.migrationName);
-    const accessChanged = await inTransaction(pool, async (client) => {
-      await client.query('LOCK TABLE ingest.kysely_migration_lock IN EXCLUSIVE MODE'); // one `migrate` at a time
-      return putAccessRight(client);
-    });
-    return { applied, alreadyThere: Object.keys(MIGRATIONS).length - applied.length, accessChanged };
   } finally {
     await db.destroy();
   }
 }
 
-async function inTransaction<T>(pool: pg.Pool, work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
-  const client = await pool.connect();
-  try {
-    await client.query('BEGIN');
-    const result = await work(client);
-    await client.query('COMMIT');
-    client.release();
-    return result;
-  } catch (error) {
-    client.release(true);
-    throw error;
+async function migrateWithin(trx: Transaction<never>): Promise<MigrationReport> {
+  await lockMigrations(trx);
+  const roles = await createRoles(trx);
+  const migrator = new Migrator({
+    db: trx,
+    provider: { getMigrations: async () => MIGRATIONS },
+    migrationTableSchema: 'ingest',
+  });
+  const { error, results = [] } = await migrator.migrateToLatest();
+  if (error !== undefined) {
+    const failed = results.find((result) => result.status === 'Error')?.migrationName ?? 'the first step';
+    throw new Error(`The migration stopped at ${failed}; nothing was changed.`, { cause: error });
+  }
+  const applied = results.map((result) => result.migrationName);
+  const access = await putAccessRight(trx, applied.length > 0);
+  return {
+    applied,
+    alreadyThere: Object.keys(MIGRATIONS).length - applied.length,
+    accessChanged: [...roles, ...access],
+  };
+}
+
+/** One `migrate` at a time, by a lock that only owners can take; on an empty database there is none yet (`TRIES`). */
+async function lockMigrations(trx: Transaction<never>): Promise<void> {
+  const table = await sql<{
+    it: string | null;
+  }>`SELECT to_regclass('ingest.kysely_migration_lock') AS it`.execute(trx);
+  if (table.rows[0]?.it != null)
+    await sql`LOCK TABLE ingest.kysely_migration_lock IN EXCLUSIVE MODE`.execute(trx);
+}
+
+/** Kysely's own lock is an advisory one: every login of the database, readers included, could hold it for ever. */
+class DialectWithoutLock extends PostgresDialect {
+  override createAdapter(): PostgresAdapter {
+    return new AdapterWithoutLock();
   }
 }
 
+class AdapterWithoutLock extends PostgresAdapter {
+  override async acquireMigrationLock(): Promise<void> {}
+  override async releaseMigrationLock(): Promise<void> {}
+}
+
+function databaseCode(error: unknown): string | undefined {
+  for (let cause = error; cause instanceof Error; cause = cause.cause)
+    if (cause instanceof pg.DatabaseError) return cause.code;
+  return undefined;
+}
+
+function explained(error: unknown): unknown {
+  if (databaseCode(error) !== '55P03') return error;
+  return new Error(
+    `Another session held a lock for more than ${LOCK_TIMEOUT_MS / 1000} s that "migrate" needs: another "migrate", or a reader's long transaction. Nothing was changed; run it again.`,
+    { cause: error },
+  );
+}
+
 /** In another encoding a load would meet the first character that it lacks, again at each try. */
-async function refuseOtherEncoding(pool: pg.Pool): Promise<void> {
-  const { rows } = await pool.query<{ server_encoding: string }>('SHOW server_encoding');
+async function refuseOtherEncoding(db: Kysely<never>): Promise<void> {
+  const { rows } = await sql<{ server_encoding: string }>`SHOW server_encoding`.execute(db);
   const encoding = rows[0]?.server_encoding;
   if (encoding === 'UTF8') return;
   throw new Error(
