@@ -1,4 +1,4 @@
-import type { Run, RunHistory, RunState, RunSummary } from '../dist/http/answers.d.ts';
+import type { Run, RunHistory, RunState } from '../dist/http/answers.d.ts';
 import { actionBar } from './actions-view.ts';
 import { type AppState, runHref } from './app-state.ts';
 import { filesSection, type ShowFiles } from './files-view.ts';
@@ -28,22 +28,23 @@ export function runPage(state: AppState, refresh: () => Promise<void>, showFiles
       <span class="hint">revision ${run.revision}</span>
       ${actionBar(run, state, refresh)}
     </div>
-    ${shownTo(run, state.runs.values())} ${reason(run)} ${timeline(run)} ${progressSection(run, history, state.nowMs)}
+    ${shownTo(run)} ${reason(run)} ${timeline(run)} ${progressSection(run, history, state.nowMs)}
     ${gates(run)} ${facts(run)} ${rejectsSection(run)} ${profileSection(run)} ${filesSection(run, files, state.nowMs, showFiles)}
     ${past(history)}`;
 }
 
-function shownTo({ publishedRevision, revision, model }: Run, known: Iterable<RunSummary>): TemplateResult {
-  if (publishedRevision === null) {
-    const shown = [...known].find((other) => other.model === model && other.publishedRevision !== null);
+function shownTo({ shown, run, revision, model }: Run): TemplateResult {
+  if (shown === null)
+    return html`<p class="hint">Readers of <code>scores.${model}</code> see no run yet.</p>`;
+  if (shown.run !== run) {
     return html`<p class="hint">
       Readers of <code>scores.${model}</code> see
-      ${shown === undefined ? 'no run that is listed here' : html`<a href=${runHref(shown)}>${shown.run}</a>`}.
+      <a href=${runHref({ model, run: shown.run })}>${shown.run}</a> (as of ${formatInstant(shown.as_of)}).
     </p>`;
   }
   return html`<p class="calm">
     <span aria-hidden="true">✓</span> Readers of <code>scores.${model}</code> see
-    ${publishedRevision === revision ? 'this revision' : `revision ${publishedRevision} of this run`}.
+    ${shown.revision === revision ? 'this revision' : `revision ${shown.revision} of this run`}.
   </p>`;
 }
 

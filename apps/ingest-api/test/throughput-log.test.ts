@@ -13,6 +13,8 @@ const MOVING: RunSummary = {
   loadedAt: null,
   publishedAt: null,
   publishedRevision: null,
+  as_of_from: 'declared',
+  shown: null,
   pushedBy: 'airflow',
   rows: null,
   files: { total: 1, received: 0, stalled: 0 },

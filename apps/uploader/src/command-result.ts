@@ -2,6 +2,7 @@ import type { ExitCode } from './exit-codes.ts';
 
 export type ResultWord =
   | 'published'
+  | 'superseded'
   | 'received'
   | 'listed'
   | 'valid'

@@ -161,7 +161,42 @@ describe('the uploader, to the real service,', function () {
     expect(JSON.parse(waited.stdout)).to.include({ result: 'published' });
     const { code, stdout } = await run(['status', 'shown', '1']);
     expect(code).to.equal(0);
-    expect(stdout).to.match(/^shown\/1 revision 1: published\n {2}1 of 1 files, .*\n {2}1,234 rows/);
+    expect(stdout).to.match(
+      /^shown\/1 revision 1: published\n {2}1 of 1 files, .*\n {2}readers of scores.shown see this revision\n {2}1,234 rows/,
+    );
+  });
+
+  it('says what readers see: a run behind a later one is superseded, named, and 65 where it must be shown', async () => {
+    await writeScoreFile(join(dir, 'seen/2026-12/a.jsonl'), 12, folder);
+    await writeScoreFile(join(dir, 'seen/2026-10/a.jsonl'), 10, folder);
+    const both = await run(['push', dir, '--json']);
+    expect(both.code, both.stderr).to.equal(0);
+    const word = (text: string) => JSON.parse(text.trim().split('\n').at(-1) ?? '');
+    expect(word(both.stdout), 'the latest of them is shown').to.include({ result: 'published' });
+    await writeScoreFile(join(dir, 'seen/2026-11/a.jsonl'), 11, folder);
+    const only = ['push', join(dir, 'seen/2026-11'), '--model', 'seen', '--run', '2026-11'];
+    const behind = await run([...only, '--json']);
+    expect(behind.code, behind.stderr).to.equal(0);
+    const sentence =
+      'not shown: readers of scores.seen see 2026-12 (as of 2026-12-01), which is later; to show this one: uploader publish seen 2026-11';
+    expect(behind.stderr).to.contain(`seen/2026-11 is ${sentence}`);
+    const { result, runs } = word(behind.stdout);
+    expect(result).to.equal('superseded');
+    expect(runs[0]).to.deep.include({ result: 'superseded', state: 'superseded', error: null });
+    expect(runs[0].shown).to.include({ run: '2026-12', revision: 1 });
+    expect(runs[0].notShown).to.contain(sentence);
+    const required = await run([...only, '--json', '--require-shown']);
+    expect(required.code).to.equal(65);
+    expect(word(required.stdout).runs[0].error).to.include({ code: 'not_shown' });
+    const asked = await run(['status', 'seen', '2026-11']);
+    expect([asked.code, asked.stdout]).to.satisfy(
+      ([code, text]: [number, string]) => code === 0 && text.includes(sentence),
+    );
+    expect((await run(['status', 'seen', '2026-11', '--require-shown'])).code).to.equal(65);
+    expect((await run(['status', 'seen', '2026-12', '--require-shown'])).code).to.equal(0);
+    expect((await run(['status', 'seen'])).stdout).to.match(/2026-11 +1 +superseded +2026-12 /);
+    const contradiction = await run([...only, '--require-shown', '--no-wait']);
+    expect(contradiction.code, contradiction.stderr).to.equal(2);
   });
 
   it('waits while another one pushes the same folder, and takes over from one that was killed', async () => {

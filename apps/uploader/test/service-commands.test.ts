@@ -48,7 +48,7 @@ describe('uploader status, publish and retry, to the real service', function () 
     const all = await run(['status']);
     expect(all.code, all.stderr).to.equal(0);
     const [heading, ...rows] = all.stdout.trimEnd().split('\n');
-    expect(heading).to.match(/^MODEL +RUN +REV +STATE +ROWS +SIZE +DECLARED +BY$/);
+    expect(heading).to.match(/^MODEL +RUN +REV +STATE +SHOWN +ROWS +SIZE +DECLARED +BY$/);
     expect(rows.find((row) => row.startsWith('listed_b'))).to.match(/2026-11 +1 +published +20 /);
     const one = await run(['status', 'listed_a', '--json']);
     expect(JSON.parse(one.stdout).runs).to.have.length(1);

@@ -59,10 +59,11 @@ with DAG(
         append_env=True,
     )
 
-    # Holds no worker while the service loads. 75: not settled yet, look again; 65: a human must act.
+    # Holds no worker while the service loads. 75: not settled yet, look again; 65: a human must act, or readers see
+    # another run (a later one was published before).
     wait = BashSensor(
         task_id="wait",
-        bash_command=f'uploader status {MODEL} "{{{{ run_id }}}}"',
+        bash_command=f'uploader status {MODEL} "{{{{ run_id }}}}" --require-shown',
         env=SERVICE,
         retry_exit_code=75,
         mode="reschedule",

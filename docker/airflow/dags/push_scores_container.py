@@ -23,7 +23,7 @@ with DAG(
         name="uploader",
         image="score-ingest/uploader:latest",
         # No shell: each argument stands alone, whatever the run's name holds.
-        arguments=["push", "/data/churn/{{ run_id }}", "--model", MODEL, "--run", "{{ run_id }}"],
+        arguments=["push", "/data/churn/{{ run_id }}", "--model", MODEL, "--run", "{{ run_id }}", "--require-shown"],
         env_vars={
             "UPLOADER_URL": "{{ conn.score_ingest.host }}",
             "UPLOADER_TOKEN_FILE": "/run/secrets/score-ingest/token",

@@ -2,8 +2,8 @@ import type { Database, ModelName } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
 import { isLoading as hasLiveLoad } from './live-loads.ts';
 import { comparedWith, profileView } from './loaded-revision.ts';
-import { countFiles, fileCursor, listRunFiles } from './run-files.ts';
-import { RUN_STATES, type RunState } from './states.ts';
+import { countFiles, fileCursor, keepsFiles, listRunFiles } from './run-files.ts';
+import { mayDo, type RunState } from './states.ts';
 
 /** The newest revision of a run, as the API answers it. */
 export type RunView = NonNullable<Awaited<ReturnType<typeof describeRun>>>;
@@ -24,13 +24,14 @@ export async function describeRun(db: Kysely<Database>, model: ModelName, run: s
     .limit(1)
     .executeTakeFirst();
   if (revision === undefined) return undefined;
-  const [counts, missing, load, rejects, publishedRevision, previous] = await Promise.all([
+  const [counts, missing, load, rejects, shown, previous, keepsFiles] = await Promise.all([
     countFiles(db, revision),
     revision.state === 'receiving' ? missingFiles(db, revision.revision_id) : NOTHING_MISSING,
     lastLoadOf(db, revision.revision_id),
     firstRejectsOf(db, revision.revision_id),
-    publishedRevisionOf(db, model, run),
+    shownRun(db, model),
     comparedWith(db, revision.compared_with),
+    hasAllFiles(db, revision.revision_id),
   ]);
   // A load that broke off says so a moment before its transaction is over.
   const isLoading = revision.is_loading && load?.outcome == null;
@@ -41,11 +42,13 @@ export async function describeRun(db: Kysely<Database>, model: ModelName, run: s
     revision: revision.revision,
     state,
     as_of: revision.as_of,
+    as_of_from: revision.as_of_from,
+    shown,
     declaredAt: revision.declared_at,
     queuedAt: revision.queued_at,
     loadedAt: revision.loaded_at,
     publishedAt: revision.published_at,
-    publishedRevision,
+    publishedRevision: shown?.run === run ? shown.revision : null,
     pushedBy: revision.declared_by,
     source: revision.source,
     rows: revision.row_count,
@@ -56,7 +59,7 @@ export async function describeRun(db: Kysely<Database>, model: ModelName, run: s
     gates: revision.gates,
     profile: profileView(revision.profile),
     previous,
-    mayDo: RUN_STATES[state].mayDo,
+    mayDo: mayDo(state, { keepsRows: revision.retired_at === null, keepsFiles }),
     missing: { files: missing.files, nextCursor: fileCursor(revision.revision, missing) },
   };
 }
@@ -68,16 +71,23 @@ function missingFiles(db: Kysely<Database>, revisionId: number) {
   return listRunFiles(db, { revisionId, filter: 'receiving', limit: MISSING_FILES_SHOWN });
 }
 
-/** The revision of this run that readers see; null when they see another run. */
-async function publishedRevisionOf(db: Kysely<Database>, model: ModelName, run: string) {
+/** What `scores.<model>` shows now; null before the first publication. */
+async function shownRun(db: Kysely<Database>, model: ModelName) {
   const row = await db
     .selectFrom('ingest.run_revision')
-    .select('revision')
+    .select(['run_key as run', 'revision', 'as_of', 'published_at as publishedAt'])
     .where('model', '=', model)
-    .where('run_key', '=', run)
     .where('state', '=', 'published')
     .executeTakeFirst();
-  return row?.revision ?? null;
+  return row ?? null;
+}
+
+/** Whether it can be loaded again without being sent again. */
+async function hasAllFiles(db: Kysely<Database>, revisionId: number): Promise<boolean> {
+  const { rows } = await sql<{ kept: boolean }>`SELECT ${keepsFiles(sql.lit(revisionId))} AS kept`.execute(
+    db,
+  );
+  return rows[0]?.kept === true;
 }
 
 async function lastLoadOf(db: Kysely<Database>, revisionId: number) {

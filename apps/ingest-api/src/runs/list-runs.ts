@@ -1,6 +1,7 @@
 import type { Database, RevisionError } from 'db-schema';
 import { type Kysely, type RawBuilder, sql } from 'kysely';
 import { isLoading } from './live-loads.ts';
+import { keepsFiles } from './run-files.ts';
 import { type RunSummary, type SummaryRow, toSummary } from './run-summary.ts';
 import { isStalled } from './stalled.ts';
 import type { RunState } from './states.ts';
@@ -132,6 +133,11 @@ function newestOf(candidates: RawBuilder<unknown>): RawBuilder<unknown> {
       ORDER BY n.revision DESC LIMIT 1) r ON true`;
 }
 
+/** As JSON.stringify writes a Date. */
+function iso(column: RawBuilder<unknown>): RawBuilder<string> {
+  return sql<string>`to_char(${column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`;
+}
+
 /** Texts in a list are cut to this length, so that no answer grows with what a database or a file had to say. */
 const LONGEST_TEXT = 1_000;
 
@@ -159,13 +165,17 @@ async function summaries(db: Kysely<Database>, chosen: RawBuilder<unknown>): Pro
            c.queued_at, c.loaded_at, c.published_at, c.declared_by, c.row_count, c.file_count, c.total_bytes,
            c.total_lines, ${cutError(sql.ref('c.error'))} AS error,
            CASE WHEN c.state = 'held' THEN c.gates END AS gates, now() AS looked_at,
-           p.revision AS published_revision,
+           c.as_of_from, c.retired_at IS NULL AS keeps_rows,
+           c.state <> 'failed' OR ${keepsFiles(sql.ref('c.revision_id'))} AS keeps_files,
+           CASE WHEN p.revision_id IS NOT NULL THEN json_build_object(
+             'run', p.run_key, 'revision', p.revision, 'as_of', ${iso(sql.ref('p.as_of'))},
+             'publishedAt', ${iso(sql.ref('p.published_at'))}) END AS shown,
            coalesce(f.received_files, c.file_count) AS received_files, coalesce(f.stalled_files, 0) AS stalled_files,
            coalesce(f.received_bytes, c.total_bytes) AS received_bytes, f.last_progress_at,
            a.attempt, a.worker, a.phase, a.bytes_done, a.rows_done, a.started_at, a.finished_at, a.next_try_at,
            ${cut(sql.ref('a.error'))} AS load_error
     FROM c
-    LEFT JOIN ingest.run_revision p ON p.model = c.model AND p.run_key = c.run_key AND p.state = 'published'
+    LEFT JOIN ingest.run_revision p ON p.model = c.model AND p.state = 'published'
     LEFT JOIN files f ON f.revision_id = c.revision_id
     LEFT JOIN LATERAL (
       SELECT * FROM ingest.load_attempt a WHERE a.revision_id = c.revision_id ORDER BY a.attempt DESC LIMIT 1) a ON true

@@ -115,3 +115,11 @@ async function countReceived(db: Kysely<Database>, revisionId: number) {
     WHERE f.revision_id = ${revisionId}`.execute(db);
   return rows[0];
 }
+
+/** SQL: true while every file of the revision is kept, so that it can be loaded again. */
+export function keepsFiles(revisionId: RawBuilder<unknown>): RawBuilder<boolean> {
+  return sql<boolean>`NOT EXISTS (
+    SELECT FROM ingest.run_file kf
+    WHERE kf.revision_id = ${revisionId}
+      AND (SELECT ku.removed_at IS NOT NULL FROM ingest.upload ku WHERE ku.upload_id = kf.upload_id))`;
+}

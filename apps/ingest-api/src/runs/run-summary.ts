@@ -1,5 +1,5 @@
-import type { GateResult, LoadPhase, RevisionError } from 'db-schema';
-import { RUN_STATES, type RunAction, type RunState } from './states.ts';
+import type { AsOfFrom, GateResult, LoadPhase, RevisionError } from 'db-schema';
+import { mayDo, type RunAction, type RunState } from './states.ts';
 
 /** A run in a list: its newest revision, how far it is, and which of its revisions readers see. */
 export interface RunSummary {
@@ -12,6 +12,9 @@ export interface RunSummary {
   readonly queuedAt: Date | null;
   readonly loadedAt: Date | null;
   readonly publishedAt: Date | null;
+  readonly as_of_from: AsOfFrom;
+  /** What `scores.<model>` shows now; null before the first publication. */
+  readonly shown: ShownRun | null;
   /** The revision of this run that readers see now; null when they see another run. */
   readonly publishedRevision: number | null;
   readonly pushedBy: string;
@@ -27,6 +30,14 @@ export interface RunSummary {
   /** What holds it, while it is held. */
   readonly brokenGates: readonly GateResult[];
   readonly mayDo: readonly RunAction[];
+}
+
+export interface ShownRun {
+  readonly run: string;
+  readonly revision: number;
+  /** ISO 8601, as it comes out of PostgreSQL's JSON. */
+  readonly as_of: string;
+  readonly publishedAt: string;
 }
 
 export interface LoadSummary {
@@ -56,7 +67,10 @@ export interface SummaryRow {
   readonly queued_at: Date | null;
   readonly loaded_at: Date | null;
   readonly published_at: Date | null;
-  readonly published_revision: number | null;
+  readonly as_of_from: AsOfFrom;
+  readonly shown: ShownRun | null;
+  readonly keeps_rows: boolean;
+  readonly keeps_files: boolean;
   readonly declared_by: string;
   readonly row_count: number | null;
   readonly error: RevisionError | null;
@@ -90,7 +104,9 @@ export function toSummary(row: SummaryRow): RunSummary {
     queuedAt: row.queued_at,
     loadedAt: row.loaded_at,
     publishedAt: row.published_at,
-    publishedRevision: row.published_revision,
+    as_of_from: row.as_of_from,
+    shown: row.shown,
+    publishedRevision: row.shown?.run === row.run_key ? row.shown.revision : null,
     pushedBy: row.declared_by,
     rows: row.row_count,
     files: {
@@ -116,6 +132,6 @@ export function toSummary(row: SummaryRow): RunSummary {
           },
     error: row.error,
     brokenGates: row.shown_state === 'held' ? (row.gates ?? []).filter(({ broken }) => broken) : [],
-    mayDo: RUN_STATES[row.shown_state].mayDo,
+    mayDo: mayDo(row.shown_state, { keepsRows: row.keeps_rows, keepsFiles: row.keeps_files }),
   };
 }

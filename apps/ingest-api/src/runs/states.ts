@@ -38,3 +38,20 @@ export const RUN_STATES: Readonly<Record<RunState, StateRule>> = {
   failed: { moves: { queued: 'operator', cancelled: 'operator' }, mayDo: ['retry', 'withdraw'] },
   cancelled: { moves: {}, mayDo: [] },
 };
+
+/** What retention has left of a revision. */
+export interface Kept {
+  /** Its rows; also before it is loaded. */
+  readonly keepsRows: boolean;
+  /** Its files. */
+  readonly keepsFiles: boolean;
+}
+
+/** What may be asked for now: only what the state allows and what has what it needs. */
+export function mayDo(state: RunState, { keepsRows, keepsFiles }: Kept): readonly RunAction[] {
+  return RUN_STATES[state].mayDo.filter((action) => {
+    if (action === 'publish') return keepsRows;
+    if (action === 'retry') return state !== 'failed' || keepsFiles;
+    return true;
+  });
+}

@@ -35,7 +35,8 @@ UPLOADER_<NAME> (UPLOADER_TRANSFERS=8) or in the config file ({"url": "...", "to
 an option beats the environment, the environment beats the file.
 
 Exit codes; with several runs the first of 1, 2, 77, 66, 65, 75, 0 that occurs:
-    0  published (with --no-wait: received), now or before
+    0  published, now or before, or loaded behind a later run, which is named (--require-shown: 65);
+       with --no-wait: received
    65  the data is at fault, or a gate holds it: a human must act
    66  the source is missing, incomplete, or changed while it was sent
    75  network, service busy or out of time: run the same command again, it sends only what is missing
@@ -54,6 +55,7 @@ export function addPush(program: Command, { terminal, interrupt, finish }: CliCo
   addLayoutOptions(command);
   addTransferOptions(command)
     .option('--no-wait', 'stop when all is received, do not wait until it is published')
+    .option('--require-shown', 'end with 65 unless readers see the very run that was pushed')
     .option('--dry-run', 'read and hash, say what would be sent, and send nothing');
   addPollOption(addServiceOptions(addResultOptions(command)))
     .addHelpText('after', EXAMPLES)

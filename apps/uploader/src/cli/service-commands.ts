@@ -14,8 +14,8 @@ Examples:
   uploader status churn 2026-11                one run, with what is wrong with it
   uploader status churn 2026-11 --wait         the same when it is settled
 
-Of one run the exit code says how it stands: 0 published, 65 refused or held, 75 not settled or not there
-yet. In Airflow that is a sensor which holds no worker:
+Of one run the exit code says how it stands: 0 published, or loaded behind a later run, which is named (65
+with --require-shown); 65 refused or held; 75 not settled or not there yet. In Airflow that is a sensor which holds no worker:
   BashSensor(bash_command='uploader status churn "{{ run_id }}"', retry_exit_code=75, mode="reschedule", ...)
 `;
 
@@ -36,6 +36,7 @@ export function addServiceCommands(program: Command, { terminal, interrupt, fini
     .summary('show runs, or one run and how it stands')
     .description('Shows the newest runs, those of a model, or one run.')
     .option('--wait', 'wait until the run is settled')
+    .option('--require-shown', 'of one run: end with 65 if it is loaded and readers see another one')
     .option('--limit <count>', 'of a list: at most this many runs (default: 50)', wholeNumber)
     .addOption(new Option('--state <state>', 'of a list: only runs in this state').choices(RUN_STATES));
   addPollOption(addServiceOptions(addResultOptions(statusCommand)))

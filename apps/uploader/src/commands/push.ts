@@ -10,6 +10,7 @@ import { type Flags, loadSettings } from '../settings/load-settings.ts';
 import { openStateDir } from '../settings/state-dir.ts';
 import { findRuns } from '../source/find-runs.ts';
 import type { Terminal } from '../terminal.ts';
+import { UploaderError } from '../uploader-error.ts';
 import { uploaderVersion } from '../version.ts';
 import { serviceAddress } from './service-session.ts';
 
@@ -22,6 +23,12 @@ export async function push(
 ): Promise<PushResult | PlanResult> {
   const { env } = terminal;
   const settings = loadSettings(flags, env);
+  if (settings.requireShown && !settings.wait) {
+    throw new UploaderError(
+      'usage',
+      '--require-shown waits until readers see the run, and --no-wait does not wait: use one of them.',
+    );
+  }
   const { runs, faults, ignored } = await findRuns(dir, settings.model, settings.run, settings.ignore);
   const view = newPushView(runs);
   const reporter = await startReporter(terminal, view);

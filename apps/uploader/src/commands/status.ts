@@ -1,7 +1,7 @@
-import { type CommandResult, type RunError, WORD_OF } from '../command-result.ts';
-import { EXIT_CODE_OF, type ExitCode } from '../exit-codes.ts';
+import { type CommandResult, WORD_OF } from '../command-result.ts';
+import { EXIT_CODE_OF } from '../exit-codes.ts';
 import { newRunView } from '../progress/push-view.ts';
-import { describeBadLines, EXIT_CODE_OF_STATE, errorOfState } from '../push/outcome.ts';
+import { describeBadLines, settlementOf } from '../push/outcome.ts';
 import { findRun } from '../service/find-run.ts';
 import type { Run, RunSummary } from '../service/run-schema.ts';
 import { listRuns, rejectsUrl } from '../service/service-client.ts';
@@ -74,7 +74,12 @@ export function resultOfRun(run: Run, session: ServiceSession): StatusResult {
   for (const line of describeBadLines(run, rejectsUrl(session.service, run.model, run.run)))
     session.say(line);
   session.print(describeOneRun(run, view));
-  const exitCode: ExitCode = EXIT_CODE_OF_STATE[run.state] ?? EXIT_CODE_OF.try_again;
-  const error: RunError | null = errorOfState(run);
-  return { result: WORD_OF[exitCode], exitCode, runs: [run], ...(error ? { error } : {}) };
+  const { result, exitCode, error } = settlementOf(run, session.settings.requireShown);
+  const isOver = result !== 'received';
+  return {
+    result: isOver ? result : WORD_OF[EXIT_CODE_OF.try_again],
+    exitCode: isOver ? exitCode : EXIT_CODE_OF.try_again,
+    runs: [run],
+    ...(error ? { error } : {}),
+  };
 }

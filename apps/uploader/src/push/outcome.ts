@@ -1,6 +1,6 @@
-import type { RunError } from '../command-result.ts';
+import { type ResultWord, type RunError, WORD_OF } from '../command-result.ts';
 import { EXIT_CODE_OF, type ExitCode } from '../exit-codes.ts';
-import type { Run, RunState } from '../service/run-schema.ts';
+import type { Run, RunState, Shown } from '../service/run-schema.ts';
 import { asUploaderError, Interrupted } from '../uploader-error.ts';
 
 /** How the push of one run ended, as --json prints it: scripts hold on to these names. */
@@ -9,13 +9,23 @@ export type RunOutcome = {
   run: string;
   revision: number | null;
   state: RunState | null;
+  /** What `scores.<model>` shows readers at the end; null: nothing yet, or nobody could be asked. */
+  shown: Shown | null;
+  /** `published` only if readers see this very revision. */
+  result: ResultWord;
+  /** Of a run that is loaded and behind another: what readers see instead, and how to show this one. */
+  notShown: string | null;
   rows: number | null;
   bytesSent: number;
   bytesTotal: number;
   seconds: number;
   error: RunError | null;
 };
-export type RunResult = { outcome: RunOutcome; exitCode: ExitCode; badLines: string[] };
+export type RunResult = {
+  outcome: RunOutcome;
+  exitCode: ExitCode;
+  badLines: string[];
+};
 
 /** What a run's state means to whoever pushed it; null: it is not settled yet. */
 export const EXIT_CODE_OF_STATE: Record<RunState, ExitCode | null> = {
@@ -28,6 +38,43 @@ export const EXIT_CODE_OF_STATE: Record<RunState, ExitCode | null> = {
   failed: EXIT_CODE_OF.data,
   cancelled: EXIT_CODE_OF.data,
 };
+
+export interface Settlement {
+  readonly result: ResultWord;
+  readonly exitCode: ExitCode;
+  readonly error: RunError | null;
+}
+
+/**
+ * What a run's answer means to whoever waits for it. A run behind a later one is no fault, unless readers must see it
+ * (`requireShown`). One that is not settled is `received` to those who do not wait.
+ */
+export function settlementOf(run: Run, requireShown: boolean): Settlement {
+  const exitCode = EXIT_CODE_OF_STATE[run.state];
+  if (exitCode === null) return { result: 'received', exitCode: 0, error: errorOfState(run) };
+  if (exitCode !== 0) return { result: WORD_OF[exitCode], exitCode, error: errorOfState(run) };
+  if (run.state === 'published') return { result: 'published', exitCode: 0, error: null };
+  if (!requireShown) return { result: 'superseded', exitCode: 0, error: null };
+  const error = { code: 'not_shown', detail: describeShown(run) ?? 'It is not shown to readers.' };
+  return { result: 'superseded', exitCode: EXIT_CODE_OF.data, error };
+}
+
+/** What readers see instead of a run that is loaded; null when they see it, or when it is not loaded. */
+export function describeShown({ model, run, revision, as_of, state, shown }: Run): string | null {
+  if (state !== 'superseded') return null;
+  const toShow = `to show this one: uploader publish ${model} ${shellWord(run)} --reason TEXT`;
+  if (shown === null) return `not shown: readers of scores.${model} see no run; ${toShow}`;
+  if (shown.run === run) {
+    return `not shown: readers of scores.${model} see revision ${shown.revision} of this run, and this is revision ${revision}; ${toShow} --revision ${revision}`;
+  }
+  const why = Date.parse(shown.as_of) > Date.parse(as_of) ? ', which is later' : '';
+  return `not shown: readers of scores.${model} see ${shown.run} (as of ${day(shown.as_of)})${why}; ${toShow}`;
+}
+
+/** The day alone where the instant is its first; else the instant, in UTC. */
+function day(instant: string): string {
+  return instant.replace(/T00:00:00(?:\.0+)?Z$/, '');
+}
 
 const DETAIL_OF_STATE: Partial<Record<RunState, string>> = {
   failed: 'Its data is at fault: push corrected files.',

@@ -1,9 +1,10 @@
+import { WORD_OF } from '../command-result.ts';
 import { newRunView, type PushView, type RunView } from '../progress/push-view.ts';
 import type { Run } from '../service/run-schema.ts';
 import { rejectsUrl } from '../service/service-client.ts';
 import type { SourceRun } from '../source/find-runs.ts';
 import { withRunLock } from '../state/run-lock.ts';
-import { describeBadLines, EXIT_CODE_OF_STATE, errorOf, errorOfState, type RunResult } from './outcome.ts';
+import { describeBadLines, describeShown, errorOf, type RunResult, settlementOf } from './outcome.ts';
 import type { PushContext } from './push-context.ts';
 import { pushRun } from './push-run.ts';
 
@@ -40,21 +41,24 @@ export function pushRuns(runs: SourceRun[], view: PushView, context: PushContext
   );
 }
 
-function settled(run: Run, view: RunView, seconds: number, { service }: PushContext): RunResult {
+function settled(run: Run, view: RunView, seconds: number, { service, settings }: PushContext): RunResult {
+  const { result, exitCode, error } = settlementOf(run, settings.requireShown);
   return {
     outcome: {
       model: run.model,
       run: run.run,
       revision: run.revision,
       state: run.state,
+      shown: run.shown,
+      result,
+      notShown: describeShown(run),
       rows: run.rows ?? null,
       bytesSent: view.sentBytes,
       bytesTotal: view.totalBytes,
       seconds,
-      error: errorOfState(run),
+      error,
     },
-    // A run that is not settled is only returned when nobody waits for it.
-    exitCode: EXIT_CODE_OF_STATE[run.state] ?? 0,
+    exitCode,
     badLines: describeBadLines(run, rejectsUrl(service, run.model, run.run)),
   };
 }
@@ -67,6 +71,9 @@ function faulted(run: SourceRun, view: RunView, seconds: number, fault: unknown)
       run: run.run,
       revision: view.revision,
       state: view.serviceState,
+      shown: null,
+      result: WORD_OF[exitCode],
+      notShown: null,
       rows: null,
       bytesSent: view.sentBytes,
       bytesTotal: view.totalBytes,

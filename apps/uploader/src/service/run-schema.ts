@@ -34,6 +34,9 @@ const counts = {
   bytes: z.object({ total: bytes, received: bytes }),
 };
 
+/** What `scores.<model>` shows readers now; null before the first publication. */
+const shownSchema = z.object({ run: z.string(), revision: z.int(), as_of: z.string() }).nullable();
+
 /** A run as the service tells it; only what the uploader acts on or shows, so that the service may add. */
 export const runSchema = z.object({
   model: z.string(),
@@ -41,6 +44,8 @@ export const runSchema = z.object({
   revision: z.int(),
   state: runState,
   rows: z.number().nullish(),
+  as_of: z.string(),
+  shown: shownSchema,
   ...counts,
   /** The first files that need bytes. */
   missing: filesSchema,
@@ -102,6 +107,8 @@ export const runSummarySchema = z.object({
   revision: z.int(),
   state: runState,
   rows: z.number().nullish(),
+  as_of: z.string(),
+  shown: shownSchema,
   declaredAt: z.string(),
   pushedBy: z.string().nullish(),
   ...counts,
@@ -118,6 +125,7 @@ export const modelSchema = z.object({
 export type RunFile = z.infer<typeof runFileSchema>;
 export type FilePage = z.infer<typeof filePageSchema>;
 export type Run = z.infer<typeof runSchema>;
+export type Shown = NonNullable<z.infer<typeof shownSchema>>;
 export type RunSummary = z.infer<typeof runSummarySchema>;
 export type Model = z.infer<typeof modelSchema>;
 export type RunState = Run['state'];

@@ -111,5 +111,6 @@ export const SETTINGS = {
   bytesPerSecond: setting<number | null>('bwlimit', 'UPLOADER_BWLIMIT', null, bytesPerSecond),
   dryRun: setting('dryRun', 'UPLOADER_DRY_RUN', false, flag),
   wait: setting('wait', 'UPLOADER_WAIT', true, flag),
+  requireShown: setting('requireShown', 'UPLOADER_REQUIRE_SHOWN', false, flag),
   json: setting('json', 'UPLOADER_JSON', false, flag),
 };

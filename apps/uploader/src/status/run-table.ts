@@ -1,10 +1,10 @@
 import { describeLoad } from '../progress/describe-load.ts';
 import { formatBytes, formatPercent } from '../progress/format.ts';
 import type { RunView } from '../progress/push-view.ts';
-import { errorOfState } from '../push/outcome.ts';
+import { describeShown, errorOfState } from '../push/outcome.ts';
 import type { Run, RunSummary } from '../service/run-schema.ts';
 
-const HEADING = ['MODEL', 'RUN', 'REV', 'STATE', 'ROWS', 'SIZE', 'DECLARED', 'BY'];
+const HEADING = ['MODEL', 'RUN', 'REV', 'STATE', 'SHOWN', 'ROWS', 'SIZE', 'DECLARED', 'BY'];
 const RIGHT_ALIGNED = new Set(['REV', 'ROWS', 'SIZE']);
 
 /** Runs as a table of plain text, one a line, so that grep and awk may read it too. */
@@ -25,11 +25,19 @@ function cellsOf(run: RunSummary): string[] {
     run.run,
     String(run.revision),
     `${run.state}${howFar(run)}`,
+    seen(run),
     run.rows?.toLocaleString('en') ?? '-',
     formatBytes(run.bytes.total),
     `${run.declaredAt.slice(0, 16).replace('T', ' ')}Z`,
     run.pushedBy ?? '-',
   ];
+}
+
+/** What readers of the model see. */
+function seen({ run, revision, shown }: RunSummary): string {
+  if (shown === null) return 'no run';
+  if (shown.run !== run) return shown.run;
+  return shown.revision === revision ? 'this' : `revision ${shown.revision}`;
 }
 
 function howFar({ state, bytes, load }: RunSummary): string {
@@ -40,6 +48,15 @@ function howFar({ state, bytes, load }: RunSummary): string {
   return '';
 }
 
+function describeSeen(run: Run): string {
+  const notShown = describeShown(run);
+  if (notShown !== null) return notShown;
+  const { model, shown } = run;
+  if (shown === null) return `readers of scores.${model} see no run yet`;
+  if (shown.run !== run.run) return `readers of scores.${model} see ${shown.run}`;
+  return `readers of scores.${model} see ${shown.revision === run.revision ? 'this revision' : `revision ${shown.revision} of it`}`;
+}
+
 /** One run in a few lines. */
 export function describeOneRun(run: Run, view: RunView): string {
   const { files, bytes } = run;
@@ -47,6 +64,7 @@ export function describeOneRun(run: Run, view: RunView): string {
   const lines = [
     `${view.label} revision ${run.revision}: ${run.state}`,
     `  ${files.received} of ${files.total} files, ${formatBytes(bytes.received)} of ${formatBytes(bytes.total)} received`,
+    `  ${describeSeen(run)}`,
     ...(run.rows ? [`  ${run.rows.toLocaleString('en')} rows`] : []),
     ...(run.state === 'loading' && run.load ? [`  ${describeLoad(run.load, bytes.total)}`] : []),
     ...(run.load?.lastError && run.state !== 'published' ? [`  last load: ${run.load.lastError}`] : []),

@@ -122,6 +122,11 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
         run: decodeURIComponent(run),
         revision: revision.revision,
         state,
+        as_of: '2026-11-01T00:00:00.000Z',
+        shown:
+          state === 'published'
+            ? { run: decodeURIComponent(run), revision: revision.revision, as_of: '2026-11-01T00:00:00.000Z' }
+            : null,
         rows: state === 'published' ? files.reduce((sum, file) => sum + file.lines, 0) : null,
         files: { total: files.length, received: received.length, stalled: 0 },
         bytes: {

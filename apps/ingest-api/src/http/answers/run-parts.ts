@@ -80,6 +80,11 @@ export const runBasics = {
   queuedAt: instant.nullable(),
   loadedAt: instant.nullable(),
   publishedAt: instant.nullable(),
+  as_of_from: z.enum(['given', 'run_key', 'declared']),
+  shown: z
+    .object({ run: z.string(), revision: z.int(), as_of: instant, publishedAt: instant })
+    .nullable()
+    .describe('what `scores.<model>` shows readers now; null: nothing yet'),
   publishedRevision: z
     .int()
     .nullable()
