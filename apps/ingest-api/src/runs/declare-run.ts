@@ -80,10 +80,14 @@ function totalsOf(files: readonly ManifestFile[]): RevisionTotals {
 
 interface SharedUpload {
   readonly upload_id: string;
-  readonly sha256: Buffer | null;
+  /** Lower-case hex. */
+  readonly sha256: string;
   readonly bytes: number;
   readonly offset_bytes: number;
 }
+
+/** Files that are attached by one round of statements: each takes some 20 ms of this process, which others wait for. */
+const SLICE = 2_000;
 
 /** @returns the bytes that are still to be sent. */
 async function attachFiles(
@@ -92,41 +96,50 @@ async function attachFiles(
   revisionId: number,
 ): Promise<number> {
   const { model, files, declaredBy } = declaration;
-  const shared = await uploadsOfSameContent(trx, model, files);
-  const newUploads = [];
-  const runFiles = [];
+  const taken = new Set<string>(); // no upload serves two files of a revision
   let missingBytes = 0;
-  for (const file of files) {
-    const sha256 = Buffer.from(file.sha256, 'hex');
-    const reused = shared.get(`${file.sha256} ${file.bytes}`)?.pop();
-    const uploadId = reused?.upload_id ?? newUploadId();
-    if (reused === undefined) {
-      const received = file.bytes === 0 ? new Date() : null; // an empty file has nothing to send
-      newUploads.push({
-        upload_id: uploadId,
-        model,
-        bytes: file.bytes,
-        sha256,
-        created_by: declaredBy,
-        received_at: received,
-      });
+  for (let start = 0; start < files.length; start += SLICE) {
+    const slice = files.slice(start, start + SLICE);
+    const shared = await uploadsOfSameContent(trx, model, slice, taken);
+    const isNew: boolean[] = [];
+    const uploadIds: string[] = [];
+    for (const file of slice) {
+      const reused = shared.get(contentKey(file.sha256, file.bytes))?.pop();
+      const uploadId = reused?.upload_id ?? newUploadId();
+      taken.add(uploadId);
+      missingBytes += file.bytes - (reused?.offset_bytes ?? 0);
+      isNew.push(reused === undefined);
+      uploadIds.push(uploadId);
     }
-    missingBytes += file.bytes - (reused?.offset_bytes ?? 0);
-    runFiles.push({ ...file, sha256, revision_id: revisionId, upload_id: uploadId });
+    const names = slice.map(({ name }) => name);
+    const bytes = slice.map((file) => file.bytes);
+    const sha256 = slice.map((file) => file.sha256);
+    const lines = slice.map((file) => file.lines);
+    // An empty file has nothing to send.
+    await sql`
+      INSERT INTO ingest.upload (upload_id, model, bytes, sha256, created_by, received_at)
+      SELECT upload_id, ${model}, bytes, decode(sha256, 'hex'), ${declaredBy}, CASE WHEN bytes = 0 THEN now() END
+      FROM unnest(${isNew}::boolean[], ${uploadIds}::text[], ${bytes}::bigint[], ${sha256}::text[])
+        AS file (is_new, upload_id, bytes, sha256)
+      WHERE is_new`.execute(trx);
+    await sql`
+      INSERT INTO ingest.run_file (revision_id, name, bytes, sha256, lines, upload_id)
+      SELECT ${revisionId}, name, bytes, decode(sha256, 'hex'), lines, upload_id
+      FROM unnest(${names}::text[], ${bytes}::bigint[], ${sha256}::text[], ${lines}::bigint[], ${uploadIds}::text[])
+        AS file (name, bytes, sha256, lines, upload_id)`.execute(trx);
   }
-  for (const batch of batches(newUploads)) await trx.insertInto('ingest.upload').values(batch).execute();
-  for (const batch of batches(runFiles)) await trx.insertInto('ingest.run_file').values(batch).execute();
   return missingBytes;
 }
 
-/** Uploads by content; the furthest one last, so that `pop` takes it. No upload serves two files of a revision. */
+/** Uploads by content; the furthest one last, so that `pop` takes it. */
 async function uploadsOfSameContent(
   trx: Transaction<Database>,
   model: ModelName,
   files: readonly ManifestFile[],
+  taken: ReadonlySet<string>,
 ): Promise<Map<string, SharedUpload[]>> {
   const { rows } = await sql<SharedUpload>`
-    SELECT u.upload_id, u.sha256, u.bytes, u.offset_bytes
+    SELECT u.upload_id, encode(u.sha256, 'hex') AS sha256, u.bytes, u.offset_bytes
     FROM ingest.upload u
     WHERE u.model = ${model} AND u.removed_at IS NULL
       AND u.sha256 = ANY (${files.map((file) => Buffer.from(file.sha256, 'hex'))}::bytea[])
@@ -134,7 +147,8 @@ async function uploadsOfSameContent(
     FOR SHARE OF u`.execute(trx); // the sweep that removes files waits, or has been here before
   const byContent = new Map<string, SharedUpload[]>();
   for (const row of rows) {
-    const key = `${row.sha256?.toString('hex')} ${row.bytes}`;
+    if (taken.has(row.upload_id)) continue;
+    const key = contentKey(row.sha256, row.bytes);
     const list = byContent.get(key);
     if (list === undefined) byContent.set(key, [row]);
     else list.push(row);
@@ -142,11 +156,10 @@ async function uploadsOfSameContent(
   return byContent;
 }
 
-export function newUploadId(): string {
-  return randomBytes(16).toString('hex');
+function contentKey(sha256: string, bytes: number): string {
+  return `${sha256} ${bytes}`;
 }
 
-/** PostgreSQL takes at most 65,535 parameters a statement. */
-function* batches<T>(rows: readonly T[], size = 5_000): Generator<T[]> {
-  for (let start = 0; start < rows.length; start += size) yield rows.slice(start, start + size);
+export function newUploadId(): string {
+  return randomBytes(16).toString('hex');
 }

@@ -53,6 +53,8 @@ export function openApiDocument(): Record<string, unknown> {
         },
       },
       schemas: componentSchemas(),
+      // Of an address that no path here describes.
+      responses: { UnknownAddress: problemAnswer(['unknown_address']) },
     },
   };
 }
@@ -137,28 +139,20 @@ function problems({ scope, body, problems }: Operation): Record<string, unknown>
   ]);
   const byStatus = Map.groupBy(codes, (code) => ERROR_CODES[code].status);
   return Object.fromEntries(
-    [...byStatus].map(([status, sharing]) => [
-      String(status),
-      {
-        description: sharing.map((code) => `\`${code}\`: ${ERROR_CODES[code].title}`).join('; '),
-        content: {
-          'application/problem+json': {
-            schema: {
-              allOf: [
-                { $ref: `${COMPONENTS}Problem` },
-                {
-                  properties: {
-                    code: { enum: sharing },
-                    type: { enum: sharing.map((code) => `/problems/${code}`) },
-                  },
-                },
-              ],
-            },
-          },
-        },
-      },
-    ]),
+    [...byStatus].map(([status, sharing]) => [String(status), problemAnswer(sharing)]),
   );
+}
+
+function problemAnswer(codes: readonly ErrorCode[]): Record<string, unknown> {
+  const properties = {
+    code: { enum: codes },
+    type: { enum: codes.map((code) => `/problems/${code}`) },
+  };
+  const schema = { allOf: [{ $ref: `${COMPONENTS}Problem` }, { properties }] };
+  return {
+    description: codes.map((code) => `\`${code}\`: ${ERROR_CODES[code].title}`).join('; '),
+    content: { 'application/problem+json': { schema } },
+  };
 }
 
 function reference(schema: z.ZodType): unknown {
