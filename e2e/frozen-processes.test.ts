@@ -32,6 +32,9 @@ describe('A process that is frozen', function () {
   before(async () => {
     system = await startTestSystem();
   });
+  afterEach(async () => {
+    for (const loader of loaders.splice(0)) await loader.kill('SIGKILL');
+  });
   after(() => system.stop());
 
   it('and writes an upload loses it to a live service; awake again, it changes nothing of it, and works on', async () => {
@@ -112,7 +115,10 @@ describe('A process that is frozen', function () {
     expect(first?.outcome).to.equal('lost');
     expect(first?.error).to.contain('did not report for').and.contain('ended its connection');
     expect([second?.outcome, more]).to.deep.equal(['published', []]);
-    expect(await system.query('SELECT FROM ingest.publication')).to.have.length(1);
+    const publications = await system.query(
+      `SELECT FROM ingest.publication JOIN ingest.run_revision USING (revision_id) WHERE run_key = 'big'`,
+    );
+    expect(publications).to.have.length(1);
 
     await living.kill('SIGTERM');
     await push(service.url, 'small');
@@ -163,8 +169,12 @@ describe('A process that is frozen', function () {
     for (const login of logins) await system.query(`DROP ROLE ${login}`);
   });
 
-  const startLoader = (env: Record<string, string> = {}): RunningProgram =>
-    system.startLoader({ INGEST_STALL_TIMEOUT_MS: String(STALL_MS), ...env });
+  const loaders: RunningProgram[] = [];
+  function startLoader(env: Record<string, string> = {}): RunningProgram {
+    const loader = system.startLoader({ INGEST_STALL_TIMEOUT_MS: String(STALL_MS), ...env });
+    loaders.push(loader);
+    return loader;
+  }
 
   async function push(url: string, run: string): Promise<void> {
     const args = ['push', join(system.workDir, run), '--model', 'churn', '--run', run, '--no-wait'];
