@@ -38,6 +38,7 @@ describe('compressed files', function () {
     expect(declared.status).to.equal(201);
     for (const file of ((await declared.json()) as RunAnswer).missing.files) {
       const sent = files.find(({ name }) => name === file.name)?.sent ?? Buffer.alloc(0);
+      if (sent.length === 0) continue;
       expect((await patch(system, file.uploadUrl, file.offset, sent)).status).to.equal(204);
     }
     return untilFinal(system, 'packed', run, 20_000);
@@ -77,6 +78,27 @@ describe('compressed files', function () {
     const failed = await push('torn', [{ name: 'a.jsonl.gz', sent: torn, lines: 5_000 }]);
     expect([failed.state, failed.error?.code]).to.deep.equal(['failed', 'corrupt_compression']);
     expect(failed.error?.detail).to.contain('a.jsonl.gz: The file cannot be expanded as gzip');
+    const two = [zstdCompressSync(scoreLines(50)), zstdCompressSync(scoreLines(50, 1_000))];
+    const [first = Buffer.alloc(0), second = Buffer.alloc(0)] = two;
+    const cuts = [1, 2, 3, 4, second.length - 4, second.length - 1];
+    const files = [
+      { name: 'a.jsonl.gz', sent: Buffer.alloc(0), lines: 0 },
+      { name: 'a.jsonl.ZST', sent: Buffer.alloc(0), lines: 0 },
+      ...cuts.map((bytes) => ({
+        name: 'a.jsonl.Zst',
+        sent: Buffer.concat([first, second.subarray(0, bytes)]),
+        lines: 50,
+      })),
+    ];
+    for (const [index, file] of files.entries()) {
+      const good = { name: 'b.jsonl', sent: Buffer.from(scoreLines(3, 5_000)), lines: 3 };
+      const { state, error } = await push(`cut-${index}`, [file, good]);
+      expect([state, error?.code, error?.file], `${index}`).to.deep.equal([
+        'failed',
+        'corrupt_compression',
+        file.name,
+      ]);
+    }
     const bomb = zstdCompressSync(Buffer.alloc(80 * 1024 * 1024, ' '));
     const refused = await push('bomb', [{ name: 'a.jsonl.zst', sent: bomb, lines: 1 }]);
     expect([refused.state, refused.error?.code]).to.deep.equal(['failed', 'expansion_too_large']);

@@ -64,6 +64,31 @@ describe('uploader check', () => {
     expect(torn.stdout).to.include('a.jsonl.gz').and.include('cannot be expanded');
   });
 
+  it('refuses a compressed file of two members or frames that is cut anywhere', async () => {
+    const lines = (first: number) =>
+      Array.from({ length: 9 }, (_, n) => `{"pk":${first + n},"score":1}\n`).join('');
+    const expected: Record<string, string> = {};
+    for (const [ending, compress] of [
+      ['gz', gzipSync],
+      ['zst', zstdCompressSync],
+    ] as const) {
+      const first = compress(lines(0));
+      const whole = Buffer.concat([first, compress(lines(100))]);
+      for (let bytes = 0; bytes <= whole.length; bytes++) {
+        const run = `${ending}-${bytes}`;
+        mkdirSync(join(scratch.path, 'data/m', run), { recursive: true });
+        writeFileSync(join(scratch.path, 'data/m', run, `a.jsonl.${ending}`), whole.subarray(0, bytes));
+        // Cut between the two it is a whole file: only hash and line count tell it from the longer one.
+        expected[run] = bytes === whole.length ? '18 rows' : bytes === first.length ? '9 rows' : 'data';
+      }
+    }
+    const { exitCode, stdout } = await check('--json');
+    expect(exitCode).to.equal(65);
+    const found: Record<string, string> = {};
+    for (const { run, rows, error } of JSON.parse(stdout).runs) found[run] = error?.code ?? `${rows} rows`;
+    expect(found).to.deep.equal(expected);
+  });
+
   it('ends with 65 when there is no row at all, and with 66 when there is no file', async () => {
     scratch.write('data/churn/1/a.jsonl', '\n');
     expect((await check()).exitCode).to.equal(65);

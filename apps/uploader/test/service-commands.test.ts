@@ -49,7 +49,7 @@ describe('uploader status, publish and retry, to the real service', function () 
     expect(all.code, all.stderr).to.equal(0);
     const [heading, ...rows] = all.stdout.trimEnd().split('\n');
     expect(heading).to.match(/^MODEL +RUN +REV +STATE +SHOWN +ROWS +SIZE +DECLARED +BY$/);
-    expect(rows.find((row) => row.startsWith('listed_b'))).to.match(/2026-11 +1 +published +20 /);
+    expect(rows.find((row) => row.startsWith('listed_b'))).to.match(/2026-11 +1 +published +this +20 /);
     const one = await run(['status', 'listed_a', '--json']);
     expect(JSON.parse(one.stdout).runs).to.have.length(1);
     const none = await run(['status', 'listed_never']);

@@ -8,7 +8,7 @@ export function problemPages(): Router {
   router.get('/problems/:code', (req, res) => {
     const { code } = req.params;
     if (!Object.hasOwn(ERROR_CODES, code)) {
-      throw new IngestError('not_found', 'There is no problem of that name.');
+      throw new IngestError('unknown_address', 'There is no problem of that name.');
     }
     res
       .set('Content-Security-Policy', "default-src 'none'; style-src 'self'; img-src 'self'")
