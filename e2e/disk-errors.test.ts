@@ -40,9 +40,12 @@ describe('A disk that answers with an error', function () {
       nth: 1,
       paths: [join(system.workDir, 'uploads')],
     });
-    const answer = await fetch(`${service.url}/readyz`);
-    expect(answer.status).to.equal(503);
-    expect(await answer.json()).to.include({ code: 'storage_fault', retryable: true });
+    // Each answer comes within a second; a sync that takes longer than 5 s is a fault.
+    const fault = await waitFor('the probe to say so', async () => {
+      const answer = await fetch(`${service.url}/readyz`);
+      return answer.ok ? undefined : ((await answer.json()) as object);
+    });
+    expect(fault).to.include({ code: 'storage_fault', status: 503, retryable: true });
     expect((await fetch(`${service.url}/livez`)).status).to.equal(200);
     await waitFor('the disk to answer again', async () => (await fetch(`${service.url}/readyz`)).ok, 30_000);
     await injection.end();

@@ -90,8 +90,8 @@ describe('A service with 100 uploads under way, and 100 that have stalled', func
         headers: { authorization: `Bearer ${system.token}`, 'content-type': 'application/json' },
         body: JSON.stringify({ files: [{ name: 'a.jsonl', bytes: BYTES, sha256, lines: 1 }] }),
       });
-      const { files } = (await answer.json()) as { files?: { uploadUrl: string }[] };
-      paths.push(...(files ?? []).map(({ uploadUrl }) => uploadUrl));
+      const { missing } = (await answer.json()) as { missing?: { files: { uploadUrl: string }[] } };
+      paths.push(...(missing?.files ?? []).map(({ uploadUrl }) => uploadUrl));
     }
     expect(paths, 'uploads declared').to.have.length(runs);
     return paths;

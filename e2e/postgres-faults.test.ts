@@ -54,7 +54,7 @@ describe('PostgreSQL that fails', function () {
       const statements = {
         copy: 'COPY',
         key: 'ALTER TABLE % ADD PRIMARY KEY%',
-        attach: 'ALTER TABLE % ATTACH %',
+        attach: 'SELECT ingest.attach_revision(%',
       };
       await writeScoreFile(join(system.workDir, 'first/scores.jsonl'), LINES, seed);
       expect((await system.runUploader(service.url, pushArgs('first'))).code).to.equal(0);

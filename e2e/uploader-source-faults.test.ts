@@ -95,8 +95,8 @@ describe('uploader push, of files that change, vanish, or have odd names', funct
     await writeScoreFile(join(folder, 'a.jsonl'), 10, run);
     await symlink('.', join(folder, 'again'));
     const { code, stderr } = await push();
-    expect(code, stderr).to.equal(0);
-    expect(stderr).to.include('is ignored');
+    expect(code, stderr).to.equal(66);
+    expect(stderr).to.include('again/a.jsonl: it is in a folder below the layout');
   });
 
   it('sends files with spaces, unicode, percent signs and quotes in their names, and empty ones', async () => {

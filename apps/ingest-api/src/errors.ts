@@ -1,4 +1,5 @@
 import { UnusableDatabase } from 'db-schema';
+import { printableLines } from 'score-lines';
 
 /**
  * Everything that can go wrong on the way of a run, with the HTTP status and whether the same request may
@@ -108,5 +109,5 @@ export function describeError(error: unknown): string {
         : cause.message,
     );
   }
-  return parts.join(': ');
+  return printableLines(parts.join(': '));
 }

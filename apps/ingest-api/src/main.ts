@@ -1,6 +1,7 @@
 import { Command, CommanderError } from 'commander';
 import { UnusableDatabase } from 'db-schema';
 import { type Logger, pino } from 'pino';
+import { printableJson } from 'score-lines';
 import { load } from './commands/load.ts';
 import { migrate } from './commands/migrate.ts';
 import { serve } from './commands/serve.ts';
@@ -14,7 +15,12 @@ const EXIT_FAULT = 1;
 const EXIT_USAGE = 2;
 
 function createLogger(level: string): Logger {
-  return pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime });
+  return pino({
+    level,
+    base: null,
+    timestamp: pino.stdTimeFunctions.isoTime,
+    hooks: { streamWrite: printableJson },
+  });
 }
 
 /** Aborted by the first SIGINT or SIGTERM; the second one ends the process at once. */

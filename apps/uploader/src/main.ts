@@ -1,6 +1,7 @@
 import './bound-memory.ts';
 
 import { CommanderError } from 'commander';
+import { printableJson, printableLines } from 'score-lines';
 import { createProgram } from './cli.ts';
 import { type CommandResult, resultOfFault } from './command-result.ts';
 import { EXIT_CODE_OF, type ExitCode } from './exit-codes.ts';
@@ -14,8 +15,8 @@ const STOP_WITHIN_MS = 1500;
 
 const terminal: Terminal = {
   env: process.env,
-  writeOut: (text) => process.stdout.write(text),
-  writeError: (text) => process.stderr.write(text),
+  writeOut: (text) => process.stdout.write(printableLines(text)),
+  writeError: (text) => process.stderr.write(printableLines(text)),
   // A terminal without a width (a pseudo-terminal of a CI runner) is a log.
   errorTty:
     process.stderr.isTTY && process.stderr.columns > 0 && process.env.TERM !== 'dumb' ? process.stderr : null,
@@ -55,7 +56,7 @@ process.on('uncaughtException', (error) => end(resultOfError(error)));
 
 function resultOfError(error: unknown): CommandResult {
   const fault = errorOf(error);
-  process.stderr.write(`uploader: ${fault.error.detail}\n`);
+  process.stderr.write(printableLines(`uploader: ${fault.error.detail}\n`));
   return resultOfFault(fault.error, fault.exitCode);
 }
 
@@ -64,7 +65,7 @@ let hasEnded = false;
 function end(result: CommandResult): void {
   if (hasEnded) return;
   hasEnded = true;
-  const text = JSON.stringify(result);
+  const text = printableJson(JSON.stringify(result));
   for (const path of findResultFiles(process.argv, process.env)) {
     try {
       writeResultFile(path, `${text}\n`);

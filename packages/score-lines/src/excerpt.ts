@@ -26,6 +26,38 @@ export function excerpt(bytes: Uint8Array, start: number, end: number, limit = E
   return shown;
 }
 
+/** Control, bidirectional and other invisible characters, line separators, halves of a character. */
+const UNSAFE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
+
+/**
+ * Text that a terminal, a log or a page can show: what would move the cursor, change colours or turn the direction of
+ * writing is shown as `\u{202e}` instead. For everything that a client, a file or PostgreSQL has said.
+ */
+export function printable(text: string): string {
+  return text.replace(UNSAFE, (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`);
+}
+
+/** The same for a text of several lines. */
+export function printableLines(text: string): string {
+  return text.split('\n').map(printable).join('\n');
+}
+
+/** The same for JSON: it means what it meant, with those characters as its own escapes. */
+export function printableJson(json: string): string {
+  return json.replace(UNSAFE, (character) =>
+    character === '\n'
+      ? character // between lines; within a string JSON has escaped it
+      : utf16(character),
+  );
+}
+
+function utf16(character: string): string {
+  let escapes = '';
+  for (let unit = 0; unit < character.length; unit += 1)
+    escapes += `\\u${character.charCodeAt(unit).toString(16).padStart(4, '0')}`;
+  return escapes;
+}
+
 function characterEnd(bytes: Uint8Array, at: number, end: number): number {
   if ((bytes[at] as number) < 0x80) return at + 1;
   const next = multibyteEnd(bytes, at);

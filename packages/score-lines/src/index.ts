@@ -1,4 +1,5 @@
 export { COPY_HEAD, COPY_TAIL } from './copy-rows.ts';
+export { printable, printableJson, printableLines } from './excerpt.ts';
 export { type Compression, CompressionFault, compressionOf, expand } from './expand.ts';
 export { KeyOrder } from './key-order.ts';
 export type { FoundKey, KeySearch } from './key-search.ts';

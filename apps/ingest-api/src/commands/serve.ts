@@ -105,6 +105,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   server.listen(config.port, config.host);
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
+  void readiness.check().catch(() => {}); // makes its connection before it is needed; who asks hears what is wrong
   log.info({ host: config.host, port, dataDir: config.dataDir }, 'listening');
   await sweep();
   const sweeping = setInterval(sweep, SWEEP_EVERY_MS);

@@ -15,7 +15,7 @@ const ETAG = /^"(\d{1,15})"$/;
 export const reason = z
   .string()
   .trim()
-  .regex(/^[^\p{Cc}\p{Cs}]{1,500}$/u, 'must be 1 to 500 characters on one line');
+  .regex(/^[^\p{C}\p{Zl}\p{Zp}]{1,500}$/u, 'must be 1 to 500 printable characters on one line');
 
 export const publishRequest = z.strictObject({
   run: runKey,

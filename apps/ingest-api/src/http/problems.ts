@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { STATUS_CODES } from 'node:http';
 import type { ErrorRequestHandler, Request, Response } from 'express';
 import type { Logger } from 'pino';
+import { printable } from 'score-lines';
 import { describeError, ERROR_CODES, type ErrorCode, IngestError, isDatabaseUnavailable } from '../errors.ts';
 
 /** RFC 9457 problem details. */
@@ -50,7 +51,7 @@ export function toProblem(error: IngestError, requestId: string): Problem {
     type: `/problems/${error.code}`,
     title,
     status,
-    detail: error.message,
+    detail: printable(error.message),
     code: error.code,
     retryable,
     request_id: requestId,

@@ -1,5 +1,5 @@
 import type { RejectTotals, RevisionError } from 'db-schema';
-import type { RejectCode, RejectedLine } from 'score-lines';
+import { printableLines, type RejectCode, type RejectedLine } from 'score-lines';
 import type { Suspect } from '../runs/lost-bytes.ts';
 import type { Mismatch } from './copy-file.ts';
 
@@ -27,8 +27,8 @@ export class DataFault extends Error {
     rejectedLines: readonly FileReject[] = [],
     suspects: readonly Suspect[] = [],
   ) {
-    super(error.detail);
-    this.error = error;
+    super(printableLines(error.detail));
+    this.error = { ...error, detail: this.message };
     this.rejects = rejects;
     this.rejectedLines = rejectedLines;
     this.suspects = suspects;

@@ -1,5 +1,5 @@
 import type { ClientBase } from 'pg';
-import { createScoreLineScanner, type FoundKey } from 'score-lines';
+import { createScoreLineScanner, type FoundKey, printable } from 'score-lines';
 import type { ClaimedRevision } from './claim-next-load.ts';
 import { DataFault, type FileReject } from './data-fault.ts';
 import { readLines } from './read-lines.ts';
@@ -86,6 +86,6 @@ async function placesOf(
 
 function shownKey(pk: string): string {
   const characters = [...pk];
-  if (characters.length <= SHOWN_KEY_CHARACTERS) return JSON.stringify(pk);
-  return JSON.stringify(`${characters.slice(0, SHOWN_KEY_CHARACTERS).join('')}…`);
+  if (characters.length <= SHOWN_KEY_CHARACTERS) return printable(JSON.stringify(pk));
+  return printable(JSON.stringify(`${characters.slice(0, SHOWN_KEY_CHARACTERS).join('')}…`));
 }

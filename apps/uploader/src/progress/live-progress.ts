@@ -1,5 +1,6 @@
 import type { WriteStream } from 'node:tty';
 import { createLogUpdate } from 'log-update';
+import { printableLines } from 'score-lines';
 import type { FileView, PushView, RunView } from './push-view.ts';
 import { createRate } from './rate.ts';
 import { renderBlock } from './render-block.ts';
@@ -34,7 +35,7 @@ export function liveProgress(stream: WriteStream, view: PushView): Reporter {
       stream.columns || 80,
       stream.rows || 24,
     );
-    block(text);
+    block(printableLines(text));
   };
   const said: string[] = [];
   // Terminals differ in what they make of lines that no longer fit; only what is drawn anew is sure to be right.
@@ -47,7 +48,8 @@ export function liveProgress(stream: WriteStream, view: PushView): Reporter {
   const timer = setInterval(draw, REDRAW_MS);
   stream.on('resize', startOver);
   return {
-    say: (sentence) => {
+    say: (given) => {
+      const sentence = printableLines(given);
       said.push(sentence);
       if (said.length > MOST_SAID_AGAIN) said.shift();
       block.persist(sentence);
