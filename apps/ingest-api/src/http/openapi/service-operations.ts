@@ -109,6 +109,6 @@ export const SERVICE_OPERATIONS: readonly Operation[] = [
     scope: null,
     example: { path: { code: 'conflict' }, answers: 200 },
     answers: { 200: { says: 'a page', mediaType: 'text/html' } },
-    problems: ['not_found'],
+    problems: ['unknown_address'],
   },
 ];
