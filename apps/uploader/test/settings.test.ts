@@ -47,6 +47,7 @@ describe('settings', () => {
       dryRun: false,
       wait: true,
       json: false,
+      requireShown: false,
     });
   });
 
