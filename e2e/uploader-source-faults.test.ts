@@ -94,9 +94,11 @@ describe('uploader push, of files that change, vanish, or have odd names', funct
   it('is not led in circles by a folder that links to itself', async () => {
     await writeScoreFile(join(folder, 'a.jsonl'), 10, run);
     await symlink('.', join(folder, 'again'));
-    const { code, stderr } = await push();
+    const { code, stdout, stderr } = await push();
     expect(code, stderr).to.equal(66);
-    expect(stderr).to.include('again/a.jsonl: it is in a folder below the layout');
+    expect(stdout + stderr).to.include('again/a.jsonl: it is in a folder below the layout');
+    const ignored = await push(['--ignore', 'again']);
+    expect(ignored.code, ignored.stderr).to.equal(0);
   });
 
   it('sends files with spaces, unicode, percent signs and quotes in their names, and empty ones', async () => {
