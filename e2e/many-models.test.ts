@@ -1,4 +1,5 @@
 import { mkdir, writeFile } from 'node:fs/promises';
+import { constants, setPriority } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { startTestSystem, type TestSystem } from './support/test-system.ts';
@@ -53,7 +54,10 @@ describe('sixty models at once', function () {
   }
 
   async function push(dir: string, ...flags: string[]): Promise<void> {
-    const { code, stderr } = await system.runUploader(url, ['push', dir, ...flags]);
+    const uploader = system.startUploader(url, ['push', dir, ...flags]);
+    // It runs on another host in earnest: here the service must not wait for a core behind thirty of them.
+    setPriority(uploader.pid, constants.priority.PRIORITY_LOW);
+    const { code, stderr } = await uploader.ended;
     expect(code, stderr).to.equal(0);
     expect(stderr).not.to.match(/503|again|retry/i);
   }

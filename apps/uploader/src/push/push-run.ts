@@ -14,6 +14,8 @@ import type { PushContext } from './push-context.ts';
 import { sendMissingFiles } from './send-missing-files.ts';
 
 const FIRST_POLL_MS = 250;
+/** The pause grows with the time that has passed: the end of what took 10 s is noticed within 1.5 s. */
+const POLLED_SHARE = 0.15;
 /** The service's word for bytes that are not those of the manifest: it forgets them, and takes them again. */
 const CONTENT_MISMATCH = 'content_mismatch';
 
@@ -45,7 +47,7 @@ export async function pushRun(run: SourceRun, view: RunView, context: PushContex
   show(remote, view);
   context.say(describeDeclared(remote, files, view));
   let declaredAgain = false;
-  let pollMs = FIRST_POLL_MS;
+  const waitingSinceMs = performance.now();
   for (let round = 0; ; round++) {
     if (remote.error?.code === CONTENT_MISMATCH) {
       // Of what was declared and what arrived either may be wrong: next time both are made anew.
@@ -56,8 +58,8 @@ export async function pushRun(run: SourceRun, view: RunView, context: PushContex
     const isMissing = remote.state === 'receiving' && remote.missing.files.length > 0;
     if (!settings.wait && (remote.state !== 'receiving' || allReceived(remote))) return remote;
     if (!isMissing || round > 0) {
-      await pause(pollMs, limit.signal);
-      pollMs = Math.min(pollMs * 1.5, settings.pollMs);
+      const waitedMs = performance.now() - waitingSinceMs;
+      await pause(Math.min(Math.max(FIRST_POLL_MS, waitedMs * POLLED_SHARE), settings.pollMs), limit.signal);
     }
     if (isMissing) {
       try {
