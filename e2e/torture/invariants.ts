@@ -53,10 +53,7 @@ export async function checkLeftovers(system: TestSystem, runs: number): Promise<
     'files that belong to nothing',
   ).to.deep.equal([]);
   await waitFor('every lock to be given back', async () => {
-    // Shared ones are the services' own: each holds one for as long as it lives.
-    const locks = await system.query(
-      `SELECT FROM pg_locks WHERE locktype = 'advisory' AND mode <> 'ShareLock'`,
-    );
+    const locks = await system.query(`SELECT FROM pg_locks WHERE locktype = 'advisory'`);
     return locks.length === 0;
   });
   const writers = await system.query(

@@ -64,11 +64,13 @@ export const PROBLEM_GUIDES: Readonly<Record<ErrorCode, ProblemGuide>> = {
     ],
   },
   offset_conflict: {
-    happened: 'The PATCH begins at another offset than the one where the upload stands.',
-    toDo: ['Ask for the offset by HEAD, and go on from there. tus clients do it by themselves.'],
+    happened:
+      "The PATCH begins at another offset than the upload's. It may be lower than what the service had acknowledged: when its disk has lost bytes, the upload goes back to what is there.",
+    toDo: ['Ask for the offset by HEAD, and continue from there. tus clients do it by themselves.'],
   },
   upload_gone: {
-    happened: 'The upload was removed: it was given up, or nothing came for it for too long.',
+    happened:
+      'The upload was removed: its run was cancelled, nothing came for it for too long, or its bytes are lost and no run waits for them.',
     toDo: ['Declare the run again, or run the same `uploader push` again: it gets a new upload.'],
   },
   precondition_failed: {
@@ -107,7 +109,7 @@ export const PROBLEM_GUIDES: Readonly<Record<ErrorCode, ProblemGuide>> = {
   },
   upload_locked: {
     happened:
-      'Another request is writing this very upload, and is alive; or this one has lost the upload before it brought a byte.',
+      'Another request is writing this very upload, and is alive; or this one has lost the upload, before it brought a byte or because its service was silent for too long.',
     toDo: [
       'Wait as long as `Retry-After` says; the uploader does it by itself. A writer that has stalled is replaced.',
       'If it stays: two jobs push the same run. End one of them.',
@@ -146,7 +148,7 @@ export const PROBLEM_GUIDES: Readonly<Record<ErrorCode, ProblemGuide>> = {
   },
   storage_fault: {
     happened:
-      'The disk did not take or sync the bytes. They were not acknowledged; the upload stands where it was synced last.',
+      'The disk did not take or sync the bytes, or the folder with the uploads is not there. Nothing was acknowledged; the upload is where it was synced last.',
     toDo: [
       'Try again; the uploader does it by itself.',
       'Operators: look at the kernel log for errors of the disk below `INGEST_DATA_DIR`, before it gets worse.',

@@ -7,6 +7,8 @@ import { retireRevisions } from './retire-revisions.ts';
 
 /** Readers that stay longer are left to the next sweep. */
 const PATIENCE_MS = 30_000;
+/** How often a sweep says that it has not ended yet. */
+const STAYS_EVERY_MS = 15_000;
 
 export interface RetentionContext {
   readonly connection: ConnectOptions;
@@ -31,10 +33,14 @@ async function sweepOnce(context: RetentionContext): Promise<void> {
   await onConnection(context, (turn) =>
     onConnection(context, async (client) => {
       // A lock that readers cannot take, for as long as the sweep: DETACH CONCURRENTLY allows no transaction around it.
-      await turn.query('BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0');
+      // A loader that is frozen loses its turn.
+      await turn.query(`BEGIN; SET LOCAL idle_in_transaction_session_timeout = '2min'`);
       const mine = await turn.query(`SELECT FROM ingest.sweep WHERE name = 'rows' FOR UPDATE SKIP LOCKED`);
       if (mine.rows.length === 0) return;
-      const { dropped, waiting, refused } = await retireRevisions(client, PATIENCE_MS);
+      const staying = setInterval(() => turn.query('SELECT').catch(() => {}), STAYS_EVERY_MS);
+      const { dropped, waiting, refused } = await retireRevisions(client, PATIENCE_MS).finally(() =>
+        clearInterval(staying),
+      );
       for (const { model, run, revision } of dropped)
         log.info({ model, run, revision }, 'rows dropped: the revision is past retention');
       for (const { model, run, revision } of waiting)

@@ -3,7 +3,7 @@ import { CompiledQuery, type Kysely } from 'kysely';
 import type { ClientBase } from 'pg';
 import { seemsShort, storedBytes, toDiskFault } from '../store/upload-files.ts';
 import { SENT_BY_UPLOAD } from './run-files.ts';
-import { findUpload, type StandingUpload } from './upload-records.ts';
+import { findUpload, NOBODY, type StandingUpload } from './upload-records.ts';
 
 /** An upload whose file may not hold what was acknowledged. */
 export interface Suspect {
@@ -86,10 +86,14 @@ const LOCK_UPLOADS = `
   FROM ingest.upload WHERE upload_id = ANY ($1::text[]) AND removed_at IS NULL
   ORDER BY upload_id FOR NO KEY UPDATE`;
 
-/** Without a writer: whoever writes it now may have the file open that was lost. It is given its time anew. */
+/**
+ * Whoever writes it now has a file open that is not what it seems, and may write on: the next one takes another file
+ * (`upload-locks.ts`). The upload is given its time anew.
+ */
 const SET_BACK_UPLOADS = `
   UPDATE ingest.upload u
-  SET offset_bytes = l.stored_bytes, received_at = NULL, writer = NULL, last_progress_at = now(),
+  SET offset_bytes = l.stored_bytes, received_at = NULL, last_progress_at = now(),
+      writer = CASE WHEN writer IS NOT NULL THEN '${NOBODY}' END,
       removed_at = CASE WHEN NOT EXISTS (
         SELECT FROM ingest.run_revision r
         WHERE ${SENT_BY_UPLOAD} AND r.state IN ('receiving', 'queued')) THEN now() END

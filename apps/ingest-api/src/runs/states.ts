@@ -9,7 +9,7 @@ export type RunAction = 'upload' | 'withdraw' | 'retry' | 'publish';
 interface StateRule {
   /** Where a revision may go from here, and who takes it there. */
   readonly moves: Partial<
-    Record<RunState, 'uploader' | 'finish hook' | 'service start' | 'loader' | 'operator' | 'new revision'>
+    Record<RunState, 'uploader' | 'finish hook' | 'lost bytes' | 'loader' | 'operator' | 'new revision'>
   >;
   readonly mayDo: readonly RunAction[];
 }
@@ -21,12 +21,17 @@ interface StateRule {
 export const RUN_STATES: Readonly<Record<RunState, StateRule>> = {
   receiving: { moves: { queued: 'finish hook', cancelled: 'new revision' }, mayDo: ['upload', 'withdraw'] },
   queued: {
-    // Back to `receiving` when the folder has lost bytes of it (reconcile-files.ts).
-    moves: { loading: 'loader', receiving: 'service start', cancelled: 'new revision' },
+    moves: { loading: 'loader', receiving: 'lost bytes', cancelled: 'new revision' },
     mayDo: ['retry', 'withdraw'],
   },
   loading: {
-    moves: { published: 'loader', superseded: 'loader', held: 'loader', failed: 'loader' },
+    moves: {
+      published: 'loader',
+      superseded: 'loader',
+      held: 'loader',
+      failed: 'loader',
+      receiving: 'lost bytes',
+    },
     mayDo: [],
   },
   published: { moves: { superseded: 'loader' }, mayDo: [] },

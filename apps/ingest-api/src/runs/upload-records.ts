@@ -65,8 +65,8 @@ export function uploadRecords(db: Kysely<Database>): UploadRecords {
   };
 }
 
-/** In place of a writer that is gone, until another one has a file of its own: never the name of a process. */
-const NOBODY = 'nobody';
+/** In place of a writer that may write on, until another one has a file of its own: never the name of a process. */
+export const NOBODY = 'nobody';
 
 async function claimUpload(
   db: Kysely<Database>,
