@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { Ajv2019 } from 'ajv/dist/2019.js';
 import { expect } from 'chai';
@@ -13,6 +13,7 @@ interface Service {
   readonly user?: string;
   readonly read_only?: boolean;
   readonly cap_drop?: readonly string[];
+  readonly pids_limit?: number;
   readonly security_opt?: readonly string[];
   readonly privileged?: boolean;
   readonly environment?: Readonly<Record<string, string>>;
@@ -81,11 +82,29 @@ describe('docker/compose.yaml', () => {
       expect(service.cap_drop, name).to.deep.equal(['ALL']);
       expect(service.security_opt, name).to.deep.equal(['no-new-privileges:true']);
       expect(service.privileged, name).to.equal(undefined);
+      expect(service.pids_limit, name).to.be.within(1, 512);
       expect(service.image, `${name} has no moving tag`).not.to.match(
         /^(?!score-ingest\/).*(:latest|\/[^:]+)$/,
       );
       if (!['secrets', 'migrate', 'metrics-token', 'airflow-token'].includes(name))
         expect(service.deploy?.resources?.limits?.memory, name).to.be.a('string');
+    }
+  });
+
+  it('names what others publish by its content: images in compose.digests.yaml or here, Actions by commit', () => {
+    const pinned = parse(readFileSync(path.join(DOCKER, 'compose.digests.yaml'), 'utf8'), { merge: true });
+    const digest = /@sha256:[0-9a-f]{64}$/;
+    for (const [name, { image = '', build }] of services) {
+      const over = pinned.services[name];
+      if (build !== undefined && build.target === 'ingest-api' && over !== undefined)
+        expect(over.build.args.NODE_IMAGE, name).to.match(digest);
+      if (!image.startsWith('score-ingest/')) expect(over?.image ?? image, name).to.match(digest);
+    }
+    const workflows = path.join(DOCKER, '../.github/workflows');
+    for (const file of readdirSync(workflows)) {
+      const uses = readFileSync(path.join(workflows, file), 'utf8').match(/uses: .*/g) ?? [];
+      expect(uses.length, file).to.be.greaterThan(0);
+      for (const use of uses) expect(use, file).to.match(/@[0-9a-f]{40} # v[\d.]+$/);
     }
   });
 
