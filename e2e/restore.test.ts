@@ -166,6 +166,23 @@ describe('after a restore', function () {
     expect(kept).to.have.length(2);
   });
 
+  it('or a loss while a push waits, the very same push sends what is gone and ends well', async () => {
+    const run = await makeRun('waiting');
+    const pushing = system.startUploader(service.url, ['push', run.dir, '--json', '--poll', '1s']);
+    await waitFor(
+      'the run to be queued',
+      async () => (await stateOf('waiting'))?.state === 'queued',
+      PATIENCE_MS,
+    );
+    for (const file of await readdir(uploads())) await truncate(join(uploads(), file), 10_000);
+    startLoader();
+    const { code, stderr } = await pushing.ended;
+    expect(code, stderr).to.equal(0);
+    await published('waiting');
+    const lost = await system.query(`SELECT actor FROM ingest.audit_event WHERE action = 'lose_bytes'`);
+    expect(lost).to.deep.equal([{ actor: 'loader' }]);
+  });
+
   it('never takes the lost file of a loaded run for content that is there', async () => {
     const first = await makeRun('reused');
     startLoader();

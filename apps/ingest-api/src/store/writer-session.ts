@@ -127,9 +127,14 @@ export class WriterSessions {
       if (what === 'freed') this.#options.onFreed(uploadId);
     });
     // A beat need not wait for the disk: after a crash of the server all sessions begin anew.
-    await client.query(`SET synchronous_commit = off; LISTEN ${CHANNEL}`);
-    await client.query('INSERT INTO ingest.writer (writer) VALUES ($1)', [session.writer]);
-    session.confirmedMs = performance.now();
+    try {
+      await client.query(`SET synchronous_commit = off; LISTEN ${CHANNEL}`);
+      session.confirmedMs = performance.now();
+      await client.query('INSERT INTO ingest.writer (writer) VALUES ($1)', [session.writer]);
+    } catch (error) {
+      destroyConnection(client, 'it cannot be written under');
+      throw error;
+    }
     this.#keepTrusted(session);
     return session;
   }
