@@ -38,6 +38,7 @@ describe('after a restore', function () {
   }
 
   const uploads = () => join(system.workDir, 'uploads');
+  const uploadFiles = async () => (await readdir(uploads())).filter((name) => /^[0-9a-f]{32}/.test(name));
 
   /** The folder of one run of `model`, and its only file's text. */
   async function makeRun(model: string): Promise<{ dir: string; text: string }> {
@@ -174,7 +175,7 @@ describe('after a restore', function () {
       async () => (await stateOf('waiting'))?.state === 'queued',
       PATIENCE_MS,
     );
-    for (const file of await readdir(uploads())) await truncate(join(uploads(), file), 10_000);
+    for (const file of await uploadFiles()) await truncate(join(uploads(), file), 10_000);
     startLoader();
     const { code, stderr } = await pushing.ended;
     expect(code, stderr).to.equal(0);
@@ -188,7 +189,7 @@ describe('after a restore', function () {
     startLoader();
     await push(first.dir);
     await stopAll();
-    for (const file of await readdir(uploads())) await rm(join(uploads(), file));
+    for (const file of await uploadFiles()) await rm(join(uploads(), file));
     await start();
     startLoader();
     await waitFor(

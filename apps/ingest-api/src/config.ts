@@ -66,6 +66,8 @@ const LOAD = z.object({
 
 const DATABASE_ONLY = z.object(COMMON);
 
+const STORE = z.object({ ...COMMON, INGEST_DATA_DIR: z.string().min(1) });
+
 export interface DatabaseConfig {
   readonly databaseUrl: string;
   readonly logLevel: string;
@@ -169,4 +171,10 @@ export function loadLoaderConfig(env: Environment): LoadConfig {
 export function loadDatabaseConfig(env: Environment): DatabaseConfig {
   const it = parse(DATABASE_ONLY, env);
   return { databaseUrl: it.DATABASE_URL, logLevel: it.INGEST_LOG_LEVEL };
+}
+
+/** @throws {ConfigError} naming every fault. */
+export function loadStoreConfig(env: Environment): DatabaseConfig & { readonly dataDir: string } {
+  const it = parse(STORE, env);
+  return { databaseUrl: it.DATABASE_URL, logLevel: it.INGEST_LOG_LEVEL, dataDir: it.INGEST_DATA_DIR };
 }

@@ -2,13 +2,21 @@ import { Command, CommanderError } from 'commander';
 import { UnusableDatabase } from 'db-schema';
 import { type Logger, pino } from 'pino';
 import { printableJson } from 'score-lines';
+import { adopt } from './commands/adopt.ts';
 import { load } from './commands/load.ts';
 import { migrate } from './commands/migrate.ts';
 import { serve } from './commands/serve.ts';
 import { addContractOptions, setModel } from './commands/set-model.ts';
 import { addTokenCommands } from './commands/token.ts';
-import { ConfigError, loadDatabaseConfig, loadLoaderConfig, loadServeConfig } from './config.ts';
+import {
+  ConfigError,
+  loadDatabaseConfig,
+  loadLoaderConfig,
+  loadServeConfig,
+  loadStoreConfig,
+} from './config.ts';
 import { describeError } from './errors.ts';
+import { WrongStore } from './runs/store-identity.ts';
 import { withSecretFiles } from './secret-files.ts';
 
 const EXIT_FAULT = 1;
@@ -62,6 +70,16 @@ program
   .description('bring the database up to date (as its owner)')
   .action(() => migrate(loadDatabaseConfig(environment())));
 
+program
+  .command('store')
+  .description('the folder (INGEST_DATA_DIR) that holds the bytes of uploads')
+  .command('adopt')
+  .description(
+    'after a restore, with every service and loader stopped: make the folder the store of this database, and find what is missing in it',
+  )
+  .requiredOption('--reason <text>', 'why; kept in the audit log')
+  .action(({ reason }: { reason: string }) => adopt(loadStoreConfig(environment()), reason));
+
 addTokenCommands(program, environment);
 
 addContractOptions(
@@ -89,6 +107,7 @@ try {
 
 function fail(error: unknown): void {
   process.stderr.write(`ingest-api: ${describeError(error)}\n`);
-  const isUsage = error instanceof ConfigError || error instanceof UnusableDatabase;
+  const isUsage =
+    error instanceof ConfigError || error instanceof UnusableDatabase || error instanceof WrongStore;
   process.exitCode = isUsage ? EXIT_USAGE : EXIT_FAULT;
 }

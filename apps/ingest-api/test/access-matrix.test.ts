@@ -278,6 +278,7 @@ function appToWalk(db: Kysely<Database>) {
     log: pino({ level: 'silent' }),
     guard: { ratePerMinute: 1, failedLoginsPerMinute: 1, trustedProxies: [] } as never,
     isStopping: () => true,
+    isOpen: () => true,
     onQueued: () => {},
     onLost: () => {},
   });

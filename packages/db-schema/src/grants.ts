@@ -208,6 +208,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON
   ingest.run_file, ingest.load_attempt, ingest.rejected_line TO ingest_api;
 GRANT SELECT, INSERT, DELETE ON ingest.session TO ingest_api;
 GRANT SELECT ON ingest.audit_event TO ingest_api;
+GRANT SELECT, INSERT, UPDATE ON ingest.store TO ingest_api, ingest_loader;
 GRANT SELECT, UPDATE ON ingest.sweep TO ingest_api, ingest_loader; -- to lock a row of it
 
 GRANT SELECT ON ingest.model, ingest.run, ingest.upload, ingest.run_file TO ingest_loader;

@@ -240,6 +240,12 @@ export interface RejectedLineTable {
   excerpt: string;
 }
 
+export interface StoreTable {
+  singleton: Generated<boolean>;
+  store_id: string;
+  generation: number;
+}
+
 export interface SweepTable {
   name: 'files' | 'rows';
 }
@@ -268,6 +274,7 @@ export interface Database {
   'ingest.run_file': RunFileTable;
   'ingest.load_attempt': LoadAttemptTable;
   'ingest.rejected_line': RejectedLineTable;
+  'ingest.store': StoreTable;
   'ingest.sweep': SweepTable;
   'ingest.audit_event': AuditEventTable;
 }

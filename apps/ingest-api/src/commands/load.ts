@@ -1,4 +1,5 @@
 import { hostname } from 'node:os';
+import { setTimeout as delay } from 'node:timers/promises';
 import { openDatabase, refuseUnusable } from 'db-schema';
 import type { Logger } from 'pino';
 import type { LoadConfig } from '../config.ts';
@@ -6,7 +7,10 @@ import { describeError } from '../errors.ts';
 import { endFrozenLoads } from '../load/end-frozen-loads.ts';
 import { runLoader } from '../load/run-loader.ts';
 import { runRetention } from '../load/run-retention.ts';
+import { openWhenReachable } from '../runs/store-identity.ts';
 
+/** How often a loader that starts before its database looks for it. */
+const OPEN_AGAIN_MS = 2_000;
 /** Reports of loads are written at once; a server that takes longer hangs. */
 const SIDE_SILENCE_MS = 60_000;
 
@@ -25,6 +29,13 @@ export async function load(config: LoadConfig, log: Logger, signal: AbortSignal)
     silenceTimeoutMs: SIDE_SILENCE_MS,
     onIdleError: (error) => log.warn({ err: describeError(error) }, 'an idle database connection was lost'),
   });
+  try {
+    while (!(await openWhenReachable(side.db, config.dataDir, log)) && !signal.aborted)
+      await delay(OPEN_AGAIN_MS, undefined, { signal }).catch(() => {}); // aborted: that is how it ends
+  } catch (error) {
+    await side.pool.end();
+    throw error;
+  }
   const worker = `${hostname()}:${process.pid}`;
   log.info({ worker, dataDir: config.dataDir }, 'loader started');
   const retention = runRetention({ connection, log, signal }, config.retentionIntervalMs);

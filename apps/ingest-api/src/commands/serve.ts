@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
 import { type ConnectOptions, openDatabase, refuseUnusable } from 'db-schema';
 import type { Logger } from 'pino';
 import type { ServeConfig } from '../config.ts';
@@ -13,12 +14,15 @@ import { removeEndedSessions } from '../runs/principals.ts';
 import type { QueuedRevision } from '../runs/queue-complete-revisions.ts';
 import { queueCompleteRevisions } from '../runs/queue-complete-revisions.ts';
 import { removeFiles } from '../runs/remove-files.ts';
+import { openWhenReachable, renewStore } from '../runs/store-identity.ts';
 import { uploadRecords } from '../runs/upload-records.ts';
 import { DurableStore } from '../store/durable-store.ts';
-import { prepareDataDir } from '../store/upload-files.ts';
+import { prepareDataDir } from '../store/folder.ts';
 import { UploadLocks } from '../store/upload-locks.ts';
 
 const SWEEP_EVERY_MS = 60_000;
+/** How often a service that starts before its database looks for it. */
+const OPEN_AGAIN_MS = 2_000;
 /** Requests under way get so long to end by themselves when the service stops. */
 const GRACE_MS = 3_000;
 /** A request is told 503 when PostgreSQL says nothing for so long. */
@@ -56,6 +60,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     for (const { model, run_key, revision } of revisions)
       log.info({ model, run: run_key, revision }, 'run queued');
   };
+  let isOpen = false;
   const readiness = new Readiness(
     { ...connection, applicationName: 'ingest-api serve (readyz)' },
     config.dataDir,
@@ -77,18 +82,20 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     guard: config.guard,
     runLimits: config.runLimits,
     isStopping: () => signal.aborted,
+    isOpen: () => isOpen,
     onQueued: noteQueued,
     onLost: noteLost,
   });
   const server = await createListener(app, config);
-  let isReconciled = false; // once, and not before the database can be reached
-  const reconcile = async () => {
-    if (isReconciled) return;
+  let isCompared = false;
+  const compareOnce = async () => {
+    if (isCompared) return;
     noteLost(await setBackAllShort(db, config.dataDir));
-    isReconciled = true;
+    isCompared = true;
   };
   const sweep = () =>
-    reconcile()
+    renewStore(db, config.dataDir)
+      .then(compareOnce)
       .then(() => queueCompleteRevisions(db, 'all'))
       .then(noteQueued)
       .then(() => removeEndedSessions(db))
@@ -102,11 +109,28 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
         log.warn({ err: describeError(error) }, 'the sweep failed; it runs again in a minute'),
       );
 
+  // Before anything is changed; while the database is away the service answers 503, and looks again.
+  try {
+    isOpen = await openWhenReachable(db, config.dataDir, log);
+  } catch (error) {
+    await db.destroy();
+    throw error;
+  }
   server.listen(config.port, config.host);
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
   void readiness.check().catch(() => {}); // makes its connection before it is needed; who asks hears what is wrong
   log.info({ host: config.host, port, dataDir: config.dataDir }, 'listening');
+  try {
+    while (!isOpen && !signal.aborted) {
+      await delay(OPEN_AGAIN_MS, undefined, { signal }).catch(() => {}); // aborted: that is how it ends
+      isOpen = await openWhenReachable(db, config.dataDir, log);
+    }
+  } catch (error) {
+    server.close().closeAllConnections();
+    await Promise.all([locks.close(), readiness.close(), db.destroy()]);
+    throw error;
+  }
   await sweep();
   const sweeping = setInterval(sweep, SWEEP_EVERY_MS);
 

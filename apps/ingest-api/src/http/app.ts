@@ -51,6 +51,8 @@ export interface AppOptions {
   readonly guard: GuardConfig;
   readonly runLimits: RunLimits;
   isStopping(): boolean;
+  /** False until the database was reached, and the folder found to be its store. */
+  isOpen(): boolean;
   onQueued(revisions: readonly QueuedRevision[]): void;
   onLost(lost: readonly LostBytes[]): void;
 }
@@ -83,6 +85,11 @@ export function createApp(options: AppOptions): Express {
   app.use((_req, _res, next) => {
     if (options.isStopping())
       throw new IngestError('shutting_down', 'The service is stopping; try again in a moment.');
+    if (!options.isOpen())
+      throw new IngestError(
+        'database_unavailable',
+        'The database has not been reached since the start; try again.',
+      );
     next();
   });
   app.use(pageRoutes());

@@ -13,10 +13,11 @@ const ASKED_EVERY_MS = 1_000;
 export interface ProbeOptions {
   readonly readiness: Pick<Readiness, 'check'>;
   isStopping(): boolean;
+  isOpen(): boolean;
 }
 
 /** `/livez`: the process answers. `/readyz`: it can do its work, i.e. reach the database and its disk. No token needed. */
-export function probes({ readiness, isStopping }: ProbeOptions): Router {
+export function probes({ readiness, isStopping, isOpen }: ProbeOptions): Router {
   const router = Router();
   router.get('/livez', (_req, res) => {
     res.set('Cache-Control', 'no-store').json({ status: 'ok' });
@@ -24,6 +25,8 @@ export function probes({ readiness, isStopping }: ProbeOptions): Router {
   router.get('/readyz', async (_req, res) => {
     if (isStopping()) throw new IngestError('shutting_down', 'The service is stopping.');
     await readiness.check();
+    if (!isOpen())
+      throw new IngestError('database_unavailable', 'The database has not been reached since the start.');
     res.set('Cache-Control', 'no-store').json({ status: 'ready' });
   });
   return router;

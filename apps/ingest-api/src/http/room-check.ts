@@ -2,7 +2,7 @@ import type { Database } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
 import { IngestError } from '../errors.ts';
 import { SENT_BY_UPLOAD } from '../runs/run-files.ts';
-import { freeBytes } from '../store/upload-files.ts';
+import { freeBytes } from '../store/folder.ts';
 
 export interface RoomCheck {
   /** @throws a 413 for a file that is larger than this service takes. */

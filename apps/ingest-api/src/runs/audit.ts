@@ -18,6 +18,7 @@ export interface AuditEvent {
     | 'expire'
     | 'lose_bytes'
     | 'deny'
+    | 'adopt_store'
     | 'sign_in'
     | 'sign_out';
   readonly model?: ModelName;

@@ -1,7 +1,7 @@
 import { utimes } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { IngestError } from '../errors.ts';
-import { syncFolder } from './upload-files.ts';
+import { assertStoreIsThere, syncFolder } from './folder.ts';
 
 /** A disk that takes longer to sync a few bytes hangs, or is far too busy for uploads. */
 const ANSWERS_WITHIN_MS = 5_000;
@@ -31,6 +31,7 @@ export function diskProbe(dataDir: string): () => Promise<void> {
 }
 
 async function touch(folder: string): Promise<void> {
+  await assertStoreIsThere(folder);
   const now = new Date();
   await utimes(folder, now, now);
   await syncFolder(folder);

@@ -2,8 +2,9 @@ import type { FileHandle } from 'node:fs/promises';
 import { FileStore } from '@tus/file-store';
 import { Upload } from '@tus/utils';
 import { writeDurably } from './durable-write.ts';
+import { syncFolder } from './folder.ts';
 import type { UploadClaim } from './upload-claim.ts';
-import { openForWriting, syncFolder, toDiskFault } from './upload-files.ts';
+import { openForWriting, toDiskFault } from './upload-files.ts';
 
 export interface DurableStoreOptions {
   readonly dataDir: string;

@@ -1,8 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
-import { copyFile, type FileHandle, mkdir, open, readdir, stat, statfs, unlink } from 'node:fs/promises';
+import { copyFile, type FileHandle, open, readdir, stat, unlink } from 'node:fs/promises';
 import path from 'node:path';
 import { IngestError, isDatabaseUnavailable } from '../errors.ts';
+import { assertStoreIsThere, syncFolder } from './folder.ts';
 
 /** Upload ids are made by us: 128 random bits in hex. */
 const UPLOAD_ID = /^[0-9a-f]{32}$/;
@@ -19,16 +20,6 @@ export function uploadPath(dataDir: string, fileName: string): string {
   return path.join(dataDir, fileName);
 }
 
-/** Makes the folder of the uploads, for its owner only, so that it is there after a loss of power too. */
-export async function prepareDataDir(dataDir: string): Promise<void> {
-  const firstMade = await mkdir(dataDir, { recursive: true, mode: 0o700 });
-  if (firstMade === undefined) return;
-  const top = path.resolve(firstMade);
-  for (let made = path.resolve(dataDir); made.length >= top.length; made = path.dirname(made)) {
-    await syncFolder(path.dirname(made));
-  }
-}
-
 /**
  * Opens an upload's file to write at `offsetBytes`. Whatever lies behind that offset was never acknowledged
  * (a crash, or a failed sync) and is cut off. A file that is made here is not safe before its folder is synced.
@@ -41,6 +32,7 @@ export async function openForWriting(
   offsetBytes: number,
 ): Promise<FileHandle> {
   const created = offsetBytes === 0 ? constants.O_CREAT | constants.O_TRUNC : 0;
+  if (created) await assertStoreIsThere(dataDir); // else a file would be made below a disk that is not mounted
   const file = await open(uploadPath(dataDir, fileName), constants.O_RDWR | created, 0o600).catch(missing);
   if (file === undefined) {
     await assertStoreIsThere(dataDir);
@@ -109,10 +101,8 @@ function bytesAreLost(storedBytes: number, acknowledgedBytes: number): IngestErr
  */
 export async function storedBytes(dataDir: string, fileName: string): Promise<number> {
   const file = await open(uploadPath(dataDir, fileName), 'r').catch(missing);
-  if (file === undefined) {
-    await assertStoreIsThere(dataDir);
-    return 0;
-  }
+  await assertStoreIsThere(dataDir);
+  if (file === undefined) return 0;
   try {
     return (await file.stat()).size;
   } finally {
@@ -125,16 +115,6 @@ export async function seemsShort(dataDir: string, fileName: string, bytes: numbe
   if (bytes === 0) return false; // there need be none
   const found = await stat(uploadPath(dataDir, fileName)).catch(missing);
   return found === undefined || found.size < bytes;
-}
-
-/** A file is missing only where the others are: a folder that is not there (not mounted) has lost nothing. */
-async function assertStoreIsThere(dataDir: string): Promise<void> {
-  const folder = await stat(dataDir).catch(missing);
-  if (folder?.isDirectory() === true) return;
-  throw new IngestError(
-    'storage_fault',
-    `The folder with the uploads, ${dataDir}, is not there: see whether its disk is mounted.`,
-  );
 }
 
 function missing(error: NodeJS.ErrnoException): undefined {
@@ -171,20 +151,4 @@ export function toDiskFault(error: unknown, uploadId: string): unknown {
     `The disk failed (${code}) at the file of upload ${uploadId}; try again.`,
     { cause: error, retryAfterSeconds: 10 },
   );
-}
-
-/** Bytes that an ordinary user may still write on the disk of `dataDir`. */
-export async function freeBytes(dataDir: string): Promise<number> {
-  const { bavail, bsize } = await statfs(dataDir);
-  return bavail * bsize;
-}
-
-/** Brings what was entered in a folder to the disk. */
-export async function syncFolder(folder: string): Promise<void> {
-  const handle = await open(folder, constants.O_RDONLY);
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
 }

@@ -178,6 +178,13 @@ CREATE TABLE ingest.rejected_line (
 );
 CREATE INDEX rejected_line_revision ON ingest.rejected_line (revision_id, reject_id);
 
+CREATE TABLE ingest.store (
+  singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+  store_id uuid NOT NULL,
+  generation bigint NOT NULL
+);
+COMMENT ON TABLE ingest.store IS 'which folder holds the bytes of the uploads: its marker says the same';
+
 CREATE TABLE ingest.sweep (name text PRIMARY KEY);
 COMMENT ON TABLE ingest.sweep IS 'who cleans up locks the row of what it cleans up, so that one process at a time does it';
 INSERT INTO ingest.sweep VALUES ('files'), ('rows');
