@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { mkdir, readFile } from 'node:fs/promises';
+import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { type LoopDisk, makeLoopDisk } from './support/loop-disk.ts';
@@ -38,6 +38,7 @@ describe('A disk', function () {
     let service: Service;
     beforeEach(async () => {
       system = await startTestSystem();
+      await rm(join(disk.mountPoint, 'deep'), { recursive: true, force: true }); // another database's store by now
       service = await system.startService({
         env: { INGEST_DATA_DIR: join(disk.mountPoint, 'deep/uploads'), INGEST_MIN_FREE_BYTES: '0' },
       });

@@ -37,12 +37,15 @@ export interface RequestOptions {
   readonly token?: string | null;
 }
 
-export async function startSystem(config: Partial<ServeConfig> = {}): Promise<TestSystem> {
+export async function startSystem(
+  given: Partial<ServeConfig> | ((databaseUrl: string) => Promise<Partial<ServeConfig>>) = {},
+): Promise<TestSystem> {
   const database = await createTestDatabase({
     name: 'migrated',
     migrate: async (url) => void (await migrateToLatest(url)),
   });
   const dataDir = await mkdtemp(path.join(tmpdir(), 'ingest-test-'));
+  const config = typeof given === 'function' ? await given(database.url) : given;
   const common = { databaseUrl: database.url, dataDir, logLevel: 'silent' };
   const stops: (() => Promise<void>)[] = [];
   let service = await startService({ ...DEFAULTS, ...common, ...config });
