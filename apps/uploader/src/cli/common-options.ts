@@ -27,7 +27,7 @@ export function addTransferOptions(command: Command): Command {
   return command
     .option(
       '--as-of <date>',
-      'what the scores are as of; orders the runs of a model (default: first declared)',
+      'what the scores are as of; orders the runs of a model (default: the date in the run key, else now)',
     )
     .option('--transfers <count>', 'files sent at the same time (default: 4)')
     .option('--chunk-size <size>', 'bytes of one request (default: 64MiB)')
