@@ -13,6 +13,8 @@ export interface MigrationReport {
   readonly alreadyThere: number;
   /** What was not as it should be, and is now: roles, owners, functions, grants; a phrase each. */
   readonly accessChanged: readonly string[];
+  /** What would make it harder for readers to disturb others, and is not ours to change: the database may be shared. */
+  readonly advice: readonly string[];
 }
 
 /** Another `migrate` is awaited for this long, and so is a reader whose table gets another owner. */
@@ -73,7 +75,29 @@ async function migrateWithin(trx: Transaction<never>): Promise<MigrationReport> 
     applied,
     alreadyThere: Object.keys(MIGRATIONS).length - applied.length,
     accessChanged: [...roles, ...access],
+    advice: await adviceOn(trx),
   };
+}
+
+/** Rights that every login has by PostgreSQL's own defaults; nothing here depends on them being taken away. */
+async function adviceOn(trx: Transaction<never>): Promise<string[]> {
+  const { rows } = await sql<{ name: string; temporary: boolean; create: boolean }>`
+    SELECT quote_ident(current_database()) AS name,
+           has_database_privilege('public', current_database(), 'TEMPORARY') AS temporary,
+           coalesce(has_schema_privilege('public', to_regnamespace('public')::oid, 'CREATE'), false) AS "create"`.execute(
+    trx,
+  );
+  const [it] = rows;
+  const advice: string[] = [];
+  if (it?.temporary === true)
+    advice.push(
+      `every login may fill the disk with temporary tables: REVOKE TEMPORARY ON DATABASE ${it.name} FROM PUBLIC`,
+    );
+  if (it?.create === true)
+    advice.push(
+      'every login may create objects in the schema public: REVOKE CREATE ON SCHEMA public FROM PUBLIC',
+    );
+  return advice;
 }
 
 /** One `migrate` at a time, by a lock that only owners can take; on an empty database there is none yet (`TRIES`). */

@@ -10,7 +10,11 @@ describe('migrateToLatest', () => {
     const counts = reports.map(({ applied }) => applied.length).sort();
     expect(counts.slice(0, 2)).to.deep.equal([0, 0]);
     expect(counts[2]).to.be.greaterThan(0);
-    expect((await migrateToLatest(database.url)).applied).to.deep.equal([]);
+    const again = await migrateToLatest(database.url);
+    expect([again.applied, again.accessChanged]).to.deep.equal([[], []]);
+    expect(again.advice.join(), 'and leaves the rights of PUBLIC to whoever owns the database').to.contain(
+      'REVOKE TEMPORARY',
+    );
     await database.drop();
   });
 
