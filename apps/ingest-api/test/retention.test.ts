@@ -78,6 +78,8 @@ describe('retention', () => {
     });
     expect(gone.status).to.equal(409);
     expect(((await gone.json()) as { detail: string }).detail).to.contain('went with retention');
+    expect((await getRun(system, 'rows', 'r1')).mayDo).to.deep.equal(['withdraw']);
+    expect((await getRun(system, 'rows', 'r3')).mayDo).to.deep.equal(['publish', 'withdraw']);
     const back = await system.request('PUT', '/v1/models/rows/current', {
       json: { run: 'r3', reason: 'back' },
       token: operator,
