@@ -9,5 +9,6 @@ export async function quietDisk(): Promise<void> {
 }
 
 export async function emptyFolder(dir: string): Promise<void> {
-  for (const file of await readdir(dir)) await rm(path.join(dir, file), { recursive: true, force: true });
+  const files = (await readdir(dir)).filter((name) => name !== 'store.json'); // what says whose folder it is stays
+  for (const file of files) await rm(path.join(dir, file), { recursive: true, force: true });
 }
