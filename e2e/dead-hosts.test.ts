@@ -129,6 +129,11 @@ describe('A host that is dead', function () {
     stalled.destroy();
     await dead.kill('SIGKILL');
     await living.kill('SIGTERM');
+    // What the dead one said when it closed its sessions was lost: the keepalives would end them, in 30 s.
+    await system.query(
+      `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+       WHERE application_name LIKE 'ingest-api%' AND datname = current_database()`,
+    );
   });
 
   /** Of loaders: from these ports, or all. */
