@@ -1,5 +1,8 @@
+import { mkdtemp } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { expect } from 'chai';
-import { createTestDatabase } from 'local-postgres';
+import { createTestDatabase, startPostgres } from 'local-postgres';
 import pg from 'pg';
 import { connect, migrateToLatest } from '../src/index.ts';
 
@@ -51,5 +54,51 @@ describe('the roles', () => {
     expect(await may('score_reader', `has_schema_privilege(ROLE, 'ingest', 'USAGE')`)).to.equal(false);
     await admin.end();
     await database.drop();
+  });
+
+  it('are asked for with the statements that make them; what a superuser left behind is handed over', async () => {
+    // A server of its own: on the one that tests share, other databases have made the roles.
+    const dataDir = await mkdtemp(join(tmpdir(), 'ingest-roles-'));
+    const server = await startPostgres({ dataDir, temporary: true, settings: { fsync: 'off' } });
+    const admin = new pg.Client({ connectionString: server.superuserUrl });
+    await admin.connect();
+    await admin.query(`CREATE ROLE owner LOGIN PASSWORD 'secret'`);
+    await admin.query(`CREATE DATABASE scores OWNER owner ENCODING 'UTF8' TEMPLATE template0`);
+    const asSuperuser = new URL('/scores', server.superuserUrl).href;
+    const asOwner = Object.assign(new URL(asSuperuser), { username: 'owner', password: 'secret' }).href;
+    const migrate = (url: string) =>
+      migrateToLatest(url).then(
+        ({ accessChanged }) => accessChanged,
+        (error: Error) => error.message,
+      );
+
+    const refused = String(await migrate(asOwner));
+    expect(refused).to.contain('ingest_api, ingest_loader, score_reader').and.contain('Nothing was changed');
+    const statements = /: (CREATE ROLE .*)$/.exec(refused)?.[1] ?? '';
+    expect(
+      (await admin.query(`SELECT FROM pg_roles WHERE rolname ~ '^(ingest_|score_)'`)).rows,
+    ).to.have.length(0);
+    await admin.query(statements);
+    expect(await migrate(asOwner)).to.deep.equal([]);
+
+    const inScores = new pg.Client({ connectionString: asSuperuser });
+    await inScores.connect();
+    const left = await inScores.query(`SELECT nspname FROM pg_namespace WHERE nspname = 'ingest'`);
+    expect(left.rows).to.have.length(1);
+    await inScores.query(`
+      ALTER SCHEMA run_data OWNER TO postgres; ALTER TABLE ingest.model OWNER TO postgres;
+      REVOKE ALL ON ingest.run FROM ingest_api; GRANT SELECT ON ingest.api_token TO score_reader`);
+    const foreign = String(await migrate(asOwner));
+    expect(foreign).to.contain('belong to postgres').and.contain('it hands them to owner');
+    expect(await migrate(asSuperuser)).to.include.members([
+      'schema run_data: owner owner instead of postgres',
+      'table ingest.model: owner owner instead of postgres',
+      'table ingest.run: grants',
+      'table ingest.api_token: grants',
+    ]);
+    expect(await migrate(asOwner)).to.deep.equal([]);
+    await inScores.end();
+    await admin.end();
+    await server.stop();
   });
 });
