@@ -70,7 +70,7 @@ async function ask<T>(
   headers: Record<string, string> = {},
 ): Promise<T> {
   const response = await send(method, path, body, headers);
-  return (await response.json()) as T;
+  return parseJson<T>(await response.text());
 }
 
 async function send(
@@ -89,4 +89,20 @@ async function send(
   if (response.ok) return response;
   const problem = (await response.json().catch(() => undefined)) as { detail?: string } | undefined;
   throw new ServiceProblem(response.status, problem?.detail ?? `The service answered ${response.status}.`);
+}
+
+/**
+ * What the service sends, with texts as a person may see them: what turns the direction of writing, or cannot be seen,
+ * is shown as `\u{202e}`. Senders choose some of it (host, user, DAG), and the page shows it among its own words.
+ */
+export function parseJson<T>(json: string): T {
+  return JSON.parse(json, (_key, value: unknown) => (typeof value === 'string' ? printable(value) : value));
+}
+
+/** As `printable` of score-lines, which is not made for browsers. */
+function printable(text: string): string {
+  return text.replace(
+    /(?!\n)[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu,
+    (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`,
+  );
 }

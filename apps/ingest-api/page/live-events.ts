@@ -1,4 +1,5 @@
 import type { RunSummary } from '../dist/http/answers.d.ts';
+import { parseJson } from './api-client.ts';
 
 export type Liveness = 'live' | 'polling' | 'connecting';
 
@@ -46,7 +47,7 @@ export class LiveEvents {
     });
     source.addEventListener('run', (event) => {
       heard();
-      this.#options.onRun(JSON.parse((event as MessageEvent<string>).data) as RunSummary);
+      this.#options.onRun(parseJson<RunSummary>((event as MessageEvent<string>).data));
     });
     source.addEventListener('error', () => {
       // CLOSED: the service refused. Otherwise the browser is connecting again already.

@@ -102,6 +102,22 @@ describe('the status page', function () {
       .map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' | ')}`);
   }
 
+  it('shows no control or bidirectional character of what a sender says of itself', async () => {
+    const evil = '\u001b[31m\u009b2J\u202egnp.exe\u2066';
+    const source = {
+      host: `host${evil}`,
+      user: evil,
+      airflow: { dag_id: evil, task_id: evil, run_id: evil, try_number: 1 },
+    };
+    const files = [{ name: 'a.jsonl', content: scoreLines(10) }];
+    await pushRun(system, 'direction', '2026-10', files, { source });
+    await untilFinal(system, 'direction', '2026-10', PATIENCE_MS);
+    await signIn('#/runs/direction/2026-10');
+    await page.getByText('host\\u{1b}[31m').first().waitFor();
+    const shown = await page.evaluate<string>('document.documentElement.textContent');
+    expect(shown).not.to.match(/(?!\n)[\p{Cc}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/u);
+  });
+
   it('lets nobody in with a token that is unknown, and says why', async () => {
     await page.goto(system.url);
     await page.getByLabel('Token').fill('si_unknown');
