@@ -19,9 +19,12 @@ export interface MigrationReport {
 
 /** Another `migrate` is awaited for this long, and so is a reader whose table gets another owner. */
 const LOCK_TIMEOUT_MS = 30_000;
-/** Two that begin at once on an empty database collide once: on the schema, or on a role. */
+/**
+ * Two that begin at once on an empty database collide once: on the schema, or on a role. Kysely takes a collision on its
+ * own tables for nothing, and meets 25P02 with its next statement.
+ */
 const TRIES = 5;
-const COLLISIONS = new Set(['23505', '42P06', '42710', 'XX000', '40P01']);
+const COLLISIONS = new Set(['23505', '42P06', '42710', 'XX000', '40P01', '25P02']);
 
 /**
  * Brings the database up to the newest schema, and roles, owners and grants to what they should be, in one transaction:
@@ -107,6 +110,7 @@ async function lockMigrations(trx: Transaction<never>): Promise<void> {
   }>`SELECT to_regclass('ingest.kysely_migration_lock') AS it`.execute(trx);
   if (table.rows[0]?.it != null)
     await sql`LOCK TABLE ingest.kysely_migration_lock IN EXCLUSIVE MODE`.execute(trx);
+  else await sql`CREATE SCHEMA IF NOT EXISTS ingest`.execute(trx); // waits for another one that has just made it
 }
 
 /** Kysely's own lock is an advisory one: every login of the database, readers included, could hold it for ever. */
@@ -128,7 +132,13 @@ function databaseCode(error: unknown): string | undefined {
 }
 
 function explained(error: unknown): unknown {
-  if (databaseCode(error) !== '55P03') return error;
+  const code = databaseCode(error);
+  if (error instanceof pg.DatabaseError && code === '42501')
+    return new Error(
+      '"migrate" must run as the owner of the database, or as a superuser, and this login is neither. Nothing was changed.',
+      { cause: error },
+    );
+  if (code !== '55P03') return error;
   return new Error(
     `Another session held a lock for more than ${LOCK_TIMEOUT_MS / 1000} s that "migrate" needs: another "migrate", or a reader's long transaction. Nothing was changed; run it again.`,
     { cause: error },

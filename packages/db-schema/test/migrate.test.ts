@@ -18,6 +18,35 @@ describe('migrateToLatest', () => {
     await database.drop();
   });
 
+  it('collides with another on nothing that is not tried again, however many begin at once', async () => {
+    for (let round = 0; round < 5; round += 1) {
+      const database = await createTestDatabase();
+      const reports = await Promise.all(Array.from({ length: 6 }, () => migrateToLatest(database.url)));
+      expect(reports.filter(({ applied }) => applied.length > 0)).to.have.length(1);
+      await database.drop();
+    }
+  });
+
+  it('says that another login than the owner cannot run it', async () => {
+    const database = await createTestDatabase();
+    const client = new pg.Client({ connectionString: database.url });
+    await client.connect();
+    const stranger = `stranger_${process.pid}`;
+    await client.query(`CREATE ROLE ${stranger} LOGIN PASSWORD 'x'`);
+    const url = Object.assign(new URL(database.url), { username: stranger, password: 'x' }).href;
+    for (const isThere of [false, true]) {
+      if (isThere) await migrateToLatest(database.url);
+      const error = await migrateToLatest(url).then(
+        () => undefined,
+        (reason: Error) => reason,
+      );
+      expect(error?.message, String(isThere)).to.match(/must run as the owner of the database/);
+    }
+    await client.query(`DROP ROLE ${stranger}`);
+    await client.end();
+    await database.drop();
+  });
+
   it('may be run for two databases of one server at once, though roles belong to the server', async () => {
     const databases = await Promise.all([createTestDatabase(), createTestDatabase()]);
     await Promise.all(databases.map(({ url }) => migrateToLatest(url)));
