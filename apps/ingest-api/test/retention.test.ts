@@ -159,6 +159,28 @@ describe('retention', () => {
     expect(await partitionsOf('gates')).to.equal(1);
   });
 
+  it('counts the oldest of more than 12 held revisions as decided, and records it', async () => {
+    await system.request('PUT', '/v1/models/many', {
+      json: { minRows: 5, keepRevisions: 0 },
+      token: operator,
+    });
+    for (let i = 1; i <= 14; i += 1) {
+      await pushRun(system, 'many', `h${i}`, [{ name: 'a.jsonl', content: scoreLines(1) }]);
+      expect((await untilFinal(system, 'many', `h${i}`)).state).to.equal('held');
+    }
+    expect((await sweepRows()).dropped).to.have.members(['h1', 'h2']);
+    const states = await system.query<{ run: string }>(
+      `SELECT run_key AS run FROM ingest.run_revision WHERE model = 'many' AND state <> 'held' ORDER BY 1`,
+    );
+    expect(states.map(({ run }) => run)).to.deep.equal(['h1', 'h2']);
+    const records = await system.query<{ run: string }>(
+      `SELECT run_key AS run FROM ingest.audit_event
+       WHERE model = 'many' AND action = 'retire' AND detail->>'was' = 'held' ORDER BY 1`,
+    );
+    expect(records.map(({ run }) => run)).to.deep.equal(['h1', 'h2']);
+    expect(await partitionsOf('many')).to.equal(12);
+  });
+
   async function sweepFiles() {
     const { db } = openDatabase({
       databaseUrl: system.databaseUrl,

@@ -57,12 +57,16 @@ const KEPT_HELD = 12;
  */
 async function markRetired(client: Client): Promise<void> {
   await client.query(
-    `UPDATE ingest.run_revision SET state = 'superseded'
-     WHERE state = 'held' AND revision_id IN (
-       SELECT revision_id FROM (
-         SELECT revision_id, row_number() OVER (PARTITION BY model ORDER BY loaded_at DESC, revision_id DESC) AS place
-         FROM ingest.run_revision WHERE state = 'held') h
-       WHERE place > $1)`,
+    `WITH decided AS (
+       UPDATE ingest.run_revision SET state = 'superseded'
+       WHERE state = 'held' AND revision_id IN (
+         SELECT revision_id FROM (
+           SELECT revision_id, row_number() OVER (PARTITION BY model ORDER BY loaded_at DESC, revision_id DESC) AS place
+           FROM ingest.run_revision WHERE state = 'held') h
+         WHERE place > $1)
+       RETURNING model, run_key, revision)
+     INSERT INTO ingest.audit_event (actor, action, model, run_key, revision, detail)
+     SELECT 'loader', 'retire', model, run_key, revision, '{"was": "held"}' FROM decided`,
     [KEPT_HELD],
   );
   await client.query(
