@@ -119,13 +119,17 @@ describe('the run that is shown', function () {
 
   it('does not depend on the clock of the service, nor on when its bytes arrived', async () => {
     const now = Date.now;
-    Date.now = () => now() + 400 * 24 * 60 * 60 * 1000;
-    try {
-      await push('clock', { run: 'ahead', rows: 1, asOf: undefined });
-    } finally {
-      Date.now = now;
-    }
+    const offBy = async (days: number, act: () => Promise<unknown>) => {
+      Date.now = () => now() + days * 24 * 60 * 60 * 1000;
+      await act().finally(() => {
+        Date.now = now;
+      });
+    };
+    const today = new Date().toISOString();
+    await offBy(400, () => push('clock', { run: 'ahead', rows: 1, asOf: undefined }));
     await untilFinal(system, 'clock', 'ahead');
+    await offBy(-400, () => push('behind', { run: 'today', rows: 1, asOf: today }));
+    expect((await untilFinal(system, 'behind', 'today')).state).to.equal('published');
     const file = { name: 'a.jsonl', content: content('slow', 1) };
     const slow = await declare(system, 'clock', 'slow', [file]);
     await push('clock', { run: 'fast', rows: 1, asOf: undefined });
