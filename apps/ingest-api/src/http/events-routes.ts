@@ -58,7 +58,7 @@ export function eventsRoutes(options: EventsRoutesOptions): Router {
 
 /**
  * One client's stream. It reads on in the changes that `RunWatch` keeps for everybody, and only while the client takes
- * them: nothing is kept for a slow one, who is told to read everything anew when changes are gone by then.
+ * them: nothing is kept for a slow one, which gets `reset` when changes are gone by then.
  */
 class EventStream {
   readonly #res: Response;

@@ -5,7 +5,7 @@ import type pg from 'pg';
 import { IngestError } from '../errors.ts';
 import { diskProbe } from '../store/disk-probe.ts';
 
-/** A probe of Kubernetes waits for 1 s unless it is told otherwise. */
+/** A probe of Kubernetes waits for 1 s by default (`timeoutSeconds`). */
 const ANSWERS_WITHIN_MS = 900;
 /** However many ask: PostgreSQL and the disk are asked once in this time. */
 const ASKED_EVERY_MS = 1_000;

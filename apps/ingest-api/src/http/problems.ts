@@ -85,7 +85,7 @@ export function rawProblem(error: IngestError, headers: Readonly<Record<string, 
   return `HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status]}\r\n${lines.join('')}\r\n${body}`;
 }
 
-/** A client that sends on although it was refused is cut off after so long. */
+/** How long a client may send on after it was refused; then its connection is closed. */
 const READ_ON_MS = 5_000;
 
 /**

@@ -27,7 +27,7 @@ export const signInRequest = z.strictObject({
 
 /**
  * The status page's sign-in: a token in, a session out. The cookie is the session's random id and never the token; the
- * service ends it at sign-out, after 12 hours, and with its token. Open, as it is how one comes in.
+ * service ends it at sign-out, after 12 hours, and with its token. Needs no token: it is the sign-in itself.
  */
 export function sessionRoutes(principals: Principals, refuse: Refusal): Router {
   const router = Router();

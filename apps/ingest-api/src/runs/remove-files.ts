@@ -124,7 +124,7 @@ function isNotNeeded(afterMs: number) {
         CASE WHEN r.state = 'cancelled' THEN ${before(whenAbandoned(afterMs))} ELSE ${before(afterMs)} END))`;
 }
 
-/** Files of withdrawn runs stay for a push that follows soon and shares them, and not so long that they fill a quota. */
+/** Files of withdrawn runs stay for at most an hour: a push that follows may share them, and they count in the quota. */
 function whenAbandoned(afterMs: number): number {
   return Math.min(afterMs, 60 * 60 * 1000);
 }
