@@ -17,10 +17,9 @@ import {
   parseModelName,
   partitionOf,
 } from 'db-schema';
-
 import { startPostgres } from 'local-postgres';
 import pg from 'pg';
-import { publishByHand } from '../apps/ingest-api/src/runs/publish-by-hand.ts';
+import { publishByHand } from '../apps/ingest-api/src/runs/actions.ts';
 
 const { values } = parseArgs({
   options: {

@@ -1,4 +1,4 @@
-import type { Run } from '../dist/http/answers.d.ts';
+import type { Run } from 'wire';
 import { currentEtag, publishRun, retryRun, withdrawRun } from './api-client.ts';
 import { type AppState, may } from './app-state.ts';
 import { askForReason } from './reason-dialog.ts';

@@ -1,4 +1,4 @@
-import type { FilePage, Run, RunHistory, RunList, Session, Status } from '../dist/http/answers.d.ts';
+import type { FilePage, Run, RunHistory, RunList, Session, Status } from 'wire';
 
 /** What the service answered instead of what was asked for (RFC 9457). */
 export class ServiceProblem extends Error {

@@ -1,4 +1,4 @@
-import type { Run, RunFile, RunHistory, RunSummary, Session, Status } from '../dist/http/answers.d.ts';
+import type { Run, RunFile, RunHistory, RunSummary, Session, Status } from 'wire';
 import type { FileFilter } from './api-client.ts';
 import type { Liveness } from './live-events.ts';
 

@@ -1,4 +1,4 @@
-import type { RunSummary } from '../dist/http/answers.d.ts';
+import type { RunSummary } from 'wire';
 import { runHref } from './app-state.ts';
 import { formatAgo } from './format.ts';
 import { describeGate } from './gate-names.ts';

@@ -1,4 +1,4 @@
-import type { Profile } from '../dist/http/answers.d.ts';
+import type { Profile } from 'wire';
 import { chartColours, fitToWidth } from './chart-frame.ts';
 import { formatScore } from './format.ts';
 import uPlot from './vendor/uplot.js';

@@ -1,4 +1,4 @@
-import type { Run, RunFile } from '../dist/http/answers.d.ts';
+import type { Run, RunFile } from 'wire';
 import type { FileFilter } from './api-client.ts';
 import type { FilesShown } from './app-state.ts';
 import { formatAgo, formatBytes, formatCount, formatInstant, percent } from './format.ts';

@@ -1,4 +1,4 @@
-import type { RunSummary, Status } from '../dist/http/answers.d.ts';
+import type { RunSummary, Status } from 'wire';
 import { type AppState, runHref } from './app-state.ts';
 import { attentionList } from './attention-view.ts';
 import { formatBytes, formatSeconds, percent } from './format.ts';

@@ -1,4 +1,4 @@
-import type { RunHistory } from '../dist/http/answers.d.ts';
+import type { RunHistory } from 'wire';
 import { formatBytes, formatCount, formatInstant, formatSeconds, secondsBetween } from './format.ts';
 import { html, nothing, type TemplateResult } from './vendor/lit-html.js';
 

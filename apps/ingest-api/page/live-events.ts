@@ -1,4 +1,4 @@
-import type { RunSummary } from '../dist/http/answers.d.ts';
+import type { RunSummary } from 'wire';
 import { parseJson } from './api-client.ts';
 
 export type Liveness = 'live' | 'polling' | 'connecting';

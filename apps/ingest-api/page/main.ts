@@ -1,4 +1,4 @@
-import type { FilePage, RunSummary } from '../dist/http/answers.d.ts';
+import type { FilePage, RunSummary } from 'wire';
 import {
   type FileFilter,
   getFiles,

@@ -1,4 +1,4 @@
-import type { Profile, Run } from '../dist/http/answers.d.ts';
+import type { Profile, Run } from 'wire';
 import { formatBytes, formatCount, formatScore, formatSeconds } from './format.ts';
 import './decile-chart.ts';
 import { html, nothing, type TemplateResult } from './vendor/lit-html.js';

@@ -1,4 +1,4 @@
-import type { Run, RunHistory } from '../dist/http/answers.d.ts';
+import type { Run, RunHistory } from 'wire';
 import { formatBytes, formatCount, formatSeconds, percent } from './format.ts';
 import './throughput-chart.ts';
 import { html, nothing, type TemplateResult } from './vendor/lit-html.js';

@@ -1,4 +1,4 @@
-import type { RunState } from '../dist/http/answers.d.ts';
+import type { RunState } from 'wire';
 import { html, type TemplateResult } from './vendor/lit-html.js';
 
 /** Each state has a sign and a word besides its colour, which not everybody sees. */

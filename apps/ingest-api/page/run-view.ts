@@ -1,4 +1,4 @@
-import type { Run, RunHistory, RunState } from '../dist/http/answers.d.ts';
+import type { Run, RunHistory, RunState } from 'wire';
 import { actionBar } from './actions-view.ts';
 import { type AppState, runHref } from './app-state.ts';
 import { filesSection, type ShowFiles } from './files-view.ts';

@@ -1,4 +1,4 @@
-import type { RunHistory } from '../dist/http/answers.d.ts';
+import type { RunHistory } from 'wire';
 import { chartColours, fitToWidth } from './chart-frame.ts';
 import { formatBytes } from './format.ts';
 import uPlot from './vendor/uplot.js';

@@ -1,4 +1,4 @@
-import type { Run } from '../dist/http/answers.d.ts';
+import type { Run } from 'wire';
 import { formatInstant, formatSeconds, secondsBetween } from './format.ts';
 import { html, nothing, type TemplateResult } from './vendor/lit-html.js';
 

@@ -2,14 +2,12 @@ import { Command, CommanderError } from 'commander';
 import { UnusableDatabase } from 'db-schema';
 import { type Logger, pino } from 'pino';
 import { printableJson } from 'score-lines';
-import { adopt } from './commands/adopt.ts';
+import { addContractOptions, addTokenCommands, adopt, migrate, setModel } from './commands/admin.ts';
 import { load } from './commands/load.ts';
-import { migrate } from './commands/migrate.ts';
 import { serve } from './commands/serve.ts';
-import { addContractOptions, setModel } from './commands/set-model.ts';
-import { addTokenCommands } from './commands/token.ts';
 import {
   ConfigError,
+  describeVariables,
   loadDatabaseConfig,
   loadLoaderConfig,
   loadServeConfig,
@@ -17,7 +15,6 @@ import {
 } from './config.ts';
 import { describeError } from './errors.ts';
 import { WrongStore } from './runs/store-identity.ts';
-import { withSecretFiles } from './secret-files.ts';
 
 const EXIT_FAULT = 1;
 const EXIT_USAGE = 2;
@@ -38,37 +35,37 @@ function stopSignal(): AbortSignal {
   return controller.signal;
 }
 
-/** Read when a command runs, so that `--help` needs no environment. */
-function environment() {
-  return withSecretFiles(process.env);
-}
-
 const program = new Command('ingest-api')
   .description('Receives model scores over HTTP (serve) and loads them into PostgreSQL (load).')
-  .addHelpText('after', '\nConfigured by the environment: DATABASE_URL, INGEST_*. See .env.example.')
+  .addHelpText(
+    'after',
+    '\nThe environment configures it: `ingest-api serve --help` and `ingest-api load --help` list the variables.',
+  )
   // It throws instead of ending the process, which would cut what a pipe has not taken yet.
   .exitOverride();
 
 program
   .command('serve')
   .description('run the HTTP service')
+  .addHelpText('after', describeVariables('serve'))
   .action(async () => {
-    const config = loadServeConfig(environment());
+    const config = loadServeConfig(process.env);
     await serve(config, createLogger(config.logLevel), stopSignal());
   });
 
 program
   .command('load')
   .description('run a loader: any number may run at once')
+  .addHelpText('after', describeVariables('load'))
   .action(async () => {
-    const config = loadLoaderConfig(environment());
+    const config = loadLoaderConfig(process.env);
     await load(config, createLogger(config.logLevel), stopSignal());
   });
 
 program
   .command('migrate')
   .description('bring the database up to date (as its owner)')
-  .action(() => migrate(loadDatabaseConfig(environment())));
+  .action(() => migrate(loadDatabaseConfig(process.env)));
 
 program
   .command('store')
@@ -78,9 +75,9 @@ program
     'after a restore, with every service and loader stopped: make the folder the store of this database, and find what is missing in it',
   )
   .requiredOption('--reason <text>', 'why; kept in the audit log')
-  .action(({ reason }: { reason: string }) => adopt(loadStoreConfig(environment()), reason));
+  .action(({ reason }: { reason: string }) => adopt(loadStoreConfig(process.env), reason));
 
-addTokenCommands(program, environment);
+addTokenCommands(program, process.env);
 
 addContractOptions(
   program
@@ -89,7 +86,7 @@ addContractOptions(
     .command('set')
     .description('change a contract, and print it; `none` takes a limit away')
     .argument('<model>', 'the model; made when it is new'),
-).action((name: string, changes) => setModel(loadDatabaseConfig(environment()), name, changes));
+).action((name: string, changes) => setModel(loadDatabaseConfig(process.env), name, changes));
 
 process.stdout.on('error', (error) => {
   process.stderr.write(`ingest-api: The output could not be written: ${error.message}.\n`);

@@ -4,7 +4,7 @@ import type { Kysely } from 'kysely';
 import { pino } from 'pino';
 import { loadServeConfig } from '../src/config.ts';
 import { createApp } from '../src/http/app.ts';
-import { SESSION_COOKIE } from '../src/http/session-routes.ts';
+import { SESSION_COOKIE } from '../src/http/session.ts';
 import { rotateToken } from '../src/runs/tokens.ts';
 import { ACCESS_RULES, type AccessRule, type Subject } from './support/access-rules.ts';
 import { routesOf } from './support/express-routes.ts';

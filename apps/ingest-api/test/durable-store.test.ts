@@ -2,9 +2,9 @@ import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { expect } from 'chai';
 import { openDatabase } from 'db-schema';
-import { uploadRecords } from '../src/runs/upload-records.ts';
-import { DurableStore } from '../src/store/durable-store.ts';
-import { UploadLocks } from '../src/store/upload-locks.ts';
+import { uploadRecords } from '../src/runs/uploads.ts';
+import { UploadLocks } from '../src/store/claims.ts';
+import { DurableStore } from '../src/store/tus-store.ts';
 import { declare, scoreLines, startSystem, type TestSystem } from './support/system.ts';
 
 /** The store of a second service on the same folder and database. */

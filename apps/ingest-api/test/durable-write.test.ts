@@ -1,7 +1,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { expect } from 'chai';
-import { writeDurably } from '../src/store/durable-write.ts';
+import { writeDurably } from '../src/store/write.ts';
 
 const MIB = 1024 * 1024;
 const PIECES = 64;

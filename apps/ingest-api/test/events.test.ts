@@ -4,9 +4,9 @@ import type { AddressInfo } from 'node:net';
 import { expect } from 'chai';
 import { openDatabase } from 'db-schema';
 import express from 'express';
-import { eventsRoutes } from '../src/http/events-routes.ts';
-import { Principals } from '../src/runs/principals.ts';
-import { RunWatch } from '../src/runs/run-watch.ts';
+import { eventsRoutes } from '../src/http/events.ts';
+import { Principals } from '../src/runs/tokens.ts';
+import { RunWatch } from '../src/runs/watch.ts';
 import { openSocket } from './support/raw-http.ts';
 import { declare, eventually, scoreLines, startSystem, type TestSystem } from './support/system.ts';
 

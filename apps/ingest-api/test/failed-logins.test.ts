@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { expect } from 'chai';
 import { openDatabase } from 'db-schema';
 import { loadServeConfig } from '../src/config.ts';
-import { Principals } from '../src/runs/principals.ts';
+import { Principals } from '../src/runs/tokens.ts';
 import { eventually, startSystem, type TestSystem } from './support/system.ts';
 
 const { guard } = loadServeConfig({ DATABASE_URL: 'postgres://', INGEST_DATA_DIR: '.' });

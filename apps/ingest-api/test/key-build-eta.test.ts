@@ -1,6 +1,6 @@
 import { expect } from 'chai';
-import * as answers from '../src/http/answers.ts';
-import { secondsLeft } from '../src/runs/run-progress.ts';
+import * as answers from 'wire';
+import { secondsLeft } from '../src/runs/describe.ts';
 import {
   eventually,
   pushRun,

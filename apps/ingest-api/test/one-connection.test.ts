@@ -1,8 +1,8 @@
 import { expect } from 'chai';
 import { openDatabase } from 'db-schema';
-import { setBackAllShort } from '../src/runs/lost-bytes.ts';
-import { queueCompleteRevisions } from '../src/runs/queue-complete-revisions.ts';
-import { removeFiles } from '../src/runs/remove-files.ts';
+import { removeFiles } from '../src/runs/expiry.ts';
+import { queueCompleteRevisions } from '../src/runs/transitions.ts';
+import { setBackAllShort } from '../src/runs/uploads.ts';
 import {
   getRun,
   patch,

@@ -2,8 +2,8 @@ import { readdir, readFile } from 'node:fs/promises';
 import { expect } from 'chai';
 import { Router } from 'express';
 import { ERROR_CODES } from '../src/errors.ts';
-import type { Operation } from '../src/http/openapi/operation.ts';
-import { OPERATIONS } from '../src/http/openapi/operations.ts';
+import type { Operation } from '../src/http/openapi.ts';
+import { OPERATIONS } from '../src/http/operations.ts';
 import { problemDocs } from '../src/http/write-problem-docs.ts';
 import { pushRun, scoreLines, startSystem, type TestSystem, untilFinal } from './support/system.ts';
 

@@ -1,5 +1,5 @@
 import { expect } from 'chai';
-import { dateInRunKey, isNewer } from '../src/runs/order.ts';
+import { dateInRunKey, isNewer } from '../src/runs/revisions.ts';
 
 describe('the run that readers see', () => {
   const revision = (revisionId: number, run: string, revision: number, asOf: string) => ({

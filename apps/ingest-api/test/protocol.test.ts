@@ -1,6 +1,6 @@
 import { expect } from 'chai';
-import { OPERATIONS } from '../src/http/openapi/operations.ts';
-import { PAGE_ADDRESSES } from '../src/http/page-routes.ts';
+import { OPERATIONS } from '../src/http/operations.ts';
+import { PAGE_ADDRESSES } from '../src/http/page.ts';
 import { collect, openSocket, type RawAnswer, sendRaw } from './support/raw-http.ts';
 import {
   declare,

@@ -1,7 +1,7 @@
 import { expect } from 'chai';
 import { connect } from 'db-schema';
 import pg from 'pg';
-import { retireRevisions } from '../src/load/retire-revisions.ts';
+import { retireRevisions } from '../src/load/retention.ts';
 import { pushRun, startSystem, type TestSystem, untilFinal } from './support/system.ts';
 
 /** What a login that may only read scores can try, in a database whose PUBLIC has PostgreSQL's own defaults. */

@@ -2,9 +2,9 @@ import { access } from 'node:fs/promises';
 import { expect } from 'chai';
 import { connect as connectAs, openDatabase } from 'db-schema';
 import type pg from 'pg';
-import { retireRevisions } from '../src/load/retire-revisions.ts';
-import { removeFiles } from '../src/runs/remove-files.ts';
-import { uploadPath } from '../src/store/upload-files.ts';
+import { retireRevisions } from '../src/load/retention.ts';
+import { removeFiles } from '../src/runs/expiry.ts';
+import { uploadPath } from '../src/store/files.ts';
 import {
   declare,
   getRun,

@@ -2,8 +2,8 @@ import { gzipSync } from 'node:zlib';
 import { expect } from 'chai';
 import { connect, openDatabase } from 'db-schema';
 import { loadServeConfig } from '../src/config.ts';
-import { retireRevisions } from '../src/load/retire-revisions.ts';
-import { removeFiles } from '../src/runs/remove-files.ts';
+import { retireRevisions } from '../src/load/retention.ts';
+import { removeFiles } from '../src/runs/expiry.ts';
 import {
   declare,
   getRun,

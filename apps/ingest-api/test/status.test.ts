@@ -1,5 +1,5 @@
 import { expect } from 'chai';
-import * as answers from '../src/http/answers.ts';
+import * as answers from 'wire';
 import {
   declare,
   eventually,

@@ -1,6 +1,6 @@
 import { expect } from 'chai';
-import type { RunSummary } from '../src/runs/run-summary.ts';
-import { ThroughputLog } from '../src/runs/throughput-log.ts';
+import type { RunSummary } from '../src/runs/summaries.ts';
+import { ThroughputLog } from '../src/runs/throughput.ts';
 
 const MOVING: RunSummary = {
   model: 'churn',

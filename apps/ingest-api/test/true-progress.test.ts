@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { request } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
 import { expect } from 'chai';
-import * as answers from '../src/http/answers.ts';
+import * as answers from 'wire';
 import { runPath, startSystem, type TestSystem } from './support/system.ts';
 
 const LASTS_MS = 10_000;

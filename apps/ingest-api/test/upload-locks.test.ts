@@ -7,10 +7,9 @@ import { expect } from 'chai';
 import { migrateToLatest, openDatabase } from 'db-schema';
 import { createTestDatabase, type TestDatabase } from 'local-postgres';
 import pg from 'pg';
-import { uploadRecords } from '../src/runs/upload-records.ts';
-import { UploadLocks } from '../src/store/upload-locks.ts';
-import { writersOfProcess } from '../src/store/writer-name.ts';
-import { GONE_AFTER_MS } from '../src/store/writer-session.ts';
+import { uploadRecords } from '../src/runs/uploads.ts';
+import { UploadLocks } from '../src/store/claims.ts';
+import { GONE_AFTER_MS, writersOfProcess } from '../src/store/writers.ts';
 import { eventually } from './support/system.ts';
 
 const APPLICATION = 'locks';

@@ -4,9 +4,9 @@ import { openDatabase, refuseUnusable } from 'db-schema';
 import type { Logger } from 'pino';
 import type { LoadConfig } from '../config.ts';
 import { describeError } from '../errors.ts';
-import { endFrozenLoads } from '../load/end-frozen-loads.ts';
-import { runLoader } from '../load/run-loader.ts';
-import { runRetention } from '../load/run-retention.ts';
+import { runLoader } from '../load/loader.ts';
+import { runRetention } from '../load/retention.ts';
+import { endFrozenLoads } from '../load/watchdog.ts';
 import { openWhenReachable } from '../runs/store-identity.ts';
 
 /** How often a loader that starts before its database looks for it. */

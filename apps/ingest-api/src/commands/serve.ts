@@ -8,17 +8,15 @@ import { describeError } from '../errors.ts';
 import { createApp } from '../http/app.ts';
 import { createListener } from '../http/listener.ts';
 import { Readiness } from '../http/probes.ts';
-import { roomCheck } from '../http/room-check.ts';
-import { type LostBytes, setBackAllShort } from '../runs/lost-bytes.ts';
-import { removeEndedSessions } from '../runs/principals.ts';
-import type { QueuedRevision } from '../runs/queue-complete-revisions.ts';
-import { queueCompleteRevisions } from '../runs/queue-complete-revisions.ts';
-import { removeFiles } from '../runs/remove-files.ts';
+import { roomCheck } from '../http/room.ts';
+import { removeFiles } from '../runs/expiry.ts';
 import { openWhenReachable, renewStore } from '../runs/store-identity.ts';
-import { uploadRecords } from '../runs/upload-records.ts';
-import { DurableStore } from '../store/durable-store.ts';
+import { removeEndedSessions } from '../runs/tokens.ts';
+import { type QueuedRevision, queueCompleteRevisions } from '../runs/transitions.ts';
+import { type LostBytes, setBackAllShort, uploadRecords } from '../runs/uploads.ts';
+import { UploadLocks } from '../store/claims.ts';
 import { prepareDataDir } from '../store/folder.ts';
-import { UploadLocks } from '../store/upload-locks.ts';
+import { DurableStore } from '../store/tus-store.ts';
 
 const SWEEP_EVERY_MS = 60_000;
 /** How often a service that starts before its database looks for it. */

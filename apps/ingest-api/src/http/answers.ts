@@ -1,27 +1,46 @@
-import type { z } from 'zod';
-import type { run } from './answers/run.ts';
-import type { history } from './answers/run-history.ts';
-import type { filePage, runList, runSummary } from './answers/run-list.ts';
-import type { profile, RUN_STATE, runFile } from './answers/run-parts.ts';
-import type { session, status } from './answers/service.ts';
+import { createHash } from 'node:crypto';
+import type { Request, Response } from 'express';
+
+/** Answers JSON with an ETag, or 304 when the caller has it already (RFC 9110 §13.1.2). Never kept by a cache unasked. */
+export function sendJson(req: Request, res: Response, body: unknown): void {
+  const text = JSON.stringify(body);
+  const etag = `W/"${createHash('sha256').update(text).digest('base64url').slice(0, 22)}"`;
+  res.set('ETag', etag).set('Cache-Control', 'private, no-cache');
+  if (asked(req).includes(etag)) res.status(304).end();
+  else res.type('application/json').send(text);
+}
+
+function asked(req: Request): readonly string[] {
+  return (req.get('if-none-match') ?? '').split(',').map((tag) => tag.trim());
+}
 
 /**
- * What the service answers, as JSON: written once for the OpenAPI document, for the status page's types, and
- * for the tests that hold real answers against it. These files import nothing else, as the page uses their types.
+ * For answers that read much of the database: however many ask at once, one is being made, and one more for all who came
+ * meanwhile. So nobody is answered with what was true before they asked.
+ *
+ * @param make is given the key; callers with the same key share.
  */
-export { run } from './answers/run.ts';
-export { history } from './answers/run-history.ts';
-export { filePage, runList, runSummary } from './answers/run-list.ts';
-export { RUN_STATE, rejectedLine, runFile } from './answers/run-parts.ts';
-export { model, modelList, probe, problem, session, status } from './answers/service.ts';
+export function sharedAnswer<T>(make: (key: string) => Promise<T>): (key: string) => Promise<T> {
+  const running = new Map<string, Promise<T>>();
+  const waiting = new Map<string, Promise<T>>();
 
-export type RunSummary = z.infer<typeof runSummary>;
-export type RunState = z.infer<typeof RUN_STATE>;
-export type RunList = z.infer<typeof runList>;
-export type RunFile = z.infer<typeof runFile>;
-export type FilePage = z.infer<typeof filePage>;
-export type Run = z.infer<typeof run>;
-export type RunHistory = z.infer<typeof history>;
-export type Status = z.infer<typeof status>;
-export type Session = z.infer<typeof session>;
-export type Profile = z.infer<typeof profile>;
+  const begin = (key: string): Promise<T> => {
+    waiting.delete(key);
+    const answer = make(key).finally(() => running.delete(key));
+    running.set(key, answer);
+    return answer;
+  };
+
+  return (key) => {
+    const before = running.get(key);
+    if (before === undefined) return begin(key);
+    const known = waiting.get(key);
+    if (known !== undefined) return known;
+    const next = before.then(
+      () => begin(key),
+      () => begin(key), // whoever asked for that one hears why it failed
+    );
+    waiting.set(key, next);
+    return next;
+  };
+}

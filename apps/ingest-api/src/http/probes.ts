@@ -3,7 +3,7 @@ import { type ConnectOptions, connect } from 'db-schema';
 import { Router } from 'express';
 import type pg from 'pg';
 import { IngestError } from '../errors.ts';
-import { diskProbe } from '../store/disk-probe.ts';
+import { diskProbe } from '../store/folder.ts';
 
 /** A probe of Kubernetes waits for 1 s by default (`timeoutSeconds`). */
 const ANSWERS_WITHIN_MS = 900;

@@ -2,9 +2,8 @@ import { isModelName, MODEL_NAME_RULE, type ModelName } from 'db-schema';
 import type { Request, Response } from 'express';
 import { z } from 'zod';
 import { IngestError } from '../errors.ts';
-import { chargeMemory, receiveJson } from './json-body.ts';
+import { chargeMemory, isStorableJson, receiveJson } from './json-body.ts';
 import { LongArray } from './json-text.ts';
-import { isStorableJson } from './storable-json.ts';
 
 const PRINTABLE_KEY = /^[^\p{C}]{1,200}$/u;
 /** One name, no path: nothing that climbs, nothing that cannot be printed. */

@@ -4,8 +4,8 @@ import type { Kysely, Transaction } from 'kysely';
 import type { Logger } from 'pino';
 import { describeError, isDatabaseUnavailable } from '../errors.ts';
 import { type Marker, readMarker, rememberMarker, writeMarker } from '../store/folder.ts';
-import { recordAudit } from './audit.ts';
-import { type LostBytes, setBackAllShort } from './lost-bytes.ts';
+import { recordAudit } from './history.ts';
+import { type LostBytes, setBackAllShort } from './uploads.ts';
 
 /** The folder is not the one that the database knows; nothing was changed. */
 export class WrongStore extends Error {

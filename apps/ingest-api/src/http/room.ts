@@ -1,0 +1,138 @@
+import type { Database } from 'db-schema';
+import { type Kysely, sql, type Transaction } from 'kysely';
+import type { GuardConfig } from '../config.ts';
+import { IngestError } from '../errors.ts';
+import { SENT_BY_UPLOAD } from '../runs/files.ts';
+import { freeBytes } from '../store/folder.ts';
+
+export interface RoomCheck {
+  /** @throws a 413 for a file that is larger than this service takes. */
+  checkSize(name: string, sizeBytes: number): void;
+  /** What the disk has, what of it is promised, and the largest upload that it would still take. */
+  room(): Promise<DiskRoom>;
+  /**
+   * Looks at the disk, before a transaction begins. What it returns rejects with a 507 when the disk cannot take
+   * what is still to come, the `newBytes` that the transaction has declared included.
+   */
+  measure(): Promise<(trx: Transaction<Database>, newBytes: number) => Promise<void>>;
+}
+
+export interface DiskRoom {
+  readonly freeBytes: number;
+  /** Still to come of the uploads that were declared. */
+  readonly promisedBytes: number;
+  /** Kept free whatever comes: INGEST_MIN_FREE_BYTES. */
+  readonly keptFreeBytes: number;
+  readonly largestUploadBytes: number;
+}
+
+export interface RoomCheckOptions {
+  readonly db: Kysely<Database>;
+  readonly dataDir: string;
+  readonly maxUploadBytes: number;
+  readonly minFreeBytes: number;
+}
+
+/** Says no before the first byte is sent, not after the last gigabyte. */
+export function roomCheck({ db, dataDir, maxUploadBytes, minFreeBytes }: RoomCheckOptions): RoomCheck {
+  return {
+    async room() {
+      const [free, promised] = await Promise.all([freeBytes(dataDir), outstandingBytes(db)]);
+      const room = free - promised - minFreeBytes;
+      return {
+        freeBytes: free,
+        promisedBytes: promised,
+        keptFreeBytes: minFreeBytes,
+        largestUploadBytes: Math.max(0, Math.min(room, maxUploadBytes)),
+      };
+    },
+    checkSize(name, sizeBytes) {
+      if (sizeBytes <= maxUploadBytes) return;
+      throw new IngestError(
+        'too_large',
+        `File "${name}" has ${sizeBytes} bytes; this service takes at most ${maxUploadBytes} a file. Split it, or have INGEST_MAX_UPLOAD_BYTES raised.`,
+      );
+    },
+    async measure() {
+      const free = await freeBytes(dataDir);
+      return async (trx, newBytes) => {
+        if (newBytes === 0) return;
+        const left = free - (await outstandingBytes(trx)) - minFreeBytes;
+        if (left >= 0) return;
+        const room = left + newBytes;
+        throw new IngestError(
+          'insufficient_storage',
+          `The disk has room for ${Math.max(0, room)} more bytes, and this needs ${newBytes}. Ask the operators to make room, then run the same command again.`,
+        );
+      };
+    },
+  };
+}
+
+/** Bytes that have been promised room already: the rest of every upload of a run that still waits for its files. */
+async function outstandingBytes(db: Kysely<Database>): Promise<number> {
+  const { rows } = await sql<{ bytes: number }>`
+    SELECT coalesce(sum(u.bytes - u.offset_bytes), 0)::bigint AS bytes
+    FROM ingest.upload u
+    WHERE u.received_at IS NULL AND u.removed_at IS NULL
+      AND EXISTS (
+        SELECT FROM ingest.run_revision r WHERE r.state = 'receiving' AND ${sql.raw(SENT_BY_UPLOAD)})`.execute(
+    db,
+  );
+  return rows[0]?.bytes ?? 0;
+}
+
+/**
+ * Rejects with a 507 when a token would have more unfinished uploads, or more bytes on the disk, than it may: what it
+ * has sent and nobody has removed, whatever became of the run, and what it has declared and may still send.
+ */
+export type UploadQuota = (
+  trx: Transaction<Database>,
+  owner: string,
+  newUploads: number,
+  newBytes: number,
+) => Promise<void>;
+
+/**
+ * One token cannot take the whole disk for itself. Two declarations at the very same moment may pass together; the
+ * disk's own check stays.
+ */
+export function uploadQuota({
+  maxOpenUploads,
+  maxTokenBytes,
+}: Pick<GuardConfig, 'maxOpenUploads' | 'maxTokenBytes'>): UploadQuota {
+  return async (trx, owner, newUploads, newBytes) => {
+    const { openUploads, bytes } = await usage(trx, owner);
+    if (openUploads > maxOpenUploads) {
+      throw new IngestError(
+        'quota_exceeded',
+        `The token "${owner}" would have ${openUploads} unfinished uploads, ${newUploads} of them new; it may have ${maxOpenUploads}. Finish or withdraw some, or have INGEST_MAX_OPEN_UPLOADS raised.`,
+        { retryAfterSeconds: 60 },
+      );
+    }
+    if (bytes > maxTokenBytes) {
+      throw new IngestError(
+        'quota_exceeded',
+        `The token "${owner}" would have ${bytes} bytes on the disk, ${newBytes} of them new; it may have ${maxTokenBytes}. Files of withdrawn runs are removed after an hour, those of loaded runs after INGEST_KEEP_FILES_HOURS; or have INGEST_MAX_TOKEN_BYTES raised.`,
+        { retryAfterSeconds: 60 },
+      );
+    }
+  };
+}
+
+/** What is declared in this very transaction is part of it. */
+async function usage(
+  trx: Transaction<Database>,
+  owner: string,
+): Promise<{ openUploads: number; bytes: number }> {
+  const { rows } = await sql<{ openUploads: number; bytes: number }>`
+    SELECT count(*) FILTER (WHERE u.is_open) AS "openUploads",
+           coalesce(sum(CASE WHEN u.is_open THEN u.bytes ELSE u.offset_bytes END), 0)::bigint AS bytes
+    FROM (
+      SELECT u.bytes, u.offset_bytes, u.received_at IS NULL AND u.removed_at IS NULL AND EXISTS (
+        SELECT FROM ingest.run_revision r
+        WHERE r.state = 'receiving' AND ${sql.raw(SENT_BY_UPLOAD)}) AS is_open
+      FROM ingest.upload u
+      WHERE u.created_by = ${owner} AND u.file_removed_at IS NULL) u`.execute(trx);
+  return rows[0] ?? { openUploads: 0, bytes: 0 };
+}

@@ -1,0 +1,364 @@
+import { Server } from '@tus/server';
+import { type CancellationContext, ERRORS, TUS_RESUMABLE, type Upload } from '@tus/utils';
+import type { Database } from 'db-schema';
+import { type Request, type RequestHandler, type Response, Router } from 'express';
+import type { Kysely } from 'kysely';
+import type { ServerRequest } from 'srvx';
+import { NodeRequest, sendNodeResponse } from 'srvx/node';
+import { type ErrorCode, IngestError } from '../errors.ts';
+import { withdrawUpload } from '../runs/actions.ts';
+import { newUploadId, openSingleFileRun } from '../runs/declare.ts';
+import type { RunLimits } from '../runs/models.ts';
+import { allows, covers, type Principals } from '../runs/tokens.ts';
+import { type QueuedRevision, queueCompleteRevisions } from '../runs/transitions.ts';
+import { findUpload, type LostBytes, type StandingUpload, withTrueOffset } from '../runs/uploads.ts';
+import type { UploadLocks } from '../store/claims.ts';
+import { isUploadId } from '../store/files.ts';
+import type { DurableStore } from '../store/tus-store.ts';
+import { gatherBody } from '../store/write.ts';
+import { principalOf, requireAccess, requireStillValid } from './auth.ts';
+import { hasBody, letBodyCome, requireIdentity, requireMediaType } from './json-body.ts';
+import { toIngestError } from './problems.ts';
+import { fileName, parseModelParam, parseRequest, runKey } from './requests.ts';
+import type { RoomCheck, UploadQuota } from './room.ts';
+
+const PATH = '/v1/uploads';
+const OFFSET_STREAM = 'application/offset+octet-stream';
+
+const LOST_AND_NOT_NEEDED =
+  'The bytes of this upload are lost, and no run waits for them; declare the run again.';
+
+export interface UploadRoutesOptions {
+  readonly db: Kysely<Database>;
+  readonly dataDir: string;
+  readonly maxUploadBytes: number;
+  /** Bytes of an upload that is not finished stay for this long after the last progress. */
+  readonly expireUploadsMs: number;
+  readonly store: DurableStore;
+  readonly locks: UploadLocks;
+  readonly room: RoomCheck;
+  readonly quota: UploadQuota;
+  readonly runLimits: RunLimits;
+  readonly principals: Principals;
+  onQueued(revisions: readonly QueuedRevision[]): void;
+  onLost(lost: readonly LostBytes[]): void;
+}
+
+/**
+ * tus 1.0 on /v1/uploads: @tus/server speaks the protocol, and everything it would decide by itself (who,
+ * where, when it is finished, what is left open) is decided here.
+ */
+export function uploadRoutes(options: UploadRoutesOptions): Router {
+  const { db, dataDir, locks, room, quota, principals, maxUploadBytes, expireUploadsMs } = options;
+  const tus = new Server({
+    path: PATH,
+    datastore: options.store,
+    maxSize: maxUploadBytes,
+    locker: locks,
+    lockDrainTimeout: 1, // the lock has waited already: a stalled holder is ended at once
+    relativeLocation: true,
+    allowedOrigins: () => false, // no browser of another origin has any business here
+    getFileIdFromRequest: (_req, lastPath) => (isUploadId(lastPath ?? '') ? lastPath : undefined),
+    namingFunction: newUploadId,
+    onUploadCreate: async (req, upload) => {
+      const metadata = req.headers.get('upload-metadata') ?? '';
+      await createSingleFileRun(responseOf(req), upload, metadata);
+      return {};
+    },
+    onUploadFinish: async (_req, upload) => {
+      options.onQueued(await queueCompleteRevisions(db, { uploadId: upload.id }));
+      return {};
+    },
+    onResponseError: (req, error) => {
+      const known = fromTusError(error);
+      responseOf(req).locals.error = known;
+      return { status_code: 500, body: '' }; // replaced below by the problem document
+    },
+  });
+
+  writeStraightToStore(tus, options.store, {
+    noteProgress: (uploadId) => locks.noteProgress(uploadId),
+    assertStillAllowed: (req) => requireStillValid(principals, req),
+  });
+
+  async function createSingleFileRun(res: Response, upload: Upload, metadata: string): Promise<void> {
+    const given = upload.metadata ?? {};
+    const model = parseModelParam(given.model ?? '');
+    requireAccess(res, 'push', model);
+    const run = parseRequest(runKey, given.run, 'The metadata "run"');
+    const name = parseRequest(fileName, given.filename, 'The metadata "filename"');
+    const sizeBytes = upload.size ?? 0;
+    room.checkSize(name, sizeBytes);
+    const reserveRoom = await room.measure();
+    await openSingleFileRun(db, {
+      uploadId: upload.id,
+      model,
+      run,
+      name,
+      sizeBytes,
+      metadata,
+      declaredBy: principalOf(res).name,
+      limits: options.runLimits,
+      reserve: async (trx) => {
+        await quota(trx, principalOf(res).name, 1, sizeBytes);
+        await reserveRoom(trx, sizeBytes);
+      },
+    });
+  }
+
+  /**
+   * `Upload-Expires` of an upload that is not finished (§Expiration): it stays for at least this long, and longer when
+   * bytes arrive for any file of its run. `Upload-Metadata` as the client sent it.
+   */
+  function addStanding(req: Request, res: Response, headers: Headers): void {
+    const upload = res.locals.upload as StandingUpload | undefined; // none for a creation
+    const offset = headers.get('upload-offset');
+    const sizeBytes = upload?.sizeBytes ?? Number(req.get('upload-length'));
+    if (req.method !== 'OPTIONS' && Number(offset ?? 0) < sizeBytes) {
+      const hasProgress = upload === undefined || Number(offset) > upload.offsetBytes;
+      const sinceMs = hasProgress ? Date.now() : upload.lastProgressAt.getTime();
+      headers.set('Upload-Expires', new Date(sinceMs + expireUploadsMs).toUTCString());
+    }
+    if (req.method === 'HEAD' && upload?.metadata) headers.set('Upload-Metadata', upload.metadata);
+  }
+
+  /**
+   * HEAD of an upload that nobody writes: what the record says holds without its lock. One that is being written goes
+   * on to @tus/server, which waits for its turn: a stalled writer then gives way, and what it had counts.
+   */
+  const answerUnlocked: RequestHandler = (req, res, next) => {
+    const { isBeingWritten, offsetBytes, sizeBytes } = res.locals.upload as StandingUpload;
+    if (isBeingWritten) return next();
+    const headers = new Headers({
+      'Cache-Control': 'no-store',
+      'Upload-Offset': String(offsetBytes),
+      'Upload-Length': String(sizeBytes),
+    });
+    addStanding(req, res, headers);
+    res.status(200).setHeaders(headers).end();
+  };
+
+  const speakTus: RequestHandler = async (req, res) => {
+    const response = await tus.handleWeb(
+      requestWithNodeBody(req, res, res.locals.hasBytes === true ? OFFSET_STREAM : undefined),
+    );
+    if (response.status < 400) {
+      addStanding(req, res, response.headers);
+      await sendNodeResponse(res, response);
+      return;
+    }
+    throw res.locals.error ?? (await fromTusResponse(response));
+  };
+
+  const router = Router();
+  router.use(PATH, ignoreOverride, requireTusVersion);
+  router.options([PATH, `${PATH}/:id`], speakTus);
+  router.post(PATH, requireTusBody, requireFittingLength, requireReadableMetadata, speakTus);
+
+  router.use(`${PATH}/:id`, async (req, res, next) => {
+    const { id } = req.params as { id: string };
+    const upload = isUploadId(id) ? await findUpload(db, id) : undefined;
+    // One that belongs to another's model is answered as one that never was, word for word.
+    if (upload === undefined || !covers(principalOf(res), upload.model))
+      throw new IngestError('not_found', 'There is no such upload; declare the run again.');
+    const mayEndAny = req.method === 'DELETE' && allows(principalOf(res), 'operate');
+    requireAccess(res, mayEndAny ? 'operate' : 'push', upload.model);
+    const found = await withTrueOffset(db, dataDir, upload, options.onLost);
+    if (found === undefined) throw new IngestError('upload_gone', LOST_AND_NOT_NEEDED);
+    res.locals.upload = found;
+    next();
+  });
+  router.head(`${PATH}/:id`, requireAwaited, answerUnlocked, speakTus);
+  router.patch(`${PATH}/:id`, requireTusBody, requireAwaited, speakTus);
+  router.delete(`${PATH}/:id`, async (req, res) => {
+    await withdrawUpload(db, dataDir, req.params.id, principalOf(res));
+    res.status(204).end();
+  });
+  return router;
+}
+
+/** Express's response behind the web request that @tus/server works with. */
+function responseOf(req: ServerRequest): Response {
+  const res = req.runtime?.node?.res;
+  if (res === undefined) throw new Error('The tus server was given a request that is not from Node.');
+  return res as Response;
+}
+
+/** tus 1.0 lets a client override the method by a header; a proxy that filters by method could not see it. */
+const ignoreOverride: RequestHandler = (req: Request, _res, next) => {
+  delete req.headers['x-http-method-override'];
+  next();
+};
+
+/** tus 1.0 §Tus-Resumable: on every answer of these addresses, also where something before the routes refuses. */
+export const tusVersionOnEveryAnswer: RequestHandler = (req, res, next) => {
+  if (/^\/v1\/uploads(\/|$)/i.test(req.path)) res.set('Tus-Resumable', TUS_RESUMABLE);
+  next();
+};
+
+/** tus 1.0 §Tus-Resumable: another version is a 412 that says which one is spoken, and nothing is done. */
+const requireTusVersion: RequestHandler = (req, res, next) => {
+  const version = req.get('tus-resumable');
+  if (req.method === 'OPTIONS' || version === TUS_RESUMABLE) return next();
+  res.set('Tus-Version', TUS_RESUMABLE);
+  throw new IngestError(
+    'precondition_failed',
+    `The header Tus-Resumable must be ${TUS_RESUMABLE}; it is ${version === undefined ? 'missing' : JSON.stringify(version.slice(0, 80))}.`,
+  );
+};
+
+/** A PATCH has bytes, be they none; a POST may have some (creation-with-upload). */
+const requireTusBody: RequestHandler = (req, res, next) => {
+  requireIdentity(req, res);
+  if (req.method === 'PATCH' || hasBody(req)) {
+    requireMediaType(req, OFFSET_STREAM);
+    res.locals.hasBytes = true;
+  }
+  next();
+};
+
+/** A creation whose first bytes cannot be all of the upload's declares nothing. */
+const requireFittingLength: RequestHandler = (req, _res, next) => {
+  const body = Number(req.headers['content-length'] ?? 0);
+  const upload = req.get('upload-length') ?? '';
+  if (/^\d+$/.test(upload) && body > Number(upload)) {
+    throw new IngestError(
+      'too_large',
+      `The body has ${body} bytes, and the upload ${upload} by its Upload-Length; nothing was declared.`,
+    );
+  }
+  next();
+};
+
+/** An upload that is not finished, and that no run waits for any more, takes no byte. */
+const requireAwaited: RequestHandler = (_req, res, next) => {
+  const { isAwaited, offsetBytes, sizeBytes } = res.locals.upload as StandingUpload;
+  if (isAwaited || offsetBytes === sizeBytes) return next();
+  throw new IngestError(
+    'upload_gone',
+    'The run that this upload belongs to is cancelled, or was replaced by a newer revision; declare the run again.',
+  );
+};
+
+const CODES_BY_STATUS: Readonly<Record<number, ErrorCode>> = {
+  400: 'invalid_request',
+  403: 'invalid_request',
+  404: 'not_found',
+  409: 'offset_conflict',
+  410: 'upload_gone',
+  412: 'precondition_failed',
+  413: 'too_large',
+  415: 'unsupported_media_type',
+  423: 'upload_locked',
+  501: 'invalid_request',
+};
+
+/** @tus/server throws plain objects of a status and a text. */
+function fromTusError(error: unknown): IngestError {
+  const { status_code, body } = error as { status_code?: unknown; body?: unknown };
+  if (error === ERRORS.INVALID_OFFSET) {
+    return new IngestError(
+      'offset_conflict',
+      'The upload stands at another offset; ask for it by HEAD and go on from there.',
+    );
+  }
+  const code = typeof status_code === 'number' ? CODES_BY_STATUS[status_code] : undefined;
+  return code === undefined ? toIngestError(error) : new IngestError(code, sentence(String(body)));
+}
+
+/** What @tus/server refuses before any handler runs it answers by itself, as text. */
+async function fromTusResponse(response: globalThis.Response): Promise<IngestError> {
+  return fromTusError({ status_code: response.status, body: await response.text() });
+}
+
+function sentence(text: string): string {
+  const line = text.trim();
+  return line.endsWith('.') ? line : `${line}.`;
+}
+
+/**
+ * The request as @tus/server wants it, but for its body: that stays Node's own request. The web stream that
+ * it would be made into, and the three streams that @tus/server makes of that, cost half the throughput. `mediaType` is the
+ * one that was found good; @tus/server compares its letters, and does not fold their case.
+ */
+export function requestWithNodeBody(
+  req: Request,
+  res: Response,
+  mediaType: string | undefined,
+): ServerRequest {
+  const request = new NodeRequest({ req, res });
+  if (mediaType !== undefined) request.headers.set('content-type', mediaType);
+  return Object.defineProperty(request, 'body', { value: req });
+}
+
+/**
+ * Replaces what @tus/server does between its checks and the store (`BaseHandler.writeToStore`, 2.4.5): bodies
+ * go straight from Node's request to the disk. As there, more bytes than were announced are refused, and an
+ * aborted context (another request has taken over, or the lock is lost) ends the body early: what had come is kept, and
+ * its offset answered. Where nothing had come, the sender hears why: 204 would say that the service took none of its bytes.
+ */
+export function writeStraightToStore(
+  tus: Server,
+  store: DurableStore,
+  hooks: {
+    noteProgress(uploadId: string): void;
+    /** Rejects when whoever sends the body may not do so any more. */
+    assertStillAllowed(req: Request): Promise<void>;
+  },
+): void {
+  async function writeToStore(
+    body: Request,
+    upload: Upload,
+    limitBytes: number,
+    { signal }: CancellationContext,
+  ): Promise<number> {
+    if (limitBytes === 0) return upload.offset; // an empty PATCH only asks for the offset, and the finish hook
+    letBodyCome(body, body.res as Response);
+    const pieces = gatherBody(body, {
+      limitBytes,
+      signal,
+      tooMuch: () => ERRORS.ERR_MAX_SIZE_EXCEEDED,
+      onProgress: () => hooks.noteProgress(upload.id),
+    });
+    const offset = await store.write(pieces, upload.id, upload.offset, () => hooks.assertStillAllowed(body));
+    if (offset === upload.offset && signal.aborted) {
+      throw new IngestError(
+        'upload_locked',
+        'This request has lost the upload, to another one or with a connection to the database; ask for its offset and go on from there.',
+        { retryAfterSeconds: 1 },
+      );
+    }
+    return offset;
+  }
+  Object.assign(tus.handlers.PATCH, { writeToStore });
+  Object.assign(tus.handlers.POST, { writeToStore });
+}
+
+const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+const CONTROL = /\p{C}/u;
+
+/**
+ * tus 1.0 §Upload-Metadata leaves open what the values are; @tus/server replaces what is no UTF-8, so that two
+ * names become one, and PostgreSQL's jsonb takes no NUL. Here a value is printable text or the request is
+ * refused. (The form, and that no key comes twice, @tus/server checks.)
+ */
+export const requireReadableMetadata: RequestHandler = (req, _res, next) => {
+  const header = req.get('upload-metadata') ?? '';
+  for (const pair of header.split(',')) {
+    const [key = '', value = ''] = pair.trim().split(' ');
+    if (isPrintable(value)) continue;
+    throw new IngestError(
+      'invalid_request',
+      `The metadata ${JSON.stringify(key)} must be UTF-8 text without control characters, in base64.`,
+    );
+  }
+  next();
+};
+
+function isPrintable(base64: string): boolean {
+  try {
+    return !CONTROL.test(utf8.decode(Buffer.from(base64, 'base64')));
+  } catch {
+    return false; // not UTF-8
+  }
+}

@@ -1,0 +1,257 @@
+import type { Database, KeyBuild, ModelName, RevisionProfile } from 'db-schema';
+import { type Kysely, sql } from 'kysely';
+import { countFiles, fileCursor, keepsFiles, listRunFiles } from './files.ts';
+import { isLoading as hasLiveLoad } from './summaries.ts';
+import type { ThroughputLog } from './throughput.ts';
+import { mayDo, type RunState } from './transitions.ts';
+
+/** The newest revision of a run, as the API answers it. */
+export type RunView = NonNullable<Awaited<ReturnType<typeof describeRun>>>;
+
+/** Of the files that need bytes as many are in the answer; the others are asked for page by page. */
+const MISSING_FILES_SHOWN = 100;
+const REJECTS_SHOWN = 10;
+
+/** Resolves to undefined when no such run was ever declared. */
+export async function describeRun(db: Kysely<Database>, model: ModelName, run: string) {
+  const revision = await db
+    .selectFrom('ingest.run_revision')
+    .selectAll()
+    .select(hasLiveLoad(sql.ref('revision_id')).as('is_loading'))
+    .where('model', '=', model)
+    .where('run_key', '=', run)
+    .orderBy('revision', 'desc')
+    .limit(1)
+    .executeTakeFirst();
+  if (revision === undefined) return undefined;
+  const [counts, missing, load, rejects, shown, previous, keepsFiles] = await Promise.all([
+    countFiles(db, revision),
+    revision.state === 'receiving' ? missingFiles(db, revision.revision_id) : NOTHING_MISSING,
+    lastLoadOf(db, revision.revision_id),
+    firstRejectsOf(db, revision.revision_id),
+    shownRun(db, model),
+    comparedWith(db, revision.compared_with),
+    hasAllFiles(db, revision.revision_id),
+  ]);
+  // A load that broke off says so a moment before its transaction is over.
+  const isLoading = revision.is_loading && load?.outcome == null;
+  const state: RunState = revision.state === 'queued' && isLoading ? 'loading' : revision.state;
+  return {
+    model,
+    run,
+    revision: revision.revision,
+    state,
+    as_of: revision.as_of,
+    as_of_from: revision.as_of_from,
+    shown,
+    declaredAt: revision.declared_at,
+    queuedAt: revision.queued_at,
+    loadedAt: revision.loaded_at,
+    publishedAt: revision.published_at,
+    publishedRevision: shown?.run === run ? shown.revision : null,
+    pushedBy: revision.declared_by,
+    source: revision.source,
+    rows: revision.row_count,
+    ...counts,
+    load,
+    error: revision.error === null ? null : { ...revision.error, detail: shorten(revision.error.detail) },
+    rejects: { total: revision.rejects?.total ?? 0, byCode: revision.rejects?.byCode ?? {}, first: rejects },
+    gates: revision.gates,
+    profile: profileView(revision.profile),
+    previous,
+    mayDo: mayDo(state, { keepsRows: revision.retired_at === null, keepsFiles }),
+    missing: { files: missing.files, nextCursor: fileCursor(revision.revision, missing) },
+  };
+}
+
+const NOTHING_MISSING = { files: [], nextAfter: null };
+
+/** Those that the sender must go on with. */
+function missingFiles(db: Kysely<Database>, revisionId: number) {
+  return listRunFiles(db, { revisionId, filter: 'receiving', limit: MISSING_FILES_SHOWN });
+}
+
+/** What `scores.<model>` shows now; null before the first publication. */
+async function shownRun(db: Kysely<Database>, model: ModelName) {
+  const row = await db
+    .selectFrom('ingest.run_revision')
+    .select(['run_key as run', 'revision', 'as_of', 'published_at as publishedAt'])
+    .where('model', '=', model)
+    .where('state', '=', 'published')
+    .executeTakeFirst();
+  return row ?? null;
+}
+
+/** Whether it can be loaded again without being sent again. */
+async function hasAllFiles(db: Kysely<Database>, revisionId: number): Promise<boolean> {
+  const { rows } = await sql<{ kept: boolean }>`SELECT ${keepsFiles(sql.lit(revisionId))} AS kept`.execute(
+    db,
+  );
+  return rows[0]?.kept === true;
+}
+
+async function lastLoadOf(db: Kysely<Database>, revisionId: number) {
+  const row = await db
+    .selectFrom('ingest.load_attempt')
+    .selectAll()
+    .where('revision_id', '=', revisionId)
+    .orderBy('attempt', 'desc')
+    .limit(1)
+    .executeTakeFirst();
+  if (row === undefined) return null;
+  return {
+    attempt: row.attempt,
+    worker: row.worker,
+    phase: row.finished_at === null ? row.phase : null,
+    keyBuild: row.finished_at === null && row.phase === 'building_key' ? row.key_build : null,
+    bytes: row.bytes_done,
+    rows: row.rows_done,
+    startedAt: row.started_at,
+    updatedAt: row.updated_at,
+    finishedAt: row.finished_at,
+    outcome: row.outcome,
+    nextTryAt: row.next_try_at,
+    lastError: row.error === null ? null : shorten(row.error),
+  };
+}
+
+async function firstRejectsOf(db: Kysely<Database>, revisionId: number) {
+  return db
+    .selectFrom('ingest.rejected_line')
+    .select(['file', 'line', 'byte_offset', 'code', 'detail', 'excerpt'])
+    .where('revision_id', '=', revisionId)
+    .orderBy('reject_id')
+    .limit(REJECTS_SHOWN)
+    .execute();
+}
+
+/** No answer grows with what a database or a file had to say. */
+const LONGEST_TEXT = 4_000;
+
+function shorten(text: string): string {
+  return text.length <= LONGEST_TEXT ? text : `${text.slice(0, LONGEST_TEXT)}…`;
+}
+
+export interface RunProgress {
+  /** What goes on now: `receiving`, or the phase of the load. */
+  readonly step: 'receiving' | 'copying' | 'building_key' | 'attaching' | 'publishing';
+  readonly doneBytes: number;
+  readonly totalBytes: number;
+  readonly bytesPerSecond: number | null;
+  /** Until the end of this step. null when nothing that was measured can tell: no rate yet, or it is stalled. */
+  readonly etaSeconds: number | null;
+  /** Until the load is over and readers see the run; null when nothing that was measured can tell. */
+  readonly loadEtaSeconds: number | null;
+}
+
+export type RunInProgress = Pick<
+  RunView,
+  'model' | 'run' | 'revision' | 'state' | 'rows' | 'bytes' | 'lines' | 'load'
+>;
+
+/** How far the run is right now; null when nothing is going on. */
+export async function progressOf(
+  db: Kysely<Database>,
+  view: RunInProgress,
+  throughput: ThroughputLog,
+): Promise<RunProgress | null> {
+  const { model, run, revision, state, bytes, lines, load } = view;
+  if (state === 'receiving') {
+    const rate = throughput.bytesPerSecond(model, run, revision, 'receivedBytes');
+    return { step: 'receiving', ...pace(bytes.received, bytes.total, rate), loadEtaSeconds: null };
+  }
+  if (state !== 'loading' || load === null || load.phase === null) return null;
+  const step = load.phase;
+  if (step === 'copying') {
+    const rate =
+      throughput.bytesPerSecond(model, run, revision, 'loadedBytes') ??
+      averageSince(load.startedAt, load.updatedAt, load.bytes);
+    const copying = pace(load.bytes, bytes.total, rate);
+    const keySeconds = lines === null ? null : await expectedKeySeconds(db, model, lines);
+    return { step, ...copying, loadEtaSeconds: sum(copying.etaSeconds, keySeconds) };
+  }
+  const copied = pace(load.bytes, bytes.total, null);
+  if (step !== 'building_key') return { step, ...copied, loadEtaSeconds: null };
+  const etaSeconds =
+    load.keyBuild === null
+      ? null
+      : secondsLeft(load.keyBuild, await expectedKeySeconds(db, model, load.rows));
+  // What comes after the key takes moments.
+  return { step, ...copied, etaSeconds, loadEtaSeconds: etaSeconds };
+}
+
+/** Before this the rate of a step is mostly chance. */
+const RATE_AFTER_SECONDS = 1;
+
+/**
+ * While the index is written, its own pace tells. Scan and sort do not tell how long the rest takes: there
+ * earlier loads of the model do, until this one takes longer than they did.
+ */
+export function secondsLeft(build: KeyBuild, expectedSeconds: number | null): number | null {
+  const { step, done, total, stepSeconds, seconds } = build;
+  if (step === 'writing' && done > 0 && stepSeconds >= RATE_AFTER_SECONDS)
+    return Math.ceil(((total - done) * stepSeconds) / done);
+  if (expectedSeconds === null || seconds >= expectedSeconds) return null;
+  return Math.ceil(expectedSeconds - seconds);
+}
+
+function pace(doneBytes: number, totalBytes: number, rate: number | null) {
+  return {
+    doneBytes,
+    totalBytes,
+    bytesPerSecond: rate === null ? null : Math.round(rate),
+    etaSeconds: rate === null || rate <= 0 ? null : Math.ceil((totalBytes - doneBytes) / rate),
+  };
+}
+
+function sum(seconds: number | null, more: number | null): number | null {
+  return seconds === null || more === null ? null : Math.ceil(seconds + more);
+}
+
+function averageSince(startedAt: Date, updatedAt: Date, bytes: number): number | null {
+  const seconds = (updatedAt.getTime() - startedAt.getTime()) / 1000;
+  return seconds < 1 ? null : bytes / seconds;
+}
+
+const LOADS_LOOKED_AT = 5;
+/** A sort of half or of double the rows still takes about its share of the time; farther off nobody knows. */
+const COMPARABLE_SIZE = 2;
+
+/** How long the key of `rows` rows took in the model's last loads of that size, at the median; null without any. */
+export async function expectedKeySeconds(
+  db: Kysely<Database>,
+  model: string,
+  rows: number,
+): Promise<number | null> {
+  const { rows: answer } = await sql<{ secondsPerRow: number | null }>`
+    SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds / rows_done) AS "secondsPerRow"
+    FROM (
+      SELECT (a.phase_seconds->>'building_key')::float8 AS seconds, a.rows_done
+      FROM ingest.load_attempt a JOIN ingest.run_revision r USING (revision_id)
+      WHERE r.model = ${model} AND a.outcome IN ('published', 'superseded', 'held')
+        AND a.phase_seconds ? 'building_key'
+        AND a.rows_done BETWEEN ${Math.ceil(rows / COMPARABLE_SIZE)} AND ${rows * COMPARABLE_SIZE}
+        AND a.rows_done > 0
+      ORDER BY a.attempt_id DESC LIMIT ${LOADS_LOOKED_AT}) l`.execute(db);
+  const perRow = answer[0]?.secondsPerRow ?? null;
+  return perRow === null ? null : perRow * rows;
+}
+
+/** A profile as the API answers it; the shares that later runs are compared by are of no use to people. */
+export function profileView(profile: RevisionProfile | null) {
+  if (profile === null) return null;
+  const { binShares: _, ...view } = profile;
+  return view;
+}
+
+/** The run that was published when a revision was judged, and its profile: what changed against last month. */
+export async function comparedWith(db: Kysely<Database>, revisionId: number | null) {
+  if (revisionId === null) return null;
+  const row = await db
+    .selectFrom('ingest.run_revision')
+    .select(['run_key', 'revision', 'profile'])
+    .where('revision_id', '=', revisionId)
+    .executeTakeFirst();
+  if (row === undefined) return null;
+  return { run: row.run_key, revision: row.revision, profile: profileView(row.profile) };
+}

@@ -1,0 +1,28 @@
+export {
+  type FilePage,
+  filePage,
+  history,
+  type Profile,
+  RUN_STATE,
+  type Run,
+  type RunFile,
+  type RunHistory,
+  type RunList,
+  type RunState,
+  type RunSummary,
+  rejectedLine,
+  run,
+  runFile,
+  runList,
+  runSummary,
+} from './run.ts';
+export {
+  model,
+  modelList,
+  probe,
+  problem,
+  type Session,
+  type Status,
+  session,
+  status,
+} from './service.ts';

@@ -1,0 +1,291 @@
+/**
+ * A run as the service answers it, in JSON: the one definition of it for service, uploader and page, and for the OpenAPI document.
+ */
+import { z } from 'zod';
+
+export const instant = z.iso.datetime();
+export const count = z.int().min(0);
+export const bytes = z.int().min(0);
+
+export const RUN_STATE = z.enum([
+  'receiving',
+  'queued',
+  'loading',
+  'published',
+  'superseded',
+  'held',
+  'failed',
+  'cancelled',
+]);
+
+export const loadPhase = z.enum(['copying', 'building_key', 'attaching', 'publishing']);
+export const loadOutcome = z.enum(['published', 'superseded', 'held', 'failed', 'retry', 'lost']);
+export const action = z.enum(['upload', 'withdraw', 'retry', 'publish']);
+
+export const revisionError = z.object({
+  code: z.string(),
+  detail: z.string(),
+  file: z.string().optional(),
+  line: z.int().optional(),
+  byte_offset: z.int().optional(),
+});
+
+export const rejectedLine = z.object({
+  file: z.string(),
+  line: z.int().min(1),
+  byte_offset: z.int().min(0),
+  code: z.string(),
+  detail: z.string(),
+  excerpt: z.string().describe('at most 200 characters of the line, control characters shown'),
+});
+
+/** A file of a run. */
+export const runFile = z
+  .object({
+    name: z.string(),
+    bytes,
+    sha256: z.string().nullable(),
+    lines: count.nullable(),
+    state: z.enum(['receiving', 'received']),
+    offset: bytes,
+    lastProgressAt: instant,
+    stalled: z.boolean().describe('not complete, and no byte for two minutes'),
+    uploadUrl: z.string(),
+  })
+  .meta({ id: 'RunFile' });
+
+export const profile = z.object({
+  rows: count,
+  min: z.number().nullable(),
+  max: z.number().nullable(),
+  mean: z.number().nullable(),
+  stddev: z.number().nullable(),
+  deciles: z.array(z.number()),
+  bytes,
+  seconds: z.number(),
+});
+
+export const gateResult = z.object({
+  gate: z.string(),
+  expected: z.unknown(),
+  found: z.unknown(),
+  broken: z.boolean(),
+});
+
+/** A run, in the list and by itself. */
+export const runBasics = {
+  model: z.string(),
+  run: z.string(),
+  revision: z.int().min(1),
+  state: RUN_STATE,
+  as_of: instant,
+  declaredAt: instant,
+  queuedAt: instant.nullable(),
+  loadedAt: instant.nullable(),
+  publishedAt: instant.nullable(),
+  as_of_from: z.enum(['given', 'run_key', 'declared']),
+  shown: z
+    .object({ run: z.string(), revision: z.int(), as_of: instant, publishedAt: instant })
+    .nullable()
+    .describe('what `scores.<model>` shows readers now; null: nothing yet'),
+  publishedRevision: z
+    .int()
+    .nullable()
+    .describe('the revision of this run that readers see; null: they see another'),
+  pushedBy: z.string().describe('the name of the token'),
+  rows: count.nullable(),
+  files: z.object({ total: count, received: count, stalled: count.describe('no byte for two minutes') }),
+  bytes: z.object({ total: bytes, received: bytes.describe('synced to the disk') }),
+  lines: count.nullable().describe('as declared; null for a plain tus upload, which declares none'),
+  lastProgressAt: instant
+    .nullable()
+    .describe('when the last bytes were recorded; null once all are there (`queuedAt` says since when)'),
+};
+
+export const runSummary = z
+  .object({
+    ...runBasics,
+    load: z
+      .object({
+        attempt: z.int().min(1),
+        worker: z.string(),
+        phase: loadPhase.nullable().describe('null when the attempt has ended'),
+        bytes,
+        rows: count,
+        startedAt: instant,
+        nextTryAt: instant.nullable(),
+        lastError: z.string().nullable(),
+      })
+      .nullable(),
+    error: revisionError.nullable(),
+    brokenGates: z.array(gateResult).describe('what holds it, while it is held'),
+    mayDo: z.array(action),
+  })
+  .meta({ id: 'RunSummary' });
+
+export const filePage = z
+  .object({
+    revision: z.int().min(1).describe('all pages of one listing are of the same revision'),
+    files: z.array(runFile).describe('by name'),
+    nextCursor: z.string().nullable(),
+  })
+  .meta({ id: 'FilePage' });
+
+export const runList = z
+  .object({ runs: z.array(runSummary), nextCursor: z.string().nullable() })
+  .meta({ id: 'RunList' });
+
+export const run = z
+  .object({
+    ...runBasics,
+    source: z.record(z.string(), z.unknown()).nullable().describe('what the sender said of itself'),
+    progress: z
+      .object({
+        step: z.enum(['receiving', 'copying', 'building_key', 'attaching', 'publishing']),
+        doneBytes: bytes,
+        totalBytes: bytes,
+        bytesPerSecond: z.number().nullable(),
+        etaSeconds: z
+          .number()
+          .nullable()
+          .describe('until the end of this step; null when nothing that was measured can tell'),
+        loadEtaSeconds: z
+          .number()
+          .nullable()
+          .describe('until readers see the run; null when nothing that was measured can tell'),
+      })
+      .nullish()
+      .describe('null when nothing is going on; only a GET tells it'),
+    load: z
+      .object({
+        attempt: z.int().min(1),
+        worker: z.string(),
+        phase: loadPhase.nullable(),
+        keyBuild: z
+          .object({
+            step: z.enum(['scanning', 'sorting', 'writing']),
+            done: count.describe('blocks of the table while scanning, rows while writing'),
+            total: count.describe('0 while nothing is counted'),
+            stepSeconds: z.number(),
+            seconds: z.number(),
+          })
+          .nullable()
+          .describe('how far the build of the key is, at the last look'),
+        bytes,
+        rows: count,
+        startedAt: instant,
+        updatedAt: instant,
+        finishedAt: instant.nullable(),
+        outcome: loadOutcome.nullable(),
+        nextTryAt: instant.nullable(),
+        lastError: z.string().nullable(),
+      })
+      .nullable(),
+    error: revisionError.nullable(),
+    rejects: z.object({
+      total: count,
+      byCode: z.record(z.string(), count),
+      first: z.array(rejectedLine),
+    }),
+    gates: z.array(gateResult).nullish(),
+    profile: profile.nullish(),
+    previous: z
+      .object({ run: z.string(), revision: z.int(), profile: profile.nullable() })
+      .nullish()
+      .describe('the run that readers saw before, to compare with'),
+    mayDo: z.array(action),
+    missing: z
+      .object({
+        files: z.array(runFile).max(100),
+        nextCursor: z.string().nullable().describe('for `GET …/files?state=receiving`; null: these are all'),
+      })
+      .describe('the first files by name that bytes are missing of, while the run is receiving'),
+  })
+  .meta({ id: 'Run' });
+
+export const history = z
+  .object({
+    revisions: z
+      .array(
+        z.object({
+          revision: z.int(),
+          state: RUN_STATE,
+          declaredAt: instant,
+          queuedAt: instant.nullable(),
+          loadedAt: instant.nullable(),
+          publishedAt: instant.nullable(),
+          pushedBy: z.string(),
+          rows: count.nullable(),
+          error: revisionError.nullable(),
+        }),
+      )
+      .max(50)
+      .describe('the newest 50'),
+    attempts: z
+      .array(
+        z.object({
+          revision: z.int(),
+          attempt: z.int(),
+          worker: z.string(),
+          phase: loadPhase,
+          outcome: loadOutcome.nullable(),
+          error: z.string().nullable(),
+          bytes,
+          rows: count,
+          nextTryAt: instant.nullable(),
+          phaseSeconds: z.record(z.string(), z.number()).nullable(),
+          startedAt: instant,
+          finishedAt: instant.nullable(),
+        }),
+      )
+      .max(50)
+      .describe('the newest 50'),
+    events: z
+      .array(
+        z.object({
+          at: instant,
+          actor: z.string(),
+          action: z.string(),
+          revision: z.int().nullable(),
+          detail: z
+            .record(z.string(), z.unknown())
+            .nullable()
+            .describe('null also when it is longer than 1,000 characters'),
+        }),
+      )
+      .max(100)
+      .describe('the newest 100'),
+    publications: z
+      .array(
+        z.object({
+          revision: z.int(),
+          at: instant,
+          by: z.string(),
+          reason: z.string().nullable(),
+          publicationId: z.int(),
+        }),
+      )
+      .max(50)
+      .describe('the newest 50'),
+    throughput: z
+      .array(
+        z.object({
+          at: instant,
+          receivedBytes: bytes,
+          loadedBytes: bytes,
+          loadedRows: count,
+        }),
+      )
+      .max(300)
+      .describe('what this process saw of the newest revision, in the last half hour or more'),
+  })
+  .meta({ id: 'RunHistory' });
+
+export type RunState = z.infer<typeof RUN_STATE>;
+export type RunFile = z.infer<typeof runFile>;
+export type RunSummary = z.infer<typeof runSummary>;
+export type Run = z.infer<typeof run>;
+export type RunList = z.infer<typeof runList>;
+export type FilePage = z.infer<typeof filePage>;
+export type RunHistory = z.infer<typeof history>;
+export type Profile = z.infer<typeof profile>;

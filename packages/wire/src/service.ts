@@ -1,0 +1,83 @@
+import { z } from 'zod';
+import { bytes, count, instant, runSummary } from './run.ts';
+
+export const model = z
+  .object({
+    model: z.string(),
+    contract: z.record(z.string(), z.number()).describe('what its runs are held to; see the PUT'),
+    current: z
+      .object({
+        run: z.string(),
+        revision: z.int(),
+        publishedAt: instant,
+        publishedBy: z.string(),
+        rows: count.nullable(),
+        publicationId: z.int(),
+      })
+      .nullable()
+      .describe('what readers see; null: nothing yet'),
+    createdAt: instant,
+  })
+  .meta({ id: 'Model' });
+
+export const modelList = z
+  .object({ models: z.array(model), nextCursor: z.string().nullable() })
+  .meta({ id: 'ModelList' });
+
+export const problem = z
+  .object({
+    type: z.string().describe('/problems/{code}: a page that says what to do'),
+    title: z.string(),
+    status: z.int(),
+    detail: z.string().describe('what happened, to what, and what to do next'),
+    code: z.string(),
+    retryable: z.boolean().describe('whether the same request may succeed later'),
+    request_id: z.string().describe('leads to the log of the service'),
+  })
+  .meta({ id: 'Problem' });
+
+export const probe = z.object({ status: z.string() }).meta({ id: 'Probe' });
+
+export const status = z
+  .object({
+    at: instant,
+    queue: z.object({
+      waiting: count,
+      loading: count,
+      betweenTries: count.describe('of those waiting: a load of them broke off before'),
+      oldestQueuedAt: instant.nullable(),
+      oldestWaitSeconds: z.number().nullable(),
+    }),
+    receiving: z.object({
+      runs: count,
+      files: count,
+      stalledFiles: count,
+      missingBytes: bytes,
+      stalledAfterSeconds: count,
+    }),
+    loaders: count.describe('loaders that are connected now'),
+    states: z.record(z.string(), count).describe('runs by the stored state of their newest revision'),
+    disk: z.object({
+      freeBytes: bytes,
+      promisedBytes: bytes,
+      keptFreeBytes: bytes,
+      largestUploadBytes: bytes.describe('the largest file that a declaration would get room for now'),
+    }),
+    needsAttention: z
+      .array(runSummary)
+      .max(50)
+      .describe('failed, held, stalled, or tried more than once; the newest 50'),
+  })
+  .meta({ id: 'Status' });
+
+export const session = z
+  .object({
+    signedIn: z.boolean(),
+    name: z.string().nullable(),
+    scopes: z.array(z.enum(['push', 'read', 'operate', 'admin'])),
+    models: z.array(z.string()).nullable().describe('null covers every model'),
+  })
+  .meta({ id: 'Session' });
+
+export type Status = z.infer<typeof status>;
+export type Session = z.infer<typeof session>;
