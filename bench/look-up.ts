@@ -4,21 +4,15 @@
  *
  *   node bench/look-up.ts [--revisions 24] [--rows 200000] [--look-ups 2000]
  */
+
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
-import {
-  createModelRelations,
-  type ModelName,
-  migrateToLatest,
-  openDatabase,
-  parentOf,
-  parseModelName,
-  partitionOf,
-} from 'db-schema';
+import { createModelRelations, migrateToLatest, openDatabase, parentOf, partitionOf } from 'db-schema';
 import { startPostgres } from 'local-postgres';
 import pg from 'pg';
+import { type ModelName, parseModelName } from 'wire';
 import { publishByHand } from '../apps/ingest-api/src/runs/actions.ts';
 
 const { values } = parseArgs({

@@ -1,7 +1,8 @@
 import { Command, CommanderError } from 'commander';
 import { UnusableDatabase } from 'db-schema';
 import { type Logger, pino } from 'pino';
-import { printableJson } from 'score-lines';
+import { printableJson } from 'wire';
+
 import { addContractOptions, addTokenCommands, adopt, migrate, setModel } from './commands/admin.ts';
 import { load } from './commands/load.ts';
 import { serve } from './commands/serve.ts';

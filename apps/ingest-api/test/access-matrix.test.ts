@@ -1,7 +1,8 @@
 import { expect } from 'chai';
-import { type Database, openDatabase, parseModelName, type Scope } from 'db-schema';
+import { type Database, openDatabase, type Scope } from 'db-schema';
 import type { Kysely } from 'kysely';
 import { pino } from 'pino';
+import { parseModelName } from 'wire';
 import { loadServeConfig } from '../src/config.ts';
 import { createApp } from '../src/http/app.ts';
 import { SESSION_COOKIE } from '../src/http/session.ts';

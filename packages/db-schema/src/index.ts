@@ -9,6 +9,5 @@ export {
 } from './connect.ts';
 export { DatabaseUrlError, parseDatabaseUrl } from './database-url.ts';
 export { type MigrationReport, migrateToLatest } from './migrate.ts';
-export { isModelName, MODEL_NAME_RULE, type ModelName, parseModelName } from './model-name.ts';
 export { createModelRelations, parentOf, partitionOf, type SqlRunner } from './model-relations.ts';
 export type * from './tables.ts';

@@ -1,4 +1,4 @@
-import type { ModelName } from './model-name.ts';
+import type { ModelName } from 'wire';
 
 /** The one query method that this file needs: a `pg` Client, or a PoolClient, has it. */
 export interface SqlRunner {

@@ -1,5 +1,5 @@
 import type { ColumnType, Generated, GeneratedAlways } from 'kysely';
-import type { ModelName } from './model-name.ts';
+import type { ModelName } from 'wire';
 
 /** A column that the database fills in when it is left out. */
 type DefaultNow = ColumnType<Date, Date | undefined, Date>;

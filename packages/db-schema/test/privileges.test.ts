@@ -1,7 +1,8 @@
 import { expect } from 'chai';
 import { createTestDatabase, type TestDatabase } from 'local-postgres';
 import pg from 'pg';
-import { connect, createModelRelations, migrateToLatest, parseModelName } from '../src/index.ts';
+import { parseModelName } from 'wire';
+import { connect, createModelRelations, migrateToLatest } from '../src/index.ts';
 
 /** A login as an operator makes it: a member of one role, and nothing else. */
 const ROLES = ['ingest_api', 'ingest_loader', 'score_reader'] as const;

@@ -1,14 +1,8 @@
 import { expect } from 'chai';
 import { createTestDatabase, type TestDatabase } from 'local-postgres';
 import pg from 'pg';
-import {
-  createModelRelations,
-  type ModelName,
-  migrateToLatest,
-  parentOf,
-  parseModelName,
-  partitionOf,
-} from '../src/index.ts';
+import { type ModelName, parseModelName } from 'wire';
+import { createModelRelations, migrateToLatest, parentOf, partitionOf } from '../src/index.ts';
 
 const PUBLICATIONS = 60;
 const ROWS = 50;

@@ -1,14 +1,8 @@
 import { userInfo } from 'node:os';
 import { type Command, InvalidArgumentError } from 'commander';
-import {
-  type Contract,
-  type Database,
-  migrateToLatest,
-  openDatabase,
-  parseModelName,
-  type Scope,
-} from 'db-schema';
+import { type Contract, type Database, migrateToLatest, openDatabase, type Scope } from 'db-schema';
 import type { Kysely } from 'kysely';
+import { parseModelName } from 'wire';
 import { type DatabaseConfig, type Environment, loadDatabaseConfig, type StoreConfig } from '../config.ts';
 import { contractRequest, listModels, setContract } from '../runs/models.ts';
 import { adoptStore } from '../runs/store-identity.ts';

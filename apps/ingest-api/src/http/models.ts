@@ -1,6 +1,7 @@
-import { type Database, isModelName } from 'db-schema';
+import type { Database } from 'db-schema';
 import { type Response, Router } from 'express';
 import type { Kysely } from 'kysely';
+import { isModelName } from 'wire';
 import { z } from 'zod';
 import { IngestError } from '../errors.ts';
 import { publishByHand } from '../runs/actions.ts';

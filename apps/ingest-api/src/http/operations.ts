@@ -1,11 +1,81 @@
+import type { ErrorCode } from 'wire';
 import * as answers from 'wire';
+import { z } from 'zod';
 import { contractRequest } from '../runs/models.ts';
 import { modelsQuery, publishRequest } from './models.ts';
-import { NOT_MODIFIED, type Operation } from './openapi.ts';
-import { manifestRequest } from './requests.ts';
+import { PROBLEM_CODES } from './problems.ts';
+import { manifestRequest, runKey } from './requests.ts';
 import { actionRequest, filesQuery, rejectsQuery } from './runs.ts';
 import { signInRequest } from './session.ts';
 import { runsQuery } from './status.ts';
+
+/** One route, as the OpenAPI document describes it. */
+export interface Operation {
+  readonly method: 'get' | 'put' | 'post' | 'delete' | 'head' | 'patch' | 'options';
+  /** As the routes have it: `:name` is a parameter. */
+  readonly path: string;
+  readonly summary: string;
+  /** null: open to everybody. */
+  readonly scope: 'push' | 'read' | 'operate' | 'any' | null;
+  readonly query?: z.ZodType;
+  readonly body?: z.ZodType;
+  /** The body, which is required where there is one, may be left out. */
+  readonly bodyMayBeMissing?: boolean;
+  /** The media type of a body that is no JSON. */
+  readonly bytes?: string;
+  /** Headers that the request must or may have. */
+  readonly headers?: Readonly<Record<string, Header>>;
+  readonly example: Example;
+  readonly answers: Readonly<Record<number, Answer>>;
+  readonly problems: readonly ErrorCode[];
+}
+
+export interface Header {
+  readonly required: boolean;
+  readonly says: string;
+  /** JSON Schema; any text when it is left out. */
+  readonly schema?: Readonly<Record<string, unknown>>;
+}
+
+/**
+ * A request that works, on a model `demo` whose run 2026-11 is published and whose run 2026-10 has failed, one
+ * operation after the other in the order of the tables. (The test puts in a real token and a real upload id.)
+ */
+export interface Example {
+  /** Where it is not PATH_EXAMPLES. */
+  readonly path?: Readonly<Record<string, string>>;
+  readonly query?: Readonly<Record<string, string>>;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body?: unknown;
+  readonly bytes?: string;
+  /** The status of the answer. */
+  readonly answers: number;
+}
+
+export const PATH_EXAMPLES: Readonly<Record<string, string>> = {
+  model: 'demo',
+  run: '2026-11',
+  id: '0f6a2c51d7e94b038c1e5a7f92b4d860',
+};
+
+/** JSON Schema of the parameters in a path, decoded. */
+export const PATH_SCHEMAS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
+  model: { pattern: '^[a-z][a-z0-9_]{0,47}$' },
+  run: z.toJSONSchema(runKey),
+  id: { pattern: '^[0-9a-f]{32}$' },
+  code: { enum: PROBLEM_CODES },
+};
+
+export interface Answer {
+  readonly says: string;
+  readonly schema?: z.ZodType;
+  /** When it is not JSON. */
+  readonly mediaType?: string;
+  /** Of an answer that no schema describes. */
+  readonly example?: string;
+}
+
+export const NOT_MODIFIED: Answer = { says: 'what the ETag in If-None-Match stands for has not changed' };
 
 const RUN = '/v1/models/:model/runs/:run';
 const theRun = { says: 'the run', schema: answers.run };
@@ -374,6 +444,15 @@ const SERVICE_OPERATIONS: readonly Operation[] = [
     scope: 'any',
     example: { answers: 200 },
     answers: { 200: { says: 'OpenAPI 3.1' } },
+    problems: [],
+  },
+  {
+    method: 'get',
+    path: '/problems',
+    summary: 'The pages of all errors',
+    scope: null,
+    example: { answers: 200 },
+    answers: { 200: { says: 'a list', mediaType: 'text/html' } },
     problems: [],
   },
   {

@@ -2,9 +2,8 @@ import { randomUUID } from 'node:crypto';
 import { STATUS_CODES } from 'node:http';
 import { type ErrorRequestHandler, type Request, type Response, Router } from 'express';
 import type { Logger } from 'pino';
-import { printable } from 'score-lines';
-import { describeError, ERROR_CODES, type ErrorCode, IngestError, isDatabaseUnavailable } from '../errors.ts';
-import { PROBLEM_GUIDES } from './problem-guides.ts';
+import { ERROR_CODES, type ErrorCode, isRetryable, printable, RUN_ERROR_CODES } from 'wire';
+import { describeError, IngestError, isDatabaseUnavailable } from '../errors.ts';
 
 /** RFC 9457 problem details. */
 export interface Problem {
@@ -17,15 +16,7 @@ export interface Problem {
   readonly request_id: string;
 }
 
-const DEFAULT_RETRY_AFTER_SECONDS: Partial<Record<ErrorCode, number>> = {
-  upload_locked: 2,
-  database_unavailable: 5,
-  storage_fault: 10,
-  shutting_down: 5,
-  insufficient_storage: 60,
-};
-
-/** Every error as one of the table in errors.ts; what is not expected is `internal`, and tells no details. */
+/** Every error as a code of the table; an unexpected one is `internal`, without details. */
 export function toIngestError(error: unknown): IngestError {
   if (error instanceof IngestError) return error;
   if (isDatabaseUnavailable(error)) {
@@ -46,7 +37,7 @@ export function toIngestError(error: unknown): IngestError {
 }
 
 export function toProblem(error: IngestError, requestId: string): Problem {
-  const { status, title, retryable } = ERROR_CODES[error.code];
+  const { status, title } = ERROR_CODES[error.code];
   return {
     // Relative to the request (RFC 9457 §3.1.1): this service itself has the page.
     type: `/problems/${error.code}`,
@@ -54,19 +45,24 @@ export function toProblem(error: IngestError, requestId: string): Problem {
     status,
     detail: printable(error.message),
     code: error.code,
-    retryable,
+    retryable: isRetryable(error.code),
     request_id: requestId,
   };
 }
 
 export function sendProblem(res: Response, error: IngestError): void {
   const problem = toProblem(error, res.locals.requestId);
-  const retryAfter = error.retryAfterSeconds ?? DEFAULT_RETRY_AFTER_SECONDS[error.code];
+  const retryAfter = error.retryAfterSeconds ?? defaultRetryAfter(error.code);
   if (retryAfter !== undefined) res.setHeader('Retry-After', String(retryAfter));
   if (problem.status === 401) res.setHeader('WWW-Authenticate', 'Bearer');
   res.locals.problem = problem.code;
   readOn(res.req);
   res.status(problem.status).type('application/problem+json').send(JSON.stringify(problem));
+}
+
+function defaultRetryAfter(code: ErrorCode): number | undefined {
+  const entry = ERROR_CODES[code];
+  return 'retryAfterSeconds' in entry ? entry.retryAfterSeconds : undefined;
 }
 
 /** The whole answer, for a socket whose request has not become one. */
@@ -127,50 +123,66 @@ export function problemHandler(log: Logger): ErrorRequestHandler {
   };
 }
 
-/** `/problems/{code}`: the page that a problem's `type` leads to. Open, as it tells nothing of anybody. */
+/** Every code that has a page: those of problem documents, and those of failed runs. */
+export const PROBLEM_CODES: readonly string[] = [
+  ...new Set([...Object.keys(ERROR_CODES), ...Object.keys(RUN_ERROR_CODES)]),
+];
+
+/** `/problems` and `/problems/{code}`, where the `type` of a problem leads. Open to everybody: they say nothing of anybody. */
 export function problemPages(): Router {
   const router = Router();
+  router.get('/problems', (_req, res) => {
+    const entries = PROBLEM_CODES.map(
+      (code) => `<li><a href="/problems/${code}"><code>${code}</code></a></li>`,
+    );
+    sendPage(res, 'Errors', `<h1>Errors</h1>\n      <ul>${entries.join('')}</ul>`);
+  });
   router.get('/problems/:code', (req, res) => {
     const { code } = req.params;
-    if (!Object.hasOwn(ERROR_CODES, code)) {
-      throw new IngestError('unknown_address', 'There is no problem of that name.');
+    if (!PROBLEM_CODES.includes(code)) {
+      throw new IngestError('unknown_address', `No error has the code "${code}"; /problems lists all.`);
     }
-    res
-      .set('Content-Security-Policy', "default-src 'none'; style-src 'self'; img-src 'self'")
-      .set('Cache-Control', 'public, max-age=3600')
-      .type('text/html')
-      .send(pageOf(code as ErrorCode));
+    sendPage(res, code, sectionsOf(code).join('\n      '));
   });
   return router;
 }
 
-function pageOf(code: ErrorCode): string {
-  const { status, title, retryable } = ERROR_CODES[code];
-  const { happened, toDo } = PROBLEM_GUIDES[code];
-  return `<!doctype html>
-<html lang="en">
-  <head>
-    <meta charset="utf-8" />
-    <meta name="viewport" content="width=device-width, initial-scale=1" />
-    <title>${code} · score-ingest</title>
-    <link rel="icon" href="/page/icon.svg" />
-    <link rel="stylesheet" href="/page/style.css" />
-  </head>
-  <body>
-    <main>
-      <p class="crumbs"><a href="/">score-ingest</a></p>
-      <h1>${title}</h1>
-      <p class="hint"><code>${code}</code> · ${status} · ${retryable ? 'the same request may succeed later' : 'the same request will fail again'}</p>
+/** A code may be a problem of a request, a reason why a run failed, or both. */
+function sectionsOf(code: string): readonly string[] {
+  const sections: string[] = [];
+  if (isCodeOf(ERROR_CODES, code)) {
+    const again = isRetryable(code)
+      ? 'the same request may succeed later'
+      : 'the same request will fail again';
+    sections.push(section(code, ERROR_CODES[code], `HTTP ${ERROR_CODES[code].status} · ${again}`));
+  }
+  if (isCodeOf(RUN_ERROR_CODES, code)) {
+    sections.push(
+      section(code, RUN_ERROR_CODES[code], 'the run failed; readers see the run published before'),
+    );
+  }
+  return sections;
+}
+
+function isCodeOf<Table extends object>(table: Table, code: string): code is keyof Table & string {
+  return Object.hasOwn(table, code);
+}
+
+function section(
+  code: string,
+  {
+    title,
+    happened,
+    toDo,
+  }: { readonly title: string; readonly happened: string; readonly toDo: readonly string[] },
+  meaning: string,
+): string {
+  return `<h1>${title}</h1>
+      <p class="hint"><code>${code}</code> · ${meaning}</p>
       <h2>What happened</h2>
       <p>${withCode(happened)}</p>
       <h2>What to do</h2>
-      <ul>
-        ${toDo.map((step) => `<li>${withCode(step)}</li>`).join('\n        ')}
-      </ul>
-    </main>
-  </body>
-</html>
-`;
+      <ul>${toDo.map((step) => `<li>${withCode(step)}</li>`).join('')}</ul>`;
 }
 
 /** The guides are Markdown with `code` in it, and nothing else. */
@@ -179,4 +191,28 @@ function withCode(text: string): string {
     .replaceAll('&', '&amp;')
     .replaceAll('<', '&lt;')
     .replace(/`([^`]+)`/g, '<code>$1</code>');
+}
+
+function sendPage(res: Response, title: string, content: string): void {
+  res
+    .set('Content-Security-Policy', "default-src 'none'; style-src 'self'; img-src 'self'")
+    .set('Cache-Control', 'public, max-age=3600')
+    .type('text/html')
+    .send(`<!doctype html>
+<html lang="en">
+  <head>
+    <meta charset="utf-8" />
+    <meta name="viewport" content="width=device-width, initial-scale=1" />
+    <title>${title} · score-ingest</title>
+    <link rel="icon" href="/page/icon.svg" />
+    <link rel="stylesheet" href="/page/style.css" />
+  </head>
+  <body>
+    <main>
+      <p class="crumbs"><a href="/">score-ingest</a> · <a href="/problems">Errors</a></p>
+      ${content}
+    </main>
+  </body>
+</html>
+`);
 }

@@ -1,5 +1,5 @@
-import { isModelName, MODEL_NAME_RULE, type ModelName } from 'db-schema';
 import type { Request, Response } from 'express';
+import { isModelName, MODEL_NAME_RULE, type ModelName } from 'wire';
 import { z } from 'zod';
 import { IngestError } from '../errors.ts';
 import { chargeMemory, isStorableJson, receiveJson } from './json-body.ts';

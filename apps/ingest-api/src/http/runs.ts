@@ -1,7 +1,8 @@
 import { pipeline } from 'node:stream/promises';
-import type { Database, ModelName } from 'db-schema';
+import type { Database } from 'db-schema';
 import { type Request, type RequestHandler, type Response, Router } from 'express';
 import type { Kysely } from 'kysely';
+import type { ModelName } from 'wire';
 import { z } from 'zod';
 import { IngestError } from '../errors.ts';
 import { retryRun, withdrawRun } from '../runs/actions.ts';

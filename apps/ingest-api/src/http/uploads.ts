@@ -5,7 +5,8 @@ import { type Request, type RequestHandler, type Response, Router } from 'expres
 import type { Kysely } from 'kysely';
 import type { ServerRequest } from 'srvx';
 import { NodeRequest, sendNodeResponse } from 'srvx/node';
-import { type ErrorCode, IngestError } from '../errors.ts';
+import type { ErrorCode } from 'wire';
+import { IngestError } from '../errors.ts';
 import { withdrawUpload } from '../runs/actions.ts';
 import { newUploadId, openSingleFileRun } from '../runs/declare.ts';
 import type { RunLimits } from '../runs/models.ts';

@@ -1,6 +1,7 @@
-import type { Database, KeyBuild, LoadPhase, ModelName } from 'db-schema';
+import type { Database, KeyBuild, LoadPhase } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
 import type { ClientBase } from 'pg';
+import type { ModelName } from 'wire';
 import { retryDelayMs } from './loader.ts';
 
 /** A revision whose row this transaction holds, with what must be loaded. */

@@ -5,11 +5,11 @@ import {
   type KeyBuild,
   type LoadOutcome,
   type LoadPhase,
-  type ModelName,
   partitionOf,
 } from 'db-schema';
 import type { Kysely } from 'kysely';
 import type { ClientBase, Pool } from 'pg';
+import type { ModelName } from 'wire';
 import { sqlStateOf } from '../errors.ts';
 import { limitsOf, MAX_REJECTED_LINES_DEFAULT, type RunLimits } from '../runs/models.ts';
 import { queryOf, setBackUploads } from '../runs/uploads.ts';

@@ -1,14 +1,8 @@
 import type { Database, LoadPhase, RejectTotals, RevisionError } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
 import type { ClientBase } from 'pg';
-import {
-  createScoreLineScanner,
-  type FoundKey,
-  printable,
-  printableLines,
-  type RejectCode,
-  type RejectedLine,
-} from 'score-lines';
+import { createScoreLineScanner, type FoundKey, type RejectCode, type RejectedLine } from 'score-lines';
+import { printable, printableLines } from 'wire';
 import { describeError, sqlStateOf } from '../errors.ts';
 import type { Suspect } from '../runs/uploads.ts';
 import type { ClaimedRevision } from './attempts.ts';

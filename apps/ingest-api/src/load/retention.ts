@@ -1,8 +1,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { type ConnectOptions, connect, type ModelName, parentOf, partitionOf } from 'db-schema';
+import { type ConnectOptions, connect, parentOf, partitionOf } from 'db-schema';
 import type pg from 'pg';
 import type { Client } from 'pg';
 import type { Logger } from 'pino';
+import type { ModelName } from 'wire';
 import { describeError, isDatabaseUnavailable, sqlStateOf } from '../errors.ts';
 import { KEEP_REVISIONS_DEFAULT } from '../runs/models.ts';
 

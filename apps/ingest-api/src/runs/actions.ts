@@ -1,5 +1,6 @@
-import type { Database, GateResult, ModelName } from 'db-schema';
+import type { Database, GateResult } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
+import type { ModelName } from 'wire';
 import { IngestError, sqlStateOf } from '../errors.ts';
 import { removeUploadFile } from '../store/files.ts';
 import { recordAudit } from './history.ts';

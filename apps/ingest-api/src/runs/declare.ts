@@ -1,6 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
-import type { AsOfFrom, Database, ModelName } from 'db-schema';
+import type { AsOfFrom, Database } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
+import type { ModelName } from 'wire';
 import { IngestError } from '../errors.ts';
 import { recordAudit } from './history.ts';
 import { limitsOf, type RunLimits } from './models.ts';

@@ -1,5 +1,6 @@
-import type { Database, KeyBuild, ModelName, RevisionProfile } from 'db-schema';
+import type { Database, KeyBuild, RevisionProfile } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
+import type { ModelName } from 'wire';
 import { countFiles, fileCursor, keepsFiles, listRunFiles } from './files.ts';
 import { isLoading as hasLiveLoad } from './summaries.ts';
 import type { ThroughputLog } from './throughput.ts';

@@ -1,5 +1,6 @@
-import type { Database, ModelName } from 'db-schema';
+import type { Database } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
+import type { ModelName } from 'wire';
 import { removeUploadFiles } from '../store/files.ts';
 import { SENT_BY_UPLOAD } from './files.ts';
 import { recordAudit } from './history.ts';

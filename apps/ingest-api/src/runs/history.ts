@@ -1,5 +1,6 @@
-import type { Database, ModelName } from 'db-schema';
+import type { Database } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
+import type { ModelName } from 'wire';
 import { cut, cutError } from './summaries.ts';
 
 export interface AuditEvent {

@@ -1,5 +1,6 @@
-import type { Contract, Database, ModelName } from 'db-schema';
+import type { Contract, Database } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
+import type { ModelName } from 'wire';
 import { z } from 'zod';
 import { IngestError } from '../errors.ts';
 import { recordAudit } from './history.ts';

@@ -1,5 +1,6 @@
-import type { AsOfFrom, Database, ModelName } from 'db-schema';
+import type { AsOfFrom, Database } from 'db-schema';
 import type { Kysely, Transaction } from 'kysely';
+import type { ModelName } from 'wire';
 import { IngestError, sqlStateOf } from '../errors.ts';
 
 const LOCK_NOT_AVAILABLE = '55P03';

@@ -1,7 +1,8 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Database, ModelName, Scope } from 'db-schema';
+import type { Database, Scope } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
+import type { ModelName } from 'wire';
 import { recordAudit } from './history.ts';
 
 /** Who a request comes from, and what that one may do. */

@@ -1,6 +1,7 @@
-import type { Database, ModelName } from 'db-schema';
+import type { Database } from 'db-schema';
 import { CompiledQuery, type Kysely, type Selectable, sql } from 'kysely';
 import type { ClientBase } from 'pg';
+import type { ModelName } from 'wire';
 import { IngestError } from '../errors.ts';
 import { seemsShort, storedBytes, toDiskFault } from '../store/files.ts';
 import type { ClaimAnswer, UploadRecord, UploadRecords } from '../store/tus-store.ts';

@@ -112,6 +112,7 @@ export const ACCESS_RULES: Readonly<Record<string, AccessRule>> = {
   'GET /metrics': { access: 'every model' },
   'GET /openapi.json': { access: 'any model' },
 
+  'GET /problems': { access: 'open' },
   'GET /problems/:code': { access: 'open' }, // what an error means; the same for everybody
 
   // The status page's files, and its way to come in; what it shows it asks for with its token.
