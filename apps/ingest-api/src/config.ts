@@ -217,7 +217,7 @@ export type LoadConfig = ValuesOf<typeof LOAD> & {
 };
 
 /** The variables that each command reads: for its `--help`, and for the test that compares .env.example. */
-export const VARIABLES = {
+const VARIABLES = {
   serve: [SERVE, RUN_LIMITS, GUARD, TLS],
   load: [LOAD, RUN_LIMITS],
   store: [STORE],
@@ -231,10 +231,10 @@ export class ConfigError extends Error {
 
 /** @throws {ConfigError} that names every fault. */
 export function loadServeConfig(env: Environment): ServeConfig {
-  return load(env, (read, addFault) => ({
+  return load(env, (read, addMissing) => ({
     ...read(SERVE),
     runLimits: read(RUN_LIMITS),
-    guard: { ...read(GUARD), tls: tlsOf(read(TLS), addFault) },
+    guard: { ...read(GUARD), tls: tlsOf(read(TLS), addMissing) },
   }));
 }
 
@@ -256,26 +256,24 @@ export function loadDatabaseConfig(env: Environment): DatabaseConfig {
 /** @param config makes the configuration from what `read` returns; its result is used only when there is no fault. */
 function load<Config>(
   env: Environment,
-  config: (
-    read: <G extends Group>(group: G) => ValuesOf<G>,
-    addFault: (name: string, message: string) => void,
-  ) => Config,
+  config: (read: <G extends Group>(group: G) => ValuesOf<G>, addMissing: (name: string) => void) => Config,
 ): Config {
   const present = withSecretFiles(env);
   const faults: string[] = [];
-  const addFault = (name: string, message: string) => faults.push(`${name}: ${message.replace(/\.$/, '')}.`);
+  const addMissing = (name: string) => faults.push(`${name} is not set.`);
   const read = <G extends Group>(group: G): ValuesOf<G> => {
     const values: Record<string, unknown> = {};
     for (const [key, { name, schema }] of Object.entries(group)) {
       const text = present[name] === '' ? undefined : present[name];
       const result = schema.safeParse(text);
       if (result.success) values[key] = result.data;
-      else if (text === undefined) faults.push(`${name} is not set.`);
-      else for (const issue of result.error.issues) addFault(name, issue.message);
+      else if (text === undefined) addMissing(name);
+      else
+        for (const { message } of result.error.issues) faults.push(`${name}: ${message.replace(/\.$/, '')}.`);
     }
     return values as ValuesOf<G>;
   };
-  const result = config(read, addFault);
+  const result = config(read, addMissing);
   if (faults.length === 0) return result;
   throw new ConfigError(
     `The environment does not configure the service:\n  ${faults.join('\n  ')}\nSee .env.example for every variable and its default.`,
@@ -285,13 +283,11 @@ function load<Config>(
 /** Half a TLS configuration would be plain HTTP, or TLS without the client certificates that an operator relies on. */
 function tlsOf(
   { certFile, keyFile, clientCaFile }: ValuesOf<typeof TLS>,
-  addFault: (name: string, message: string) => void,
+  addMissing: (name: string) => void,
 ): TlsFiles | undefined {
   if (certFile !== undefined && keyFile !== undefined) return { certFile, keyFile, clientCaFile };
-  if (certFile === undefined && (keyFile ?? clientCaFile) !== undefined)
-    addFault(TLS.certFile.name, 'must be set with INGEST_TLS_KEY_FILE and INGEST_TLS_CLIENT_CA_FILE');
-  if (keyFile === undefined && (certFile ?? clientCaFile) !== undefined)
-    addFault(TLS.keyFile.name, 'must be set with INGEST_TLS_CERT_FILE and INGEST_TLS_CLIENT_CA_FILE');
+  if (certFile === undefined && (keyFile ?? clientCaFile) !== undefined) addMissing(TLS.certFile.name);
+  if (keyFile === undefined && (certFile ?? clientCaFile) !== undefined) addMissing(TLS.keyFile.name);
   return undefined;
 }
 
@@ -333,7 +329,7 @@ export function describeVariables(command: keyof typeof VARIABLES): string {
 }
 
 /** As it would be written in the environment; undefined when the variable has none. */
-export function defaultOf(schema: z.ZodType): string | undefined {
+function defaultOf(schema: z.ZodType): string | undefined {
   const { default: fallback } = z.toJSONSchema(schema, { io: 'input' });
   return fallback === undefined ? undefined : String(fallback);
 }

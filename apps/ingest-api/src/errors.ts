@@ -1,7 +1,7 @@
 import { UnusableDatabase } from 'db-schema';
 import { type ErrorCode, printableLines } from 'wire';
 
-export interface ErrorContext {
+interface ErrorContext {
   readonly cause?: unknown;
   /** Sent as `Retry-After`; the default is that of the code. */
   readonly retryAfterSeconds?: number;

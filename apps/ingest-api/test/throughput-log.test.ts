@@ -1,5 +1,5 @@
 import { expect } from 'chai';
-import type { RunSummary } from '../src/runs/summaries.ts';
+import type { RunSummary } from 'wire';
 import { ThroughputLog } from '../src/runs/throughput.ts';
 
 const MOVING: RunSummary = {
@@ -7,8 +7,8 @@ const MOVING: RunSummary = {
   run: '2026-11',
   revision: 1,
   state: 'loading',
-  as_of: new Date(0),
-  declaredAt: new Date(0),
+  as_of: new Date(0).toISOString(),
+  declaredAt: new Date(0).toISOString(),
   queuedAt: null,
   loadedAt: null,
   publishedAt: null,
@@ -36,7 +36,7 @@ function loaded(bytes: number): RunSummary {
     nextTryAt: null,
     lastError: null,
   } as const;
-  return { ...MOVING, load: { ...load, bytes, startedAt: new Date(0) } };
+  return { ...MOVING, load: { ...load, bytes, startedAt: new Date(0).toISOString() } };
 }
 
 describe('the rate of a run', () => {
@@ -68,7 +68,12 @@ describe('the rate of a run', () => {
     for (let ms = 0; ms <= 12_000; ms += 900) {
       const recordedMs = ms - (ms % 2_000);
       const bytes = { total: 1e9, received: recordedMs * 6_000 };
-      const run = { ...MOVING, state: 'receiving' as const, bytes, lastProgressAt: new Date(recordedMs) };
+      const run = {
+        ...MOVING,
+        state: 'receiving' as const,
+        bytes,
+        lastProgressAt: new Date(recordedMs).toISOString(),
+      };
       log.sample([run], new Date(ms));
       const rate = log.bytesPerSecond('churn', '2026-11', 1, 'receivedBytes');
       if (ms > 4_000) expect(rate, `after ${ms} ms`).to.be.closeTo(6_000_000, 1);
@@ -86,7 +91,7 @@ describe('the rate of a run', () => {
           recorded = second;
         }
         const bytes = { total: 1e9, received };
-        const lastProgressAt = new Date(recorded * 1_000);
+        const lastProgressAt = new Date(recorded * 1_000).toISOString();
         log.sample([{ ...MOVING, state: 'receiving', bytes, lastProgressAt }], new Date(second * 1_000));
       }
       return log.bytesPerSecond('churn', '2026-11', 1, 'receivedBytes');
@@ -104,7 +109,7 @@ describe('the rate of a run', () => {
         run: `${index}`,
         state: 'receiving' as const,
         bytes: { total: 1e9, received: (second + 1) * index },
-        lastProgressAt: new Date(second * 1_000),
+        lastProgressAt: new Date(second * 1_000).toISOString(),
       }));
       log.sample(look, new Date(second * 1_000));
       log.tidy(new Date(second * 1_000));

@@ -29,6 +29,7 @@ export {
   type Profile,
   RUN_STATE,
   type Run,
+  type RunAction,
   type RunFile,
   type RunHistory,
   type RunList,

@@ -282,6 +282,7 @@ export const history = z
   .meta({ id: 'RunHistory' });
 
 export type RunState = z.infer<typeof RUN_STATE>;
+export type RunAction = z.infer<typeof action>;
 export type RunFile = z.infer<typeof runFile>;
 export type RunSummary = z.infer<typeof runSummary>;
 export type Run = z.infer<typeof run>;

@@ -212,7 +212,7 @@ export async function setModel(config: DatabaseConfig, name: string, changes: Ch
 }
 
 /** For a command that runs a few queries with the role of the service, on one connection. */
-export async function withDatabase<T>(
+async function withDatabase<T>(
   config: DatabaseConfig,
   applicationName: string,
   work: (db: Kysely<Database>) => Promise<T>,
@@ -232,7 +232,7 @@ export async function withDatabase<T>(
 }
 
 /** The actor of a command in the audit log. In a container the user may have a number and no name. */
-export function cliActor(): string {
+function cliActor(): string {
   try {
     return `cli:${userInfo().username}`;
   } catch {

@@ -12,7 +12,7 @@ import { roomCheck } from '../http/room.ts';
 import { removeFiles } from '../runs/expiry.ts';
 import { openWhenReachable, renewStore } from '../runs/store-identity.ts';
 import { removeEndedSessions } from '../runs/tokens.ts';
-import { type QueuedRevision, queueCompleteRevisions } from '../runs/transitions.ts';
+import { type MovedRevision, queueCompleteRevisions } from '../runs/transitions.ts';
 import { type LostBytes, setBackAllShort, uploadRecords } from '../runs/uploads.ts';
 import { UploadLocks } from '../store/claims.ts';
 import { prepareDataDir } from '../store/folder.ts';
@@ -54,9 +54,8 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     dataDir: config.dataDir,
     claimOf: (uploadId) => locks.claimOf(uploadId),
   });
-  const noteQueued = (revisions: readonly QueuedRevision[]) => {
-    for (const { model, run_key, revision } of revisions)
-      log.info({ model, run: run_key, revision }, 'run queued');
+  const noteQueued = (revisions: readonly MovedRevision[]) => {
+    for (const { model, run, revision } of revisions) log.info({ model, run, revision }, 'run queued');
   };
   let isOpen = false;
   const readiness = new Readiness(
@@ -99,8 +98,8 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
       .then(() => removeEndedSessions(db))
       .then(() => removeFiles(db, config.dataDir, config))
       .then(({ expired, removedFiles, removedBytes }) => {
-        for (const { model, run_key, revision } of expired)
-          log.info({ model, run: run_key, revision }, 'run given up: nobody sends it any more');
+        for (const { model, run, revision } of expired)
+          log.info({ model, run, revision }, 'run cancelled: it received no bytes for too long');
         if (removedFiles > 0) log.info({ removedFiles, removedBytes }, 'files removed that no run needs');
       })
       .catch((error: unknown) =>

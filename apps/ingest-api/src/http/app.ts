@@ -7,7 +7,7 @@ import type { GuardConfig } from '../config.ts';
 import { describeError, IngestError } from '../errors.ts';
 import type { RunLimits } from '../runs/models.ts';
 import { Principals } from '../runs/tokens.ts';
-import type { QueuedRevision } from '../runs/transitions.ts';
+import type { MovedRevision } from '../runs/transitions.ts';
 import type { LostBytes } from '../runs/uploads.ts';
 import { RunWatch } from '../runs/watch.ts';
 import type { UploadLocks } from '../store/claims.ts';
@@ -29,7 +29,7 @@ import { sessionRoutes } from './session.ts';
 import { statusRoutes } from './status.ts';
 import { tusVersionOnEveryAnswer, uploadRoutes } from './uploads.ts';
 
-export interface AppOptions {
+interface AppOptions {
   readonly db: Kysely<Database>;
   readonly dataDir: string;
   readonly maxUploadBytes: number;
@@ -44,7 +44,7 @@ export interface AppOptions {
   isStopping(): boolean;
   /** False until the database was reached, and the folder found to be its store. */
   isOpen(): boolean;
-  onQueued(revisions: readonly QueuedRevision[]): void;
+  onQueued(revisions: readonly MovedRevision[]): void;
   onLost(lost: readonly LostBytes[]): void;
 }
 
@@ -114,7 +114,7 @@ export function createApp(options: AppOptions): Express {
  * page's routes set a policy of their own. Where this service itself speaks TLS, browsers ask for nothing else of this
  * host for a year (RFC 6797; behind a proxy that is the proxy's to say).
  */
-export const securityHeaders: RequestHandler = (req, res, next) => {
+const securityHeaders: RequestHandler = (req, res, next) => {
   res.set({
     'Content-Security-Policy': "default-src 'none'; frame-ancestors 'none'",
     'X-Content-Type-Options': 'nosniff',
@@ -126,7 +126,7 @@ export const securityHeaders: RequestHandler = (req, res, next) => {
 };
 
 /** What RFC 9112 and RFC 9110 ask of a message before anything else of it is looked at, and Node leaves to us. */
-export const requireGoodFraming: RequestHandler = (req, res, next) => {
+const requireGoodFraming: RequestHandler = (req, res, next) => {
   const hosts = req.rawHeaders.filter((name, index) => index % 2 === 0 && name.toLowerCase() === 'host');
   // RFC 9112 §3.2. Node takes the first and is silent; a proxy that takes the last would have let in another request
   // than the one we see.
@@ -156,7 +156,7 @@ export const requireGoodFraming: RequestHandler = (req, res, next) => {
  * 405, with the methods that the address has, before anything else of a request is looked at. They come from the table
  * of the OpenAPI document, which a test holds against the routes.
  */
-export function requireKnownMethod(): Router {
+function requireKnownMethod(): Router {
   const methods = new Map<string, Set<string>>();
   const known = [...OPERATIONS, ...PAGE_ADDRESSES.map((path) => ({ method: 'get', path }))];
   for (const { method, path } of known) {
@@ -182,7 +182,7 @@ function oneOf(methods: ReadonlySet<string>): RequestHandler {
 const REQUEST_ID = /^[A-Za-z0-9._-]{1,100}$/;
 
 /** Gives each request its id (the caller's, if it is sane), sends it back, and writes one line when it is over. */
-export function requestLog(log: Logger): RequestHandler {
+function requestLog(log: Logger): RequestHandler {
   return (req, res, next) => {
     const given = req.get('x-request-id');
     res.locals.requestId = given !== undefined && REQUEST_ID.test(given) ? given : randomUUID();

@@ -17,7 +17,7 @@ const DRAIN_WITHIN_MS = 15_000;
 const STREAMS_A_TOKEN = 10;
 const STREAM_FREE_AFTER_SECONDS = 30;
 
-export interface EventsRoutesOptions {
+interface EventsRoutesOptions {
   readonly watch: RunWatch;
   readonly principals: Principals;
   readonly drainWithinMs?: number;

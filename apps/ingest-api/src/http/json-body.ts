@@ -38,7 +38,7 @@ export async function readJson(req: Request, res: Response): Promise<unknown> {
   return parseJson(gathered.take());
 }
 
-export interface JsonReceiver {
+interface JsonReceiver {
   readonly mostBytes: number;
   onChunk(chunk: Buffer): void;
 }

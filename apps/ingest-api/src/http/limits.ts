@@ -78,7 +78,7 @@ function tooMany(what: string, resetTime: Date | undefined): IngestError {
   });
 }
 
-export interface MinimumRate {
+interface MinimumRate {
   readonly minBytesPerSecond: number;
   /** The rate is taken over this long. */
   readonly windowMs: number;

@@ -14,7 +14,7 @@ import { IngestError } from '../errors.ts';
 import { demandMinimumRate } from './limits.ts';
 import { rawProblem } from './problems.ts';
 
-export interface ListenerOptions {
+interface ListenerOptions {
   readonly guard: GuardConfig;
   readonly idleTimeoutMs: number;
 }
@@ -140,7 +140,7 @@ const SMALLEST_SHARE = 16;
  * a token that is idle, else the oldest without a token, else the oldest that is idle. So sockets that are only opened
  * close each other, and a client that sends its request at once is never among the oldest.
  */
-export function limitConnections(server: Server, mostConnections: number): void {
+function limitConnections(server: Server, mostConnections: number): void {
   const share = Math.max(SMALLEST_SHARE, Math.floor(mostConnections / 4));
   /** By their remote end, the oldest first. */
   const connections = new Map<string, Connection>();

@@ -2,10 +2,9 @@ import type { Database, LoadOutcome } from 'db-schema';
 import { type RequestHandler, Router } from 'express';
 import type { Kysely } from 'kysely';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
-import { ERROR_CODES } from 'wire';
+import { ERROR_CODES, RUN_STATE } from 'wire';
 import { IngestError } from '../errors.ts';
 import { type ServiceFigures, serviceFigures } from '../runs/status.ts';
-import { RUN_STATES } from '../runs/transitions.ts';
 import { sharedAnswer } from './answers.ts';
 import { principalOf, requireScope } from './auth.ts';
 import type { DiskRoom, RoomCheck } from './room.ts';
@@ -17,7 +16,7 @@ export function createRegistry(): Registry {
   return registry;
 }
 
-export interface MetricsRoutesOptions {
+interface MetricsRoutesOptions {
   readonly db: Kysely<Database>;
   readonly room: RoomCheck;
   readonly registry: Registry;
@@ -49,14 +48,14 @@ export function metricsRoutes({ db, room, registry }: MetricsRoutesOptions): Rou
 const OUTCOMES: readonly LoadOutcome[] = ['published', 'superseded', 'held', 'failed', 'retry', 'lost'];
 
 /** `loading` is told by ingest_loads_running: it is not stored. */
-const STATES = Object.keys(RUN_STATES).filter((state) => state !== 'loading');
+const STATES = RUN_STATE.options.filter((state) => state !== 'loading');
 
 /** What a scrape reads from database and disk, so that it is true for all processes and across restarts. */
-export interface ServiceMetrics {
+interface ServiceMetrics {
   set(figures: ServiceFigures, room: DiskRoom): void;
 }
 
-export function serviceMetrics(registry: Registry): ServiceMetrics {
+function serviceMetrics(registry: Registry): ServiceMetrics {
   const registers = [registry];
   const gauge = (name: string, help: string) => new Gauge({ name, help, registers });
   const counter = (name: string, help: string) => new Counter({ name, help, registers });

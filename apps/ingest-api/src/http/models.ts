@@ -49,7 +49,7 @@ export function modelsRoutes({ db }: { readonly db: Kysely<Database> }): Router 
 }
 
 /** The ETag is the publication, so that `PUT …/current` with If-Match moves only what its caller has seen. */
-export function sendModel(res: Response, model: ModelView): void {
+function sendModel(res: Response, model: ModelView): void {
   res
     .set('Cache-Control', 'no-store')
     .set('ETag', `"${model.current?.publicationId ?? 0}"`)

@@ -36,7 +36,7 @@ const ANY_SIGNED_IN: readonly ErrorCode[] = [
 ];
 
 /** OpenAPI 3.1 from the schemas that validate requests and that the tests hold answers against. */
-export function openApiDocument(): Record<string, unknown> {
+function openApiDocument(): Record<string, unknown> {
   const paths: Record<string, Record<string, unknown>> = {};
   for (const operation of OPERATIONS) {
     const address = operation.path.replace(/:(\w+)/g, '{$1}');

@@ -30,7 +30,7 @@ export interface Operation {
   readonly problems: readonly ErrorCode[];
 }
 
-export interface Header {
+interface Header {
   readonly required: boolean;
   readonly says: string;
   /** JSON Schema; any text when it is left out. */
@@ -41,7 +41,7 @@ export interface Header {
  * A request that works, on a model `demo` whose run 2026-11 is published and whose run 2026-10 has failed, one
  * operation after the other in the order of the tables. (The test puts in a real token and a real upload id.)
  */
-export interface Example {
+interface Example {
   /** Where it is not PATH_EXAMPLES. */
   readonly path?: Readonly<Record<string, string>>;
   readonly query?: Readonly<Record<string, string>>;
@@ -75,7 +75,7 @@ export interface Answer {
   readonly example?: string;
 }
 
-export const NOT_MODIFIED: Answer = { says: 'what the ETag in If-None-Match stands for has not changed' };
+const NOT_MODIFIED: Answer = { says: 'what the ETag in If-None-Match stands for has not changed' };
 
 const RUN = '/v1/models/:model/runs/:run';
 const theRun = { says: 'the run', schema: answers.run };

@@ -10,7 +10,7 @@ const ANSWERS_WITHIN_MS = 900;
 /** However many ask: PostgreSQL and the disk are asked once in this time. */
 const ASKED_EVERY_MS = 1_000;
 
-export interface ProbeOptions {
+interface ProbeOptions {
   readonly readiness: Pick<Readiness, 'check'>;
   isStopping(): boolean;
   isOpen(): boolean;

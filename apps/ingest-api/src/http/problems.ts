@@ -6,7 +6,7 @@ import { ERROR_CODES, type ErrorCode, isRetryable, printable, RUN_ERROR_CODES } 
 import { describeError, IngestError, isDatabaseUnavailable } from '../errors.ts';
 
 /** RFC 9457 problem details. */
-export interface Problem {
+interface Problem {
   readonly type: string;
   readonly title: string;
   readonly status: number;
@@ -36,7 +36,7 @@ export function toIngestError(error: unknown): IngestError {
   });
 }
 
-export function toProblem(error: IngestError, requestId: string): Problem {
+function toProblem(error: IngestError, requestId: string): Problem {
   const { status, title } = ERROR_CODES[error.code];
   return {
     // Relative to the request (RFC 9457 §3.1.1): this service itself has the page.
@@ -50,7 +50,7 @@ export function toProblem(error: IngestError, requestId: string): Problem {
   };
 }
 
-export function sendProblem(res: Response, error: IngestError): void {
+function sendProblem(res: Response, error: IngestError): void {
   const problem = toProblem(error, res.locals.requestId);
   const retryAfter = error.retryAfterSeconds ?? defaultRetryAfter(error.code);
   if (retryAfter !== undefined) res.setHeader('Retry-After', String(retryAfter));

@@ -17,7 +17,7 @@ export const fileName = z
   .regex(FILE_NAME, 'must be a file name of 1 to 255 printable characters, without slashes');
 
 /** PostgreSQL's `integer`: revisions, and the cursors that are one. */
-export const MOST_INTEGER = 2 ** 31 - 1;
+const MOST_INTEGER = 2 ** 31 - 1;
 export const revisionNumber = z.int().min(1).max(MOST_INTEGER);
 /** As a query has it. */
 export const revisionText = z.coerce.number().int().min(1).max(MOST_INTEGER);

@@ -26,7 +26,7 @@ export interface DiskRoom {
   readonly largestUploadBytes: number;
 }
 
-export interface RoomCheckOptions {
+interface RoomCheckOptions {
   readonly db: Kysely<Database>;
   readonly dataDir: string;
   readonly maxUploadBytes: number;

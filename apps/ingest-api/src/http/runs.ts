@@ -48,7 +48,7 @@ export const filesQuery = z.strictObject({
   cursor: fileCursorText.optional().describe('the `nextCursor` of the page before'),
 });
 
-export interface RunsRoutesOptions {
+interface RunsRoutesOptions {
   readonly db: Kysely<Database>;
   readonly room: RoomCheck;
   readonly quota: UploadQuota;

@@ -43,7 +43,7 @@ export const runsQuery = z.strictObject({
     .optional(),
 });
 
-export interface StatusRoutesOptions {
+interface StatusRoutesOptions {
   readonly db: Kysely<Database>;
   readonly room: RoomCheck;
   readonly watch: RunWatch;

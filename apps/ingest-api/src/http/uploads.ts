@@ -11,7 +11,7 @@ import { withdrawUpload } from '../runs/actions.ts';
 import { newUploadId, openSingleFileRun } from '../runs/declare.ts';
 import type { RunLimits } from '../runs/models.ts';
 import { allows, covers, type Principals } from '../runs/tokens.ts';
-import { type QueuedRevision, queueCompleteRevisions } from '../runs/transitions.ts';
+import { type MovedRevision, queueCompleteRevisions } from '../runs/transitions.ts';
 import { findUpload, type LostBytes, type StandingUpload, withTrueOffset } from '../runs/uploads.ts';
 import type { UploadLocks } from '../store/claims.ts';
 import { isUploadId } from '../store/files.ts';
@@ -29,7 +29,7 @@ const OFFSET_STREAM = 'application/offset+octet-stream';
 const LOST_AND_NOT_NEEDED =
   'The bytes of this upload are lost, and no run waits for them; declare the run again.';
 
-export interface UploadRoutesOptions {
+interface UploadRoutesOptions {
   readonly db: Kysely<Database>;
   readonly dataDir: string;
   readonly maxUploadBytes: number;
@@ -41,7 +41,7 @@ export interface UploadRoutesOptions {
   readonly quota: UploadQuota;
   readonly runLimits: RunLimits;
   readonly principals: Principals;
-  onQueued(revisions: readonly QueuedRevision[]): void;
+  onQueued(revisions: readonly MovedRevision[]): void;
   onLost(lost: readonly LostBytes[]): void;
 }
 
@@ -282,11 +282,7 @@ function sentence(text: string): string {
  * it would be made into, and the three streams that @tus/server makes of that, cost half the throughput. `mediaType` is the
  * one that was found good; @tus/server compares its letters, and does not fold their case.
  */
-export function requestWithNodeBody(
-  req: Request,
-  res: Response,
-  mediaType: string | undefined,
-): ServerRequest {
+function requestWithNodeBody(req: Request, res: Response, mediaType: string | undefined): ServerRequest {
   const request = new NodeRequest({ req, res });
   if (mediaType !== undefined) request.headers.set('content-type', mediaType);
   return Object.defineProperty(request, 'body', { value: req });
@@ -298,7 +294,7 @@ export function requestWithNodeBody(
  * aborted context (another request has taken over, or the lock is lost) ends the body early: what had come is kept, and
  * its offset answered. Where nothing had come, the sender hears why: 204 would say that the service took none of its bytes.
  */
-export function writeStraightToStore(
+function writeStraightToStore(
   tus: Server,
   store: DurableStore,
   hooks: {
@@ -343,7 +339,7 @@ const CONTROL = /\p{C}/u;
  * names become one, and PostgreSQL's jsonb takes no NUL. Here a value is printable text or the request is
  * refused. (The form, and that no key comes twice, @tus/server checks.)
  */
-export const requireReadableMetadata: RequestHandler = (req, _res, next) => {
+const requireReadableMetadata: RequestHandler = (req, _res, next) => {
   const header = req.get('upload-metadata') ?? '';
   for (const pair of header.split(',')) {
     const [key = '', value = ''] = pair.trim().split(' ');

@@ -83,7 +83,7 @@ export interface LoadProgress {
   readonly phaseSeconds: Readonly<Partial<Record<LoadPhase, number>>>;
 }
 
-export interface StartedAttempt {
+interface StartedAttempt {
   readonly attemptId: number;
   /** 1 for the first. */
   readonly attempt: number;

@@ -20,14 +20,14 @@ import { seemsShort, uploadPath } from '../store/files.ts';
 import type { ClaimedFile, ClaimedRevision } from './attempts.ts';
 import { contentFault, DataFault, RejectList } from './rejects.ts';
 
-export interface CopyResult {
+interface CopyResult {
   readonly bytes: number;
   /** The lines that were left out, as the contract allows. */
   readonly rejects: RejectList;
   readonly scores: ScoreProfile;
 }
 
-export interface CopyOptions {
+interface CopyOptions {
   readonly dataDir: string;
   readonly partition: string;
   /** This many bad lines are left out; with one more the revision fails. */
@@ -146,13 +146,13 @@ function checkLimits(
   });
 }
 
-export interface ReadTarget {
+interface ReadTarget {
   readonly dataDir: string;
   /** The bytes of the file that were read, and the rows that came of them so far. */
   onProgress(bytes: number, rows: number): void;
 }
 
-export interface CopyTarget extends ReadTarget {
+interface CopyTarget extends ReadTarget {
   readonly sink: CopySink;
   readonly keyOrder: KeyOrder;
   readonly rejects: RejectList;
@@ -173,7 +173,7 @@ export interface Mismatch {
   readonly kind: 'short' | 'wrong' | 'lines';
 }
 
-export interface CopiedFile {
+interface CopiedFile {
   /** As the file is on the disk, compressed or not. */
   readonly bytes: number;
   /** Of lines, decompressed. */
@@ -185,7 +185,7 @@ export interface CopiedFile {
 }
 
 /** Sends the rows of one file to the COPY, and proves that the file is the one that was declared. */
-export async function copyFile(file: ClaimedFile, target: CopyTarget): Promise<CopiedFile> {
+async function copyFile(file: ClaimedFile, target: CopyTarget): Promise<CopiedFile> {
   const { dataDir, sink, keyOrder, rejects, scores } = target;
   const hash = createHash('sha256');
   let bytes = 0;
@@ -230,7 +230,7 @@ export async function copyFile(file: ClaimedFile, target: CopyTarget): Promise<C
 }
 
 /** Compares only the bytes of a file, for a load that cannot succeed any more: all that is wrong is found in one load. */
-export async function checkFile(file: ClaimedFile, target: ReadTarget): Promise<CopiedFile> {
+async function checkFile(file: ClaimedFile, target: ReadTarget): Promise<CopiedFile> {
   const hash = createHash('sha256');
   let bytes = 0;
   try {
@@ -295,7 +295,7 @@ export function readLines(
  * The bytes of a file as they were received, in chunks of 1 MiB, the next one being read while the caller works on this
  * one. Two buffers take turns: a chunk is the caller's until it asks for the next one.
  */
-export async function* readStored({ bytes, fileName }: ClaimedFile, dataDir: string): AsyncGenerator<Buffer> {
+async function* readStored({ bytes, fileName }: ClaimedFile, dataDir: string): AsyncGenerator<Buffer> {
   if (bytes === 0) return; // nothing was ever sent for an empty file, so there is none on the disk
   const file = await open(uploadPath(dataDir, fileName), 'r');
   try {
@@ -331,7 +331,7 @@ async function* tell(chunks: AsyncIterable<Buffer>, onRead: (chunk: Buffer) => v
 }
 
 /** Writes to a COPY with one piece on its way while the next one is made. */
-export class CopySink {
+class CopySink {
   readonly #copy: Writable;
   readonly #failed: Promise<never>;
   #error: Error | undefined;

@@ -12,14 +12,15 @@ import type { ClientBase, Pool } from 'pg';
 import type { ModelName } from 'wire';
 import { sqlStateOf } from '../errors.ts';
 import { limitsOf, MAX_REJECTED_LINES_DEFAULT, type RunLimits } from '../runs/models.ts';
-import { queryOf, setBackUploads } from '../runs/uploads.ts';
+import { queryOf, transition } from '../runs/transitions.ts';
+import { setBackUploads } from '../runs/uploads.ts';
 import type { ClaimedRevision, LoadProgress } from './attempts.ts';
 import { copyFiles } from './copy.ts';
 import { publishRevision } from './publish.ts';
 import { BytesLost, DataFault, findDuplicates, recordRejects } from './rejects.ts';
 import type { IndexProgress } from './watchdog.ts';
 
-export interface LoadOptions {
+interface LoadOptions {
   readonly dataDir: string;
   readonly runLimits: RunLimits;
   readonly sidePool: Pool;
@@ -186,7 +187,7 @@ const UNIQUE_VIOLATION = '23505';
  * Under a savepoint, so that duplicates can be named from the rows themselves: by `findDuplicates`, whose fault
  * is thrown.
  */
-export async function buildKey(
+async function buildKey(
   client: ClientBase,
   partition: string,
   findDuplicates: () => Promise<DataFault>,
@@ -219,7 +220,7 @@ export function followKeyBuild(
  * Records, in the load's own transaction, that the data is at fault: the partition is dropped, the reason stays. Uploads
  * whose content is wrong are to be sent again, whichever run needs them. While the claim holds, nobody else can take the revision up in between.
  */
-export async function failRevision(
+async function failRevision(
   client: ClientBase,
   claimed: ClaimedRevision,
   partition: string,
@@ -227,10 +228,10 @@ export async function failRevision(
   dataDir: string,
 ): Promise<void> {
   await client.query(`DROP TABLE ${partition}`);
-  await client.query(
-    `UPDATE ingest.run_revision SET state = 'failed', loaded_at = clock_timestamp(), error = $2, rejects = $3 WHERE revision_id = $1`,
-    [claimed.revisionId, JSON.stringify(fault.error), JSON.stringify(fault.rejects)],
-  );
+  await transition(queryOf(client), 'fail', 'r.revision_id = $1', [claimed.revisionId], {
+    error: JSON.stringify(fault.error),
+    rejects: JSON.stringify(fault.rejects),
+  });
   await recordRejects(client, claimed.revisionId, fault.rejectedLines);
   await setBackUploads(queryOf(client), dataDir, fault.suspects, 'loader');
 }
@@ -240,7 +241,7 @@ export async function failRevision(
  *
  * @throws the fault itself when there is nothing to wait for: the bytes were there when they were looked for again.
  */
-export async function awaitLostBytes(
+async function awaitLostBytes(
   client: ClientBase,
   { revisionId }: ClaimedRevision,
   partition: string,

@@ -109,7 +109,7 @@ const CLAIM_WITHIN_MS = 30_000;
  * @returns false when there was nothing to do.
  * @throws when not even a claim could be made, or the fault not recorded: the database is out of reach.
  */
-export async function loadNext(context: LoaderContext): Promise<boolean> {
+async function loadNext(context: LoaderContext): Promise<boolean> {
   const client = await connect(context.connection, context.signal);
   try {
     const claimed = await withPatience(client, CLAIM_WITHIN_MS, async () => {

@@ -4,12 +4,19 @@ import type { ClientBase } from 'pg';
 import { stabilityIndex } from 'score-lines';
 import { sqlStateOf } from '../errors.ts';
 import { isNewer, type RunPosition } from '../runs/revisions.ts';
+import { queryOf, type TransitionName, transition } from '../runs/transitions.ts';
 import type { ClaimedRevision } from './attempts.ts';
 
-export type PublishOutcome = 'published' | 'superseded' | 'held';
+const TRANSITION_TO = {
+  published: 'publish',
+  superseded: 'load_behind',
+  held: 'hold',
+} as const satisfies Record<string, TransitionName>;
+
+type PublishOutcome = keyof typeof TRANSITION_TO;
 
 /** What is known of a revision when its rows are in. */
-export interface LoadedRevision {
+interface LoadedRevision {
   readonly profile: RevisionProfile;
   readonly rejects: RejectTotals;
   binShares(deciles: readonly number[]): readonly number[];
@@ -38,33 +45,21 @@ export async function publishRevision(
   const outcome = outcomeOf(claimed, current, gates);
   if (outcome === 'published') await attachPartition(client, revisionId);
   onAttached();
-  if (outcome === 'published') {
-    await client.query(
-      `UPDATE ingest.run_revision SET state = 'superseded' WHERE model = $1 AND state = 'published'`,
-      [model],
-    );
-  }
+  const query = queryOf(client);
+  if (outcome === 'published') await transition(query, 'step_down', 'r.model = $1', [model]);
   // Nobody decides on an older content of the same run any more.
-  await client.query(
-    `UPDATE ingest.run_revision SET state = 'superseded'
-     WHERE model = $1 AND state = 'held' AND run_key = $2 AND revision < $3`,
-    [model, claimed.run, claimed.revision],
-  );
-  await client.query(
-    `UPDATE ingest.run_revision
-     SET state = $2, loaded_at = clock_timestamp(), row_count = $3, profile = $4, gates = $5, compared_with = $6,
-         rejects = $7, error = NULL, published_at = CASE WHEN $2 = 'published' THEN clock_timestamp() END
-     WHERE revision_id = $1`,
-    [
-      revisionId,
-      outcome,
-      loaded.profile.rows,
-      JSON.stringify(loaded.profile),
-      JSON.stringify(gates),
-      current?.revisionId ?? null,
-      JSON.stringify(loaded.rejects),
-    ],
-  );
+  await transition(query, 'outdate', 'r.model = $1 AND r.run_key = $2 AND r.revision < $3', [
+    model,
+    claimed.run,
+    claimed.revision,
+  ]);
+  await transition(query, TRANSITION_TO[outcome], 'r.revision_id = $1', [revisionId], {
+    row_count: loaded.profile.rows,
+    profile: JSON.stringify(loaded.profile),
+    gates: JSON.stringify(gates),
+    compared_with: current?.revisionId ?? null,
+    rejects: JSON.stringify(loaded.rejects),
+  });
   if (outcome === 'published') {
     await client.query(
       `INSERT INTO ingest.publication (model, revision_id, published_by) VALUES ($1, $2, $3)`,
@@ -103,7 +98,7 @@ async function currentRevision(
   return rows[0];
 }
 
-export interface Judged {
+interface Judged {
   readonly profile: RevisionProfile;
   readonly rejectedLines: number;
   /** How the revision's rows fall into the bins that another one's deciles cut. */
@@ -115,7 +110,7 @@ export interface Judged {
  * does not ask for, or cannot be compared with anything, is not judged. The score shift is the population
  * stability index over the published run's deciles (docs/decisions/0030).
  */
-export function judgeRevision(
+function judgeRevision(
   contract: Contract,
   { profile, rejectedLines, binShares }: Judged,
   published: RevisionProfile | null,
@@ -168,7 +163,7 @@ const GIVE_UP_AFTER_MS = 10 * 60_000;
  * time each (readers never queue behind it), as an error here would throw a whole load away. The model's row must be
  * locked before, here and wherever else a partition is attached: two of them never wait for each other then.
  */
-export async function attachPartition(client: ClientBase, revisionId: number): Promise<void> {
+async function attachPartition(client: ClientBase, revisionId: number): Promise<void> {
   const deadlineMs = Date.now() + GIVE_UP_AFTER_MS;
   await client.query(`SET LOCAL lock_timeout = ${LOCK_TIMEOUT_MS}`);
   for (;;) {

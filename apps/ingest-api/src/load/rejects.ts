@@ -4,12 +4,13 @@ import type { ClientBase } from 'pg';
 import { createScoreLineScanner, type FoundKey, type RejectCode, type RejectedLine } from 'score-lines';
 import { printable, printableLines } from 'wire';
 import { describeError, sqlStateOf } from '../errors.ts';
+import { queryOf, transition } from '../runs/transitions.ts';
 import type { Suspect } from '../runs/uploads.ts';
 import type { ClaimedRevision } from './attempts.ts';
 import { type Mismatch, readLines } from './copy.ts';
 
 /** A line that is not loaded: refused by itself, or because its key occurs elsewhere too. */
-export interface FileReject extends Omit<RejectedLine, 'code'> {
+interface FileReject extends Omit<RejectedLine, 'code'> {
   readonly file: string;
   readonly code: RejectCode | 'duplicate_key';
 }
@@ -94,7 +95,7 @@ function suspectOf({ file, kind }: Mismatch): Suspect {
 }
 
 /** So many bad lines are kept whole; the totals count all of them. */
-export const KEPT_REJECTS = 1_000;
+const KEPT_REJECTS = 1_000;
 
 /** Collects the refused lines of a revision, file after file, of which the model's contract allows some. */
 export class RejectList {
@@ -304,11 +305,8 @@ export async function refuseRevision(
       .where('finished_at', 'is', null)
       .executeTakeFirst();
     if (numUpdatedRows === 0n) return; // another loader has taken the run over: it will meet the same
-    await trx
-      .updateTable('ingest.run_revision')
-      .set({ state: 'failed', loaded_at: sql<Date>`now()`, error: JSON.stringify(error) })
-      .where('revision_id', '=', revisionId)
-      .where('state', '=', 'queued')
-      .execute();
+    await transition(queryOf(trx), 'fail', 'r.revision_id = $1', [revisionId], {
+      error: JSON.stringify(error),
+    });
   });
 }

@@ -3,16 +3,16 @@ import { type ConnectOptions, connect, parentOf, partitionOf } from 'db-schema';
 import type pg from 'pg';
 import type { Client } from 'pg';
 import type { Logger } from 'pino';
-import type { ModelName } from 'wire';
 import { describeError, isDatabaseUnavailable, sqlStateOf } from '../errors.ts';
 import { KEEP_REVISIONS_DEFAULT } from '../runs/models.ts';
+import { type MovedRevision, queryOf, transition } from '../runs/transitions.ts';
 
 /** Readers that stay longer are left to the next sweep. */
 const PATIENCE_MS = 30_000;
 /** How often a sweep says that it has not ended yet. */
 const STAYS_EVERY_MS = 15_000;
 
-export interface RetentionContext {
+interface RetentionContext {
   readonly connection: ConnectOptions;
   readonly log: Logger;
   readonly signal: AbortSignal;
@@ -70,20 +70,13 @@ async function onConnection(
 
 const LOCK_NOT_AVAILABLE = '55P03';
 
-export interface RetiredRevision {
-  readonly revisionId: number;
-  readonly model: ModelName;
-  readonly run: string;
-  readonly revision: number;
-}
-
-export interface RetirementReport {
+interface RetirementReport {
   /** Their rows are gone. */
-  readonly dropped: readonly RetiredRevision[];
+  readonly dropped: readonly MovedRevision[];
   /** Readers are still in their model's table: their partition goes in a later sweep. */
-  readonly waiting: readonly RetiredRevision[];
+  readonly waiting: readonly MovedRevision[];
   /** PostgreSQL refuses, because somebody's view hangs on the partition, say: tried again in each sweep. */
-  readonly refused: readonly (RetiredRevision & { readonly error: unknown })[];
+  readonly refused: readonly (MovedRevision & { readonly error: unknown })[];
 }
 
 /**
@@ -97,10 +90,12 @@ export interface RetirementReport {
  * @param patienceMs how long to wait for readers that are in the model's table.
  */
 export async function retireRevisions(client: Client, patienceMs: number): Promise<RetirementReport> {
+  await client.query('BEGIN');
   await markRetired(client);
-  const dropped: RetiredRevision[] = [];
-  const waiting: RetiredRevision[] = [];
-  const refused: (RetiredRevision & { error: unknown })[] = [];
+  await client.query('COMMIT');
+  const dropped: MovedRevision[] = [];
+  const waiting: MovedRevision[] = [];
+  const refused: (MovedRevision & { error: unknown })[] = [];
   for (const partition of await retiredPartitions(client)) {
     try {
       const isGone = await dropPartition(client, partition, patienceMs);
@@ -121,19 +116,23 @@ const KEPT_HELD = 12;
  * A row that is published meanwhile is looked at again by UPDATE, and does not match any more.
  */
 async function markRetired(client: Client): Promise<void> {
-  await client.query(
-    `WITH decided AS (
-       UPDATE ingest.run_revision SET state = 'superseded'
-       WHERE state = 'held' AND revision_id IN (
-         SELECT revision_id FROM (
-           SELECT revision_id, row_number() OVER (PARTITION BY model ORDER BY loaded_at DESC, revision_id DESC) AS place
-           FROM ingest.run_revision WHERE state = 'held') h
-         WHERE place > $1)
-       RETURNING model, run_key, revision)
-     INSERT INTO ingest.audit_event (actor, action, model, run_key, revision, detail)
-     SELECT 'loader', 'retire', model, run_key, revision, '{"was": "held"}' FROM decided`,
+  const decided = await transition(
+    queryOf(client),
+    'retire',
+    `r.revision_id = ANY (ARRAY(
+       SELECT revision_id FROM (
+         SELECT revision_id, row_number() OVER (PARTITION BY model ORDER BY loaded_at DESC, revision_id DESC) AS place
+         FROM ingest.run_revision WHERE state = 'held') h
+       WHERE place > $1))`,
     [KEPT_HELD],
   );
+  for (const { model, run, revision } of decided) {
+    await client.query(
+      `INSERT INTO ingest.audit_event (actor, action, model, run_key, revision, detail)
+       VALUES ('loader', 'retire', $1, $2, $3, '{"was": "held"}')`,
+      [model, run, revision],
+    );
+  }
   await client.query(
     `WITH loaded AS (
        SELECT r.revision_id, r.state, coalesce((m.contract->>'keepRevisions')::int, $1) AS keep,
@@ -153,7 +152,7 @@ async function markRetired(client: Client): Promise<void> {
   );
 }
 
-type Partition = RetiredRevision & { readonly attached: boolean; readonly pending: boolean };
+type Partition = MovedRevision & { readonly attached: boolean; readonly pending: boolean };
 
 /** Those that an earlier sweep has begun with come first: a table can have one such at a time. */
 async function retiredPartitions(client: Client): Promise<Partition[]> {

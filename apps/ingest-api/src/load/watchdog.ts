@@ -12,7 +12,7 @@ const TICK_MS = 500;
 /** A backend that works shows no sign of it while it sorts in memory: it gets this many times the patience. */
 const PATIENCE_WITH_WORK = 10;
 
-export interface LoadWatch {
+interface LoadWatch {
   /** Why the watch has cut the connection, if it has. */
   readonly fault: string | undefined;
   /** Rejects when the watch cuts the connection: what waits for a disk does not hear of that by itself. */
@@ -250,7 +250,7 @@ async function endBackend(
   }
 }
 
-export interface BackendActivity {
+interface BackendActivity {
   /** A text that changes while the backend gets on with its statement. */
   readonly sign: string;
   /** What it waits for, as `pg_stat_activity` names it; undefined while it works. */
@@ -263,10 +263,7 @@ export interface BackendActivity {
 export type IndexProgress = Pick<KeyBuild, 'step' | 'done' | 'total'>;
 
 /** What PostgreSQL tells of a backend and of the index it builds; undefined when it has gone. */
-export async function backendActivity(
-  pool: pg.Pool,
-  backendPid: number,
-): Promise<BackendActivity | undefined> {
+async function backendActivity(pool: pg.Pool, backendPid: number): Promise<BackendActivity | undefined> {
   const client = await pool.connect();
   let failed = true;
   try {
@@ -323,6 +320,6 @@ function indexProgress(row: ActivityRow): IndexProgress | undefined {
 }
 
 /** True when it waits for the next message of its client, i.e. of the loader. */
-export function waitsForUs({ waitsFor }: BackendActivity): boolean {
+function waitsForUs({ waitsFor }: BackendActivity): boolean {
   return waitsFor === 'Client/ClientRead';
 }

@@ -1,15 +1,15 @@
 import type { Database, GateResult } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
-import type { ModelName } from 'wire';
+import type { ModelName, RunState } from 'wire';
 import { IngestError, sqlStateOf } from '../errors.ts';
 import { removeUploadFile } from '../store/files.ts';
 import { recordAudit } from './history.ts';
 import { lockModel } from './models.ts';
 import { type FoundRevision, lockRevision, type RevisionKey } from './revisions.ts';
 import { allows, type Principal } from './tokens.ts';
-import { RUN_STATES, type RunState, wakeLoaders } from './transitions.ts';
+import { queryOf, startsFrom, transition, wakeLoaders } from './transitions.ts';
 
-export interface RetryRequest extends RevisionKey {
+interface RetryRequest extends RevisionKey {
   readonly actor: string;
   readonly reason?: string | undefined;
 }
@@ -21,7 +21,7 @@ export interface RetryRequest extends RevisionKey {
 export async function retryRun(db: Kysely<Database>, request: RetryRequest): Promise<void> {
   await db.transaction().execute(async (trx) => {
     const target = await lockRevision(trx, request);
-    if (target.state === 'failed') await queueAgain(trx, target, request);
+    if (startsFrom('retry', target.state)) await queueAgain(trx, target, request);
     else if (target.state !== 'queued') {
       throw new IngestError(
         'conflict',
@@ -52,10 +52,7 @@ async function queueAgain(
     throw new IngestError('conflict', `Files of run "${run}" are gone from the service; push the run again.`);
   }
   await trx.deleteFrom('ingest.rejected_line').where('revision_id', '=', target.revision_id).execute();
-  await sql`
-    UPDATE ingest.run_revision
-    SET state = 'queued', queued_at = now(), loaded_at = NULL, error = NULL, rejects = NULL
-    WHERE revision_id = ${target.revision_id}`.execute(trx);
+  await transition(queryOf(trx), 'retry', 'r.revision_id = $1', [target.revision_id]);
 }
 
 /**
@@ -76,7 +73,7 @@ function requireMayEnd(
   );
 }
 
-export interface WithdrawRequest extends RevisionKey {
+interface WithdrawRequest extends RevisionKey {
   readonly principal: Principal;
   readonly reason?: string | undefined;
 }
@@ -88,17 +85,13 @@ export async function withdrawRun(db: Kysely<Database>, request: WithdrawRequest
     const target = await lockRevision(trx, request);
     requireMayEnd(principal, { run, ...target });
     if (target.state === 'cancelled') return;
-    if (RUN_STATES[target.state].moves.cancelled === undefined) {
+    if (!startsFrom('withdraw', target.state)) {
       throw new IngestError(
         'conflict',
         `Run "${run}" is ${target.state}; publish another run before you withdraw it.`,
       );
     }
-    await trx
-      .updateTable('ingest.run_revision')
-      .set({ state: 'cancelled' })
-      .where('revision_id', '=', target.revision_id)
-      .execute();
+    await transition(queryOf(trx), 'withdraw', 'r.revision_id = $1', [target.revision_id]);
     const detail = { was: target.state, ...(reason === undefined ? {} : { reason }) };
     const { revision } = target;
     await recordAudit(trx, { actor: principal.name, action: 'withdraw', model, run, revision, detail });
@@ -152,11 +145,7 @@ export async function withdrawUpload(
     }
     const detail = { uploadId, offsetBytes: upload.offset_bytes };
     for (const { revision_id, run, revision, state } of ended) {
-      await trx
-        .updateTable('ingest.run_revision')
-        .set({ state: 'cancelled' })
-        .where('revision_id', '=', revision_id)
-        .execute();
+      await transition(queryOf(trx), 'withdraw', 'r.revision_id = $1', [revision_id]);
       await recordAudit(trx, {
         actor,
         action: 'withdraw',
@@ -184,7 +173,7 @@ const MOST_NAMED = 100;
 const LOCK_NOT_AVAILABLE = '55P03';
 const ATTACH_WITHIN = '5s';
 
-export interface PublishByHand extends RevisionKey {
+interface PublishByHand extends RevisionKey {
   /** Publish it although it breaks gates. */
   readonly force: boolean;
   readonly reason: string;
@@ -208,18 +197,9 @@ export async function publishByHand(db: Kysely<Database>, request: PublishByHand
     refuseUnlessLoaded(target, request);
     if (broken.length > 0 && !force) throw brokenGates(broken, request);
     await attach(trx, target);
-    const [previous] = await trx
-      .updateTable('ingest.run_revision')
-      .set({ state: 'superseded' })
-      .where('model', '=', model)
-      .where('state', '=', 'published')
-      .returning(['run_key', 'revision'])
-      .execute();
-    await trx
-      .updateTable('ingest.run_revision')
-      .set({ state: 'published', published_at: sql<Date>`clock_timestamp()` })
-      .where('revision_id', '=', target.revision_id)
-      .execute();
+    const query = queryOf(trx);
+    const [previous] = await transition(query, 'step_down', 'r.model = $1', [model]);
+    await transition(query, 'publish_by_hand', 'r.revision_id = $1', [target.revision_id]);
     await trx
       .insertInto('ingest.publication')
       .values({ model, revision_id: target.revision_id, published_by: actor, reason })
@@ -230,7 +210,12 @@ export async function publishByHand(db: Kysely<Database>, request: PublishByHand
       model,
       run,
       revision: target.revision,
-      detail: { reason, force, brokenGates: broken, replaces: previous ?? null },
+      detail: {
+        reason,
+        force,
+        brokenGates: broken,
+        replaces: previous === undefined ? null : { run_key: previous.run, revision: previous.revision },
+      },
     });
   });
 }
@@ -270,7 +255,7 @@ async function compareCurrent(
 
 function refuseUnlessLoaded(target: FoundRevision, { model, run }: PublishByHand): void {
   const name = `Revision ${target.revision} of run "${run}" of model "${model}"`;
-  if (target.state !== 'held' && target.state !== 'superseded') {
+  if (!startsFrom('publish_by_hand', target.state)) {
     throw new IngestError(
       'conflict',
       `${name} is ${target.state}; only what is loaded (held or superseded) can be published.`,

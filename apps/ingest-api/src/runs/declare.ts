@@ -6,9 +6,9 @@ import { IngestError } from '../errors.ts';
 import { recordAudit } from './history.ts';
 import { limitsOf, type RunLimits } from './models.ts';
 import { asOfOf } from './revisions.ts';
-import { queueCompleteRevisions } from './transitions.ts';
+import { queryOf, queueCompleteRevisions, transition } from './transitions.ts';
 
-export interface Declaration {
+interface Declaration {
   readonly model: ModelName;
   readonly run: string;
   readonly files: readonly ManifestFile[];
@@ -21,7 +21,7 @@ export interface Declaration {
   reserve(trx: Transaction<Database>, newBytes: number): Promise<void>;
 }
 
-export interface Declared {
+interface Declared {
   readonly revisionId: number;
   /** False when the newest revision of the run has this very content. */
   readonly isNew: boolean;
@@ -161,7 +161,7 @@ export function newUploadId(): string {
 }
 
 /** Declarations of one run happen one after the other, by the lock of its row; those of other runs do not wait. */
-export async function lockRunKey(trx: Transaction<Database>, model: ModelName, run: string): Promise<void> {
+async function lockRunKey(trx: Transaction<Database>, model: ModelName, run: string): Promise<void> {
   await trx
     .insertInto('ingest.model')
     .values({ name: model })
@@ -181,9 +181,9 @@ export async function lockRunKey(trx: Transaction<Database>, model: ModelName, r
     .execute();
 }
 
-export type NewestRevision = NonNullable<Awaited<ReturnType<typeof newestRevision>>>;
+type NewestRevision = NonNullable<Awaited<ReturnType<typeof newestRevision>>>;
 
-export async function newestRevision(trx: Transaction<Database>, model: ModelName, run: string) {
+async function newestRevision(trx: Transaction<Database>, model: ModelName, run: string) {
   return trx
     .selectFrom('ingest.run_revision')
     .select(['revision_id', 'revision', 'state', 'as_of', 'manifest_sha256', 'error'])
@@ -195,14 +195,14 @@ export async function newestRevision(trx: Transaction<Database>, model: ModelNam
 }
 
 /** What a revision consists of; it never changes. */
-export interface RevisionTotals {
+interface RevisionTotals {
   readonly files: number;
   readonly bytes: number;
   /** null when no manifest declared them. */
   readonly lines: number | null;
 }
 
-export interface NewRevision {
+interface NewRevision {
   readonly model: ModelName;
   readonly run: string;
   readonly asOf?: Date;
@@ -222,7 +222,7 @@ export interface NewRevision {
  * @throws a 400 for a date outside years 1 to 9999, or more than a year ahead of the database's clock: such a run would
  *   hide every later one; a 413 for a run that is larger than its model may be.
  */
-export async function openRevision(
+async function openRevision(
   trx: Transaction<Database>,
   newest: NewestRevision | undefined,
   { model, run, asOf: given, digest, source, declaredBy, totals, limits, auditDetail }: NewRevision,
@@ -298,15 +298,18 @@ async function refuseUnlikelyDate(trx: Transaction<Database>, asOf: Date, from: 
  * to it (its row is locked): it will be loaded, and the newer one replaces it.
  */
 async function cancelUnfinished(trx: Transaction<Database>, model: ModelName, run: string): Promise<void> {
-  await sql`
-    UPDATE ingest.run_revision SET state = 'cancelled'
-    WHERE revision_id IN (
-      SELECT revision_id FROM ingest.run_revision
-      WHERE model = ${model} AND run_key = ${run} AND state IN ('receiving', 'queued')
-      FOR NO KEY UPDATE SKIP LOCKED)`.execute(trx);
+  await transition(
+    queryOf(trx),
+    'replace',
+    `r.revision_id = ANY (ARRAY(
+       SELECT revision_id FROM ingest.run_revision
+       WHERE model = $1 AND run_key = $2 AND state IN ('receiving', 'queued')
+       FOR NO KEY UPDATE SKIP LOCKED))`,
+    [model, run],
+  );
 }
 
-export interface SingleFile {
+interface SingleFile {
   readonly uploadId: string;
   readonly model: ModelName;
   readonly run: string;
@@ -366,7 +369,7 @@ export async function openSingleFileRun(db: Kysely<Database>, file: SingleFile):
 }
 
 /** One file of a manifest, as its sender computed it from the source. */
-export interface ManifestFile {
+interface ManifestFile {
   readonly name: string;
   readonly bytes: number;
   /** Lower-case hex. */
@@ -376,7 +379,7 @@ export interface ManifestFile {
 }
 
 /** A revision's identity: sha256 over its files in the order of their names. */
-export function manifestDigest(files: readonly ManifestFile[]): Buffer {
+function manifestDigest(files: readonly ManifestFile[]): Buffer {
   const hash = createHash('sha256');
   for (const file of [...files].sort((a, b) => (a.name < b.name ? -1 : 1))) {
     hash.update(JSON.stringify([file.name, file.bytes, file.sha256, file.lines]));

@@ -1,20 +1,21 @@
 import type { Database, KeyBuild, RevisionProfile } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
-import type { ModelName } from 'wire';
+import type { ModelName, Profile, Run, RunState } from 'wire';
 import { countFiles, fileCursor, keepsFiles, listRunFiles } from './files.ts';
 import { isLoading as hasLiveLoad } from './summaries.ts';
 import type { ThroughputLog } from './throughput.ts';
-import { mayDo, type RunState } from './transitions.ts';
-
-/** The newest revision of a run, as the API answers it. */
-export type RunView = NonNullable<Awaited<ReturnType<typeof describeRun>>>;
+import { mayDo } from './transitions.ts';
 
 /** Of the files that need bytes as many are in the answer; the others are asked for page by page. */
 const MISSING_FILES_SHOWN = 100;
 const REJECTS_SHOWN = 10;
 
-/** Resolves to undefined when no such run was ever declared. */
-export async function describeRun(db: Kysely<Database>, model: ModelName, run: string) {
+/** The newest revision of a run; undefined when no such run was ever declared. */
+export async function describeRun(
+  db: Kysely<Database>,
+  model: ModelName,
+  run: string,
+): Promise<Run | undefined> {
   const revision = await db
     .selectFrom('ingest.run_revision')
     .selectAll()
@@ -42,13 +43,13 @@ export async function describeRun(db: Kysely<Database>, model: ModelName, run: s
     run,
     revision: revision.revision,
     state,
-    as_of: revision.as_of,
+    as_of: revision.as_of.toISOString(),
     as_of_from: revision.as_of_from,
     shown,
-    declaredAt: revision.declared_at,
-    queuedAt: revision.queued_at,
-    loadedAt: revision.loaded_at,
-    publishedAt: revision.published_at,
+    declaredAt: revision.declared_at.toISOString(),
+    queuedAt: revision.queued_at?.toISOString() ?? null,
+    loadedAt: revision.loaded_at?.toISOString() ?? null,
+    publishedAt: revision.published_at?.toISOString() ?? null,
     publishedRevision: shown?.run === run ? shown.revision : null,
     pushedBy: revision.declared_by,
     source: revision.source,
@@ -57,7 +58,7 @@ export async function describeRun(db: Kysely<Database>, model: ModelName, run: s
     load,
     error: revision.error === null ? null : { ...revision.error, detail: shorten(revision.error.detail) },
     rejects: { total: revision.rejects?.total ?? 0, byCode: revision.rejects?.byCode ?? {}, first: rejects },
-    gates: revision.gates,
+    gates: revision.gates === null ? null : [...revision.gates],
     profile: profileView(revision.profile),
     previous,
     mayDo: mayDo(state, { keepsRows: revision.retired_at === null, keepsFiles }),
@@ -80,7 +81,8 @@ async function shownRun(db: Kysely<Database>, model: ModelName) {
     .where('model', '=', model)
     .where('state', '=', 'published')
     .executeTakeFirst();
-  return row ?? null;
+  if (row === undefined || row.publishedAt === null) return null;
+  return { ...row, as_of: row.as_of.toISOString(), publishedAt: row.publishedAt.toISOString() };
 }
 
 /** Whether it can be loaded again without being sent again. */
@@ -107,11 +109,11 @@ async function lastLoadOf(db: Kysely<Database>, revisionId: number) {
     keyBuild: row.finished_at === null && row.phase === 'building_key' ? row.key_build : null,
     bytes: row.bytes_done,
     rows: row.rows_done,
-    startedAt: row.started_at,
-    updatedAt: row.updated_at,
-    finishedAt: row.finished_at,
+    startedAt: row.started_at.toISOString(),
+    updatedAt: row.updated_at.toISOString(),
+    finishedAt: row.finished_at?.toISOString() ?? null,
     outcome: row.outcome,
-    nextTryAt: row.next_try_at,
+    nextTryAt: row.next_try_at?.toISOString() ?? null,
     lastError: row.error === null ? null : shorten(row.error),
   };
 }
@@ -133,29 +135,12 @@ function shorten(text: string): string {
   return text.length <= LONGEST_TEXT ? text : `${text.slice(0, LONGEST_TEXT)}…`;
 }
 
-export interface RunProgress {
-  /** What goes on now: `receiving`, or the phase of the load. */
-  readonly step: 'receiving' | 'copying' | 'building_key' | 'attaching' | 'publishing';
-  readonly doneBytes: number;
-  readonly totalBytes: number;
-  readonly bytesPerSecond: number | null;
-  /** Until the end of this step. null when nothing that was measured can tell: no rate yet, or it is stalled. */
-  readonly etaSeconds: number | null;
-  /** Until the load is over and readers see the run; null when nothing that was measured can tell. */
-  readonly loadEtaSeconds: number | null;
-}
-
-export type RunInProgress = Pick<
-  RunView,
-  'model' | 'run' | 'revision' | 'state' | 'rows' | 'bytes' | 'lines' | 'load'
->;
-
 /** How far the run is right now; null when nothing is going on. */
 export async function progressOf(
   db: Kysely<Database>,
-  view: RunInProgress,
+  view: Pick<Run, 'model' | 'run' | 'revision' | 'state' | 'rows' | 'bytes' | 'lines' | 'load'>,
   throughput: ThroughputLog,
-): Promise<RunProgress | null> {
+): Promise<(Run['progress'] & object) | null> {
   const { model, run, revision, state, bytes, lines, load } = view;
   if (state === 'receiving') {
     const rate = throughput.bytesPerSecond(model, run, revision, 'receivedBytes');
@@ -209,8 +194,8 @@ function sum(seconds: number | null, more: number | null): number | null {
   return seconds === null || more === null ? null : Math.ceil(seconds + more);
 }
 
-function averageSince(startedAt: Date, updatedAt: Date, bytes: number): number | null {
-  const seconds = (updatedAt.getTime() - startedAt.getTime()) / 1000;
+function averageSince(startedAt: string, updatedAt: string, bytes: number): number | null {
+  const seconds = (Date.parse(updatedAt) - Date.parse(startedAt)) / 1000;
   return seconds < 1 ? null : bytes / seconds;
 }
 
@@ -219,11 +204,7 @@ const LOADS_LOOKED_AT = 5;
 const COMPARABLE_SIZE = 2;
 
 /** How long the key of `rows` rows took in the model's last loads of that size, at the median; null without any. */
-export async function expectedKeySeconds(
-  db: Kysely<Database>,
-  model: string,
-  rows: number,
-): Promise<number | null> {
+async function expectedKeySeconds(db: Kysely<Database>, model: string, rows: number): Promise<number | null> {
   const { rows: answer } = await sql<{ secondsPerRow: number | null }>`
     SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds / rows_done) AS "secondsPerRow"
     FROM (
@@ -239,14 +220,14 @@ export async function expectedKeySeconds(
 }
 
 /** A profile as the API answers it; the shares that later runs are compared by are of no use to people. */
-export function profileView(profile: RevisionProfile | null) {
+function profileView(profile: RevisionProfile | null): Profile | null {
   if (profile === null) return null;
-  const { binShares: _, ...view } = profile;
-  return view;
+  const { binShares: _, deciles, ...view } = profile;
+  return { ...view, deciles: [...deciles] };
 }
 
 /** The run that was published when a revision was judged, and its profile: what changed against last month. */
-export async function comparedWith(db: Kysely<Database>, revisionId: number | null) {
+async function comparedWith(db: Kysely<Database>, revisionId: number | null) {
   if (revisionId === null) return null;
   const row = await db
     .selectFrom('ingest.run_revision')

@@ -1,27 +1,22 @@
 import type { Database } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
-import type { ModelName } from 'wire';
 import { removeUploadFiles } from '../store/files.ts';
 import { SENT_BY_UPLOAD } from './files.ts';
 import { recordAudit } from './history.ts';
+import { type MovedRevision, queryOf, transition } from './transitions.ts';
 
-export interface FileRetention {
+interface FileRetention {
   /** Files stay this long after the last load that used them. */
   readonly keepFilesMs: number;
   /** A run that receives no byte for this long is cancelled. */
   readonly expireUploadsMs: number;
 }
 
-export interface RemovalReport {
-  readonly expired: readonly ExpiredRun[];
+interface RemovalReport {
+  /** Runs that were cancelled. */
+  readonly expired: readonly MovedRevision[];
   readonly removedFiles: number;
   readonly removedBytes: number;
-}
-
-interface ExpiredRun {
-  readonly model: ModelName;
-  readonly run_key: string;
-  readonly revision: number;
 }
 
 /**
@@ -87,17 +82,19 @@ async function forgetWriters(trx: Transaction<Database>): Promise<void> {
 }
 
 /** By last activity, not by age: an upload of days is fine as long as bytes arrive. */
-async function expireRuns(trx: Transaction<Database>, afterMs: number): Promise<readonly ExpiredRun[]> {
-  const { rows } = await sql<ExpiredRun>`
-    UPDATE ingest.run_revision r SET state = 'cancelled'
-    WHERE r.state = 'receiving' AND r.declared_at < ${before(afterMs)}
-      AND NOT EXISTS (
-        SELECT FROM ingest.run_file f JOIN ingest.upload u USING (upload_id)
-        WHERE f.revision_id = r.revision_id AND u.last_progress_at >= ${before(afterMs)})
-    RETURNING model, run_key, revision`.execute(trx);
-  for (const { model, run_key, revision } of rows)
-    await recordAudit(trx, { actor: 'service', action: 'expire', model, run: run_key, revision });
-  return rows;
+async function expireRuns(trx: Transaction<Database>, afterMs: number): Promise<readonly MovedRevision[]> {
+  const expired = await transition(
+    queryOf(trx),
+    'expire',
+    `r.declared_at < now() - $1 * interval '1 millisecond'
+     AND NOT EXISTS (
+       SELECT FROM ingest.run_file f JOIN ingest.upload u USING (upload_id)
+       WHERE f.revision_id = r.revision_id AND u.last_progress_at >= now() - $1 * interval '1 millisecond')`,
+    [afterMs],
+  );
+  for (const { model, run, revision } of expired)
+    await recordAudit(trx, { actor: 'service', action: 'expire', model, run, revision });
+  return expired;
 }
 
 /**

@@ -1,22 +1,11 @@
 import type { Database, StoredState } from 'db-schema';
 import { type Kysely, type RawBuilder, sql } from 'kysely';
+import type { RunFile } from 'wire';
 import { findRevision, type RevisionKey } from './revisions.ts';
 import { isStalled } from './summaries.ts';
 
 /** `stalled` files are among those that are `receiving`. */
-export type FileFilter = 'receiving' | 'received' | 'stalled';
-
-export interface RunFile {
-  readonly name: string;
-  readonly bytes: number;
-  readonly sha256: string | null;
-  readonly lines: number | null;
-  readonly state: 'receiving' | 'received';
-  readonly offset: number;
-  readonly lastProgressAt: Date;
-  readonly stalled: boolean;
-  readonly uploadUrl: string;
-}
+type FileFilter = 'receiving' | 'received' | 'stalled';
 
 /**
  * SQL: the revision `r` has a file that is sent by the upload `u`. As an array, so that the files are found by the upload:
@@ -31,13 +20,13 @@ export function fileCursor(revision: number, { nextAfter }: FilePage): string | 
   return nextAfter === null ? null : `${revision}.${Buffer.from(nextAfter).toString('base64url')}`;
 }
 
-export interface FilePage {
-  readonly files: readonly RunFile[];
+interface FilePage {
+  readonly files: RunFile[];
   /** The name of the file that the next page begins after; null after the last one. */
   readonly nextAfter: string | null;
 }
 
-export interface FileQuery {
+interface FileQuery {
   readonly revisionId: number;
   readonly filter?: FileFilter | undefined;
   readonly after?: string | undefined;
@@ -71,7 +60,9 @@ export async function listRunFiles(
     .orderBy('f.name')
     .limit(limit + 1)
     .execute();
-  const files = rows.slice(0, limit);
+  const files = rows
+    .slice(0, limit)
+    .map((file) => ({ ...file, lastProgressAt: file.lastProgressAt.toISOString() }));
   return { files, nextAfter: rows.length > limit ? (files.at(-1)?.name ?? null) : null };
 }
 
@@ -100,7 +91,7 @@ export async function countFiles(db: Kysely<Database>, revision: CountedRevision
     },
     bytes: { total: total_bytes, received: counted?.bytes ?? total_bytes },
     lines: total_lines,
-    lastProgressAt: counted?.lastProgressAt ?? null,
+    lastProgressAt: counted?.lastProgressAt?.toISOString() ?? null,
   };
 }
 
@@ -128,7 +119,7 @@ export function keepsFiles(revisionId: RawBuilder<unknown>): RawBuilder<boolean>
 const PAGE_LINES = 500;
 
 /** A refused line, as the API answers it. */
-export interface RefusedLine {
+interface RefusedLine {
   readonly file: string;
   readonly line: number;
   readonly byte_offset: number;

@@ -3,7 +3,7 @@ import { type Kysely, sql } from 'kysely';
 import type { ModelName } from 'wire';
 import { cut, cutError } from './summaries.ts';
 
-export interface AuditEvent {
+interface AuditEvent {
   /** The token's name, or `loader`. */
   readonly actor: string;
   readonly action:
@@ -45,10 +45,10 @@ export async function recordAudit(db: Kysely<Database>, event: AuditEvent): Prom
 }
 
 /** The newest of each: a history may be long, and an answer may not. */
-export const SHOWN_REVISIONS = 50;
-export const SHOWN_ATTEMPTS = 50;
-export const SHOWN_EVENTS = 100;
-export const SHOWN_PUBLICATIONS = 50;
+const SHOWN_REVISIONS = 50;
+const SHOWN_ATTEMPTS = 50;
+const SHOWN_EVENTS = 100;
+const SHOWN_PUBLICATIONS = 50;
 /** A longer detail is left out: whoever needs it reads `ingest.audit_event`. */
 const LONGEST_DETAIL = 1_000;
 

@@ -13,7 +13,7 @@ export interface ModelView {
   readonly createdAt: Date;
 }
 
-export interface CurrentRun {
+interface CurrentRun {
   readonly run: string;
   readonly revision: number;
   readonly publishedAt: Date;
@@ -22,7 +22,7 @@ export interface CurrentRun {
   readonly publicationId: number;
 }
 
-export interface ModelFilter {
+interface ModelFilter {
   /** null covers every model. */
   readonly models: readonly string[] | null;
   /** The name of the model that the page before ended with. */

@@ -66,7 +66,7 @@ async function receivingOf(db: Kysely<Database>, models: readonly string[] | nul
  * Each loader listens to the queue on one connection of that name. Other roles' connections show their
  * name to everybody in `pg_stat_activity`, but not what they do.
  */
-export async function countLoaders(db: Kysely<Database>): Promise<number> {
+async function countLoaders(db: Kysely<Database>): Promise<number> {
   const { rows } = await sql<{ loaders: number }>`
     SELECT count(*) AS loaders FROM pg_stat_activity
     WHERE application_name = 'ingest-api load (queue)' AND datname = current_database()`.execute(db);

@@ -19,7 +19,7 @@ export class WrongStore extends Error {
  *
  * @throws {WrongStore} says both ids and what to do.
  */
-export async function openStore(db: Kysely<Database>, dataDir: string): Promise<void> {
+async function openStore(db: Kysely<Database>, dataDir: string): Promise<void> {
   await db.transaction().execute(async (trx) => {
     const row = await storeOf(trx);
     const marker = await readMarker(dataDir);

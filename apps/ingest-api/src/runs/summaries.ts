@@ -1,61 +1,11 @@
 import type { AsOfFrom, Database, GateResult, LoadPhase, RevisionError } from 'db-schema';
 import { type Kysely, type RawBuilder, sql } from 'kysely';
+import type { RunState, RunSummary } from 'wire';
 import { keepsFiles } from './files.ts';
-import { mayDo, type RunAction, type RunState } from './transitions.ts';
+import { mayDo } from './transitions.ts';
 
-/** A run in a list: its newest revision, how far it is, and which of its revisions readers see. */
-export interface RunSummary {
-  readonly model: string;
-  readonly run: string;
-  readonly revision: number;
-  readonly state: RunState;
-  readonly as_of: Date;
-  readonly declaredAt: Date;
-  readonly queuedAt: Date | null;
-  readonly loadedAt: Date | null;
-  readonly publishedAt: Date | null;
-  readonly as_of_from: AsOfFrom;
-  /** What `scores.<model>` shows now; null before the first publication. */
-  readonly shown: ShownRun | null;
-  /** The revision of this run that readers see now; null when they see another run. */
-  readonly publishedRevision: number | null;
-  readonly pushedBy: string;
-  readonly rows: number | null;
-  readonly files: { readonly total: number; readonly received: number; readonly stalled: number };
-  readonly bytes: { readonly total: number; readonly received: number };
-  /** null when nothing was declared (a plain tus upload). */
-  readonly lines: number | null;
-  /** null once all bytes are there: `queuedAt` says since when. */
-  readonly lastProgressAt: Date | null;
-  readonly load: LoadSummary | null;
-  readonly error: RevisionError | null;
-  /** What holds it, while it is held. */
-  readonly brokenGates: readonly GateResult[];
-  readonly mayDo: readonly RunAction[];
-}
-
-export interface ShownRun {
-  readonly run: string;
-  readonly revision: number;
-  /** ISO 8601, as it comes out of PostgreSQL's JSON. */
-  readonly as_of: string;
-  readonly publishedAt: string;
-}
-
-export interface LoadSummary {
-  readonly attempt: number;
-  readonly worker: string;
-  /** null when the attempt has ended. */
-  readonly phase: LoadPhase | null;
-  readonly bytes: number;
-  readonly rows: number;
-  readonly startedAt: Date;
-  readonly nextTryAt: Date | null;
-  readonly lastError: string | null;
-}
-
-/** As the query of `list-runs.ts` finds it. */
-export interface SummaryRow {
+/** As `summaries` selects it. */
+interface SummaryRow {
   readonly revision_id: number;
   /** Which candidate led to this run, where a page of candidates was asked for. */
   readonly candidate_id: number | null;
@@ -70,7 +20,7 @@ export interface SummaryRow {
   readonly loaded_at: Date | null;
   readonly published_at: Date | null;
   readonly as_of_from: AsOfFrom;
-  readonly shown: ShownRun | null;
+  readonly shown: RunSummary['shown'];
   readonly keeps_rows: boolean;
   readonly keeps_files: boolean;
   readonly declared_by: string;
@@ -95,17 +45,17 @@ export interface SummaryRow {
   readonly load_error: string | null;
 }
 
-export function toSummary(row: SummaryRow): RunSummary {
+function toSummary(row: SummaryRow): RunSummary {
   return {
     model: row.model,
     run: row.run_key,
     revision: row.revision,
     state: row.shown_state,
-    as_of: row.as_of,
-    declaredAt: row.declared_at,
-    queuedAt: row.queued_at,
-    loadedAt: row.loaded_at,
-    publishedAt: row.published_at,
+    as_of: row.as_of.toISOString(),
+    declaredAt: row.declared_at.toISOString(),
+    queuedAt: row.queued_at?.toISOString() ?? null,
+    loadedAt: row.loaded_at?.toISOString() ?? null,
+    publishedAt: row.published_at?.toISOString() ?? null,
     as_of_from: row.as_of_from,
     shown: row.shown,
     publishedRevision: row.shown?.run === row.run_key ? row.shown.revision : null,
@@ -118,7 +68,7 @@ export function toSummary(row: SummaryRow): RunSummary {
     },
     bytes: { total: row.total_bytes, received: row.received_bytes },
     lines: row.total_lines,
-    lastProgressAt: row.last_progress_at,
+    lastProgressAt: row.last_progress_at?.toISOString() ?? null,
     load:
       row.attempt === null
         ? null
@@ -128,8 +78,8 @@ export function toSummary(row: SummaryRow): RunSummary {
             phase: row.finished_at === null ? row.phase : null,
             bytes: row.bytes_done,
             rows: row.rows_done,
-            startedAt: row.started_at,
-            nextTryAt: row.next_try_at,
+            startedAt: row.started_at.toISOString(),
+            nextTryAt: row.next_try_at?.toISOString() ?? null,
             lastError: row.load_error,
           },
     error: row.error,
@@ -138,7 +88,7 @@ export function toSummary(row: SummaryRow): RunSummary {
   };
 }
 
-export interface RunFilter {
+interface RunFilter {
   /** null covers every model. */
   readonly models: readonly string[] | null;
   readonly states?: readonly RunState[];
@@ -149,7 +99,7 @@ export interface RunFilter {
   readonly limit: number;
 }
 
-export interface RunPage {
+interface RunPage {
   readonly runs: readonly RunSummary[];
   /** Where the next page begins; null after the last one. */
   readonly nextBefore: number | null;
@@ -191,7 +141,7 @@ export async function listRunsNeedingAttention(
   return rows.map(toSummary);
 }
 
-export interface MovingPage {
+interface MovingPage {
   readonly runs: readonly RunSummary[];
   /** By the database's clock. */
   readonly at: Date;

@@ -1,6 +1,6 @@
-import type { RunSummary } from './summaries.ts';
+import type { RunSummary } from 'wire';
 
-export interface ThroughputSample {
+interface ThroughputSample {
   readonly at: Date;
   readonly receivedBytes: number;
   readonly loadedBytes: number;
@@ -51,7 +51,10 @@ export class ThroughputLog {
       const last = samples.at(-1);
       const sample = {
         atMs,
-        receivedAtMs: Math.max(run.lastProgressAt?.getTime() ?? 0, atMs - RECORDED_WITHIN_MS),
+        receivedAtMs: Math.max(
+          run.lastProgressAt === null ? 0 : Date.parse(run.lastProgressAt),
+          atMs - RECORDED_WITHIN_MS,
+        ),
         receivedBytes: run.bytes.received,
         loadedBytes: run.load?.bytes ?? 0,
         loadedRows: run.load?.rows ?? 0,

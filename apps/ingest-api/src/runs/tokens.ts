@@ -29,7 +29,7 @@ export function allows(principal: Principal, scope: Scope): boolean {
 }
 
 /** A token lives while it is neither revoked nor expired. Write it into a WHERE. */
-export const isLive = sql<boolean>`(revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()))`;
+const isLive = sql<boolean>`(revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()))`;
 
 export interface NewToken {
   readonly name: string;
@@ -181,7 +181,7 @@ export function listTokens(db: Kysely<Database>) {
     .execute();
 }
 
-export function sha256(text: string): Buffer {
+function sha256(text: string): Buffer {
   return createHash('sha256').update(text).digest();
 }
 

@@ -1,132 +1,250 @@
+/**
+ * The life of a revision. `TRANSITIONS` lists every change of its state, and `transition` is the only code that writes
+ * `ingest.run_revision.state`: for service and loader, for callers and operators. (Proven by `transitions.test.ts`.)
+ * A fault of the machinery (network, database, disk) is never a state: the work is tried again.
+ */
 import type { Database, StoredState } from 'db-schema';
-import { type Kysely, type RawBuilder, sql } from 'kysely';
+import { CompiledQuery, type Kysely } from 'kysely';
+import type { ClientBase } from 'pg';
+import type { ModelName, RunAction, RunState } from 'wire';
 import { sqlStateOf } from '../errors.ts';
 
-/** What a caller is shown: the stored states, and `loading` for a queued revision with a live load. */
-export type RunState = StoredState | 'loading';
+interface Transition {
+  readonly from: readonly StoredState[];
+  readonly to: StoredState;
+  /** Which program makes it; `caller` is whoever sends a request to the service. */
+  readonly by: string;
+  readonly when: string;
+  /** What the statement writes besides the state. */
+  readonly set?: string;
+}
 
-/** What a person or a program may ask for. */
-export type RunAction = 'upload' | 'withdraw' | 'retry' | 'publish';
+/** While a loader works on a `queued` revision, it is shown as `loading`: its row is locked until the load's COMMIT. */
+export const TRANSITIONS = {
+  queue: {
+    from: ['receiving'],
+    to: 'queued',
+    by: 'service',
+    when: 'every byte of its files has been received',
+    set: 'queued_at = now()',
+  },
+  await_lost_bytes: {
+    from: ['receiving', 'queued'],
+    to: 'receiving',
+    by: 'service or loader',
+    when: 'the disk has lost bytes of its files',
+    set: 'queued_at = NULL',
+  },
+  replace: {
+    from: ['receiving', 'queued'],
+    to: 'cancelled',
+    by: 'caller',
+    when: 'another content of the same run is declared, and no loader holds this one',
+  },
+  expire: {
+    from: ['receiving'],
+    to: 'cancelled',
+    by: 'service',
+    when: 'it has received no bytes for `INGEST_EXPIRE_UPLOADS_HOURS`',
+  },
+  withdraw: {
+    from: ['receiving', 'queued', 'held', 'superseded', 'failed'],
+    to: 'cancelled',
+    by: 'caller',
+    when: 'DELETE of the run or of an unfinished upload, and no loader holds it',
+  },
+  publish: {
+    from: ['queued'],
+    to: 'published',
+    by: 'loader',
+    when: 'it is loaded, no run with a later date is published, and no gate is broken',
+    set: 'loaded_at = clock_timestamp(), published_at = clock_timestamp(), error = NULL',
+  },
+  hold: {
+    from: ['queued'],
+    to: 'held',
+    by: 'loader',
+    when: 'it is loaded, no run with a later date is published, and a gate is broken',
+    set: 'loaded_at = clock_timestamp(), published_at = NULL, error = NULL',
+  },
+  load_behind: {
+    from: ['queued'],
+    to: 'superseded',
+    by: 'loader',
+    when: 'it is loaded, and a run with a later date is published',
+    set: 'loaded_at = clock_timestamp(), published_at = NULL, error = NULL',
+  },
+  fail: {
+    from: ['queued'],
+    to: 'failed',
+    by: 'loader',
+    when: 'its data is at fault: the same bytes would fail again',
+    set: 'loaded_at = clock_timestamp()',
+  },
+  retry: {
+    from: ['failed'],
+    to: 'queued',
+    by: 'caller',
+    when: 'POST …/retry, while its files are kept',
+    set: 'queued_at = now(), loaded_at = NULL, error = NULL, rejects = NULL',
+  },
+  publish_by_hand: {
+    from: ['held', 'superseded'],
+    to: 'published',
+    by: 'caller',
+    when: 'PUT …/current, while its rows are kept',
+    set: 'published_at = clock_timestamp()',
+  },
+  step_down: {
+    from: ['published'],
+    to: 'superseded',
+    by: 'loader or caller',
+    when: 'another revision of the model is published',
+  },
+  outdate: {
+    from: ['held'],
+    to: 'superseded',
+    by: 'loader',
+    when: 'a later revision of the same run is loaded',
+  },
+  retire: {
+    from: ['held'],
+    to: 'superseded',
+    by: 'loader',
+    when: '12 revisions of its model that were loaded later are held',
+  },
+} as const satisfies Record<string, Transition>;
 
-interface StateRule {
-  /** Where a revision may go from here, and who takes it there. */
-  readonly moves: Partial<
-    Record<RunState, 'uploader' | 'finish hook' | 'lost bytes' | 'loader' | 'operator' | 'new revision'>
-  >;
-  readonly mayDo: readonly RunAction[];
+export type TransitionName = keyof typeof TRANSITIONS;
+
+/** One statement on whichever connection a transaction has: Kysely's in the service, a client of its own in the loader. */
+export type Query = <Row>(text: string, values: readonly unknown[]) => Promise<readonly Row[]>;
+
+export function queryOf(connection: ClientBase | Kysely<Database>): Query {
+  if ('executeQuery' in connection) {
+    return async <Row>(text: string, values: readonly unknown[]) =>
+      (await connection.executeQuery<Row>(CompiledQuery.raw(text, [...values]))).rows;
+  }
+  return async (text, values) => (await connection.query(text, [...values])).rows;
+}
+
+export interface MovedRevision {
+  readonly revisionId: number;
+  readonly model: ModelName;
+  readonly run: string;
+  readonly revision: number;
 }
 
 /**
- * The life of a revision, written once: code, API answers and docs/architecture.md go by this table.
- * A fault of the machinery (network, database, disk) is never a state: it is tried again.
+ * Makes a transition for each revision `r` that matches `where` and is in a state that the transition starts from.
+ *
+ * @param where SQL; `$1` is the first of `values`.
+ * @param columns what else is written to the row; a JSON column takes text.
+ * @returns the revisions that moved.
  */
-export const RUN_STATES: Readonly<Record<RunState, StateRule>> = {
-  receiving: { moves: { queued: 'finish hook', cancelled: 'new revision' }, mayDo: ['upload', 'withdraw'] },
-  queued: {
-    moves: { loading: 'loader', receiving: 'lost bytes', cancelled: 'new revision' },
-    mayDo: ['retry', 'withdraw'],
-  },
-  loading: {
-    moves: {
-      published: 'loader',
-      superseded: 'loader',
-      held: 'loader',
-      failed: 'loader',
-      receiving: 'lost bytes',
-    },
-    mayDo: [],
-  },
-  published: { moves: { superseded: 'loader' }, mayDo: [] },
-  superseded: { moves: { published: 'operator', cancelled: 'operator' }, mayDo: ['publish', 'withdraw'] },
-  held: {
-    moves: { published: 'operator', superseded: 'loader', cancelled: 'operator' },
-    mayDo: ['publish', 'withdraw'],
-  },
-  failed: { moves: { queued: 'operator', cancelled: 'operator' }, mayDo: ['retry', 'withdraw'] },
-  cancelled: { moves: {}, mayDo: [] },
-};
+export async function transition(
+  query: Query,
+  name: TransitionName,
+  where: string,
+  values: readonly unknown[] = [],
+  columns: Readonly<Record<string, unknown>> = {},
+): Promise<readonly MovedRevision[]> {
+  const { from, to, set }: Transition = TRANSITIONS[name];
+  const others = [
+    ...(set === undefined ? [] : [set]),
+    ...Object.keys(columns).map((column, i) => `${column} = $${values.length + i + 1}`),
+  ];
+  return query<MovedRevision>(
+    `UPDATE ingest.run_revision r SET ${[`state = '${to}'`, ...others].join(', ')}
+     WHERE r.state IN (${from.map((state) => `'${state}'`).join(', ')}) AND ${where}
+     RETURNING r.revision_id AS "revisionId", r.model, r.run_key AS run, r.revision`,
+    [...values, ...Object.values(columns)],
+  );
+}
 
-/** What retention has left of a revision. */
-export interface Kept {
-  /** Its rows; also before it is loaded. */
+/** What retention has kept of a revision. */
+interface Kept {
+  /** True also before it is loaded. */
   readonly keepsRows: boolean;
-  /** Its files. */
   readonly keepsFiles: boolean;
 }
 
-/** What may be asked for now: only what the state allows and what has what it needs. */
-export function mayDo(state: RunState, { keepsRows, keepsFiles }: Kept): readonly RunAction[] {
-  return RUN_STATES[state].mayDo.filter((action) => {
-    if (action === 'publish') return keepsRows;
-    if (action === 'retry') return state !== 'failed' || keepsFiles;
-    return true;
-  });
+/** The actions that will succeed now: the state allows them, and what they need is kept. */
+export function mayDo(state: RunState, { keepsRows, keepsFiles }: Kept): RunAction[] {
+  const actions: readonly (readonly [RunAction, boolean])[] = [
+    ['upload', state === 'receiving'],
+    ['retry', state === 'queued' || (startsFrom('retry', state) && keepsFiles)],
+    ['publish', startsFrom('publish_by_hand', state) && keepsRows],
+    ['withdraw', startsFrom('withdraw', state)],
+  ];
+  return actions.filter(([, isAllowed]) => isAllowed).map(([action]) => action);
+}
+
+export function startsFrom(name: TransitionName, state: RunState): boolean {
+  const { from }: { readonly from: readonly RunState[] } = TRANSITIONS[name];
+  return from.includes(state);
+}
+
+/** Which revisions may be complete: one, those that an upload is part of, or all that still receive. */
+type Candidates = { readonly revisionId: number } | { readonly uploadId: string } | 'all';
+
+/**
+ * Queues revisions that have received all their files, and wakes the loaders. Idempotent: called after each finished
+ * file, and by the sweep for what a crash left undone.
+ *
+ * Files are sent in the order of their names, so the file with the last name is the most likely to be missing: it is
+ * checked first, which spares reading through a run of 10,000 files after each of them. (Not as NOT EXISTS: the planner
+ * drops ORDER BY and LIMIT there, and reads every upload of the service. Not as a join: without statistics, on a new
+ * database, it becomes a hash of all files, 13 ms per file at 3,000 files.)
+ *
+ * It must be a statement of its own, after the file's `received_at` has committed: of two files that finish at
+ * the same time, the later one sees both.
+ */
+export async function queueCompleteRevisions(
+  db: Kysely<Database>,
+  candidates: Candidates,
+): Promise<readonly MovedRevision[]> {
+  const { where, values } = candidatesSql(candidates);
+  const queued = await transition(
+    queryOf(db),
+    'queue',
+    `${where} AND (
+       SELECT f.name FROM ingest.run_file f
+       WHERE f.revision_id = r.revision_id
+         AND NOT (SELECT received_at IS NOT NULL FROM ingest.upload u WHERE u.upload_id = f.upload_id)
+       ORDER BY f.name DESC LIMIT 1) IS NULL`,
+    values,
+  );
+  if (queued.length > 0) await wakeLoaders(db);
+  return queued;
+}
+
+/** Files that finish at the same time would wait for each other's rows, if each looked at the runs of all of them. */
+function candidatesSql(candidates: Candidates): { where: string; values: readonly unknown[] } {
+  if (candidates === 'all') return { where: 'true', values: [] };
+  if ('revisionId' in candidates) return { where: 'r.revision_id = $1', values: [candidates.revisionId] };
+  // An array is evaluated first; a semi-join might read through every other run before.
+  return {
+    where: `r.revision_id = ANY (ARRAY(SELECT revision_id FROM ingest.run_file WHERE upload_id = $1))`,
+    values: [candidates.uploadId],
+  };
 }
 
 /** The channel that idle loaders listen on. */
 export const QUEUE_CHANNEL = 'ingest_queue';
 
-export interface QueuedRevision {
-  readonly revision_id: number;
-  readonly model: string;
-  readonly run_key: string;
-  readonly revision: number;
-}
-
-/** Which revisions to look at: one, those that an upload is part of, or all that still receive. */
-export type LookAt = { readonly revisionId: number } | { readonly uploadId: string } | 'all';
-
-/**
- * Queues revisions that have all their files, and wakes the loaders. Idempotent: called after each finished
- * file, and by the sweep for what a crash left undone.
- *
- * Files are sent in the order of their names, so the last name is the one to be missing: asked for first, it
- * spares a run of 10,000 files from being read through with each file. (Not as NOT EXISTS: the planner drops
- * ORDER BY and LIMIT there, and reads every upload that there is. Not as a join: without statistics, on a new
- * database, it becomes a hash of all files, 13 ms a file at 3,000 files.)
- *
- * It must be a statement of its own, after the file's `received_at` has committed: of two files that finish at
- * once, the later one sees both.
- */
-export async function queueCompleteRevisions(
-  db: Kysely<Database>,
-  lookAt: LookAt,
-): Promise<readonly QueuedRevision[]> {
-  const { rows } = await sql<QueuedRevision>`
-    UPDATE ingest.run_revision r
-    SET state = 'queued', queued_at = now()
-    WHERE r.state = 'receiving' AND ${isLookedAt(lookAt)}
-      AND (
-        SELECT f.name FROM ingest.run_file f
-        WHERE f.revision_id = r.revision_id
-          AND NOT (SELECT received_at IS NOT NULL FROM ingest.upload u WHERE u.upload_id = f.upload_id)
-        ORDER BY f.name DESC LIMIT 1) IS NULL
-    RETURNING r.revision_id, r.model, r.run_key, r.revision`.execute(db);
-  if (rows.length > 0) await wakeLoaders(db);
-  return rows;
-}
-
 /** Any login can fill PostgreSQL's queue of notifications, by listening and never reading. */
 const NOTIFY_QUEUE_FULL = '54000';
 
 /**
- * Wakes idle loaders; without it they look every `INGEST_POLL_INTERVAL_MS`. A statement of its own, after what it
- * tells of has committed: PostgreSQL holds one lock for all that notify until their commits are on the disk, and a
- * queue that is full must not undo anything.
+ * Wakes idle loaders; without it they read the queue every `INGEST_POLL_INTERVAL_MS`. A statement of its own, after the
+ * queued row has committed: PostgreSQL holds one lock for all that notify until their commits are on the disk, and a
+ * full queue must not undo anything.
  */
 export async function wakeLoaders(db: Kysely<Database>): Promise<void> {
   try {
-    await sql`SELECT pg_notify(${QUEUE_CHANNEL}, '')`.execute(db);
+    await queryOf(db)(`SELECT pg_notify($1, '')`, [QUEUE_CHANNEL]);
   } catch (error) {
     if (sqlStateOf(error) !== NOTIFY_QUEUE_FULL) throw error;
   }
-}
-
-/** Files that finish at once would wait for each other's rows, if each looked at the runs of all of them. */
-function isLookedAt(lookAt: LookAt): RawBuilder<boolean> {
-  if (lookAt === 'all') return sql`true`;
-  if ('revisionId' in lookAt) return sql`r.revision_id = ${lookAt.revisionId}`;
-  // As an array it is asked for first; a semi-join may come after every other run has been read through.
-  return sql`r.revision_id = ANY (ARRAY(
-    SELECT revision_id FROM ingest.run_file WHERE upload_id = ${lookAt.uploadId}))`;
 }

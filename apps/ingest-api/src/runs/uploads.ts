@@ -1,11 +1,11 @@
 import type { Database } from 'db-schema';
-import { CompiledQuery, type Kysely, type Selectable, sql } from 'kysely';
-import type { ClientBase } from 'pg';
+import { type Kysely, type Selectable, sql } from 'kysely';
 import type { ModelName } from 'wire';
 import { IngestError } from '../errors.ts';
 import { seemsShort, storedBytes, toDiskFault } from '../store/files.ts';
 import type { ClaimAnswer, UploadRecord, UploadRecords } from '../store/tus-store.ts';
 import { SENT_BY_UPLOAD } from './files.ts';
+import { type Query, queryOf, transition } from './transitions.ts';
 
 /** The tus server's records, in PostgreSQL. */
 export function uploadRecords(db: Kysely<Database>): UploadRecords {
@@ -69,7 +69,7 @@ export function uploadRecords(db: Kysely<Database>): UploadRecords {
 }
 
 /** In place of a writer that may write on, until another one has a file of its own: never the name of a process. */
-export const NOBODY = 'nobody';
+const NOBODY = 'nobody';
 
 async function claimUpload(
   db: Kysely<Database>,
@@ -167,17 +167,10 @@ export interface LostBytes {
   readonly storedBytes: number;
 }
 
-export interface SetBack {
+interface SetBack {
   readonly lost: readonly LostBytes[];
   /** The runs that wait for bytes again. */
   readonly revisionIds: readonly number[];
-}
-
-/** The service has its transaction from Kysely, the loader has a connection of its own. */
-type Query = <Row>(text: string, values: readonly unknown[]) => Promise<readonly Row[]>;
-
-export function queryOf(client: ClientBase): Query {
-  return async (text, values) => (await client.query(text, [...values])).rows;
 }
 
 /**
@@ -209,12 +202,12 @@ export async function setBackUploads(
     lost.map(({ uploadId }) => uploadId),
     lost.map(({ storedBytes }) => storedBytes),
   ]);
-  const runs = await query<{ revisionId: number }>(SET_BACK_RUNS, [
+  const waiting = await transition(query, 'await_lost_bytes', SENT_BY_THESE, [
     uploads.map(({ uploadId }) => uploadId),
-    actor,
-    JSON.stringify(lost),
   ]);
-  return { lost, revisionIds: runs.map(({ revisionId }) => revisionId) };
+  const revisionIds = waiting.map(({ revisionId }) => revisionId);
+  await query(RECORD_LOSS, [revisionIds, actor, JSON.stringify(lost)]);
+  return { lost, revisionIds };
 }
 
 interface LockedUpload {
@@ -246,29 +239,25 @@ const SET_BACK_UPLOADS = `
   WHERE u.upload_id = l.upload_id`;
 
 /** Also for an upload that somebody else set back a moment ago. */
-const SET_BACK_RUNS = `
-  WITH waiting AS (
-    SELECT r.revision_id FROM ingest.run_revision r
-    WHERE r.state IN ('receiving', 'queued') AND r.revision_id = ANY (ARRAY(
-      SELECT f.revision_id FROM ingest.run_file f JOIN ingest.upload u USING (upload_id)
-      WHERE f.upload_id = ANY ($1::text[]) AND u.received_at IS NULL))
-    FOR NO KEY UPDATE SKIP LOCKED),
-  back AS (
-    UPDATE ingest.run_revision r SET state = 'receiving', queued_at = NULL
-    FROM waiting w WHERE r.revision_id = w.revision_id
-    RETURNING r.revision_id, r.model, r.run_key, r.revision),
-  lost AS (
+const SENT_BY_THESE = `r.revision_id = ANY (ARRAY(
+  SELECT w.revision_id FROM ingest.run_revision w
+  WHERE w.state IN ('receiving', 'queued') AND w.revision_id = ANY (ARRAY(
+    SELECT f.revision_id FROM ingest.run_file f JOIN ingest.upload u USING (upload_id)
+    WHERE f.upload_id = ANY ($1::text[]) AND u.received_at IS NULL))
+  FOR NO KEY UPDATE SKIP LOCKED))`;
+
+/** In the history of each run that waits for bytes again. */
+const RECORD_LOSS = `
+  INSERT INTO ingest.audit_event (actor, action, model, run_key, revision, detail)
+  SELECT $2, 'lose_bytes', r.model, r.run_key, r.revision,
+         jsonb_build_object('files', l.files, 'first', jsonb_path_query_array(l.all_files, '$[0 to 9]'))
+  FROM ingest.run_revision r JOIN (
     SELECT f.revision_id, count(*) AS files,
            jsonb_agg(jsonb_build_object('file', f.name, 'recordedBytes', l."recordedBytes", 'storedBytes', l."storedBytes")
              ORDER BY f.name) AS all_files
     FROM jsonb_to_recordset($3::jsonb) AS l ("uploadId" text, "recordedBytes" bigint, "storedBytes" bigint)
-    JOIN ingest.run_file f ON f.upload_id = l."uploadId" GROUP BY f.revision_id),
-  told AS (
-    INSERT INTO ingest.audit_event (actor, action, model, run_key, revision, detail)
-    SELECT $2, 'lose_bytes', b.model, b.run_key, b.revision,
-           jsonb_build_object('files', l.files, 'first', jsonb_path_query_array(l.all_files, '$[0 to 9]'))
-    FROM back b JOIN lost l USING (revision_id))
-  SELECT revision_id AS "revisionId" FROM back`;
+    JOIN ingest.run_file f ON f.upload_id = l."uploadId" GROUP BY f.revision_id) l USING (revision_id)
+  WHERE r.revision_id = ANY ($1::int[])`;
 
 /** The same, as a transaction of the service. */
 async function setBackShort(
@@ -278,11 +267,9 @@ async function setBackShort(
 ): Promise<readonly LostBytes[]> {
   if (uploadIds.length === 0) return [];
   const suspects = uploadIds.map((uploadId) => ({ uploadId }));
-  const { lost } = await db.transaction().execute((trx) => {
-    const query: Query = async <Row>(text: string, values: readonly unknown[]) =>
-      (await trx.executeQuery<Row>(CompiledQuery.raw(text, [...values]))).rows;
-    return setBackUploads(query, dataDir, suspects, 'service');
-  });
+  const { lost } = await db
+    .transaction()
+    .execute((trx) => setBackUploads(queryOf(trx), dataDir, suspects, 'service'));
   return lost;
 }
 

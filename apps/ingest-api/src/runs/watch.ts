@@ -2,10 +2,11 @@ import { hash } from 'node:crypto';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Database } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
-import { listMovingRuns, listRunsByKey, type RunKey, type RunSummary } from './summaries.ts';
+import type { RunSummary } from 'wire';
+import { listMovingRuns, listRunsByKey, type RunKey } from './summaries.ts';
 import { ThroughputLog } from './throughput.ts';
 
-export interface RunChange {
+interface RunChange {
   /** Grows by one with every change that this process has seen. */
   readonly sequence: number;
   readonly run: RunSummary;
@@ -13,7 +14,7 @@ export interface RunChange {
   readonly json: string;
 }
 
-export interface RunWatchOptions {
+interface RunWatchOptions {
   readonly db: Kysely<Database>;
   isStopping(): boolean;
   onFault(error: unknown): void;

@@ -21,7 +21,7 @@ interface Held {
   isWantedElsewhere: boolean;
 }
 
-export interface UploadLocksOptions {
+interface UploadLocksOptions {
   readonly dataDir: string;
   readonly connection: ConnectOptions;
   readonly records: UploadRecords;

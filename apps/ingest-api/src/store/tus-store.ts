@@ -6,7 +6,7 @@ import { openForWriting, toDiskFault } from './files.ts';
 import { syncFolder } from './folder.ts';
 import { writeDurably } from './write.ts';
 
-export interface DurableStoreOptions {
+interface DurableStoreOptions {
   readonly dataDir: string;
   /** The right to write an upload, which whoever calls the store holds. */
   claimOf(uploadId: string): UploadClaim;

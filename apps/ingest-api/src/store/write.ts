@@ -11,7 +11,7 @@ const SHARED_BYTES = 32 * 1024 * 1024;
 
 let bodiesUnderWay = 0;
 
-export interface GatherOptions {
+interface GatherOptions {
   /** More bytes than these end the gathering with what `tooMuch` makes. */
   readonly limitBytes: number;
   tooMuch(): unknown;
@@ -111,7 +111,7 @@ const RECORD_BYTES = 32 * 1024 * 1024;
 const RECORD_AFTER_MS = 2_000;
 const LOOK_EVERY_MS = 250;
 
-export interface DurableWrite {
+interface DurableWrite {
   readonly file: FileHandle;
   readonly pieces: AsyncIterable<readonly Uint8Array[]>;
   /** Where the first byte goes; everything before it is on the disk already. */

@@ -13,7 +13,7 @@ export const GONE_AFTER_MS = TRUSTED_FOR_MS + 2 * BEAT_EVERY_MS;
 
 const CHANNEL = 'ingest_upload_lock';
 
-export interface WriterSessionsOptions {
+interface WriterSessionsOptions {
   readonly connection: ConnectOptions;
   /** Another process waits for an upload, maybe one that we write. */
   onWanted(uploadId: string): void;
