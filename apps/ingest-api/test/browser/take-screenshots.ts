@@ -141,21 +141,21 @@ async function takePictures(browser: Browser, system: TestSystem, operator: stri
     const context = await browser.newContext({ colorScheme, viewport: { width: 1280, height: 800 } });
     const page = await context.newPage();
     await signIn(page, system, operator);
-    await page.getByRole('heading', { name: 'Models and months' }).waitFor();
+    await page.getByRole('heading', { name: 'Runs by model and month' }).waitFor();
     await delay(1_500);
     const picture = (name: string) => page.screenshot({ path: path.join(FOLDER, name), fullPage: true });
     await picture(`overview-${colorScheme}.png`);
     const runs = colorScheme === 'light' ? ['failed fraud_online', 'held loan_propensity'] : ['live churn'];
     for (const [name, model] of runs.map((text) => text.split(' '))) {
       await page.goto(`${system.url}/#/runs/${model}/2026-11`);
-      await page.getByRole('heading', { name: 'Who did what' }).waitFor();
+      await page.getByRole('heading', { name: 'Audit log' }).waitFor();
       await delay(1_000);
       await picture(`run-${name}.png`);
     }
     if (colorScheme === 'light') {
       await page.setViewportSize({ width: 390, height: 844 });
       await page.goto(`${system.url}/#/`);
-      await page.getByRole('heading', { name: 'Models and months' }).waitFor();
+      await page.getByRole('heading', { name: 'Runs by model and month' }).waitFor();
       await picture('phone.png');
     }
     await context.close();
