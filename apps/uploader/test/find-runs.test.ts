@@ -1,8 +1,8 @@
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
+import { UploaderError } from '../src/results/result.ts';
 import { findRuns } from '../src/source/find-runs.ts';
-import { UploaderError } from '../src/uploader-error.ts';
 import { makeScratch } from './support/scratch.ts';
 
 describe('the layout of DIR', () => {

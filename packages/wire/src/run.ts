@@ -50,7 +50,7 @@ export const runFile = z
     offset: bytes,
     lastProgressAt: instant,
     stalled: z.boolean().describe('not complete, and no byte for two minutes'),
-    uploadUrl: z.string(),
+    uploadUrl: z.string().startsWith('/').describe('a path, so that a token is never sent to another host'),
   })
   .meta({ id: 'RunFile' });
 
