@@ -215,6 +215,22 @@ describe('the documents', () => {
     expectNone([...names].filter((name) => !ofAirflow(name) && !text.includes(`\`${name}`)));
   });
 
+  it('have a reason for each direct dependency, and for no other', async () => {
+    const reasons = documents.get('docs/decisions/0005-dependencies.md') ?? '';
+    const named = [...reasons.matchAll(/^\| (`.*?) +\|/gm)].flatMap(([, cell = '']) =>
+      [...cell.matchAll(/`([^`]+)`/g)].map(([, name = '']) => name),
+    );
+    const manifests = await Promise.all(files.filter((path) => basename(path) === 'package.json').map(read));
+    const direct = manifests
+      .map((text) => JSON.parse(text))
+      .flatMap(({ dependencies, devDependencies }) =>
+        Object.entries<string>({ ...dependencies, ...devDependencies }),
+      )
+      .filter(([, version]) => !version.startsWith('workspace:'))
+      .map(([name]) => name.replace(/^@types\/.*/, '@types/*'));
+    expect([...new Set(direct)].sort()).to.deep.equal([...new Set(named)].sort());
+  });
+
   it('show in the README what the lab prints', async () => {
     const readme = documents.get('README.md') ?? '';
     expect(readme.split('\n').length).to.be.below(70);
