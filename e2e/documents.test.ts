@@ -106,6 +106,33 @@ describe('the documents', () => {
     for (const cell of rows) expect(cell).to.include('`');
   });
 
+  it('exist where code refers to them, with the heading that it quotes', async () => {
+    const found: string[] = [];
+    const referring = files.filter(
+      (path) => /\.(ts|mjs|py|sh|sql|ya?ml|example)$/.test(path) && !/^e2e\/documents|\/test\//.test(path),
+    );
+    for (const name of referring) {
+      const text = (await read(name)).replace(/\n *(\*|\/\/|#) */g, ' ');
+      for (const [, document = '', , title] of text.matchAll(
+        /\b(docs\/[\w/-]+\.md)( \("|, "| \()?(?:([^"()]+)["')])?/g,
+      )) {
+        if (GENERATED.test(document)) continue;
+        const headings = anchorsOf(documents.get(document) ?? '');
+        if (headings.length === 0) found.push(`${name}: ${document} does not exist`);
+        else if (
+          title !== undefined &&
+          /^[A-Z]/.test(title) &&
+          !headings.some((it) => it.includes(anchorOf(title)))
+        )
+          found.push(`${name}: ${document} has no heading "${title}"`);
+      }
+      for (const [reference, number = ''] of text.matchAll(/\b[Dd]ecision (\d+)\b/g))
+        if (!files.some((path) => path.startsWith(`docs/decisions/${number.padStart(4, '0')}-`)))
+          found.push(`${name}: ${reference}`);
+    }
+    expectNone(found);
+  });
+
   it('name only npm scripts and options of `npm run bench` that exist', async () => {
     const scripts = Object.keys(JSON.parse(await read('package.json')).scripts);
     const bench = await read('bench/main.ts');
@@ -123,7 +150,7 @@ describe('the documents', () => {
   });
 
   it('name only commands and options that `uploader` and `ingest-api` have', async function () {
-    this.timeout(60_000);
+    this.timeout(120_000);
     const found: string[] = [];
     const helps = new Map<string, Promise<string>>();
     const helpOf = (program: string, words: readonly string[]) => {
@@ -249,11 +276,15 @@ function isWrittenByProgram(path: string): boolean {
 /** As GitHub makes them of headings. */
 function anchorsOf(text: string): string[] {
   return [...text.replace(/^```.*?^```$/gms, '').matchAll(/^#+ (.+)$/gm)].map(([, title = '']) =>
-    title
-      .toLowerCase()
-      .replace(/[^\p{L}\p{N} _-]/gu, '')
-      .replaceAll(' ', '-'),
+    anchorOf(title),
   );
+}
+
+function anchorOf(title: string): string {
+  return title
+    .toLowerCase()
+    .replace(/[^\p{L}\p{N} _-]/gu, '')
+    .replaceAll(' ', '-');
 }
 
 /** Comments as a code block, so that their commands are found. */
