@@ -1,4 +1,5 @@
-import { readFile, writeFile } from 'node:fs/promises';
+import { glob, readFile, writeFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
 import { expect } from 'chai';
 import { loadLoaderConfig, loadServeConfig } from '../src/config.ts';
 import { ERROR_CODES } from '../src/errors.ts';
@@ -47,6 +48,28 @@ describe('the documents of the service', () => {
     );
     expect(rows).to.have.length.above(20);
     await expectGenerated('routes', tableOf(['verb, path', 'scope', 'does'], rows));
+  });
+
+  it('list every state, and the codes of failed runs that the loader has', async () => {
+    const { components } = (await (await system.request('GET', '/openapi.json')).json()) as {
+      components: { schemas: { Run: { properties: { state: { enum: string[] } } } } };
+    };
+    const architecture = await readFile(new URL('docs/architecture.md', ROOT), 'utf8');
+    const states = firstCells(architecture.split('## States')[1]?.split('\n## ')[0] ?? '');
+    expect(states).to.have.members(components.schemas.Run.properties.state.enum);
+
+    const errors = await readFile(new URL('docs/errors.md', ROOT), 'utf8');
+    const codes = firstCells(errors.split('## The run failed')[1]?.split('\n## ')[0] ?? '');
+    expect(codes).to.have.length.above(6);
+    const sources = [];
+    for await (const file of glob(['apps/ingest-api/src/**/*.ts', 'packages/*/src/**/*.ts'], {
+      cwd: fileURLToPath(ROOT),
+    }))
+      sources.push(await readFile(new URL(file, ROOT), 'utf8'));
+    const code = sources.join('\n');
+    expect(codes.filter((name) => !code.includes(`'${name}'`) && !code.includes(`${name}:`))).to.deep.equal(
+      [],
+    );
   });
 
   it('list every problem with its status', async () => {
@@ -124,6 +147,11 @@ function statedVariables(text: string) {
     else isExample = line.endsWith('Example:');
   }
   return variables;
+}
+
+/** The words in backticks that begin the rows of a table. */
+function firstCells(text: string): string[] {
+  return [...text.matchAll(/^\| `(\w+)` +\|/gm)].map(([, word = '']) => word);
 }
 
 function block(value: unknown): string {
