@@ -78,6 +78,7 @@ describe('the documents', () => {
   it('name no file or folder that does not exist', () => {
     const top = new Set(files.map((path) => path.split('/')[0] ?? ''));
     const names = new Set(files.map((path) => basename(path)));
+    const folders = new Set(files.flatMap((path) => dirname(path).split('/')));
     const found: string[] = [];
     for (const [name, text] of documents) {
       for (const word of codeOf(text).flatMap((code) => code.split(/[\s"'=(),;]+/))) {
@@ -90,6 +91,7 @@ describe('the documents', () => {
         );
         if (isInTree && !exists && !isWrittenByProgram(path)) found.push(`${name}: ${path}`);
         if (isFileName && !names.has(path) && !exists) found.push(`${name}: ${path}`);
+        if (/^[a-z-]+\/$/.test(path) && !folders.has(path.slice(0, -1))) found.push(`${name}: ${path}`);
       }
     }
     expectNone(found);

@@ -1,16 +1,15 @@
-import { glob, readFile, writeFile } from 'node:fs/promises';
-import { fileURLToPath } from 'node:url';
+import { readFile, writeFile } from 'node:fs/promises';
 import { expect } from 'chai';
+import { ERROR_CODES, type ErrorCode, isRetryable, RUN_ERROR_CODES, RUN_STATE } from 'wire';
 import { loadLoaderConfig, loadServeConfig } from '../src/config.ts';
-import { ERROR_CODES } from '../src/errors.ts';
+import { TRANSITIONS } from '../src/runs/transitions.ts';
 import { declare, patch, pushRun, startSystem, type TestSystem, untilFinal } from './support/system.ts';
 
 const ROOT = new URL('../../../', import.meta.url);
-const API = new URL('docs/api.md', ROOT);
 /** UPDATE_DOCS=1 writes what differs, instead of failing. */
 const UPDATES = process.env.UPDATE_DOCS === '1';
 
-/** What repeats the program in docs/api.md and .env.example. Links, paths and commands: e2e/documents.test.ts. */
+/** What repeats the program in docs/ and .env.example. Links, paths and commands: e2e/documents.test.ts. */
 describe('the documents of the service', () => {
   let system: TestSystem;
   before(async () => {
@@ -22,17 +21,19 @@ describe('the documents of the service', () => {
   async function expectGenerated(
     name: string,
     expected: string,
+    document = 'docs/api.md',
     isSame = (kept: string) => kept === expected,
   ) {
-    const text = await readFile(API, 'utf8');
+    const file = new URL(document, ROOT);
+    const text = await readFile(file, 'utf8');
     const begin = `<!-- generated: ${name} -->\n`;
     const start = text.indexOf(begin) + begin.length;
     const end = text.indexOf('<!-- end of generated -->', start);
-    expect(start, `docs/api.md has no "${name}"`).to.be.at.least(begin.length);
-    if (isSame(text.slice(start, end).trim())) return;
-    if (!UPDATES)
-      expect(text.slice(start, end).trim(), `${name}; UPDATE_DOCS=1 writes it`).to.equal(expected);
-    await writeFile(API, `${text.slice(0, start)}\n${expected}\n\n${text.slice(end)}`);
+    expect(start, `${document} has no "${name}"`).to.be.at.least(begin.length);
+    const kept = text.slice(start, end).trim();
+    if (isSame(kept)) return;
+    if (!UPDATES) expect(kept, `${document}, ${name}; UPDATE_DOCS=1 writes it`).to.equal(expected);
+    await writeFile(file, `${text.slice(0, start)}\n${expected}\n\n${text.slice(end)}`);
   }
 
   it('list every route of the OpenAPI document with its scope', async () => {
@@ -50,33 +51,34 @@ describe('the documents of the service', () => {
     await expectGenerated('routes', tableOf(['verb, path', 'scope', 'does'], rows));
   });
 
-  it('list every state, and the codes of failed runs that the loader has', async () => {
-    const { components } = (await (await system.request('GET', '/openapi.json')).json()) as {
-      components: { schemas: { Run: { properties: { state: { enum: string[] } } } } };
-    };
+  it('list every state, and every transition', async () => {
     const architecture = await readFile(new URL('docs/architecture.md', ROOT), 'utf8');
-    const states = firstCells(architecture.split('## States')[1]?.split('\n## ')[0] ?? '');
-    expect(states).to.have.members(components.schemas.Run.properties.state.enum);
+    const states = [...architecture.matchAll(/^\| `(\w+)` +\| .* \| .* \|$/gm)].map(([, word = '']) => word);
+    expect(states).to.include.members(RUN_STATE.options);
+    const code = (words: readonly string[]) => words.map((word) => `\`${word}\``).join(', ');
+    const rows = Object.values(TRANSITIONS).map(({ from, to, by, when }) => [
+      code(from),
+      code([to]),
+      by,
+      when,
+    ]);
+    await expectGenerated('transitions', tableOf(['from', 'to', 'by', 'when'], rows), 'docs/architecture.md');
+  });
 
-    const errors = await readFile(new URL('docs/errors.md', ROOT), 'utf8');
-    const codes = firstCells(errors.split('## The run failed')[1]?.split('\n## ')[0] ?? '');
-    expect(codes).to.have.length.above(6);
-    const sources = [];
-    for await (const file of glob(['apps/ingest-api/src/**/*.ts', 'packages/*/src/**/*.ts'], {
-      cwd: fileURLToPath(ROOT),
-    }))
-      sources.push(await readFile(new URL(file, ROOT), 'utf8'));
-    const code = sources.join('\n');
-    expect(codes.filter((name) => !code.includes(`'${name}'`) && !code.includes(`${name}:`))).to.deep.equal(
-      [],
-    );
+  it('list every code of a failed run, and what to do', async () => {
+    const rows = Object.entries(RUN_ERROR_CODES).map(([name, { happened, toDo }]) => [
+      `\`${name}\``,
+      happened,
+      toDo.join(' '),
+    ]);
+    await expectGenerated('failed runs', tableOf(['code', 'means', 'what to do'], rows), 'docs/errors.md');
   });
 
   it('list every problem with its status', async () => {
-    const rows = Object.entries(ERROR_CODES).map(([code, { status, retryable, title }]) => [
+    const rows = Object.entries(ERROR_CODES).map(([code, { status, title }]) => [
       `\`${code}\``,
       String(status),
-      retryable ? 'yes' : 'no',
+      isRetryable(code as ErrorCode) ? 'yes' : 'no',
       title,
     ]);
     await expectGenerated('problems', tableOf(['code', 'status', 'retryable', 'title'], rows));
@@ -88,19 +90,24 @@ describe('the documents of the service', () => {
       as_of: '2026-11-01T00:00:00Z',
       source: { host: 'scheduler-1' },
     });
-    await expectGenerated('run', block(run), hasShapeOf(run));
+    await expectGenerated('run', block(run), 'docs/api.md', hasShapeOf(run));
 
     const uploadUrl = run.missing.files[0]?.uploadUrl ?? '';
     const refused = await patch(system, uploadUrl, 5, Buffer.from(content).subarray(5, 10));
     const problem = await refused.json();
     const example = `\`\`\`\nHTTP/1.1 ${refused.status} ${refused.statusText}\nContent-Type: ${refused.headers.get('content-type')}\n\`\`\`\n\n${block(problem)}`;
     const withoutId = (text: string) => text.replace(/"request_id": "[^"]*"/, '');
-    await expectGenerated('problem', example, (kept) => withoutId(kept) === withoutId(example));
+    await expectGenerated(
+      'problem',
+      example,
+      'docs/api.md',
+      (kept) => withoutId(kept) === withoutId(example),
+    );
 
     const { needsAttention: _, ...status } = (await (await system.request('GET', '/v1/status')).json()) as {
       needsAttention: unknown;
     };
-    await expectGenerated('status', block(status), hasShapeOf(status));
+    await expectGenerated('status', block(status), 'docs/api.md', hasShapeOf(status));
   });
 
   it('show what is wrong with a failed run as the service says it', async () => {
@@ -147,11 +154,6 @@ function statedVariables(text: string) {
     else isExample = line.endsWith('Example:');
   }
   return variables;
-}
-
-/** The words in backticks that begin the rows of a table. */
-function firstCells(text: string): string[] {
-  return [...text.matchAll(/^\| `(\w+)` +\|/gm)].map(([, word = '']) => word);
 }
 
 function block(value: unknown): string {
