@@ -7,7 +7,7 @@ import { connect } from 'node:net';
 const { INGEST_PORT = '8080', INGEST_TLS_CERT_FILE, INGEST_TLS_CLIENT_CA_FILE } = process.env;
 const port = Number(INGEST_PORT);
 
-/** A service that requires client certificates accepts only a connection from this check, which has none. */
+/** A service that requires client certificates answers no request without one, so only the connection is tested. */
 async function accepts() {
   const socket = connect(port, '127.0.0.1');
   await once(socket, 'connect');
@@ -17,7 +17,7 @@ async function accepts() {
 
 async function isReady() {
   const get = INGEST_TLS_CERT_FILE ? getHttps : getHttp;
-  // The certificate names the service, not this address, and the service is this container's own.
+  // The certificate has the name of the service, not this address. The connection stays inside the container.
   const request = get({ host: '127.0.0.1', port, path: '/readyz', timeout: 4000, rejectUnauthorized: false });
   request.once('timeout', () => request.destroy(new Error('no answer within 4 s')));
   const [response] = await once(request, 'response');

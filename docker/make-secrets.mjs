@@ -1,12 +1,12 @@
-// Creates the passwords of a compose project once; existing files stay. Each file is in a volume that only its users
-// mount, so the service never sees the owner's password. Without dependencies, because it runs in the image.
+// Creates the passwords of a compose project, and keeps those that exist. Each file is in a volume that only its users
+// mount, so the service cannot read the owner's password. Runs in the image, without dependencies.
 import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 
 const ROOT = process.env.SECRETS_ROOT ?? '/secrets';
 const HOST = process.env.SECRETS_DATABASE_HOST ?? 'postgres:5432';
 
-/** Readable by any user: access is decided by mounting the volume. */
+/** Readable by every user, because containers run as different users. The mount decides who can read it. */
 function write(name, text) {
   writeFileSync(`${ROOT}/${name}`, text, { mode: 0o444, flag: 'wx' });
 }
@@ -25,4 +25,4 @@ if (!existsSync(`${ROOT}/monitoring/grafana-password`))
 makeLogin('owner', 'ingest_owner');
 makeLogin('service', 'ingest_service');
 makeLogin('loader', 'ingest_load');
-console.log('the secrets exist');
+console.log('All secrets exist.');
