@@ -11,10 +11,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { parseArgs } from 'node:util';
-import { peakMb, watchPeaks } from '../e2e/support/peak-memory.ts';
-import { startTcpProxy } from '../e2e/support/tcp-proxy.ts';
+import { peakMb, waitFor, watchPeaks } from '../e2e/support/programs.ts';
+import { startTcpProxy } from '../e2e/support/proxies.ts';
 import { startTestSystem } from '../e2e/support/test-system.ts';
-import { waitFor } from '../e2e/support/wait-for.ts';
 import { startBenchServer } from './bench-server.ts';
 import { writeScoreFile } from './score-file.ts';
 

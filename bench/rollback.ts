@@ -11,7 +11,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import pg from 'pg';
-import { runProgram } from '../e2e/support/program.ts';
+import { runProgram } from '../e2e/support/programs.ts';
 import { startTestSystem } from '../e2e/support/test-system.ts';
 import { startBenchServer } from './bench-server.ts';
 import { median } from './median.ts';

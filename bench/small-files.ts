@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { startPostgres } from 'local-postgres';
-import { watchPeaks } from '../e2e/support/peak-memory.ts';
+import { watchPeaks } from '../e2e/support/programs.ts';
 import { startTestSystem } from '../e2e/support/test-system.ts';
 
 const { values } = parseArgs({

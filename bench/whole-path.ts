@@ -12,7 +12,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { peakMb } from '../e2e/support/peak-memory.ts';
+import { peakMb } from '../e2e/support/programs.ts';
 import { startBenchServer } from './bench-server.ts';
 import { report } from './part-result.ts';
 import { type PathSystem, startPathSystem } from './path/path-system.ts';

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect } from 'chai';
-import { waitFor } from './support/wait-for.ts';
+import { waitFor } from './support/programs.ts';
 
 const LAB = fileURLToPath(new URL('../scripts/lab/main.ts', import.meta.url));
 

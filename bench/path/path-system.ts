@@ -1,8 +1,7 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { watchPeaks } from '../../e2e/support/peak-memory.ts';
+import { waitFor, watchPeaks } from '../../e2e/support/programs.ts';
 import { startTestSystem } from '../../e2e/support/test-system.ts';
-import { waitFor } from '../../e2e/support/wait-for.ts';
 import { emptyFolder } from '../quiet-disk.ts';
 
 const PUBLISHED_WITHIN_MS = 60 * 60_000;
