@@ -1,10 +1,11 @@
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { link, mkdir, readFile } from 'node:fs/promises';
+import { link, mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { BenchDatabase } from './bench-database.ts';
+import { peakMb } from '../e2e/support/programs.ts';
+import type { BenchDatabase } from './database.ts';
 import type { ScoreFile } from './score-file.ts';
 
 const INGEST_API = path.join(import.meta.dirname, '../apps/ingest-api/bin/ingest-api.js');
@@ -16,16 +17,13 @@ export interface OurLoad {
   readonly peakResidentMb: number;
 }
 
-export interface BenchLoader {
-  /** Loads one revision of model `bench`, as if it had just been received, and ends the loader. */
-  load(data: { jsonPath: string; file: ScoreFile }, run: string): Promise<OurLoad>;
-}
-
-/** The real program, as its own process. */
-export async function startBenchLoader(
+/** Starts a real loader, which loads one revision of model `bench` as if the service had just received it. */
+export async function loadOnce(
   database: BenchDatabase,
+  { jsonPath, file }: { readonly jsonPath: string; readonly file: ScoreFile },
+  run: string,
   maintenanceWorkMem: string,
-): Promise<BenchLoader> {
+): Promise<OurLoad> {
   const dataDir = path.join(database.dir, 'uploads');
   await mkdir(dataDir, { recursive: true });
   const loader = spawn(process.execPath, [INGEST_API, 'load'], {
@@ -39,24 +37,19 @@ export async function startBenchLoader(
     stdio: ['ignore', 'inherit', 'inherit'],
   });
   const exited = once(loader, 'exit');
-  return {
-    async load({ jsonPath, file }, run) {
-      try {
-        const uploadId = randomBytes(16).toString('hex');
-        await link(jsonPath, path.join(dataDir, uploadId));
-        await queueRevision(database, run, uploadId, file);
-        const published = untilPublished(database, run);
-        const ended = exited.then(() =>
-          Promise.reject(new Error('The loader ended before the run was published.')),
-        );
-        const times = await Promise.race([published, ended]);
-        return { ...times, peakResidentMb: await peakResidentMb(loader.pid ?? 0) };
-      } finally {
-        loader.kill('SIGTERM');
-        await exited;
-      }
-    },
-  };
+  try {
+    const uploadId = randomBytes(16).toString('hex');
+    await link(jsonPath, path.join(dataDir, uploadId));
+    await queueRevision(database, run, uploadId, file);
+    const ended = exited.then(() =>
+      Promise.reject(new Error('The loader ended before it published the run; its error is above.')),
+    );
+    const times = await Promise.race([untilPublished(database, run), ended]);
+    return { ...times, peakResidentMb: await peakMb(loader.pid ?? 0) };
+  } finally {
+    loader.kill('SIGTERM');
+    await exited;
+  }
 }
 
 async function queueRevision(
@@ -85,7 +78,7 @@ interface Attempt {
   readonly phases: { readonly copying: number; readonly building_key: number };
 }
 
-/** Seconds from the claim until the publication could be seen from outside, COMMIT included. */
+/** Seconds from the claim until another connection sees the publication, COMMIT included. */
 async function untilPublished(
   { client }: BenchDatabase,
   run: string,
@@ -103,13 +96,7 @@ async function untilPublished(
       return { seconds, phases: { copySeconds: phases.copying, keySeconds: phases.building_key } };
     }
     if (attempt?.outcome != null)
-      throw new Error(`The load ended as ${attempt.outcome}: ${attempt.error ?? 'no reason kept'}`);
+      throw new Error(`The load ended as ${attempt.outcome}: ${attempt.error ?? 'no reason recorded'}`);
     await delay(POLL_MS);
   }
-}
-
-/** Linux only; 0 elsewhere. */
-export async function peakResidentMb(pid: number): Promise<number> {
-  const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
-  return Math.round(Number(/VmHWM:\s+(\d+)/.exec(status)?.[1] ?? 0) / 1024);
 }
