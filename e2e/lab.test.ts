@@ -58,7 +58,7 @@ describe('npm run lab', function () {
     const second = await lab(source);
     expect(second.code, second.output).to.equal(0);
     expect(second.output)
-      .to.contain('one is up already')
+      .to.contain('a lab is already running')
       .and.to.match(/tiny +r1 +2 /);
 
     up.kill('SIGINT');

@@ -1,27 +1,28 @@
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { LabFailure } from './lab-failure.ts';
 
 export const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 
-/** What is tried when LAB_PORT says nothing; where it is taken, any free port will do. */
-export const USUAL_PORT = 8080;
+/** An error that the user can fix; the message says how. It is printed without a stack. */
+export class LabFailure extends Error {
+  override readonly name = 'LabFailure';
+}
 
 export interface LabSettings {
   home: string;
-  /** What LAB_PORT asks for. */
+  /** The port in LAB_PORT. */
   port: number | undefined;
-  /** The directory to push; undefined pushes the samples. */
+  /** The directory to push; undefined: the samples. */
   sourceDir: string | undefined;
-  /** Leave when the push is done. */
+  /** Stop after the push. */
   exit: boolean;
-  /** Every other argument, for `uploader push`. */
+  /** All other arguments, for `uploader push`. */
   uploaderArgs: string[];
 }
 
 /** `npm run lab -- [DIR] [--exit] [options of uploader push]` */
 export function readLabSettings(args: string[], env: Record<string, string | undefined>): LabSettings {
-  // npm runs scripts in the root of the checkout; paths are meant from where the person stands.
+  // npm runs scripts in the root of the checkout; a relative path is relative to the folder of the user's shell.
   const startDir = env.INIT_CWD ?? process.cwd();
   const rest = args.filter((arg) => arg !== '--exit');
   const dir = rest[0]?.startsWith('-') ? undefined : rest[0];
@@ -39,6 +40,6 @@ function readPort(text: string | undefined): number | undefined {
   const port = Number(text);
   if (Number.isInteger(port) && port >= 0 && port <= 65_535) return port;
   throw new LabFailure(
-    `LAB_PORT is "${text}", which is no port. Set it to a number from 0 (any free one) to 65535.`,
+    `LAB_PORT is "${text}", which is not a port number. Set it to a number from 0 (any free port) to 65535.`,
   );
 }

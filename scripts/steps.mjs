@@ -1,6 +1,8 @@
+// Runs other programs for run.mjs and setup.mjs, on any Node from 18 on, without packages.
 import { spawn } from 'node:child_process';
+import { delimiter, join } from 'node:path';
 
-const SIGN_OF_LIFE_MS = 10_000;
+const STILL_RUNNING_EVERY_MS = 10_000;
 const KEPT_OUTPUT_CHARACTERS = 200_000;
 
 export class StepFailed extends Error {
@@ -11,7 +13,16 @@ export class StepFailed extends Error {
   }
 }
 
-/** Runs a step of the set-up. It shows a line every 10 s, and its output when it fails (or always: `stream`). */
+/** An environment whose PATH has the checkout's own Node 26 and programs before those of the machine. */
+export function toolEnvironment(root) {
+  return {
+    ...process.env,
+    PATH: join(root, 'node_modules/.bin') + delimiter + process.env.PATH,
+    TURBO_TELEMETRY_DISABLED: '1',
+  };
+}
+
+/** Runs a step of the setup. Prints a line every 10 s, and the step's output when it fails (`stream`: always). */
 export async function runStep(command, args, { cwd, env, hint, stream = false }) {
   const child = spawn(command, args, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] });
   const startedMs = Date.now();
@@ -24,30 +35,30 @@ export async function runStep(command, args, { cwd, env, hint, stream = false })
       else output = (output + text).slice(-KEPT_OUTPUT_CHARACTERS);
     });
   }
-  const signOfLife = setInterval(() => {
-    if (stream && Date.now() - lastOutputMs < SIGN_OF_LIFE_MS) return;
-    console.log(`setup: still at it after ${Math.round((Date.now() - startedMs) / 1000)} s`);
-  }, SIGN_OF_LIFE_MS);
-  const end = await ending(child);
-  clearInterval(signOfLife);
+  const stillRunning = setInterval(() => {
+    if (stream && Date.now() - lastOutputMs < STILL_RUNNING_EVERY_MS) return;
+    console.log(`setup: still running after ${Math.round((Date.now() - startedMs) / 1000)} s`);
+  }, STILL_RUNNING_EVERY_MS);
+  const end = await endOf(child);
+  clearInterval(stillRunning);
   if (end.code === 0) return;
   process.stdout.write(output);
   throw failure(command, args, end, hint);
 }
 
-/** Runs the task itself on the terminal as it is, and hands signals on. */
+/** Runs the task itself on the terminal, and forwards signals to it. */
 export async function runAttached(command, args, { cwd, env, hint }) {
   const child = spawn(command, args, { cwd, env, stdio: 'inherit' });
-  const handOn = (signal) => child.kill(signal);
-  // On a terminal Ctrl-C reaches the child by itself, and a second SIGINT would cut its orderly end short.
-  const onInterrupt = process.stdin.isTTY ? () => {} : handOn;
-  process.on('SIGINT', onInterrupt).on('SIGTERM', handOn).on('SIGHUP', handOn);
-  const end = await ending(child);
-  process.off('SIGINT', onInterrupt).off('SIGTERM', handOn).off('SIGHUP', handOn);
+  const forward = (signal) => child.kill(signal);
+  // On a terminal Ctrl-C also reaches the child, and a second SIGINT would interrupt its shutdown.
+  const onInterrupt = process.stdin.isTTY ? () => {} : forward;
+  process.on('SIGINT', onInterrupt).on('SIGTERM', forward).on('SIGHUP', forward);
+  const end = await endOf(child);
+  process.off('SIGINT', onInterrupt).off('SIGTERM', forward).off('SIGHUP', forward);
   if (end.code !== 0) throw failure(command, args, end, hint);
 }
 
-function ending(child) {
+function endOf(child) {
   return new Promise((resolve) => {
     child.once('error', (error) => resolve({ code: 127, error }));
     child.once('close', (code, signal) => resolve({ code: code ?? 1, signal }));
