@@ -78,7 +78,7 @@ export function formatResult(result: BenchResult): string {
   return [
     `\`npm run bench${result.form === 'short' ? '' : ` -- --${result.form}`}\`, ${result.startedAt}, commit ${result.commit}`,
     formatMachine(result.machine),
-    formatTable(targetsOf(result)),
+    ...[targetsOf(result)].filter(({ rows }) => rows.length > 0).map(formatTable),
     ...result.parts.flatMap(({ tables }) => tables.map(formatTable)),
   ].join('\n\n');
 }

@@ -99,8 +99,8 @@ describe('The example DAG in a real Airflow', function () {
     expect(names.filter((name) => name.includes('task_id=push/')).length).to.be.at.least(2);
     const texts = await Promise.all(names.map((name) => readFile(join(home, 'logs', name), 'utf8')));
     expect(texts.join('\n')).to.not.include(system.token);
-    const told = names.findIndex((name) => name.includes('task_id=tell/'));
-    expect(texts[told]).to.match(/revision 1, \d+ of \d+ bytes sent/);
+    const tellLog = names.findIndex((name) => name.includes('task_id=tell/'));
+    expect(texts[tellLog]).to.match(/revision 1, \d+ of \d+ bytes sent/);
   });
 
   /** Resolves to undefined until the DAG processor has read the file. */
