@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect } from 'chai';
-import { waitFor } from './support/wait-for.ts';
+import { waitFor } from './support/programs.ts';
 
 const LAB = fileURLToPath(new URL('../scripts/lab/main.ts', import.meta.url));
 
@@ -59,7 +59,7 @@ describe('npm run lab', function () {
     const second = await lab(source);
     expect(second.code, second.output).to.equal(0);
     expect(second.output)
-      .to.contain('one is up already')
+      .to.contain('a lab is already running')
       .and.to.match(/tiny +r1 +2 /);
 
     up.kill('SIGINT');

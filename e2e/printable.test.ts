@@ -1,7 +1,7 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import type { RunningProgram } from './support/program.ts';
+import type { RunningProgram } from './support/programs.ts';
 import { type Service, startTestSystem, type TestSystem } from './support/test-system.ts';
 
 /** What moves a cursor, changes colours or turns the direction of writing: C0 but for line breaks, C1, bidirectional. */

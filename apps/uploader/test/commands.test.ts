@@ -10,8 +10,8 @@ import {
 import { join } from 'node:path';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { expect } from 'chai';
+import { startTcpProxy } from '../../../e2e/support/proxies.ts';
 import { writeScoreFile } from '../../../e2e/support/score-file.ts';
-import { startTcpProxy } from '../../../e2e/support/tcp-proxy.ts';
 import { type Service, startTestSystem, type TestSystem } from '../../../e2e/support/test-system.ts';
 import { lastLine, startUploader } from './support/run-uploader.ts';
 import { makeScratch } from './support/scratch.ts';

@@ -1,7 +1,7 @@
 import { appendFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { runProgram } from '../../../e2e/support/program.ts';
+import { runProgram } from '../../../e2e/support/programs.ts';
 import { writeScoreFile } from '../../../e2e/support/score-file.ts';
 import { type Service, startTestSystem, type TestSystem } from '../../../e2e/support/test-system.ts';
 
