@@ -17,8 +17,7 @@ import {
 
 const STALL_MS = 2_000;
 
-describe('a load that does not move', function () {
-  this.timeout(60_000);
+describe('a load that does not move', () => {
   let system: TestSystem;
   beforeEach(async () => {
     system = await startSystem();

@@ -29,8 +29,7 @@ interface AxeResult {
   }[];
 }
 
-describe('the status page', function () {
-  this.timeout(60_000);
+describe('the status page', () => {
   let browser: Browser | undefined;
   let system: TestSystem;
   let token: string;
