@@ -10,8 +10,7 @@ const LINES = 500_000;
 /** Manifest, headers, and what the uploader asks while it waits. */
 const TALK_BYTES = 256 * 1024;
 
-describe('A push whose parts are killed and cut off', function () {
-  this.timeout(90_000);
+describe('A push whose parts are killed and cut off', () => {
   let system: TestSystem;
   let service: Service;
   let proxy: TcpProxy;

@@ -8,7 +8,7 @@ import { testSeed, writeScoreFile } from './support/score-file.ts';
 import { startTestSystem, type TestSystem } from './support/test-system.ts';
 
 /** Enough for a load that can be caught while it copies. */
-const LINES = 3_000_000;
+const LINES = 1_500_000;
 /** What the load's transaction asks of TCP: 15 s of silence, three probes 5 s apart; and time on a busy machine. */
 const NOTICED_WITHIN_MS = 50_000;
 

@@ -24,8 +24,7 @@ interface Attempt {
 }
 
 /** SIGSTOP, as a paused VM: it keeps its connections, its transactions and its open files, and wakes as if nothing was. */
-describe('A process that is frozen', function () {
-  this.timeout(120_000);
+describe('A process that is frozen', () => {
   let system: TestSystem;
   before(async () => {
     system = await startTestSystem();

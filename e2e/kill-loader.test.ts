@@ -18,8 +18,7 @@ interface Attempt {
   outcome: string | null;
 }
 
-describe('A loader that is killed', function () {
-  this.timeout(120_000);
+describe('A loader that is killed', () => {
   let system: TestSystem;
 
   before(async () => {

@@ -10,8 +10,7 @@ import { waitFor } from './support/programs.ts';
 
 const LAB = fileURLToPath(new URL('../scripts/lab/main.ts', import.meta.url));
 
-describe('npm run lab', function () {
-  this.timeout(90_000);
+describe('npm run lab', () => {
   let home: string;
   let source: string;
   let env: NodeJS.ProcessEnv;

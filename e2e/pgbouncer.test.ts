@@ -75,8 +75,7 @@ async function isInstalled(): Promise<boolean> {
   );
 }
 
-describe('behind PgBouncer', function () {
-  this.timeout(90_000);
+describe('behind PgBouncer', () => {
   let system: TestSystem;
   let pooler: Pooler | undefined;
   before(async function () {

@@ -8,8 +8,7 @@ import { type Service, startTestSystem, type TestSystem } from './support/test-s
 const UNSAFE = /(?!\n)[\p{Cc}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/u;
 const EVIL = '\u001b[31m\u009b2J\u202egnp.exe\u2066\u0007\u007f';
 
-describe('what a person is shown of what a client has said', function () {
-  this.timeout(60_000);
+describe('what a person is shown of what a client has said', () => {
   let system: TestSystem;
   let service: Service;
   let loader: RunningProgram;

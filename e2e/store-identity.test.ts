@@ -10,8 +10,7 @@ interface Marker {
 }
 
 /** A folder that was not mounted, or is another one, must not make the service forget what it has acknowledged. */
-describe('a folder that is not the store of the database', function () {
-  this.timeout(90_000);
+describe('a folder that is not the store of the database', () => {
   let system: TestSystem;
   let service: Service;
   let folder: string;

@@ -8,8 +8,7 @@ import { type Service, startTestSystem, type TestSystem } from './support/test-s
 
 const CHUNK_BYTES = 512 * 1024;
 
-describe('uploader push, of files that change, vanish, or have odd names', function () {
-  this.timeout(120_000);
+describe('uploader push, of files that change, vanish, or have odd names', () => {
   let system: TestSystem;
   let service: Service;
   let proxy: FaultProxy;

@@ -11,8 +11,7 @@ import {
   untilFinal,
 } from './support/system.ts';
 
-describe('compressed files', function () {
-  this.timeout(60_000);
+describe('compressed files', () => {
   let system: TestSystem;
   before(async () => {
     system = await startSystem();

@@ -13,8 +13,7 @@ const ENDS = {
   expired: 'UPDATE ingest.api_token SET expires_at = now() WHERE name = $1',
 };
 
-describe('what a token has under way when it ends', function () {
-  this.timeout(60_000);
+describe('what a token has under way when it ends', () => {
   let system: TestSystem;
   before(async () => {
     system = await startSystem();

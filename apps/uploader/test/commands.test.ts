@@ -97,8 +97,7 @@ describe('uploader check', () => {
   });
 });
 
-describe('the uploader, to the real service,', function () {
-  this.timeout(60_000);
+describe('the uploader, to the real service,', () => {
   let system: TestSystem;
   let service: Service;
   let folder = 0;

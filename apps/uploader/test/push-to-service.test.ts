@@ -8,8 +8,7 @@ import { type Service, startTestSystem, type TestSystem } from '../../../e2e/sup
 import { lastLine } from './support/run-uploader.ts';
 import { waitUntil } from './support/wait-until.ts';
 
-describe('uploader push, to the real service', function () {
-  this.timeout(60_000);
+describe('uploader push, to the real service', () => {
   let system: TestSystem;
   let service: Service;
 

@@ -5,8 +5,7 @@ import { runProgram } from '../../../e2e/support/programs.ts';
 import { writeScoreFile } from '../../../e2e/support/score-file.ts';
 import { type Service, startTestSystem, type TestSystem } from '../../../e2e/support/test-system.ts';
 
-describe('uploader status, publish and retry, to the real service', function () {
-  this.timeout(60_000);
+describe('uploader status, publish and retry, to the real service', () => {
   let system: TestSystem;
   let service: Service;
   let operator: Record<string, string>;

@@ -9,8 +9,7 @@ import { waitUntil } from './support/wait-until.ts';
 const MIB = 2 ** 20;
 const ESCAPE = String.fromCharCode(27);
 
-describe('uploader push, on a real terminal', function () {
-  this.timeout(60_000);
+describe('uploader push, on a real terminal', () => {
   let server: IngestServer;
   let scratch: ReturnType<typeof makeScratch>;
   let run: TerminalRun | undefined;

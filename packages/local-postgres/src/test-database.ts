@@ -1,6 +1,7 @@
-// Databases for tests, on one real PostgreSQL. `local-postgres/mocha-fixture` is this file: a root plugin of mocha
-// (`require` in .mocharc.json) that starts a server for the test run and sets TEST_DATABASE_URL, the address of its
-// superuser. When that variable is set already, the tests use the server that it names.
+// Databases for tests, on a real PostgreSQL. `local-postgres/mocha-fixture` is this file: a root plugin of mocha (`require`
+// in .mocharc.json) that starts one server for each process that runs tests, which is each worker of `mocha --parallel`. Roles,
+// settings and the list of sessions belong to a server, so test files that run at the same time do not share one.
+// TEST_DATABASE_URL is the address of its superuser; when that variable is set already, the tests use the server that it names.
 import { randomBytes } from 'node:crypto';
 import { mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -11,6 +12,9 @@ import { type RunningPostgres, startPostgres } from './start-postgres.ts';
 
 const GONE_WITHIN_MS = 3_000;
 const POLL_MS = 20;
+const START_WITHIN_MS = 60_000;
+/** A worker runs the hooks once for each of its files, and keeps its server for the next one. */
+const IS_WORKER = process.env.MOCHA_WORKER_ID !== undefined;
 
 export interface TemplateRecipe {
   /** Databases of the same name are clones of one template, which is prepared once per mocha process. */
@@ -28,26 +32,31 @@ export interface TestDatabase {
 const templates = new Map<string, Promise<string>>();
 let postgres: RunningPostgres | undefined;
 
-export async function mochaGlobalSetup(): Promise<void> {
-  if (process.env.TEST_DATABASE_URL) return;
-  postgres = await startPostgres({
-    dataDir: await mkdtemp(join(tmpdir(), 'score-ingest-test-')),
-    temporary: true,
-    settings: {
-      // The data is not needed after the run, so it need not reach the disk.
-      fsync: 'off',
-      synchronous_commit: 'off',
-      full_page_writes: 'off',
-      max_connections: '200',
-      shared_buffers: '128MB',
-    },
-  });
-  process.env.TEST_DATABASE_URL = postgres.superuserUrl;
-}
+export const mochaHooks = {
+  async beforeAll(this: Mocha.Context): Promise<void> {
+    if (process.env.TEST_DATABASE_URL) return;
+    this.timeout(START_WITHIN_MS);
+    postgres = await startPostgres({
+      dataDir: await mkdtemp(join(tmpdir(), 'score-ingest-test-')),
+      temporary: true,
+      settings: {
+        // The data is not needed after the run, so it need not reach the disk.
+        fsync: 'off',
+        synchronous_commit: 'off',
+        full_page_writes: 'off',
+        max_connections: '200',
+        shared_buffers: '128MB',
+      },
+    });
+    process.env.TEST_DATABASE_URL = postgres.superuserUrl;
+  },
 
-export async function mochaGlobalTeardown(): Promise<void> {
-  await (postgres === undefined ? dropTemplates() : postgres.stop());
-}
+  async afterAll(this: Mocha.Context): Promise<void> {
+    if (postgres === undefined) await dropTemplates();
+    // The server of a worker ends with its process (`host.ts`).
+    else if (!IS_WORKER) await postgres.stop();
+  },
+};
 
 /** A new database on the server of TEST_DATABASE_URL: empty, or a clone of a migrated template. */
 export async function createTestDatabase(recipe?: TemplateRecipe): Promise<TestDatabase> {

@@ -6,8 +6,7 @@ import { createRandom, testLineCount, testSeed } from './random.ts';
 const read = (text: string) => numberOf(Buffer.from(text), 0, text.length);
 
 describe('a score as a double', () => {
-  it('is the nearest one to its digits, as Number says, for random decimals', function () {
-    this.timeout(60_000);
+  it('is the nearest one to its digits, as Number says, for random decimals', () => {
     const random = createRandom(testSeed());
     const digits = (count: number) => Array.from({ length: count }, () => random.int(10)).join('');
     for (let i = 0; i < testLineCount(200_000); i++) {
@@ -17,8 +16,7 @@ describe('a score as a double', () => {
     }
   });
 
-  it('is the same double again when a double is written in full', function () {
-    this.timeout(60_000);
+  it('is the same double again when a double is written in full', () => {
     const random = createRandom(testSeed());
     const double = new Float64Array(1);
     const words = new Uint32Array(double.buffer);

@@ -64,8 +64,7 @@ const refused: Record<string, string> = {
   'a line too long by a byte': `${largest('"x":1')} `,
 };
 
-describe('at its limits', function () {
-  this.timeout(60_000);
+describe('at its limits', () => {
   let client: pg.Client;
 
   before(async function () {

@@ -30,9 +30,7 @@ function* withTwoBytesMissing(line: Buffer): Generator<Buffer> {
   }
 }
 
-describe('usual lines with a fault, against JSON.parse', function () {
-  this.timeout(60_000);
-
+describe('usual lines with a fault, against JSON.parse', () => {
   for (const usualLine of usualLines) {
     it(`finds every wrong or missing byte of ${JSON.stringify(usualLine)}`, () => {
       const line = Buffer.from(usualLine);

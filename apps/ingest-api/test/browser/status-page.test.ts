@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { expect } from 'chai';
 import type { Browser, Page } from 'playwright-core';
+import { holdBackend } from '../support/hold-backend.ts';
 import {
   declare,
   eventually,
@@ -28,8 +29,7 @@ interface AxeResult {
   }[];
 }
 
-describe('the status page', function () {
-  this.timeout(60_000);
+describe('the status page', () => {
   let browser: Browser | undefined;
   let system: TestSystem;
   let token: string;
@@ -188,8 +188,8 @@ describe('the status page', function () {
 
   it('shows the phase of a load while it goes on', async () => {
     const files = [{ name: 'a.jsonl', content: scoreLines(400_000) }];
-    const [pid] = await Promise.all([
-      stopBackendAt('pg_stat_progress_copy', 'bytes_processed > 0'),
+    const [letCopy] = await Promise.all([
+      holdBackend(system, 'pg_stat_progress_copy', 'bytes_processed > 0'),
       pushRun(system, 'slow', '2026-10', files),
     ]);
     try {
@@ -199,9 +199,13 @@ describe('the status page', function () {
       await phases.locator('[aria-current=step]', { hasText: 'Copying rows' }).waitFor();
       await page.getByText(/ rows · .*(left in this step|time left unknown)/).waitFor();
     } finally {
-      process.kill(pid, 'SIGCONT');
+      letCopy();
     }
-    const builder = await stopBackendAt('pg_stat_progress_create_index', `phase LIKE 'building index: %'`);
+    const letBuild = await holdBackend(
+      system,
+      'pg_stat_progress_create_index',
+      `phase LIKE 'building index: %'`,
+    );
     try {
       const now = page.locator('[aria-current=step]', { hasText: 'Building the primary key' });
       await now.waitFor();
@@ -209,26 +213,11 @@ describe('the status page', function () {
         .getByText(/^(reading the rows|sorting \(PostgreSQL|writing the index).* · 400,000 rows/)
         .waitFor();
     } finally {
-      process.kill(builder, 'SIGCONT');
+      letBuild();
     }
     await seeState('published');
     expect(complaints).to.deep.equal([]);
   });
-
-  /** Holds the backend of the load in the middle of what it does, so that there is time to look. */
-  async function stopBackendAt(progressView: string, condition: string): Promise<number> {
-    const [backend] = await eventually(
-      () =>
-        system.query<{ pid: number }>(
-          `SELECT pid FROM ${progressView} WHERE datname = current_database() AND ${condition}`,
-        ),
-      (rows) => rows.length === 1,
-      PATIENCE_MS,
-    );
-    if (backend === undefined) throw new Error('There is no load.');
-    process.kill(backend.pid, 'SIGSTOP');
-    return backend.pid;
-  }
 
   it('says why a run was rejected, where, and shows the line', async () => {
     await signIn();
