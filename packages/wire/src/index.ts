@@ -2,11 +2,13 @@ export {
   type ClientAction,
   ERROR_CODES,
   type ErrorCode,
+  EXIT_CODE_OF,
+  type ExitCode,
+  type FaultKind,
   isRetryable,
   RUN_ERROR_CODES,
   type RunErrorCode,
 } from './errors.ts';
-export { EXIT_CODE_OF, type ExitCode, type FaultKind } from './exit-codes.ts';
 export {
   FILE_NAME,
   FILE_NAME_RULE,

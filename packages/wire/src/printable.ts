@@ -9,16 +9,16 @@ export function printable(text: string): string {
   return text.replace(UNSAFE, (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`);
 }
 
-/** The same, line by line. */
+/** The same for a text of several lines: its line feeds stay. */
 export function printableLines(text: string): string {
   return text.split('\n').map(printable).join('\n');
 }
 
-/** The same for JSON, with JSON's own escapes, so that its meaning does not change. */
+/** The same for lines of JSON, with JSON's own escapes, so that the values do not change. */
 export function printableJson(json: string): string {
   return json.replace(UNSAFE, (character) =>
     character === '\n'
-      ? character // between lines; within a string JSON has escaped it
+      ? character // it separates lines; inside a string it is escaped already
       : utf16(character),
   );
 }
