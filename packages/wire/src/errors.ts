@@ -1,11 +1,12 @@
 /**
- * Every error code of the system, once: the status and title that the service answers, the page that explains the error
- * (`/problems/{code}`), and what a client does about it. The OpenAPI document and the metrics are made from these tables.
+ * Every error code of the system, once: the status and title that the service answers, the page that explains
+ * the error (`/problems/{code}`), and what a client does about it. The OpenAPI document and the metrics are
+ * made from these tables.
  */
 
 /**
- * What went wrong, in the words that decide what the caller does next. The exit codes are those of sysexits(3) where one
- * fits, so that a scheduler can tell "run it again" (75) from "a person must act" (65).
+ * What went wrong, in the words that decide what the caller does next. The exit codes are those of
+ * sysexits(3) where one fits, so that a scheduler can tell "run it again" (75) from "a person must act" (65).
  */
 export type FaultKind = 'bug' | 'usage' | 'data' | 'source' | 'try_again' | 'not_allowed';
 
@@ -21,7 +22,10 @@ export const EXIT_CODE_OF: Readonly<Record<FaultKind, ExitCode>> = {
   not_allowed: 77,
 };
 
-/** What a client does about an error: it tries again, declares the run again, or ends with the exit code of a fault. */
+/**
+ * What a client does about an error: it tries again, declares the run again, or ends with the exit code of a
+ * fault.
+ */
 export type ClientAction = 'retry' | 'declare_again' | FaultKind;
 
 interface ErrorEntry {

@@ -43,4 +43,14 @@ export {
   runList,
   runSummary,
 } from './run.ts';
-export { model, modelList, probe, problem, type Session, type Status, session, status } from './service.ts';
+export {
+  model,
+  modelList,
+  type Problem,
+  probe,
+  problem,
+  type Session,
+  type Status,
+  session,
+  status,
+} from './service.ts';

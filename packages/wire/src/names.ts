@@ -1,5 +1,5 @@
-// The rules for names that a caller chooses: the same for service and uploader, so that the uploader finds a bad name
-// before it hashes or sends anything.
+// The rules for names that a caller chooses: the same for service and uploader, so that the uploader finds a
+// bad name before it hashes or sends anything.
 import { printable } from './printable.ts';
 
 declare const checked: unique symbol;

@@ -2,8 +2,9 @@
 const UNSAFE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
 
 /**
- * Text that is safe in a terminal, a log or a page: a character that would move the cursor, change colours or turn the
- * direction of writing becomes an escape such as `\u{202e}`. For every text from a client, a file or PostgreSQL.
+ * Text that is safe in a terminal, a log or a page: a character that would move the cursor, change colours or
+ * turn the direction of writing becomes an escape such as `\u{202e}`. For every text from a client, a file or
+ * PostgreSQL.
  */
 export function printable(text: string): string {
   return text.replace(UNSAFE, (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`);

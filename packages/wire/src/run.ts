@@ -1,6 +1,7 @@
 /**
- * A run in the JSON answers of the service: the one definition of it for service, uploader, page and OpenAPI document.
- * Instants are RFC 3339 in UTC. `null` means that there is no such value; what it means is said where it is not obvious.
+ * A run in the JSON answers of the service: the one definition of it for service, uploader, page and OpenAPI
+ * document. Instants are RFC 3339 in UTC. `null` means that there is no such value; what it means is said
+ * where it is not obvious.
  */
 import { z } from 'zod';
 

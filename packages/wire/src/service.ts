@@ -26,6 +26,7 @@ export const modelList = z
   .object({ models: z.array(model), nextCursor: z.string().nullable() })
   .meta({ id: 'ModelList' });
 
+/** Every error of a request (RFC 9457). */
 export const problem = z
   .object({
     type: z.string().describe('/problems/{code}: a page that says what to do'),
@@ -83,5 +84,6 @@ export const session = z
   })
   .meta({ id: 'Session' });
 
+export type Problem = z.infer<typeof problem>;
 export type Status = z.infer<typeof status>;
 export type Session = z.infer<typeof session>;
