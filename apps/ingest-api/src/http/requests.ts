@@ -1,11 +1,11 @@
 import type { Request, Response } from 'express';
-import { FILE_NAME, FILE_NAME_RULE, type ModelName, parseModelName } from 'wire';
+import { FILE_NAME, FILE_NAME_RULE, type ModelName, parseModelName, RUN_KEY, RUN_KEY_RULE } from 'wire';
 import { z } from 'zod';
 import { IngestError } from '../errors.ts';
 import { chargeMemory, receiveJson } from './json-body.ts';
 import { LongArray } from './json-text.ts';
 
-export const runKey = z.string().regex(/^[^\p{C}]{1,200}$/u, 'must be 1 to 200 printable characters');
+export const runKey = z.string().regex(RUN_KEY, `must be ${RUN_KEY_RULE}`);
 export const fileName = z.string().regex(FILE_NAME, `must be ${FILE_NAME_RULE}`);
 
 /** Why somebody publishes, withdraws or retries; the audit log keeps it. */
