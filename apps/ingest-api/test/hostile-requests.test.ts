@@ -103,7 +103,7 @@ describe('a hostile request', () => {
           await post({ 'upload-length': '3', 'upload-metadata': metadata('churn', 'r', name) }),
           JSON.stringify(name),
         ).to.equal(400);
-      for (const run of ['', '\0', 'a\tb', 'x'.repeat(201)])
+      for (const run of ['', '.', '..', '\0', 'a\tb', 'x'.repeat(201)])
         expect(
           await post({ 'upload-length': '3', 'upload-metadata': metadata('churn', run, 'a') }),
           JSON.stringify(run),
