@@ -7,9 +7,8 @@ import { promisify } from 'node:util';
 import { expect } from 'chai';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
-const SKIPPED = /(^|\/)(node_modules|dist|build|results|\.git|\.lab|\.turbo)(\/|$)/;
+const SKIPPED = /(^|\/)(node_modules|dist|build|bench\/results|\.git|\.lab|\.turbo)(\/|$)/;
 /** Written from the table of errors, not by hand. */
-const GENERATED = /^docs\/problems\//;
 
 /** Links, paths, commands, options and variables that documents name. Tables of the API: apps/ingest-api/test/documents.test.ts. */
 describe('the documents', () => {
@@ -23,7 +22,7 @@ describe('the documents', () => {
       .filter((entry) => entry.isFile())
       .map((entry) => relative(ROOT, join(entry.parentPath, entry.name)))
       .filter((path) => !SKIPPED.test(path));
-    const names = files.filter((path) => path.endsWith('.md') && !GENERATED.test(path));
+    const names = files.filter((path) => path.endsWith('.md'));
     documents = new Map(await Promise.all(names.map(async (name) => [name, await read(name)] as const)));
     const sources = files.filter(
       (path) => /\.(ts|mjs|py|sh)$/.test(path) && !path.startsWith('e2e/documents'),
