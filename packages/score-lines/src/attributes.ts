@@ -23,11 +23,15 @@ import {
 import { NUMERIC_RANGE, numericDigits } from './numbers.ts';
 import { LineFault } from './rejects.ts';
 
-/** Levels of objects and arrays in a line; the line's own object is the first. PostgreSQL is limited by its stack. */
+/**
+ * Levels of objects and arrays in a line; the line's own object is the first. PostgreSQL is limited by its
+ * stack.
+ */
 const DEPTH_MAX = 256;
 /**
- * The limit for the digits of all numbers of a line. A line of 1 MiB can contain 100,000 numbers like 1e131071: jsonb
- * stores each in a few bytes, but cannot write them out (13 GB), so that every query that reads the row fails.
+ * The limit for the digits of all numbers of a line. A line of 1 MiB can contain 100,000 numbers like
+ * 1e131071: jsonb stores each in a few bytes, but cannot write them out (13 GB), so that every query that
+ * reads the row fails.
  */
 const WRITTEN_DIGITS_MAX = 16 * 1024 * 1024;
 
@@ -37,8 +41,8 @@ export interface LineTotals {
 }
 
 /**
- * Skips any JSON value. Throws a LineFault for text that is not JSON, and for a value that jsonb would refuse or alter.
- * `depth` is the number of objects and arrays around the value.
+ * Skips any JSON value. Throws a LineFault for text that is not JSON, and for a value that jsonb would refuse
+ * or alter. `depth` is the number of objects and arrays around the value.
  */
 export function skipValue(bytes: Uint8Array, at: number, depth: number, totals: LineTotals): number {
   const byte = bytes[at];
@@ -113,7 +117,10 @@ export function refuseRepeated(keys: SeenKeys, bytes: Uint8Array, start: number,
 /** With more keys a set is faster than comparing each with each: 100,000 keys would take minutes. */
 const COMPARED_KEYS_MAX = 16;
 
-/** The keys of one object, to find a repeated one, with or without escapes. A span is a string with its quotes. */
+/**
+ * The keys of one object, to find a repeated one, with or without escapes. A span is a string with its
+ * quotes.
+ */
 export class SeenKeys {
   readonly #bytes: Uint8Array;
   readonly #spans: number[] = [];

@@ -30,8 +30,8 @@ export const UNFINISHED_UTF8 = -2;
 
 /**
  * The index after the character of two to four bytes that starts at `at`; or `INVALID_UTF8`, or
- * `UNFINISHED_UTF8`. Implements the well-formed sequences of the Unicode Standard (table 3-7): overlong forms,
- * surrogates and code points above U+10FFFF are invalid, as they are to PostgreSQL.
+ * `UNFINISHED_UTF8`. Implements the well-formed sequences of the Unicode Standard (table 3-7): overlong
+ * forms, surrogates and code points above U+10FFFF are invalid, as they are to PostgreSQL.
  */
 export function multibyteEnd(bytes: Uint8Array, at: number): number {
   const lead = bytes[at] as number;
@@ -57,8 +57,9 @@ export function multibyteEnd(bytes: Uint8Array, at: number): number {
 const UNSAFE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
 
 /**
- * Text that is safe in a terminal, a log and a page: characters that move the cursor, change colours or reverse the
- * direction of writing are shown as `\u{202e}`. Use it for all text that a client, a file or PostgreSQL sent.
+ * Text that is safe in a terminal, a log and a page: characters that move the cursor, change colours or
+ * reverse the direction of writing are shown as `\u{202e}`. Use it for all text that a client, a file or
+ * PostgreSQL sent.
  */
 export function printable(text: string): string {
   return text.replace(UNSAFE, (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`);
@@ -88,9 +89,9 @@ function utf16Escapes(character: string): string {
 const EXCERPT_CHARACTERS = 200;
 
 /**
- * At most `limit` characters of the text from `start`, safe to show and to store: control characters and bytes that
- * are not UTF-8 are shown as `\t`, `\x00` or `\xff`, other invisible characters as `\u{200b}`. Ends with an ellipsis
- * when there is more text.
+ * At most `limit` characters of the text from `start`, safe to show and to store: control characters and
+ * bytes that are not UTF-8 are shown as `\t`, `\x00` or `\xff`, other invisible characters as `\u{200b}`.
+ * Ends with an ellipsis when there is more text.
  */
 export function excerpt(bytes: Uint8Array, start: number, end: number, limit = EXCERPT_CHARACTERS): string {
   let shown = '';

@@ -9,8 +9,8 @@ const EXPANSION_MAX = 200;
 const EXPANSION_FREE_BYTES = 64 * 1024 * 1024;
 const OUTPUT_BYTES = 256 * 1024;
 /**
- * The window of a zstd frame, which the decoder has to hold in memory: 16 MiB, twice what `zstd -19` uses. The decoder's
- * default limit is 128 MiB.
+ * The window of a zstd frame, which the decoder has to hold in memory: 16 MiB, twice what `zstd -19` uses.
+ * The decoder's default limit is 128 MiB.
  */
 const ZSTD_WINDOW_LOG_MAX = 24;
 
@@ -37,12 +37,14 @@ export class CompressionFault extends Error {
 }
 
 /**
- * The text of a compressed file; consecutive members or frames are one text. A chunk of `source` is no longer used when
- * the next one is requested. Memory is bounded, whatever the file expands to.
+ * The text of a compressed file; consecutive members or frames are one text. A chunk of `source` is no longer
+ * used when the next one is requested. Memory is bounded, whatever the file expands to.
  *
- * @param compressedBytes the size of the file: it limits the expansion, and shows that the whole file was decoded.
- * @throws {CompressionFault} for a file that is empty, truncated, not compressed, followed by other bytes, or a bomb. A
- *   file that is cut between two members or frames is a complete file of fewer lines: only hash and line count show it.
+ * @param compressedBytes the size of the file: it limits the expansion, and shows that the whole file was
+ *   decoded.
+ * @throws {CompressionFault} for a file that is empty, truncated, not compressed, followed by other bytes, or
+ *   a bomb. A file that is cut between two members or frames is a complete file of fewer lines: only hash and
+ *   line count show it.
  */
 export async function* expand(
   source: AsyncIterable<Uint8Array>,
@@ -164,9 +166,10 @@ const CHECKSUM_BYTES = 4;
 const RLE_BLOCK = 1;
 
 /**
- * Follows the frames of a zstd file (RFC 8878 §3.1) by their headers, without decoding, to check that the file ends where
- * a frame ends. Node's decoder does not check it: it accepts a file without the last bytes of its last frame, because by
- * then it has returned all of the text. The decoder checks the content of the blocks.
+ * Follows the frames of a zstd file (RFC 8878 §3.1) by their headers, without decoding, to check that the
+ * file ends where a frame ends. Node's decoder does not check it: it accepts a file without the last bytes of
+ * its last frame, because by then it has returned all of the text. The decoder checks the content of the
+ * blocks.
  */
 class ZstdFrames {
   /** Whole frames so far, skippable ones included. */

@@ -15,14 +15,15 @@ const LENGTH_BYTES = 4;
 const JSONB_VERSION = 1;
 /** `{"pk":1,"score":1}` and a newline: no shorter line gives a row. */
 const SHORTEST_LINE_BYTES = 19;
-/** How much longer a row may be than its line: beside pk and attributes a row has 27 bytes, a line at least 18. */
+/** The most that a row exceeds its line by: beside pk and attributes it has up to 27 bytes, a line 18. */
 const EXTRA_BYTES = 9;
 
 /**
- * Writes rows in COPY's binary format. One buffer is used again for every chunk, so that a file of any size takes the
- * memory of its largest chunk; `take` copies the rows for the caller.
+ * Writes rows in COPY's binary format. One buffer is used again for every chunk, so that a file of any size
+ * takes the memory of its largest chunk; `take` copies the rows for the caller.
  *
- * `bytes`, `length`, `scores` and the counts are public for the fast path, which writes rows without a call per field.
+ * `bytes`, `length`, `scores` and the counts are public for the fast path, which writes rows without a call
+ * per field.
  */
 export class CopyRows {
   bytes: Buffer = Buffer.allocUnsafeSlow(64 * 1024);
@@ -33,7 +34,10 @@ export class CopyRows {
   scores: Float64Array = new Float64Array(4096);
   scoreCount = 0;
 
-  /** Makes room for the rows of `lineBytes` bytes of whole lines with their newlines. No write checks the room again. */
+  /**
+   * Makes room for the rows of `lineBytes` bytes of whole lines with their newlines. No write checks the room
+   * again.
+   */
   reserve(lineBytes: number): void {
     const lines = Math.floor(lineBytes / SHORTEST_LINE_BYTES) + 1;
     this.#reserveScores(lines);
@@ -71,7 +75,9 @@ export class CopyRows {
     this.#writeLength(-1);
   }
 
-  /** Writes a JSON object of the members in `source` from spans[0] to spans[1], from spans[2] to spans[3], … */
+  /**
+   * Writes a JSON object of the members in `source` from spans[0] to spans[1], from spans[2] to spans[3], …
+   */
   writeObject(source: Uint8Array, spans: readonly number[]): void {
     const lengthAt = this.length;
     this.#writeLength(0);

@@ -24,12 +24,14 @@ import {
 import { isScore, numberOf } from './numbers.ts';
 import { LineFault } from './rejects.ts';
 
-/** A B-tree refuses keys from 2,693 bytes on, but only when the primary key is built, after the whole load. */
+/**
+ * A B-tree refuses keys from 2,693 bytes on, but only when the primary key is built, after the whole load.
+ */
 export const PK_BYTES_MAX = 2048;
 
 /**
- * Reads any line, from `start` to the newline at `end`, and writes its row. Returns false for a blank line. Throws a
- * LineFault for a line that gives no row; then nothing is written.
+ * Reads any line, from `start` to the newline at `end`, and writes its row. Returns false for a blank line.
+ * Throws a LineFault for a line that gives no row; then nothing is written.
  */
 export function writeExactLine(bytes: Uint8Array, start: number, end: number, rows: CopyRows): boolean {
   const objectStart = skipWhitespace(bytes, start);
@@ -193,7 +195,9 @@ function givenTwice(code: 'duplicate_pk_key' | 'duplicate_score_key', at: number
 
 const SHOWN_KEYS = 5;
 
-/** Names the keys that the line has: often one of them is the missing key, in capitals or under another name. */
+/**
+ * Names the keys that the line has: often one of them is the missing key, in capitals or under another name.
+ */
 function missing(
   code: 'missing_pk' | 'missing_score',
   name: string,

@@ -18,9 +18,10 @@ import {
 } from './characters.ts';
 import { LineFault } from './rejects.ts';
 
-// The tokens of JSON. Each `skip` function takes the index where a token begins and returns the index after it, or
-// throws a LineFault. None checks for the end of the buffer: every line ends with a newline (the scanner appends one
-// to a last line without it), and no token can contain a newline, so each function stops there.
+// The tokens of JSON. Each `skip` function takes the index where a token begins and returns the index after
+// it, or throws a LineFault. None checks for the end of the buffer: every line ends with a newline (the
+// scanner appends one to a last line without it), and no token can contain a newline, so each function stops
+// there.
 
 /** JSON's whitespace (RFC 8259 §2), without the newline, which ends the line. */
 export function skipWhitespace(bytes: Uint8Array, start: number): number {
@@ -46,7 +47,10 @@ export function skipLiteral(bytes: Uint8Array, start: number, literal: 'true' | 
   return at;
 }
 
-/** 1 for characters of one byte that a string contains without an escape: ASCII but control characters, `"` and `\\`. */
+/**
+ * 1 for characters of one byte that a string contains without an escape: ASCII but control characters, `"`
+ * and `\\`.
+ */
 const PLAIN_IN_STRING = new Uint8Array(256).fill(1, SPACE, 0x80);
 PLAIN_IN_STRING[QUOTE] = 0;
 PLAIN_IN_STRING[BACKSLASH] = 0;
@@ -154,8 +158,8 @@ export function skipNumber(bytes: Uint8Array, start: number): number {
 }
 
 /**
- * The index after the number (RFC 8259 §6) that begins at `start`; or the bitwise complement (`~at`) of the index
- * where a digit is missing.
+ * The index after the number (RFC 8259 §6) that begins at `start`; or the bitwise complement (`~at`) of the
+ * index where a digit is missing.
  */
 export function numberEnd(bytes: Uint8Array, start: number): number {
   let at = bytes[start] === MINUS ? start + 1 : start;

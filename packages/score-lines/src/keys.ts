@@ -1,4 +1,5 @@
-// The keys of rows: where the key is in a row as `CopyRows` writes it, rows with certain keys, rows in the order of keys.
+// The keys of rows: where the key is in a row as `CopyRows` writes it, rows with certain keys, rows in the
+// order of keys.
 
 /** After the number of columns, and the score with its length. */
 const PK_LENGTH_AT = 14;
@@ -35,18 +36,21 @@ const BUCKETS = 1 << PASS_BITS;
 const FIRST_ROWS_MAX = 8192;
 
 /**
- * Sorts each piece of rows by their keys: PostgreSQL then builds the index in about three quarters of the time that it
- * needs for random order (docs/performance.md), and a piece of 1 MiB is sorted within the processor's cache.
+ * Sorts each piece of rows by their keys: PostgreSQL then builds the index in about three quarters of the
+ * time that it needs for random order (docs/performance.md), and a piece of 1 MiB is sorted within the
+ * processor's cache.
  *
- * Nothing but this time depends on the order. Rows are compared by four bytes only, the first four after the beginning
- * that all keys of the piece share. The rows themselves do not change.
+ * Nothing but this time depends on the order. Rows are compared by four bytes only, the first four after the
+ * beginning that all keys of the piece share. The rows themselves do not change.
  */
 export class KeyOrder {
   /** The start of each row, and the end of the last one. */
   #starts: Uint32Array = new Uint32Array(FIRST_ROWS_MAX);
   #entries = entries(FIRST_ROWS_MAX);
   #spareEntries = entries(FIRST_ROWS_MAX);
-  /** For each pass and digit: the number of keys with that digit, then the place for the next of these keys. */
+  /**
+   * For each pass and digit: the number of keys with that digit, then the place for the next of these keys.
+   */
   readonly #buckets = new Uint32Array(PASSES * BUCKETS);
 
   /** Returns the sorted rows in a new buffer, or `rows` itself when it is already in order. */

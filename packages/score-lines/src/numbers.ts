@@ -3,13 +3,15 @@ import { numberEnd } from './json-syntax.ts';
 
 // The numbers that PostgreSQL can store: a score as double precision, a number in the attributes as numeric.
 
-/** A number without an exponent that is not longer than this is always within the range of double precision. */
+/**
+ * A number without an exponent that is not longer than this is always within the range of double precision.
+ */
 export const PLAIN_SCORE_BYTES_MAX = 300;
 
 /**
- * Whether the bytes are a score: a number in JSON's grammar (inside a string too: no whitespace, no plus sign, no
- * hexadecimal, no NaN, no Infinity) that float8in accepts. float8in refuses numbers that overflow, and numbers other
- * than zero that would become zero. JavaScript rounds as it does, so `Number` decides.
+ * Whether the bytes are a score: a number in JSON's grammar (inside a string too: no whitespace, no plus
+ * sign, no hexadecimal, no NaN, no Infinity) that float8in accepts. float8in refuses numbers that overflow,
+ * and numbers other than zero that would become zero. JavaScript rounds as it does, so `Number` decides.
  */
 export function isScore(bytes: Uint8Array, start: number, end: number): boolean {
   if (start === end || numberEnd(bytes, start) !== end) return false;
@@ -19,7 +21,10 @@ export function isScore(bytes: Uint8Array, start: number, end: number): boolean 
   return Number.isFinite(value) && (value !== 0 || !/^[-0.]*[1-9]/.test(text));
 }
 
-/** Whole numbers of up to 15 digits are exact doubles, so that one division by a power of ten gives the nearest double. */
+/**
+ * Whole numbers of up to 15 digits are exact doubles, so that one division by a power of ten gives the
+ * nearest double.
+ */
 export const EXACT_DIGITS_MAX = 15;
 const DIGITS_MAX = 22;
 /** Each is an exact double. */
@@ -61,7 +66,10 @@ function hasExponent(bytes: Uint8Array, start: number, end: number): boolean {
 
 /** Splits a double of 53 bits into two of 26 (Veltkamp). */
 const SPLITTER = 2 ** 27 + 1;
-/** A quotient nearer than this to the middle between two doubles (as a share of half their distance) is left to `Number`. */
+/**
+ * A quotient nearer than this to the middle between two doubles (as a share of half their distance) is left
+ * to `Number`.
+ */
 const TOO_NEAR = 2 ** -40;
 
 /** Half the distance between neighbouring doubles, by their exponent as it is stored. */
@@ -70,13 +78,13 @@ const double = new Float64Array(1);
 const words = new Uint32Array(double.buffer);
 
 /**
- * The double nearest to (first · scale + rest) / divisor, or NaN in the rare case that about a hundred bits do not
- * decide it: then use `Number` of the text. All four are whole numbers and exact doubles: `first` and `rest` are below
- * 10^15, `scale` and `divisor` are powers of ten up to 10^22.
+ * The double nearest to (first · scale + rest) / divisor, or NaN in the rare case that about a hundred bits
+ * do not decide it: then use `Number` of the text. All four are whole numbers and exact doubles: `first` and
+ * `rest` are below 10^15, `scale` and `divisor` are powers of ten up to 10^22.
  *
- * A score such as 0.8374659283746592 has too many digits for one division. The remainder of the division is computed
- * exactly (Dekker) and divided once more; the sum of both quotients is rounded once. This is ten times as fast as
- * `Number` of a string, and most models write such scores on every line.
+ * A score such as 0.8374659283746592 has too many digits for one division. The remainder of the division is
+ * computed exactly (Dekker) and divided once more; the sum of both quotients is rounded once. This is ten
+ * times as fast as `Number` of a string, and most models write such scores on every line.
  */
 export function nearestQuotient(first: number, scale: number, rest: number, divisor: number): number {
   const product = first * scale;
@@ -109,9 +117,10 @@ function roundedOff(a: number, b: number, product: number): number {
   return aLow * bLow - (product - aHigh * bHigh - aLow * bHigh - aHigh * bLow);
 }
 
-// jsonb stores numbers as `numeric`. PostgreSQL 18 stores a number exactly when it has at most these many digits before
-// and after the decimal point, with the exponent written out and trailing zeros counted; otherwise it fails with "value
-// overflows numeric format". (Found by experiment: 1e131071 and 1e-16383 are the last powers of ten that fit.)
+// jsonb stores numbers as `numeric`. PostgreSQL 18 stores a number exactly when it has at most these many
+// digits before and after the decimal point, with the exponent written out and trailing zeros counted;
+// otherwise it fails with "value overflows numeric format". (Found by experiment: 1e131071 and 1e-16383 are
+// the last powers of ten that fit.)
 const DIGITS_BEFORE_POINT_MAX = 131_072;
 const DIGITS_AFTER_POINT_MAX = 16_383;
 /** numeric_in refuses exponents from about 2^30 on, for a zero too. */
@@ -120,7 +129,10 @@ const EXPONENT_MAX = 1_000_000_000;
 export const NUMERIC_RANGE =
   'at most 131,072 digits before the decimal point and 16,383 after it, with the exponent written out';
 
-/** How many digits PostgreSQL writes for a number that `numberEnd` has passed; -1 when numeric cannot store it. */
+/**
+ * How many digits PostgreSQL writes for a number that `numberEnd` has passed; -1 when numeric cannot store
+ * it.
+ */
 export function numericDigits(bytes: Uint8Array, start: number, end: number): number {
   let at = bytes[start] === MINUS ? start + 1 : start;
   let before = 0;

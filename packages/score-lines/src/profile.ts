@@ -17,17 +17,22 @@ interface ProfileSummary {
   readonly max: number | null;
   readonly mean: number | null;
   readonly stddev: number | null;
-  /** Nine scores; empty when there is no row. Each is nearer to zero than the true decile, by at most 0.1 % of its value. */
+  /**
+   * Nine scores; empty when there is no row. Each is nearer to zero than the true decile, by at most 0.1 % of
+   * its value.
+   */
   readonly deciles: readonly number[];
-  /** The share of rows in each bin: up to the first decile, …, above the last. Equal deciles make one edge. */
+  /**
+   * The share of rows in each bin: up to the first decile, …, above the last. Equal deciles make one edge.
+   */
   readonly binShares: readonly number[];
 }
 
 /**
- * The distribution of a run's scores, computed in the one pass that reads them: count, minimum, maximum, mean, standard
- * deviation, and a histogram. The bucket of a score is made of its first bits (sign, exponent, ten bits of the
- * mantissa), so that each integer up to 1,024 has a bucket of its own and exact deciles. The buckets of one sign and
- * exponent take 4 KiB once such a score occurs; all of them would take 16 MiB.
+ * The distribution of a run's scores, computed in the one pass that reads them: count, minimum, maximum,
+ * mean, standard deviation, and a histogram. The bucket of a score is made of its first bits (sign, exponent,
+ * ten bits of the mantissa), so that each integer up to 1,024 has a bucket of its own and exact deciles. The
+ * buckets of one sign and exponent take 4 KiB once such a score occurs; all of them would take 16 MiB.
  */
 export class ScoreProfile {
   /** By sign and exponent; created with the first score of each. */
@@ -137,8 +142,8 @@ export class ScoreProfile {
 }
 
 /**
- * Population stability index: the sum of (found − expected) · ln(found / expected) over the bins. By convention, below
- * 0.1 nothing has changed, and from 0.25 on the population is a different one.
+ * Population stability index: the sum of (found − expected) · ln(found / expected) over the bins. By
+ * convention, below 0.1 nothing has changed, and from 0.25 on the population is a different one.
  */
 export function stabilityIndex(expectedShares: readonly number[], foundShares: readonly number[]): number {
   if (expectedShares.length !== foundShares.length) {

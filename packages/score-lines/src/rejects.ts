@@ -39,8 +39,8 @@ export interface RejectedLine {
 }
 
 /**
- * Thrown for a line that gives no row; the scanner catches it. Not an `Error`: stack traces for a million bad lines
- * would take longer than reading the lines.
+ * Thrown for a line that gives no row; the scanner catches it. Not an `Error`: stack traces for a million bad
+ * lines would take longer than reading the lines.
  */
 export class LineFault {
   readonly code: RejectCode;
@@ -78,8 +78,8 @@ const MAGIC: ReadonlyArray<{ bytes: readonly number[]; cause: string }> = [
 ];
 
 /**
- * What format a file has that is not JSON Lines, and what to do, as far as its first line shows it; null when it does
- * not.
+ * What format a file has that is not JSON Lines, and what to do, as far as its first line shows it; null when
+ * it does not.
  */
 export function likelyCause(bytes: Uint8Array, start: number, end: number): string | null {
   const known = MAGIC.find(({ bytes: magic }) => magic.every((byte, index) => bytes[start + index] === byte));

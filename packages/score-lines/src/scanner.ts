@@ -17,7 +17,9 @@ interface ScoreLineScannerOptions {
   onReject(rejected: RejectedLine): void;
   /** Reports the lines of certain keys. The scanner then reads line by line: several times slower. */
   find?: KeySearch;
-  /** Receives every score. One profile can be passed to the scanners of several files, one after the other. */
+  /**
+   * Receives every score. One profile can be passed to the scanners of several files, one after the other.
+   */
   profile?: ScoreProfile;
   /** The longest line that is accepted, without its newline: 1 MiB by default, at most 256 MiB. */
   maxLineBytes?: number;
@@ -26,8 +28,8 @@ interface ScoreLineScannerOptions {
 /** Scans one file, once. Its memory is bounded by the largest chunk and the longest line, not by the file. */
 interface ScoreLineScanner {
   /**
-   * Scans the next bytes of the file, cut anywhere, and returns the rows that they complete (possibly none) in a buffer
-   * that the caller owns. The scanner keeps no reference to the chunk.
+   * Scans the next bytes of the file, cut anywhere, and returns the rows that they complete (possibly none)
+   * in a buffer that the caller owns. The scanner keeps no reference to the chunk.
    */
   scan(chunk: Uint8Array): Buffer;
   /** Ends the file. Returns the row of a last line without newline, if there is one. */
@@ -45,9 +47,9 @@ export interface LineCounts {
 }
 
 /**
- * Turns a file of JSON Lines into rows of PostgreSQL's COPY (FORMAT binary, columns as COPY_COLUMNS; the caller sends
- * COPY_HEAD before the first row and COPY_TAIL after the last), or says what is wrong with a line and where. README.md
- * says which lines are accepted.
+ * Turns a file of JSON Lines into rows of PostgreSQL's COPY (FORMAT binary, columns as COPY_COLUMNS; the
+ * caller sends COPY_HEAD before the first row and COPY_TAIL after the last), or says what is wrong with a
+ * line and where. README.md says which lines are accepted.
  */
 export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreLineScanner {
   const maxLineBytes = options.maxLineBytes ?? MAX_LINE_BYTES_DEFAULT;
@@ -84,8 +86,8 @@ export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreL
   }
 
   /**
-   * Scans whole lines: the byte before `end` is the newline of the last one. `fileOffset` is the offset of `bytes` in the
-   * file; `isCut` means that the file ends without that newline.
+   * Scans whole lines: the byte before `end` is the newline of the last one. `fileOffset` is the offset of
+   * `bytes` in the file; `isCut` means that the file ends without that newline.
    */
   function scanLines(bytes: Buffer, start: number, end: number, fileOffset: number, isCut = false): void {
     if (options.find !== undefined) {
@@ -168,7 +170,10 @@ export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreL
     reject(new LineFault('line_too_long', start, detail), bytes, start, excerptEnd, fileOffset);
   }
 
-  /** Keeps the beginning of a line for the next chunk. A line that is already too long is rejected, its rest skipped. */
+  /**
+   * Keeps the beginning of a line for the next chunk. A line that is already too long is rejected, its rest
+   * skipped.
+   */
   function carryOver(bytes: Buffer, start: number, end: number): void {
     if (start === end || skipsToNewline) return;
     if (carry.length === 0) carryFileOffset = bytesSeen + start;

@@ -26,10 +26,11 @@ const double = new Float64Array(1);
 const doubleBytes = new Uint8Array(double.buffer);
 
 /**
- * The fast path: writes the rows of lines like `{ "pk": "123", "score": "100" }`, with or without single spaces, with
- * or without quotes around pk and score, and stops at the first line of another form. Returns the start of that line, or
- * `end`. The byte before `end` must be a newline: every loop stops there, so that none checks for the end. It accepts
- * only lines that `writeExactLine` accepts, and writes the same bytes for them.
+ * The fast path: writes the rows of lines like `{ "pk": "123", "score": "100" }`, with or without single
+ * spaces, with or without quotes around pk and score, and stops at the first line of another form. Returns
+ * the start of that line, or `end`. The byte before `end` must be a newline: every loop stops there, so that
+ * none checks for the end. It accepts only lines that `writeExactLine` accepts, and writes the same bytes for
+ * them.
  *
  * One long function, for speed: every byte of a billion lines passes through it.
  */
