@@ -61,7 +61,7 @@ describe('uploader check', () => {
     writeFileSync(join(scratch.path, 'data/churn/1/a.jsonl.gz'), gzipSync(text).subarray(0, 20));
     const torn = await check();
     expect(torn.exitCode).to.equal(65);
-    expect(torn.stdout).to.include('a.jsonl.gz').and.include('cannot be expanded');
+    expect(torn.stdout).to.include('a.jsonl.gz').and.include('cannot be decompressed');
   });
 
   it('refuses a compressed file of two members or frames that is cut anywhere', async () => {

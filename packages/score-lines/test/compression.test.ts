@@ -7,7 +7,7 @@ const text = Buffer.from(
 );
 const garbage = Buffer.from('what is this');
 
-/** Hands out pieces in one buffer, overwritten with each: as files are read. */
+/** Yields the pieces in one shared buffer that each piece overwrites, as a file reader does. */
 async function* pieces(file: Buffer, sizeBytes: number): AsyncGenerator<Buffer> {
   const shared = Buffer.alloc(sizeBytes);
   for (let at = 0; at < file.length; at += sizeBytes) {
@@ -77,18 +77,18 @@ describe('a compressed file', () => {
         const two = Buffer.concat([head, compress(lines(100))]);
         const accepted: number[] = [];
         for (let bytes = 0; bytes <= two.length; bytes++) {
-          // One by one, and all at once: a decoder may find the end of a chunk and the end of a member one.
+          // Byte by byte, and all at once: a member may end where a chunk ends, or not.
           const faults = [
             await faultOf(two.subarray(0, bytes), compression, 1),
             await faultOf(two.subarray(0, bytes), compression, 1000),
           ];
           if (faults.includes('none')) accepted.push(bytes);
         }
-        // Between the members it is a whole file: the manifest's hash is what tells it from the longer one.
+        // Cut between the members it is a complete file: only the manifest's hash shows that it was longer.
         expect(accepted).to.deep.equal([head.length, two.length]);
       });
 
-      it('is refused when it expands beyond measure, without its memory being taken', async () => {
+      it('is refused when it expands too much, without using that much memory', async () => {
         const bomb = compress(Buffer.alloc(128 * 1024 * 1024, 0x20));
         expect(bomb.length).to.be.below(300_000);
         const before = process.memoryUsage.rss();

@@ -1,6 +1,5 @@
 import { expect } from 'chai';
-import { nearestQuotient } from '../src/nearest-double.ts';
-import { numberOf } from '../src/score-text.ts';
+import { nearestQuotient, numberOf } from '../src/numbers.ts';
 import { createRandom, testLineCount, testSeed } from './random.ts';
 
 const read = (text: string) => numberOf(Buffer.from(text), 0, text.length);

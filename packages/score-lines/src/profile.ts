@@ -1,36 +1,41 @@
-/** Bits of the mantissa that tell buckets apart: a bucket is at most 1/1024 of its values wide. */
+/** Bits of the mantissa that select the bucket: a bucket is at most 1/1024 of its values wide. */
 const MANTISSA_BITS = 10;
 const SHIFT = 20 - MANTISSA_BITS;
-/** Sign, eleven bits of exponent, and the mantissa's first bits. */
+/** By sign, eleven bits of exponent, and the first bits of the mantissa. */
 const BUCKETS = 2 ** (12 + MANTISSA_BITS);
 const NEGATIVE = BUCKETS / 2;
 /** The buckets of one sign and exponent. */
 const BLOCK_BUCKETS = 2 ** MANTISSA_BITS;
 const DECILES = [1, 2, 3, 4, 5, 6, 7, 8, 9];
-/** A share of nothing would make the index infinite; one row in 10,000 is the usual floor. */
+/** A share of 0 would make the index infinite; one row in 10,000 is the usual minimum. */
 const SHARE_MIN = 0.0001;
 
-export interface ProfileSummary {
+interface ProfileSummary {
   readonly rows: number;
-  /** null: not finite, as there is no row, or a sum is beyond double precision. So for each of them. */
+  /** Each of these is null when it is not finite: there is no row, or a sum exceeds double precision. */
   readonly min: number | null;
   readonly max: number | null;
   readonly mean: number | null;
   readonly stddev: number | null;
-  /** Nine scores; none when there is no row. Each at most 0.1 % of its value nearer to zero than the true one. */
+  /**
+   * Nine scores; empty when there is no row. Each is nearer to zero than the true decile, by at most 0.1 % of
+   * its value.
+   */
   readonly deciles: readonly number[];
-  /** The share of rows in each bin: up to the first decile, …, above the last. Equal deciles cut once. */
+  /**
+   * The share of rows in each bin: up to the first decile, …, above the last. Equal deciles make one edge.
+   */
   readonly binShares: readonly number[];
 }
 
 /**
- * What the scores of a run look like, from the one pass that reads them: count, extremes, mean and standard
- * deviation, and a histogram, whose buckets are the first bits of the numbers themselves (sign, exponent, ten
- * bits of the mantissa). Each sign and exponent that occurs takes 4 KiB, all of them 16 MiB. Integers up to 1,024 and their like fall into buckets of their own, so that their
- * deciles are exact.
+ * The distribution of a run's scores, computed in the one pass that reads them: count, minimum, maximum,
+ * mean, standard deviation, and a histogram. The bucket of a score is made of its first bits (sign, exponent,
+ * ten bits of the mantissa), so that each integer up to 1,024 has a bucket of its own and exact deciles. The
+ * buckets of one sign and exponent take 4 KiB once such a score occurs; all of them would take 16 MiB.
  */
 export class ScoreProfile {
-  /** By sign and exponent, made when the first of them comes. */
+  /** By sign and exponent; created with the first score of each. */
   readonly #blocks: (Uint32Array | undefined)[] = new Array(BUCKETS / BLOCK_BUCKETS).fill(undefined);
   #rows = 0;
   #min = Number.POSITIVE_INFINITY;
@@ -39,7 +44,7 @@ export class ScoreProfile {
   /** The sum of the squared distances from the mean. */
   #squares = 0;
 
-  /** Adds the first `length` scores. In batches, as moments of a batch are exact enough and cheap to merge. */
+  /** Adds the first `length` scores. Works in batches: their moments are exact enough and cheap to merge. */
   add(scores: Float64Array, length: number): void {
     if (length === 0) return;
     const blocks = this.#blocks;
@@ -52,7 +57,7 @@ export class ScoreProfile {
       if (score < min) min = score;
       if (score > max) max = score;
       sum += score;
-      const bucket = (words[at * 2 + 1] as number) >>> SHIFT; // the upper word, as every platform of Node's is little-endian
+      const bucket = (words[at * 2 + 1] as number) >>> SHIFT; // the upper word: every platform of Node is little-endian
       let block = blocks[bucket >>> MANTISSA_BITS];
       if (block === undefined) {
         block = new Uint32Array(BLOCK_BUCKETS);
@@ -66,7 +71,7 @@ export class ScoreProfile {
     this.#addMoments(scores, length, sum / length);
   }
 
-  /** Chan, Golub, LeVeque: merges means and squares of two parts without taking the difference of large sums. */
+  /** Merges means and squares of two parts without subtracting large sums (Chan, Golub, LeVeque). */
   #addMoments(scores: Float64Array, length: number, mean: number): void {
     let squares = 0;
     for (let at = 0; at < length; at++) {
@@ -93,13 +98,13 @@ export class ScoreProfile {
     };
   }
 
-  /** How the rows fall into the bins that the deciles of this or another profile cut; they add up to 1. */
+  /** The shares of rows in the bins between the deciles of this or another profile; they add up to 1. */
   binShares(deciles: readonly number[]): number[] {
     const edges = [...new Set(deciles.map(placeOfScore))];
     const shares = new Array<number>(edges.length + 1).fill(0);
     let bin = 0;
     for (const bucket of this.#filledBuckets()) {
-      while (bin < edges.length && placeOf(bucket) > (edges[bin] as number)) bin++; // a bin holds its upper edge
+      while (bin < edges.length && placeOf(bucket) > (edges[bin] as number)) bin++; // a bin includes its upper edge
       shares[bin] = (shares[bin] as number) + this.#countOf(bucket) / this.#rows;
     }
     return shares;
@@ -123,7 +128,7 @@ export class ScoreProfile {
     return this.#blocks[bucket >>> MANTISSA_BITS]?.[bucket & (BLOCK_BUCKETS - 1)] ?? 0;
   }
 
-  /** From the lowest numbers to the highest: the magnitude of negative ones grows with their bucket. */
+  /** From the lowest scores to the highest; of negative scores, a higher bucket holds lower ones. */
   #filledBuckets(): number[] {
     const filled: number[] = [];
     for (let bucket = BUCKETS - 1; bucket >= NEGATIVE; bucket--) {
@@ -137,8 +142,8 @@ export class ScoreProfile {
 }
 
 /**
- * Population stability index: the sum of (found − expected) · ln(found / expected) over the bins. By custom,
- * below 0.1 nothing has changed, from 0.25 on the population is another one.
+ * Population stability index: the sum of (found − expected) · ln(found / expected) over the bins. By
+ * convention, below 0.1 nothing has changed, and from 0.25 on the population is a different one.
  */
 export function stabilityIndex(expectedShares: readonly number[], foundShares: readonly number[]): number {
   if (expectedShares.length !== foundShares.length) {
@@ -156,7 +161,7 @@ export function stabilityIndex(expectedShares: readonly number[], foundShares: r
 const number = new Float64Array(1);
 const halves = new Uint32Array(number.buffer);
 
-/** The place of a bucket among all, the lowest numbers first. */
+/** The place of a bucket among all buckets, lowest scores first. */
 function placeOf(bucket: number): number {
   return bucket >= NEGATIVE ? NEGATIVE - bucket : bucket;
 }
@@ -166,7 +171,7 @@ function placeOfScore(score: number): number {
   return placeOf((halves[1] as number) >>> SHIFT);
 }
 
-/** The end of the bucket that is nearer to zero. */
+/** The edge of the bucket that is nearer to zero. */
 function lowerEdgeOf(bucket: number): number {
   halves[0] = 0;
   halves[1] = bucket << SHIFT;

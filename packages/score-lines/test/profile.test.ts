@@ -1,7 +1,7 @@
 import { expect } from 'chai';
 import { CopyRows } from '../src/copy-rows.ts';
 import { createScoreLineScanner, ScoreProfile, stabilityIndex } from '../src/index.ts';
-import { numberOf } from '../src/score-text.ts';
+import { numberOf } from '../src/numbers.ts';
 import { writeUsualLines } from '../src/usual-lines.ts';
 import { createRandom, testSeed } from './random.ts';
 
@@ -33,7 +33,7 @@ function normalScores(count: number, mean: number, stddev: number, seed: number)
   );
 }
 
-/** The number that a score is taken for, on the fast path and on the exact one. */
+/** The score as the fast path and the exact path read it. */
 function readNumbers(text: string): [number | undefined, number] {
   const rows = new CopyRows();
   const line = Buffer.from(`{"pk":1,"score":${text}}\n`);
@@ -93,7 +93,7 @@ describe('the profile of scores', () => {
     expect(profileOf(scores.map((score) => -score)).summary.deciles.at(0)).to.equal(-901);
   });
 
-  it('holds for no row, one row, one value, and numbers whose sum overflows', () => {
+  it('handles no row, one row, one value, and numbers whose sum overflows', () => {
     expect(new ScoreProfile().summary).to.deep.include({ rows: 0, min: null, mean: null, deciles: [] });
     expect(profileOf([5]).summary).to.deep.include({ rows: 1, min: 5, max: 5, mean: 5, stddev: 0 });
     expect(profileOf([0, 0, 0, 0]).summary.binShares).to.deep.equal([1, 0]);
@@ -117,7 +117,7 @@ describe('the population stability index', () => {
   it('is 0 against itself, small for another sample, and large for another population', () => {
     expect(shiftTo(before)).to.equal(0);
     expect(shiftTo(profileOf(normalScores(50_000, 500, 100, 2)))).to.be.below(0.01);
-    // Two normal distributions that lie one standard deviation apart: 1 by its definition, a bit less by deciles.
+    // Two normal distributions that lie one standard deviation apart: 1 by its definition, slightly less by deciles.
     expect(shiftTo(profileOf(normalScores(50_000, 600, 100, 3)))).to.be.within(0.8, 1.1);
   });
 

@@ -1,31 +1,59 @@
-// Where things stand in a row, as `CopyRows` writes it.
-const PK_LENGTH_AT = 14;
-const PK_AT = 18;
-const LENGTH_BYTES = 4;
+// The keys of rows: where the key is in a row as `CopyRows` writes it, rows with certain keys, rows in the
+// order of keys.
 
-/** A key is sorted by 32 bits of it, in three passes of 11. */
+/** After the number of columns, and the score with its length. */
+const PK_LENGTH_AT = 14;
+const LENGTH_BYTES = 4;
+const PK_AT = PK_LENGTH_AT + LENGTH_BYTES;
+
+/** The pk of the row that begins at `start`. */
+export function keyOfRow(rows: Buffer, start: number): string {
+  const pkStart = start + PK_AT;
+  return rows.toString('utf8', pkStart, pkStart + rows.readInt32BE(start + PK_LENGTH_AT));
+}
+
+/** A search for the lines of certain keys. */
+export interface KeySearch {
+  readonly keys: ReadonlySet<string>;
+  /** Called for each row whose pk is one of `keys`, in the order of the file. */
+  onFound(found: FoundKey): void;
+}
+
+export interface FoundKey {
+  readonly pk: string;
+  /** 1-based, within the file. */
+  readonly line: number;
+  /** 0-based, of the line's first byte. */
+  readonly byteOffset: number;
+  /** The beginning of the line, as in `RejectedLine`. */
+  readonly excerpt: string;
+}
+
+/** Rows are sorted by 32 bits of their keys, in three passes of 11 bits. */
 const PASSES = 3;
 const PASS_BITS = 11;
 const BUCKETS = 1 << PASS_BITS;
 const FIRST_ROWS_MAX = 8192;
 
 /**
- * Brings each piece of rows into the order of their keys: PostgreSQL then builds the index over them in some three
- * quarters of the time that random order takes (docs/performance.md), and a piece of 1 MiB is sorted within the
+ * Sorts each piece of rows by their keys: PostgreSQL then builds the index in about three quarters of the
+ * time that it needs for random order (docs/performance.md), and a piece of 1 MiB is sorted within the
  * processor's cache.
  *
- * That is all it is for. Rows are compared by four bytes only, those that follow what all keys of the piece
- * begin with, and each row stays as it is.
+ * Nothing but this time depends on the order. Rows are compared by four bytes only, the first four after the
+ * beginning that all keys of the piece share. The rows themselves do not change.
  */
 export class KeyOrder {
-  /** Where each row starts, and where the last one ends. */
+  /** The start of each row, and the end of the last one. */
   #starts: Uint32Array = new Uint32Array(FIRST_ROWS_MAX);
   #entries = entries(FIRST_ROWS_MAX);
   #spareEntries = entries(FIRST_ROWS_MAX);
-  /** For each pass and each of its digits: how many keys have it, then where the next of them goes. */
+  /**
+   * For each pass and digit: the number of keys with that digit, then the place for the next of these keys.
+   */
   readonly #buckets = new Uint32Array(PASSES * BUCKETS);
 
-  /** Returns the rows in a buffer of their own, or `rows` itself when they stand in order. */
+  /** Returns the sorted rows in a new buffer, or `rows` itself when it is already in order. */
   sort(rows: Buffer): Buffer {
     const view = new DataView(rows.buffer, rows.byteOffset, rows.length);
     const count = this.#findRows(view);
@@ -43,7 +71,7 @@ export class KeyOrder {
       at += PK_AT + rows.getInt32(at + PK_LENGTH_AT);
       const attributesBytes = rows.getInt32(at);
       at += LENGTH_BYTES;
-      if (attributesBytes > 0) at += attributesBytes; // -1: none
+      if (attributesBytes > 0) at += attributesBytes; // -1: no attributes
     }
     starts[count] = rows.byteLength;
     return count;
@@ -58,7 +86,7 @@ export class KeyOrder {
     return starts;
   }
 
-  /** Returns true when the keys are in order already. */
+  /** Returns true when the keys are already in order. */
   #readKeys(view: DataView, count: number): boolean {
     const starts = this.#starts;
     const { keys, rows } = this.#entries;
@@ -66,7 +94,7 @@ export class KeyOrder {
     let isInOrder = true;
     let previous = 0;
     for (let row = 0; row < count; row++) {
-      // A short pk is read beyond its end, where a length follows it.
+      // For a short pk this reads past its end, into the length that follows.
       const key = view.getUint32((starts[row] as number) + keyAt);
       if (key < previous) isInOrder = false;
       previous = key;
@@ -76,7 +104,7 @@ export class KeyOrder {
     return isInOrder;
   }
 
-  /** A radix sort from the lowest digit on; each pass leaves equal ones in the order of the pass before. */
+  /** A radix sort, lowest digit first: each pass keeps the order of equal digits. */
   #sortEntries(count: number): void {
     const buckets = this.#buckets.fill(0);
     const { keys } = this.#entries;
@@ -116,7 +144,7 @@ export class KeyOrder {
       const row = rows[index] as number;
       const end = starts[row + 1] as number;
       let at = starts[row] as number;
-      // Rows are short: four bytes at a time are quicker than a call of `copy`.
+      // Rows are short: copying four bytes at a time is faster than a call of `copy`.
       for (; at + 4 <= end; at += 4, toAt += 4) to.setInt32(toAt, from.getInt32(at));
       for (; at < end; at++, toAt++) to.setUint8(toAt, from.getUint8(at));
     }
@@ -133,7 +161,7 @@ function entries(count: number): Entries {
   return { keys: new Uint32Array(count), rows: new Uint32Array(count) };
 }
 
-/** How many bytes all keys begin with alike. */
+/** The number of bytes that all keys share at their beginning. */
 function sharedBytes(view: DataView, starts: Uint32Array, count: number): number {
   let shared = count === 0 ? 0 : view.getInt32(PK_LENGTH_AT);
   for (let row = 1; row < count; row++) {
