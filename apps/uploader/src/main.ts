@@ -1,7 +1,6 @@
 import './bound-memory.ts';
 import { CommanderError } from 'commander';
-import { printableJson, printableLines } from 'score-lines';
-import { EXIT_CODE_OF, type ExitCode } from 'wire';
+import { EXIT_CODE_OF, type ExitCode, printableJson, printableLines } from 'wire';
 import { createProgram } from './cli.ts';
 import type { Terminal } from './progress/reporter.ts';
 import { errorOf } from './results/outcome.ts';

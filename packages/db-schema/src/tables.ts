@@ -1,19 +1,12 @@
 import type { ColumnType, Generated, GeneratedAlways } from 'kysely';
-import type { ModelName } from 'wire';
+import type { ModelName, RunState } from 'wire';
 
 /** A column with a default: an INSERT may omit it. */
 type DefaultNow = ColumnType<Date, Date | undefined, Date>;
 type NullableJson<T> = ColumnType<T | null, string | null | undefined, string | null>;
 
 /** A revision's state as it is stored. `loading` is `queued` with a live load (docs/architecture.md). */
-export type StoredState =
-  | 'receiving'
-  | 'queued'
-  | 'published'
-  | 'superseded'
-  | 'held'
-  | 'failed'
-  | 'cancelled';
+export type StoredState = Exclude<RunState, 'loading'>;
 
 export type Scope = 'push' | 'read' | 'operate' | 'admin';
 

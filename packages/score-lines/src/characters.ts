@@ -1,3 +1,5 @@
+import { printable } from 'wire';
+
 // The characters of a line: the bytes that JSON gives a meaning to, UTF-8, and text that is safe to show.
 
 export const NUL = 0x00;
@@ -51,39 +53,6 @@ export function multibyteEnd(bytes: Uint8Array, at: number): number {
     highest = 0xbf;
   }
   return end;
-}
-
-/** Control, bidirectional and other invisible characters, line separators, lone surrogates. */
-const UNSAFE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
-
-/**
- * Text that is safe in a terminal, a log and a page: characters that move the cursor, change colours or
- * reverse the direction of writing are shown as `\u{202e}`. Use it for all text that a client, a file or
- * PostgreSQL sent.
- */
-export function printable(text: string): string {
-  return text.replace(UNSAFE, (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`);
-}
-
-/** `printable` for text of several lines. */
-export function printableLines(text: string): string {
-  return text.split('\n').map(printable).join('\n');
-}
-
-/** `printable` for a JSON text: the escapes are JSON's own, so the value stays the same. */
-export function printableJson(json: string): string {
-  return json.replace(UNSAFE, (character) =>
-    character === '\n'
-      ? character // between tokens: inside a string JSON has escaped it
-      : utf16Escapes(character),
-  );
-}
-
-function utf16Escapes(character: string): string {
-  let escapes = '';
-  for (let unit = 0; unit < character.length; unit += 1)
-    escapes += `\\u${character.charCodeAt(unit).toString(16).padStart(4, '0')}`;
-  return escapes;
 }
 
 const EXCERPT_CHARACTERS = 200;

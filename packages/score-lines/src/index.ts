@@ -1,4 +1,3 @@
-export { printable, printableJson, printableLines } from './characters.ts';
 export { CompressionFault, compressionOf, expand } from './compression.ts';
 export { COPY_COLUMNS, COPY_HEAD, COPY_TAIL } from './copy-rows.ts';
 export { type FoundKey, KeyOrder } from './keys.ts';

@@ -1,6 +1,6 @@
 import type { WriteStream } from 'node:tty';
 import { createLogUpdate } from 'log-update';
-import { printableLines } from 'score-lines';
+import { printableLines } from 'wire';
 import {
   bytesThere,
   createRate,
