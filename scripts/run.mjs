@@ -22,6 +22,7 @@ const TIMED_TEST_FILES = [
   'e2e/hostile-bodies.test.ts',
   'e2e/many-models.test.ts',
   'e2e/many-uploads.test.ts',
+  'apps/ingest-api/test/true-progress.test.ts',
 ];
 
 const FIX_TYPES = 'Fix the type errors above.';

@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import type { Socket } from 'node:net';
 import { expect } from 'chai';
 import { loadServeConfig } from '../src/config.ts';
-import { collect, openSocket, sendRaw } from './support/raw-http.ts';
+import { collect, openSocket, sendRaw, untilClosed } from './support/raw-http.ts';
 import {
   declare,
   eventually,
@@ -55,7 +55,7 @@ describe('a hostile connection', () => {
   async function trickle(socket: Socket, text: string, everyMs: number): Promise<void> {
     let sent = 0;
     const dripping = setInterval(() => socket.write(text[sent++ % text.length] ?? ' '), everyMs);
-    await once(socket, 'close');
+    await untilClosed(socket);
     clearInterval(dripping);
   }
 
