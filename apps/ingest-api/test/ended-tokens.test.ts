@@ -1,4 +1,3 @@
-import { once } from 'node:events';
 import { expect } from 'chai';
 import { openSocket, untilClosed } from './support/raw-http.ts';
 import { declare, eventually, patch, startSystem, type TestSystem } from './support/system.ts';
