@@ -14,7 +14,7 @@ import { allows, covers, type Principals } from '../runs/tokens.ts';
 import { type MovedRevision, queueCompleteRevisions } from '../runs/transitions.ts';
 import { findUpload, type LostBytes, type StandingUpload, withTrueOffset } from '../runs/uploads.ts';
 import type { UploadLocks } from '../store/claims.ts';
-import { isUploadId } from '../store/files.ts';
+import { isUploadId } from '../store/folder.ts';
 import type { DurableStore } from '../store/tus-store.ts';
 import { gatherBody } from '../store/write.ts';
 import { principalOf, requireAccess, requireStillValid } from './auth.ts';

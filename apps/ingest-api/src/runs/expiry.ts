@@ -1,6 +1,6 @@
 import type { Database } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
-import { removeUploadFiles } from '../store/files.ts';
+import { removeUploadFiles } from '../store/folder.ts';
 import { SENT_BY_UPLOAD } from './files.ts';
 import { recordAudit } from './history.ts';
 import { type MovedRevision, queryOf, transition } from './transitions.ts';

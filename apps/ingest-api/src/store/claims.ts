@@ -1,7 +1,7 @@
 import type { Lock, Locker, RequestRelease } from '@tus/utils';
 import type { ConnectOptions } from 'db-schema';
 import { IngestError } from '../errors.ts';
-import { copyAcknowledged, removeUploadFile, toDiskFault } from './files.ts';
+import { copyAcknowledged, removeUploadFile, toDiskFault } from './folder.ts';
 import type { UploadRecord, UploadRecords } from './tus-store.ts';
 import { hasEnded, isSameProcess, type WriterSession, WriterSessions } from './writers.ts';
 

@@ -2,8 +2,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { FileStore } from '@tus/file-store';
 import { Upload } from '@tus/utils';
 import type { UploadClaim } from './claims.ts';
-import { openForWriting, toDiskFault } from './files.ts';
-import { syncFolder } from './folder.ts';
+import { openForWriting, syncFolder, toDiskFault } from './folder.ts';
 import { writeDurably } from './write.ts';
 
 interface DurableStoreOptions {
