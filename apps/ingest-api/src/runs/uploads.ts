@@ -2,8 +2,8 @@ import type { Database } from 'db-schema';
 import { type Kysely, type Selectable, sql } from 'kysely';
 import type { ModelName } from 'wire';
 import { IngestError } from '../errors.ts';
+import type { ClaimAnswer, UploadRecord, UploadRecords } from '../store/claims.ts';
 import { seemsShort, storedBytes, toDiskFault } from '../store/folder.ts';
-import type { ClaimAnswer, UploadRecord, UploadRecords } from '../store/tus-store.ts';
 import { SENT_BY_UPLOAD } from './files.ts';
 import { type Query, queryOf, transition } from './transitions.ts';
 

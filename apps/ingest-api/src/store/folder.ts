@@ -124,7 +124,7 @@ function describeWrongFolder(
   if (found === undefined) return 'no longer has the marker of a store. Check that its disk is mounted.';
   if (found.storeId !== expected?.storeId)
     return `is store ${found.storeId}, and was store ${expected?.storeId} when this process started. Check which disk is mounted there.`;
-  return 'is an older copy of the store that this process opened. Stop the service and see docs/operations.md, "Restore".';
+  return 'is an older copy of the store that this process opened. Stop the service and see docs/operations.md, "Backup and restore".';
 }
 
 /** The service creates upload ids: 128 random bits in hex. */
