@@ -35,7 +35,7 @@ export async function* gatherBody(
   { limitBytes, tooMuch, signal, onProgress }: GatherOptions,
 ): AsyncGenerator<readonly Uint8Array[]> {
   bodiesUnderWay += 1;
-  let pieceBytes = shareOfMemory(); // fixed per piece: a smaller share must not delay one that is full
+  let pieceBytes = shareOfMemory(); // fixed per piece: if it grew, a full piece would wait for bytes of a paused body
   let gathered: Uint8Array[] = [];
   let gatheredBytes = 0;
   let totalBytes = 0;
