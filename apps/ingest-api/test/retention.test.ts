@@ -4,7 +4,7 @@ import { connect as connectAs, openDatabase } from 'db-schema';
 import type pg from 'pg';
 import { retireRevisions } from '../src/load/retention.ts';
 import { removeFiles } from '../src/runs/expiry.ts';
-import { uploadPath } from '../src/store/files.ts';
+import { uploadPath } from '../src/store/folder.ts';
 import {
   declare,
   getRun,
