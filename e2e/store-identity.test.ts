@@ -88,7 +88,7 @@ describe('a folder that is not the store of the database', () => {
     await waitFor('the service to say so', async () => (await ready()) === 503);
     const answer = (await (await fetch(`${service.url}/readyz`)).json()) as { code: string; detail: string };
     expect(answer).to.include({ code: 'storage_fault' });
-    expect(answer.detail).to.contain('no marker of a store any more');
+    expect(answer.detail).to.contain('no longer has the marker of a store');
     const sent = await push('unmounted', '--no-wait', '--max-duration', '2s');
     expect(sent.code, sent.stderr).to.equal(75);
     const loader = system.startLoader();

@@ -368,4 +368,4 @@ export interface UploadRecords {
  * The record when it was claimed, else the writer that it names (null: one that has just released it). Undefined for an
  * upload that does not exist or was removed.
  */
-export type ClaimAnswer = { readonly record: UploadRecord } | { readonly writer: string | null } | undefined;
+type ClaimAnswer = { readonly record: UploadRecord } | { readonly writer: string | null } | undefined;
