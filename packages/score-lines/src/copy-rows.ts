@@ -15,7 +15,7 @@ const LENGTH_BYTES = 4;
 const JSONB_VERSION = 1;
 /** `{"pk":1,"score":1}` and a newline: no shorter line gives a row. */
 const SHORTEST_LINE_BYTES = 19;
-/** The most that a row exceeds its line by: beside pk and attributes it has up to 27 bytes, a line 18. */
+/** A row is at most this much longer than its line: beside pk and attributes it has up to 27 bytes, a line 18. */
 const EXTRA_BYTES = 9;
 
 /**

@@ -47,10 +47,7 @@ export function skipLiteral(bytes: Uint8Array, start: number, literal: 'true' | 
   return at;
 }
 
-/**
- * 1 for characters of one byte that a string contains without an escape: ASCII but control characters, `"`
- * and `\\`.
- */
+/** 1 for bytes that a string contains without an escape: ASCII but control characters, quote and backslash. */
 const PLAIN_IN_STRING = new Uint8Array(256).fill(1, SPACE, 0x80);
 PLAIN_IN_STRING[QUOTE] = 0;
 PLAIN_IN_STRING[BACKSLASH] = 0;
