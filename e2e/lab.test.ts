@@ -36,7 +36,7 @@ describe('npm run lab', () => {
 
     const second = await lab('--exit');
     expect(second.code, second.output).to.equal(0);
-    expect(second.output).to.contain('nothing had to be sent');
+    expect(second.output).to.contain('nothing to send');
     expect(existsSync(join(home, 'lab/lab.env'))).to.equal(false);
   });
 

@@ -7,14 +7,15 @@ import type { Terminal } from './progress/reporter.ts';
 import { push } from './push/push.ts';
 import type { CommandResult } from './results/result.ts';
 import type { Flags } from './settings/settings.ts';
+import { SETTINGS } from './settings/table.ts';
 import { uploaderVersion } from './version.ts';
 import { watch } from './watch/watch.ts';
 
 const EXAMPLES = `
 Examples:
   uploader push scores                   push scores/<model>/<run>/*.jsonl, and wait until it is published
-  uploader check scores                  which lines would be refused? sends nothing
-  uploader status churn 2026-11          is it in? why not?
+  uploader check scores                  which lines would be rejected? sends nothing
+  uploader status churn 2026-11          is it published? if not, why?
   uploader watch scores                  push each run when its _SUCCESS file appears
 
 uploader COMMAND --help shows the options, and more examples.`;
@@ -34,7 +35,7 @@ export function createProgram(context: CliContext): Command {
   return program;
 }
 
-/** What every command is given. */
+/** What every command receives. */
 type CliContext = {
   terminal: Terminal;
   interrupt: AbortSignal;
@@ -43,7 +44,7 @@ type CliContext = {
 
 type Options = Record<string, string | boolean>;
 
-/** commander has `wait: true` when --no-wait is not given, which is no setting of the caller's. */
+/** commander sets `wait: true` when --no-wait is not given: the caller did not set it. */
 function flagsOf(options: Options): Flags {
   return Object.fromEntries(
     Object.entries(options)
@@ -56,84 +57,74 @@ function textOf(option: string | boolean | undefined): string | undefined {
   return typeof option === 'string' ? option : undefined;
 }
 
-function addLayoutOptions(command: Command): Command {
-  return command
-    .option('--model <name>', 'the model, when the folders do not say it')
-    .option('--run <key>', 'the run, when the folders do not say it')
-    .option(
-      '--ignore <globs>',
-      'leave out files and folders of these names (or, with a slash, paths below DIR); may be given again',
-      (globs: string, before: string | undefined) => (before === undefined ? globs : `${before},${globs}`),
-    );
+/** Options of the table, with their defaults. */
+function addSettings(command: Command, ...keys: (keyof typeof SETTINGS)[]): Command {
+  for (const key of keys) {
+    const { flag, help, defaultText } = SETTINGS[key];
+    const takesValue = flag.includes('<');
+    const option = new Option(flag, takesValue && defaultText ? `${help} (default: ${defaultText})` : help);
+    // A list: each use of the flag adds to it.
+    if (key === 'ignore')
+      option.argParser((globs: string, before: string | undefined) =>
+        before === undefined ? globs : `${before},${globs}`,
+      );
+    command.addOption(option);
+  }
+  return command;
 }
 
 function addServiceOptions(command: Command): Command {
-  return command
-    .option('--url <address>', "the service's base address")
-    .option('--token-file <file>', 'file that holds the token')
-    .option('--ca <file>', 'trust the authority of this PEM file too, for an https:// service')
-    .option('--cert <file>', 'client certificate (PEM), for a service that asks for one; with --key')
-    .option('--key <file>', 'its key (PEM)')
-    .option('--config <file>', 'config file (default: ~/.config/uploader/config.json)')
-    .option('--max-duration <time>', 'give up with 75 after this long (default: 6h)')
-    .option('--stall-timeout <time>', 'give up a request after this long without a byte (default: 60s)');
+  addSettings(command, 'url');
+  command.option('--token-file <file>', 'file that holds the token');
+  addSettings(command, 'ca', 'clientCert', 'clientKey');
+  command.option('--config <file>', CONFIG_HELP);
+  return addSettings(command, 'maxDurationMs', 'stallTimeoutMs');
 }
 
-function addTransferOptions(command: Command): Command {
-  return command
-    .option(
-      '--as-of <date>',
-      'what the scores are as of; orders the runs of a model (default: the date in the run key, else now)',
-    )
-    .option('--transfers <count>', 'files sent at the same time (default: 4)')
-    .option('--chunk-size <size>', 'bytes of one request (default: 64MiB)')
-    .option('--bwlimit <rate>', 'bytes a second, all transfers together, such as 10MB (default: no limit)')
-    .option('--state-dir <dir>', 'where hashes are kept (default: ~/.local/state/uploader); may be deleted');
-}
-
-function addPollOption(command: Command): Command {
-  return command.option('--poll <time>', 'longest pause between two looks at a run (default: 5s)');
-}
+const CONFIG_HELP = 'config file (default: ~/.config/uploader/config.json)';
+const LAYOUT = ['model', 'run', 'ignore'] as const;
+const TRANSFER = ['asOf', 'transfers', 'chunkSizeBytes', 'bytesPerSecond', 'stateDir'] as const;
 
 function addResultOptions(command: Command): Command {
-  return command
-    .option('--json', 'write the result as one line of JSON, last, on stdout')
-    .option('--result-file <file>', 'write the result as JSON into this file too');
+  return addSettings(command, 'json').option(
+    '--result-file <file>',
+    'also write the result to this file, in JSON',
+  );
 }
 
 const PUSH_EXAMPLES = `
-Folders say what the flags leave out:
+Folders name what the flags do not:
   uploader push scores                                      scores/<model>/<run>/*.jsonl
   uploader push scores --run 2026-11                        scores/<model>/*.jsonl
   uploader push scores/churn --model churn                  scores/churn/<run>/*.jsonl
   uploader push out --model churn --run 2026-11             out/*.jsonl
 
 Files are *.jsonl, *.ndjson and *.json, plain or as *.gz or *.zst; names that start with _ or . and
-*.tmp, *.part are passed over. Any other file, and files in deeper folders, end their run with 66, unless
-they are left out on purpose:
+*.tmp, *.part are skipped. Any other file, and files in deeper folders, end their run with 66, unless
+--ignore leaves them out:
   uploader push scores --ignore '*.csv' --ignore reports
 
-See first what would happen, and leave half of a 200 Mbit/s line to others:
+Check first what would be sent; use at most half of a 200 Mbit/s line:
   uploader push scores --dry-run
   uploader push scores --bwlimit 12MB
 
 In an Airflow BashOperator (the last line is the task's XCom):
   UPLOADER_URL=https://ingest.example.com UPLOADER_TOKEN_FILE=/run/secrets/ingest \\
     uploader push "$OUT" --model churn --run "{{ run_id }}" --as-of "{{ ds | default('') }}" --json
-In a container of Airflow's, /airflow/xcom/return.json is written when /airflow/xcom is there.
+If the folder /airflow/xcom exists, the result is also written to /airflow/xcom/return.json.
 
 The token comes from UPLOADER_TOKEN, UPLOADER_TOKEN_FILE or --token-file. Every option can also be set as
 UPLOADER_<NAME> (UPLOADER_TRANSFERS=8) or in the config file ({"url": "...", "tokenFile": "...", "transfers": 8});
-an option beats the environment, the environment beats the file.
+options override the environment, which overrides the file.
 
 Exit codes; with several runs the first of 1, 2, 77, 66, 65, 75, 0 that occurs:
-    0  published, now or before, or loaded behind a later run, which is named (--require-shown: 65);
+    0  published, now or before, or loaded and behind a later run, which is named (with --require-shown: 65);
        with --no-wait: received
-   65  the data is at fault, or a gate holds it: a human must act
+   65  the data is at fault, or a gate holds the run: a human must act
    66  the source is missing, incomplete, or changed while it was sent
-   75  network, service busy or out of time: run the same command again, it sends only what is missing
+   75  network, service busy or out of time: run the same command again; it sends only what is missing
    77  the token is not allowed to do this
-    2  usage or configuration       1  a bug of the uploader       130, 143  stopped by a signal; run it again
+    2  usage or configuration       1  a bug of the uploader       130, 143  stopped by a signal: run it again
 `;
 
 function addPush(program: Command, { terminal, interrupt, finish }: CliContext): void {
@@ -142,14 +133,10 @@ function addPush(program: Command, { terminal, interrupt, finish }: CliContext):
     .argument('<dir>', 'folder that holds the runs')
     .summary('send runs and wait until they are published')
     .description(
-      'Makes runs in the service equal to folders here. Safe to repeat: only what is missing is sent.',
+      'Makes runs in the service equal to local folders. Safe to repeat: sends only what is missing.',
     );
-  addLayoutOptions(command);
-  addTransferOptions(command)
-    .option('--no-wait', 'stop when all is received, do not wait until it is published')
-    .option('--require-shown', 'end with 65 unless readers see the very run that was pushed')
-    .option('--dry-run', 'read and hash, say what would be sent, and send nothing');
-  addPollOption(addServiceOptions(addResultOptions(command)))
+  addSettings(command, ...LAYOUT, ...TRANSFER, 'wait', 'requireShown', 'dryRun');
+  addSettings(addServiceOptions(addResultOptions(command)), 'pollMs')
     .addHelpText('after', PUSH_EXAMPLES)
     .action(async (dir: string, options: Options) => {
       finish(await push(dir, flagsOf(options), terminal, interrupt));
@@ -159,13 +146,14 @@ function addPush(program: Command, { terminal, interrupt, finish }: CliContext):
 const STATUS_EXAMPLES = `
 Examples:
   uploader status                              the newest runs of all models
-  uploader status churn                        those of one model
+  uploader status churn                        the newest runs of one model
   uploader status --state failed --limit 500   up to 500 that failed
-  uploader status churn 2026-11                one run, with what is wrong with it
-  uploader status churn 2026-11 --wait         the same when it is settled
+  uploader status churn 2026-11                one run, and what is wrong with it
+  uploader status churn 2026-11 --wait         the same, when it has ended
 
-Of one run the exit code says how it stands: 0 published, or loaded behind a later run, which is named (65
-with --require-shown); 65 refused or held; 75 not settled or not there yet. In Airflow that is a sensor which holds no worker:
+Exit codes for one run: 0 published, or loaded and behind a later run, which is named (65 with
+--require-shown); 65 failed, held or cancelled; 75 not ended yet, or unknown to the service. In Airflow, as a sensor
+that occupies no worker:
   BashSensor(bash_command='uploader status churn "{{ run_id }}"', retry_exit_code=75, mode="reschedule", ...)
 `;
 
@@ -174,24 +162,24 @@ Examples:
   uploader publish churn 2026-10 --reason "2026-11 was scored with the wrong features"
   uploader publish churn 2026-11 --force --reason "row count checked with the team, TICKET-17"
 
-Who did it, when and why is kept. Needs a token that may operate. Exit codes as for push.
+The audit log keeps who did it, when and why. Needs a token with the scope operate. Exit codes as for push.
 `;
 
-/** The commands that act on what the service has. */
+/** The commands that act on runs in the service. */
 function addServiceCommands(program: Command, { terminal, interrupt, finish }: CliContext): void {
   const statusCommand = program
     .command('status')
     .argument('[model]')
     .argument('[run]')
-    .summary('show runs, or one run and how it stands')
+    .summary('show runs, or the state of one run')
     .description('Shows the newest runs, those of a model, or one run.')
-    .option('--wait', 'wait until the run is settled')
-    .option('--require-shown', 'of one run: end with 65 if it is loaded and readers see another one')
+    .option('--wait', 'wait until the run has ended')
     .option('--limit <count>', 'of a list: at most this many runs (default: 50)', wholeNumber)
     .addOption(
       new Option('--state <state>', 'of a list: only runs in this state').choices(RUN_STATE.options),
     );
-  addPollOption(addServiceOptions(addResultOptions(statusCommand)))
+  addSettings(statusCommand, 'requireShown');
+  addSettings(addServiceOptions(addResultOptions(statusCommand)), 'pollMs')
     .addHelpText('after', STATUS_EXAMPLES)
     .action(async (model: string | undefined, run: string | undefined, given: Options) => {
       const { wait, limit, state, ...options } = given;
@@ -208,11 +196,11 @@ function addServiceCommands(program: Command, { terminal, interrupt, finish }: C
     .command('publish')
     .argument('<model>')
     .argument('<run>')
-    .summary('show readers another run: what is held, or an older one')
-    .description('Makes a loaded run the one that readers see. A pointer moves, no data does.')
-    .requiredOption('--reason <text>', 'why; kept with who and when')
-    .option('--revision <number>', 'of this revision (default: the newest of the run)', wholeNumber)
-    .option('--force', 'although a gate holds it');
+    .summary('show readers another run: a held or an older one')
+    .description('Makes a loaded run the one that readers see. No data is moved.')
+    .requiredOption('--reason <text>', 'why; the audit log keeps it')
+    .option('--revision <number>', 'this revision (default: the newest of the run)', wholeNumber)
+    .option('--force', 'although it breaks a gate');
   addServiceOptions(addResultOptions(publishCommand))
     .addHelpText('after', PUBLISH_EXAMPLES)
     .action(async (model: string, run: string, given: Options & { revision?: string }) => {
@@ -230,14 +218,16 @@ function addServiceCommands(program: Command, { terminal, interrupt, finish }: C
     .command('retry')
     .argument('<model>')
     .argument('<run>')
-    .summary('have a failed run loaded again')
-    .description('Has a failed run loaded again, and waits for its end. For new data push instead.')
-    .option('--reason <text>', 'why; kept with who and when')
-    .option('--no-wait', 'stop when it is queued');
-  addPollOption(addServiceOptions(addResultOptions(retryCommand)))
+    .summary('load a failed run again')
+    .description(
+      'Loads a failed run again from the files that the service has, and waits for its end. For new data push instead.',
+    )
+    .option('--reason <text>', 'why; the audit log keeps it')
+    .option('--no-wait', 'end when the run is queued');
+  addSettings(addServiceOptions(addResultOptions(retryCommand)), 'pollMs')
     .addHelpText(
       'after',
-      '\nExample:\n  uploader retry churn 2026-11 --reason "the gate was too narrow, and is wider now"',
+      '\nExample:\n  uploader retry churn 2026-11 --reason "the limit was too low, and is raised now"',
     )
     .action(async (model: string, run: string, { reason, ...options }: Options) => {
       finish(await retry({ model, run, reason: textOf(reason) }, flagsOf(options), terminal, interrupt));
@@ -246,7 +236,7 @@ function addServiceCommands(program: Command, { terminal, interrupt, finish }: C
 
 function wholeNumber(text: string): string {
   if (/^[1-9]\d{0,8}$/.test(text)) return text;
-  throw new InvalidArgumentError('It must be a whole number from 1 on.');
+  throw new InvalidArgumentError('It must be a whole number, 1 or more.');
 }
 
 const CHECK_EXAMPLES = `
@@ -254,32 +244,32 @@ Examples:
   uploader check scores                                     every run of scores/<model>/<run>/*.jsonl
   uploader check out --model churn --run 2026-11 --json     one folder, the report as JSON
 
-Lines are read by the scanner that the service loads with. Two lines with the same pk are found by the
-service only. Exit codes: 0 no line would be refused, 65 some would, 66 the source cannot be read, 2 usage.
+The lines are read by the same scanner that the service uses. Only the service finds two lines with the same pk.
+Exit codes: 0 no line would be rejected, 65 some would, 66 the source cannot be read, 2 usage.
 `;
 
 const WATCH_EXAMPLES = `
-A run is pushed when its folder has a file named _SUCCESS, never because it looks finished:
+A run is pushed when its folder has a file named _SUCCESS, and not before:
   cp part-*.jsonl scores/churn/2026-11/ && touch scores/churn/2026-11/_SUCCESS
 
 Examples:
   uploader watch scores                                     scores/<model>/<run>/_SUCCESS
-  uploader watch scores/churn --model churn --json          scores/churn/<run>/_SUCCESS, a line of JSON a run
+  uploader watch scores/churn --model churn --json          scores/churn/<run>/_SUCCESS, one line of JSON per run
 
-Each marker is pushed once, across restarts too; write the marker again to push again. SIGTERM or SIGINT
-ends it (143, 130), and the next start goes on. On network file systems that tell of no changes set
+Each marker is pushed once, also across restarts; write the marker again to push again. SIGTERM or SIGINT
+ends the command (143, 130); the next start continues. On network file systems that do not report changes set
 CHOKIDAR_USEPOLLING=1.
 `;
 
-/** The commands that begin with what lies in a folder, besides `push`. */
+/** The commands that start from a local folder, besides `push`. */
 function addLocalCommands(program: Command, { terminal, interrupt, finish }: CliContext): void {
   const checking = program
     .command('check')
     .argument('<dir>', 'folder that holds the runs')
-    .summary('say which lines the service would refuse, without sending any')
-    .description('Reads every line as the service would. Needs no service and no token.')
-    .option('--config <file>', 'config file (default: ~/.config/uploader/config.json)');
-  addResultOptions(addLayoutOptions(checking))
+    .summary('list the lines that the service would reject, without sending any')
+    .description('Reads every line as the service does. Needs no service and no token.')
+    .option('--config <file>', CONFIG_HELP);
+  addResultOptions(addSettings(checking, ...LAYOUT))
     .addHelpText('after', CHECK_EXAMPLES)
     .action(async (dir: string, options: Options) => {
       finish(await check(dir, flagsOf(options), terminal, interrupt));
@@ -289,12 +279,10 @@ function addLocalCommands(program: Command, { terminal, interrupt, finish }: Cli
     .command('watch')
     .argument('<dir>', 'folder in which runs appear')
     .summary('push each run when its _SUCCESS file appears, until stopped')
-    .description(
-      'Pushes each run when its _SUCCESS file appears, and prints a line for it when it has ended.',
-    )
+    .description('Pushes each run when its _SUCCESS file appears, and prints a line when the run has ended.')
     .option('--no-wait', 'a run has ended when it is received, not when it is published')
-    .option('--json', 'a line of JSON for each run');
-  addPollOption(addServiceOptions(addTransferOptions(addLayoutOptions(watching))))
+    .option('--json', 'one line of JSON for each run');
+  addSettings(addServiceOptions(addSettings(watching, ...LAYOUT, ...TRANSFER)), 'pollMs')
     .addHelpText('after', WATCH_EXAMPLES)
     .action((dir: string, options: Options) => watch(dir, flagsOf(options), terminal, interrupt));
 }

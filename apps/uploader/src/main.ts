@@ -27,7 +27,7 @@ const terminal: Terminal = {
 const wantsJson =
   process.argv.includes('--json') || /^(1|true|yes|on)$/i.test(process.env.UPLOADER_JSON ?? '');
 
-/** The first thing that this process could not write; whoever waits for it must not read a 0 as success. */
+/** The first output that could not be written; the exit code must then not be 0. */
 let lost: string | null = null;
 for (const [name, stream] of [
   ['stdout', process.stdout],
@@ -84,7 +84,7 @@ function end(result: CommandResult): void {
  */
 function exitWhenWritten(exitCode: ExitCode, lastText: string): void {
   process.stdout.write(lastText, (error) => {
-    // The callback comes before the event that tells of the same fault.
+    // The callback comes before the event of the same fault.
     if (error) lost ??= `stdout: ${error.message}`;
     if (lost !== null) process.stderr.write(`uploader: The output could not be written (${lost}).\n`);
     process.stderr.write('', () => {

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 /** Put in by the build of the one-file forms, which have no package.json beside them. */
 declare const UPLOADER_VERSION: string | undefined;
 
-/** Else from package.json, which lies one folder above both src/ and dist/. */
+/** Otherwise from package.json, one folder above both src/ and dist/. */
 export function uploaderVersion(): string {
   if (typeof UPLOADER_VERSION === 'string') return UPLOADER_VERSION;
   const text = readFileSync(new URL('../package.json', import.meta.url), 'utf8');

@@ -70,11 +70,7 @@ describe('an answer that is not of the ingest service', () => {
       (_, res) => res.writeHead(413, HTML).end('<h1>Too large</h1>'),
       /limits the size of a request/,
     ],
-    [
-      'a redirect',
-      (_, res) => res.writeHead(302, { Location: '/login' }).end(),
-      /address that it redirects to/,
-    ],
+    ['a redirect', (_, res) => res.writeHead(302, { Location: '/login' }).end(), /address of the redirect/],
     [
       "another API's problem",
       (_, res) =>

@@ -79,7 +79,7 @@ describe('uploader push, when something fails', () => {
       const { exitCode, merged } = await first.finished;
       expect(performance.now() - stoppedAt).to.be.lessThan(2000);
       expect(exitCode).to.equal(code);
-      expect(merged).to.include('safe to run the same command again');
+      expect(merged).to.include('Run the same command again');
       expect(JSON.parse(lastLine(merged))).to.include({ result: 'interrupted', exitCode: code });
     });
   }

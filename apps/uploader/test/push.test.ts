@@ -68,7 +68,7 @@ describe('uploader push', () => {
     const before = server.receivedBytes();
     const { exitCode, stdout } = await push([dir]);
     expect(exitCode).to.equal(0);
-    expect(stdout).to.include('nothing had to be sent');
+    expect(stdout).to.include('nothing to send');
     expect(server.receivedBytes()).to.equal(before);
   });
 

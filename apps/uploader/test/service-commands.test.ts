@@ -78,7 +78,8 @@ describe('uploader status, publish and retry, to the real service', () => {
     expect(JSON.parse(held.ending.stdout).runs[0].state).to.equal('held');
     const shown = await run(['status', 'gated', '2026-11']);
     expect(shown.code).to.equal(65);
-    const told = 'a quality gate holds it (minRows: expected 50, found 10). Push corrected files, or';
+    const told =
+      'it breaks a quality gate: the run has 10 rows; the contract requires at least 50. Push corrected files, or';
     expect(shown.stdout).to.include('held').and.include(told);
     expect(held.ending.stderr).to.include(told);
     expect(held.ending.stderr).to.include('uploader publish gated 2026-11 --force --reason TEXT');

@@ -83,7 +83,7 @@ describe('settings', () => {
 
   it('refuse a token in the config file, and keys that are none', () => {
     const config = scratch.write('c.json', '{"token": "x", "transfer": 3}');
-    expect(faultsOf({ config }, given)).to.include('must not hold a token').and.include('"transfer"');
+    expect(faultsOf({ config }, given)).to.include('must not contain a token').and.include('"transfer"');
   });
 
   it('tell all faults at once, each with where it came from, and never the token', () => {
@@ -103,7 +103,9 @@ describe('settings', () => {
       expect(faults).to.include(part);
     }
     expect(faults).to.include('UPLOADER_TOKEN').and.not.include('bad token');
-    expect(faultsOf({}, {})).to.include('no service address').and.include('There is no token');
+    expect(faultsOf({}, {}))
+      .to.include('The address of the service is missing')
+      .and.include('There is no token');
   });
 
   it('take an --as-of that a template left empty as not given', () => {

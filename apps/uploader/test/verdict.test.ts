@@ -1,5 +1,5 @@
 import { expect } from 'chai';
-import { EXIT_CODE_OF } from 'wire';
+import { ERROR_CODES, EXIT_CODE_OF } from 'wire';
 import { type Asked, HttpFault, judge, NetworkFault, readRetryAfterMs } from '../src/http/faults.ts';
 import { backoffMs } from '../src/http/retry.ts';
 import { worstExitCode } from '../src/results/result.ts';
@@ -45,6 +45,17 @@ describe('what a fault means', () => {
       'UNKNOWN',
     ]) {
       expect(verdictOf(new NetworkFault(code, 'GET', 'http://h', code)), code).to.equal('retry');
+    }
+  });
+
+  it('is what the table of error codes says, for each code of the service', () => {
+    for (const [code, { status, client }] of Object.entries(ERROR_CODES)) {
+      const retryable = client === 'retry' || client === 'declare_again';
+      const asked = client === 'declare_again' ? 'upload' : 'run';
+      const expected = retryable ? client : EXIT_CODE_OF[client];
+      // Also when the answer lost the flag on its way.
+      for (const problem of [{ code, retryable }, { code }])
+        expect(verdictOf(answer(status, problem), asked), code).to.equal(expected);
     }
   });
 

@@ -79,7 +79,7 @@ function describeChecked(run: CheckedRun, elapsedMs: number): string {
   return `${label}: no line would be refused, ${formatCount(run.rows, 'row')}; ${what}.`;
 }
 
-/** As the service tells the bad lines of a run. */
+/** In the form of the service's answer about bad lines. */
 type Rejects = {
   total: number;
   byCode: Record<string, number>;
@@ -134,7 +134,7 @@ function addReject(rejects: Rejects, file: string, rejected: RejectedLine): void
   }
 }
 
-/** Reads a file with the scanner that the service loads it with. `onBytes` is told of text, expanded if need be. */
+/** Reads a file with the scanner that the service loads it with. `onBytes` counts bytes of text, decompressed if necessary. */
 async function checkFile(
   path: string,
   sizeBytes: number,

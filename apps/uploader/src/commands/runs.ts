@@ -33,7 +33,7 @@ async function queueAgain({ model, run, reason }: RetryRequest, session: Service
   try {
     return await retryRun(service, model, run, reason, retries);
   } catch (error) {
-    // The answer to a first try may have been lost: then the run is on its way, and may not be retried again.
+    // The answer to a first try may have been lost: then the run is queued, and cannot be retried again.
     const cause = error instanceof UploaderError ? error.cause : null;
     if (!(cause instanceof HttpFault && cause.status === 409)) throw error;
     const now = await findRun(service, model, run, retries);
@@ -65,7 +65,7 @@ export async function publish(
     session.print(describe(now));
     return { result: 'published', exitCode: 0, model: now };
   }
-  const detail = `${describe(now)} Somebody else published it meanwhile: look at it, and publish again if you still want to.`;
+  const detail = `${describe(now)} Somebody else published it in the meantime: check it, and publish again if it is still right.`;
   session.say(detail);
   return { result: 'bad_data', exitCode: EXIT_CODE_OF.data, model: now, error: { code: 'moved', detail } };
 }

@@ -19,7 +19,7 @@ type StatusQuery = { model?: string | undefined; run?: string | undefined; wait:
 const ONE_LOOK_MS = 60_000;
 const SHOWN_RUNS = 50;
 
-/** `uploader status [MODEL [RUN]]`. Of one run the exit code says how it stands; 75: ask again. */
+/** `uploader status [MODEL [RUN]]`. For one run the exit code says its state; 75: ask again. */
 export async function status(
   { model, run, wait, limit, state }: StatusQuery,
   flags: Flags,

@@ -18,7 +18,7 @@ type ExchangeRequest = {
   headers: () => Record<string, string>;
   body?: string | StreamBody;
   signal: AbortSignal;
-  /** The exchange is given up when nothing moved for this long; an answer that drips does not move. */
+  /** The exchange is ended when no byte moved for this long; a slow trickle of an answer does not count. */
   stallTimeoutMs: number;
 };
 
@@ -82,7 +82,7 @@ async function exchangeOnce(
     }
     let answering = false;
     request.on('error', (error) => {
-      // A server that refuses early closes while the body is still being sent: what it said counts.
+      // A server that refuses early closes while the body is still being sent: its answer counts.
       if (!answering) fail(NetworkFault.from(error, method, url));
     });
     request.on('response', (response) => {
@@ -91,7 +91,7 @@ async function exchangeOnce(
       collect(response, () => watchdog.refresh()).then(
         (text) => {
           settle();
-          // An answer before the whole body was sent: nobody wants the rest, and the connection is spoilt.
+          // An answer before the end of the body: the rest is not needed, and the connection cannot be used again.
           if (!allSent()) {
             request.destroy();
             stream?.destroy();
@@ -139,7 +139,7 @@ export type StreamBody = {
   sizeBytes: number;
   open: () => Promise<Readable>;
   onBytes: (bytes: number) => void;
-  /** How long to wait after so many bytes before more may be sent (--bwlimit). */
+  /** How long to wait after this number of bytes before more may be sent (--bwlimit). */
   pauseMs: (bytes: number) => number;
   /** What to throw when the stream ends before `sizeBytes`, or fails to be read. */
   tooShort: () => Error;
@@ -194,7 +194,7 @@ export function startTimeLimit(maxDurationMs: number, interrupt: AbortSignal): T
   const ended = new AbortController();
   setTimeout(() => {
     ended.abort(
-      new OutOfTime('Out of time (--max-duration). Run the same command again: it goes on from here.'),
+      new OutOfTime('Out of time (--max-duration). Run the same command again: it continues from here.'),
     );
   }, maxDurationMs).unref();
   return {
@@ -203,7 +203,7 @@ export function startTimeLimit(maxDurationMs: number, interrupt: AbortSignal): T
   };
 }
 
-/** Rejects with the signal's own reason, which says why, and not with a mere AbortError. */
+/** Rejects with the reason of the signal, which says why, and not with an AbortError. */
 export async function pause(ms: number, signal: AbortSignal): Promise<void> {
   try {
     await sleep(ms, undefined, { signal });

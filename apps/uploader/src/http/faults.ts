@@ -1,4 +1,4 @@
-import type { FaultKind } from 'wire';
+import { ERROR_CODES, type ErrorCode, type FaultKind } from 'wire';
 import * as z from 'zod';
 import { UploaderError } from '../results/result.ts';
 import type { ExchangeResponse } from './exchange.ts';
@@ -22,7 +22,7 @@ export class HttpFault extends Error {
   readonly problem: Problem | null;
   readonly retryAfterMs: number | null;
 
-  /** `said` is for an answer whose body does not tell what is wrong with it. */
+  /** @param said for an answer whose body does not say what is wrong. */
   constructor(response: ExchangeResponse, said?: string) {
     const problem = readProblem(response);
     const reason = said ?? problem?.detail ?? problem?.title ?? firstText(response.body);
@@ -82,7 +82,7 @@ export class NetworkFault extends Error {
   }
 }
 
-/** A name with several addresses fails with one error for each: the first one tells enough. */
+/** A name with several addresses fails with one error for each: the first one is enough. */
 function firstOf(error: Error): Error {
   const inner = error instanceof AggregateError ? error.errors[0] : null;
   return inner instanceof Error ? inner : error;
@@ -101,42 +101,43 @@ type Verdict =
   | { do: 'give_up'; kind: FaultKind; advice: string };
 
 /**
- * Certificate and protocol faults of TLS stay until somebody changes a setting. Every other fault of the
+ * Certificate and protocol faults of TLS last until somebody changes a setting. Every other fault of the
  * network is worth another try: ECONNRESET, ECONNREFUSED, ETIMEDOUT, EPIPE, EAI_AGAIN, our own ESTALLED; and
- * ENOTFOUND and EHOSTUNREACH too, which name services and rolling nodes bring about for minutes.
+ * ENOTFOUND and EHOSTUNREACH too, which name services and rolling nodes cause for minutes.
  */
 const TLS_CODE =
   /^(CERT_|ERR_TLS_|ERR_SSL_|ERR_OSSL_|UNABLE_TO_|SELF_SIGNED_CERT|DEPTH_ZERO_SELF_SIGNED_CERT|CRL_|HOSTNAME_MISMATCH|INVALID_CA|INVALID_PURPOSE|EPROTO$)/;
 
+/** For answers that are not the service's own; its own codes say what a client does (`ERROR_CODES` of wire). */
 const NEVER_RETRIED_5XX = [501, 505];
 const RETRIED_4XX = [408, 423, 425, 429];
 
 const WRONG_ADDRESS = 'Check UPLOADER_URL: this does not look like the ingest service.';
 
 const GIVE_UP: Record<number, { kind: FaultKind; advice: string }> = {
-  400: { kind: 'usage', advice: 'Correct what it names and push again.' },
+  400: { kind: 'usage', advice: 'Fix what it names and push again.' },
   401: {
     kind: 'not_allowed',
-    advice: 'Give one that is valid in UPLOADER_TOKEN or --token-file, and push again.',
+    advice: 'Set a valid token in UPLOADER_TOKEN or --token-file, and push again.',
   },
-  403: { kind: 'not_allowed', advice: 'The token does not cover this: ask for one that does.' },
+  403: { kind: 'not_allowed', advice: 'The token does not allow this: ask the operators for one that does.' },
   405: { kind: 'usage', advice: WRONG_ADDRESS },
-  409: { kind: 'data', advice: 'Look at the run before you push again.' },
+  409: { kind: 'data', advice: 'Check the run (uploader status MODEL RUN) before you push again.' },
   412: { kind: 'usage', advice: 'Check UPLOADER_URL: this server does not speak tus 1.0.' },
   413: { kind: 'usage', advice: 'Raise the limit of the proxy or service, or lower --chunk-size.' },
   415: { kind: 'bug', advice: 'This is a bug of the uploader, or a proxy changes its headers.' },
-  422: { kind: 'data', advice: 'Correct what it names and push again.' },
+  422: { kind: 'data', advice: 'Fix what it names and push again.' },
 };
 
-/** What an answer means that is not the service's own: its address leads elsewhere, or something is in front of it. */
+/** For answers that are not the service's own: the address is wrong, or something in front of the service answers. */
 const NOT_OURS: Record<number, string> = {
-  401: 'This is not the ingest service, or a proxy in front of it asks for credentials of its own: check UPLOADER_URL and the proxy.',
-  403: 'A proxy or firewall in front of the service refuses the request, not the service: ask those who run it, or check UPLOADER_URL.',
+  401: 'This is not the ingest service, or a proxy in front of it asks for its own credentials: check UPLOADER_URL and the proxy.',
+  403: 'A proxy or firewall refuses the request, not the service: ask its operators, or check UPLOADER_URL.',
   407: 'A proxy asks for credentials: give them in HTTPS_PROXY, with NODE_USE_ENV_PROXY=1.',
   413: 'A proxy in front of the service limits the size of a request: raise its limit (nginx: client_max_body_size), or lower --chunk-size.',
 };
 
-/** The one place that says what an error of the network or the service means. null: not an error of these. */
+/** The only place that decides what an error of the network or the service means. null: another kind of error. */
 export function judge(error: unknown, asked: Asked): Verdict | null {
   if (error instanceof NetworkFault) {
     if (!TLS_CODE.test(error.code)) return { do: 'retry', retryAfterMs: null };
@@ -150,15 +151,16 @@ export function judge(error: unknown, asked: Asked): Verdict | null {
 
 function judgeStatus(fault: HttpFault, asked: Asked): Verdict {
   const { status, problem } = fault;
+  const action = actionOf(problem);
   const retry: Verdict = { do: 'retry', retryAfterMs: fault.retryAfterMs };
-  // The address is right, it has worked: something on the way put a page in the place of the answer.
+  // The address is right, as earlier requests show: something in between replaced the answer with a page.
   if (asked !== 'run' && status < 300) return retry;
   if (asked === 'upload' && (status === 404 || status === 410)) return { do: 'declare_again' };
-  if (problem?.retryable === true || RETRIED_4XX.includes(status)) return retry;
+  if (action === 'retry' || problem?.retryable === true || RETRIED_4XX.includes(status)) return retry;
   if (status >= 500 && !NEVER_RETRIED_5XX.includes(status) && problem?.retryable !== false) return retry;
   // tus 1.0 §PATCH: 409 is an offset that is not the server's; the next try asks for it first.
   if (asked === 'upload' && status === 409) return retry;
-  // An answer to HEAD has no body that could tell whose it is.
+  // An answer to HEAD has no body that shows who sent it.
   if (problem === null && fault.method !== 'HEAD' && (status < 300 || status >= 400)) {
     return { do: 'give_up', kind: 'usage', advice: NOT_OURS[status] ?? WRONG_ADDRESS };
   }
@@ -172,10 +174,23 @@ function judgeStatus(fault: HttpFault, asked: Asked): Verdict {
     return { do: 'give_up', kind: 'not_allowed', advice };
   }
   if (status >= 300 && status < 400) {
-    return { do: 'give_up', kind: 'usage', advice: 'Set UPLOADER_URL to the address that it redirects to.' };
+    return { do: 'give_up', kind: 'usage', advice: 'Set UPLOADER_URL to the address of the redirect.' };
   }
-  if (status >= 500) return { do: 'give_up', kind: 'bug', advice: 'Ask those who run the service.' };
-  return { do: 'give_up', ...(GIVE_UP[status] ?? { kind: 'usage', advice: WRONG_ADDRESS }) };
+  if (status >= 500) return { do: 'give_up', kind: 'bug', advice: 'Ask the operators of the service.' };
+  const { kind, advice } = GIVE_UP[status] ?? { kind: 'usage', advice: WRONG_ADDRESS };
+  return { do: 'give_up', kind: action ?? kind, advice };
+}
+
+/** What wire's table says a client does about this problem; undefined when the service does not use its code. */
+function actionOf(problem: Problem | null): 'retry' | FaultKind | undefined {
+  const code = problem?.code;
+  if (code === undefined || !isErrorCode(code)) return undefined;
+  const { client } = ERROR_CODES[code];
+  return client === 'declare_again' ? 'retry' : client;
+}
+
+function isErrorCode(code: string): code is ErrorCode {
+  return Object.hasOwn(ERROR_CODES, code);
 }
 
 export function givenUp(error: unknown, verdict: Verdict & { do: 'give_up' }): UploaderError {

@@ -6,15 +6,15 @@ export type RetryOptions = {
   asked: Asked;
   signal: AbortSignal;
   limit: TimeLimit;
-  /** Told before each pause, for whoever watches. */
+  /** Called before each pause, for progress. */
   onPause: (fault: Error, pauseMs: number) => void;
-  /** Says whether the failed try moved anything on; then the backoff starts anew. */
+  /** True when the failed try made progress; then the backoff starts from its beginning. */
   madeProgress?: () => boolean;
   random?: () => number;
 };
 
 /**
- * Tries until it works, the fault is one that stays, or the time is over (an UploaderError then says so).
+ * Tries until it succeeds, the fault is permanent, or the time is over (an UploaderError then says so).
  * A fault that this module does not know, and 'declare_again', are thrown as they are.
  */
 export async function retrying<T>(attempt: () => Promise<T>, options: RetryOptions): Promise<T> {
@@ -46,7 +46,7 @@ export async function retrying<T>(attempt: () => Promise<T>, options: RetryOptio
 function outOfTime(lastFault: Error): UploaderError {
   return new UploaderError(
     'try_again',
-    `Out of time (--max-duration). The last fault was: ${lastFault.message}. Run the same command again: it goes on from here.`,
+    `Out of time (--max-duration). The last fault was: ${lastFault.message}. Run the same command again: it continues from here.`,
     { cause: lastFault },
   );
 }

@@ -17,7 +17,7 @@ import {
 /** Where progress goes. `say` is for what happened, in sentences; the rest is read from the view over time. */
 export type Reporter = {
   say: (sentence: string) => void;
-  /** Leaves the terminal clean; nothing is shown after it. */
+  /** Clears the block; nothing is shown after it. */
   stop: () => void;
 };
 
@@ -69,7 +69,7 @@ export function liveProgress(stream: WriteStream, view: PushView): Reporter {
     block(printableLines(text));
   };
   const said: string[] = [];
-  // Terminals differ in what they make of lines that no longer fit; only what is drawn anew is sure to be right.
+  // Terminals differ in how they show lines that no longer fit; only a fresh drawing is certain to be right.
   const startOver = () => {
     block.clear();
     stream.write(CLEAR_SCREEN);
@@ -127,7 +127,7 @@ export function renderBlock(view: PushView, rates: Rates, columns: number, rows:
   return shown.map((line) => (line.length >= columns ? `${line.slice(0, columns - 2)}…` : line)).join('\n');
 }
 
-/** In the form of a file's line: the same bytes go on. */
+/** In the form of a file's line: it shows the same bytes further on. */
 function loadLine(run: RunView, load: NonNullable<RunView['load']>, phase: string): string {
   const name = fit(`load: ${phase.replaceAll('_', ' ')}`);
   const share = loadShare(load, run.totalBytes);
@@ -159,11 +159,11 @@ function fit(name: string): string {
   return name.length > NAME_CELLS ? `…${name.slice(1 - NAME_CELLS)}` : name.padEnd(NAME_CELLS);
 }
 
-/** More runs than this are summed up: a log wants to be read. */
+/** More runs than this are summed up, so that the log stays readable. */
 const MOST_LINES = 20;
 
 /**
- * Whole lines for logs: each change as it happens, and what is going on every 30 s. No carriage returns,
+ * Whole lines for logs: each change as it happens, and the state every 30 s. No carriage returns,
  * which a scheduler would show as one endless line.
  */
 export function plainProgress(write: (text: string) => void, view: PushView, everyMs = 30_000): Reporter {

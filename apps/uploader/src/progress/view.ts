@@ -9,7 +9,7 @@ export type RunView = {
   stage: 'waiting' | 'checking' | 'hashing' | 'declaring' | 'sending' | 'in_service' | 'done';
   totalBytes: number;
   hashedBytes: number;
-  /** Held by the service, as far as it has said so. */
+  /** Bytes that the service has, by its last answer. */
   receivedBytes: number;
   /** Given to the network by this process. */
   sentBytes: number;
@@ -43,7 +43,7 @@ export function newRunView(label: string, filesTotal: number): RunView {
   };
 }
 
-/** What the service holds, with what is on its way in the transfers of this moment. */
+/** The bytes that the service has, and those that the running transfers have sent. */
 export function bytesThere(view: RunView): number {
   let bytes = view.receivedBytes;
   for (const file of view.active.values()) bytes += file.sentBytes;

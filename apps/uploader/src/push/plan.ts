@@ -121,7 +121,7 @@ export function manifestOf(files: HashedFile[], context: PushContext): Manifest 
   };
 }
 
-/** Who pushed, from where: for whoever asks later. Airflow's part is there when a task of it runs us. */
+/** Who pushed, and from where. Airflow's part is there when a task of Airflow runs the uploader. */
 export function sourceInfo(env: NodeJS.ProcessEnv, version: string): Record<string, unknown> {
   const airflow = {
     dag_id: env.AIRFLOW_CTX_DAG_ID,

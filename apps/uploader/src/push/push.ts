@@ -27,7 +27,7 @@ import { uploaderVersion } from '../version.ts';
 import { describeChange, describeDeclared } from './changes.ts';
 import { describePlan, manifestOf, type PlanResult, planRuns, sourceInfo } from './plan.ts';
 
-/** `uploader push DIR`. Throws when nothing could be begun; else each run's end is in the result. */
+/** `uploader push DIR`. Throws when it could not start; otherwise the result says how each run ended. */
 export async function push(
   dir: string,
   flags: Flags,
@@ -55,7 +55,7 @@ export async function push(
       say: reporter.say,
       stateDir: await openStateDir(settings.stateDir, env, reporter.say),
     });
-    const tell = (sentences: string[]) => {
+    const print = (sentences: string[]) => {
       // With --json stdout is for the machine, and the sentences go where progress goes.
       for (const sentence of settings.json ? sentences : []) reporter.say(sentence);
       reporter.stop();
@@ -63,13 +63,13 @@ export async function push(
     };
     if (settings.dryRun) {
       const plan = await planRuns(runs, faults, view, context);
-      tell([...faults.map((fault) => fault.message), ...plan.runs.map(describePlan)]);
+      print([...faults.map((fault) => fault.message), ...plan.runs.map(describePlan)]);
       return { ...plan, ...ignoredOf(ignored) };
     }
     const results = await pushRuns(runs, view, context);
     for (const line of results.flatMap((result) => result.badLines)) reporter.say(line);
     const result = resultOfRuns(results, faults);
-    tell([...faults.map((fault) => fault.message), ...result.runs.map(describeOutcome)]);
+    print([...faults.map((fault) => fault.message), ...result.runs.map(describeOutcome)]);
     return { ...result, ...ignoredOf(ignored) };
   } finally {
     reporter.stop();
@@ -89,7 +89,7 @@ export type PushContext = {
   limit: TimeLimit;
   say: (sentence: string) => void;
   sayPause: (what: string, fault: Error, pauseMs: number) => void;
-  /** One run after the other is read, so that the first is on its way soon and the disk reads in order. */
+  /** Runs are read one after the other, so that the first is sent soon and the disk reads in order. */
   hashSlots: Slots;
   declareSlots: Slots;
   transferSlots: Slots;
@@ -229,7 +229,7 @@ async function pushRun(run: SourceRun, view: RunView, context: PushContext): Pro
   const waitingSinceMs = performance.now();
   for (let round = 0; ; round++) {
     if (remote.error?.code === CONTENT_MISMATCH) {
-      // Of what was declared and what arrived either may be wrong: next time both are made anew.
+      // Either the declaration or what arrived may be wrong: the next push hashes and sends both again.
       await cache.forget();
       throw new UploaderError('try_again', `${remote.error.detail} Run the same command again.`);
     }

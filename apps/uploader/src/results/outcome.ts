@@ -38,7 +38,7 @@ export type RunResult = {
   badLines: string[];
 };
 
-/** What a run's state means to whoever pushed it; null: it is not settled yet. */
+/** The exit code for a run in this state; null: it has not ended yet. */
 export const EXIT_CODE_OF_STATE: Record<RunState, ExitCode | null> = {
   receiving: null,
   queued: null,
@@ -57,8 +57,8 @@ interface Settlement {
 }
 
 /**
- * What a run's answer means to whoever waits for it. A run behind a later one is no fault, unless readers must see it
- * (`requireShown`). One that is not settled is `received` to those who do not wait.
+ * The result of a push for a run in this state. A run behind a later one is not a fault, unless readers must see it
+ * (`requireShown`). A run that has not ended is `received` for a push that does not wait.
  */
 export function settlementOf(run: Run, requireShown: boolean): Settlement {
   const exitCode = EXIT_CODE_OF_STATE[run.state];
@@ -66,7 +66,7 @@ export function settlementOf(run: Run, requireShown: boolean): Settlement {
   if (exitCode !== 0) return { result: WORD_OF[exitCode], exitCode, error: errorOfState(run) };
   if (run.state === 'published') return { result: 'published', exitCode: 0, error: null };
   if (!requireShown) return { result: 'superseded', exitCode: 0, error: null };
-  const error = { code: 'not_shown', detail: describeShown(run) ?? 'It is not shown to readers.' };
+  const error = { code: 'not_shown', detail: describeShown(run) ?? 'Readers do not see it.' };
   return { result: 'superseded', exitCode: EXIT_CODE_OF.data, error };
 }
 
@@ -88,7 +88,7 @@ function day(instant: string): string {
 }
 
 const DETAIL_OF_STATE: Partial<Record<RunState, string>> = {
-  failed: 'Its data is at fault: push corrected files.',
+  failed: 'Its data is at fault: fix the data and push again.',
   cancelled: 'It was withdrawn, or replaced by a newer push, before it was loaded.',
 };
 
@@ -109,15 +109,25 @@ export function errorOfState(run: Run): RunError | null {
 
 function detailOfHeld({ model, run, gates }: Run): string {
   const broken = (gates ?? []).filter((gate) => gate.broken).map(describeGate);
-  const told = broken.length === 0 ? '' : ` (${broken.join('; ')})`;
-  return `It is loaded, and a quality gate holds it${told}. Push corrected files, or show it to readers all the same: uploader publish ${model} ${shellWord(run)} --force --reason TEXT.`;
+  return `It is loaded, but not published, because it breaks a quality gate${broken.length === 0 ? '' : `: ${broken.join('; ')}`}. Push corrected files, or publish it anyway: uploader publish ${model} ${shellWord(run)} --force --reason TEXT.`;
 }
+
+/** What was found, and what the contract wants, in the words of the status page (`page/format.ts` of ingest-api). */
+const GATES: Record<string, [found: (value: unknown) => string, verb: string, unit: string]> = {
+  scoreMin: [(score) => `lowest score is ${score}`, 'requires at least', ''],
+  scoreMax: [(score) => `highest score is ${score}`, 'allows', ''],
+  minRows: [(rows) => `the run has ${rows} rows`, 'requires at least', ''],
+  maxRowChangePercent: [(share) => `row count changed by ${share}`, 'allows', ' %'],
+  maxScoreShiftPsi: [(psi) => `score distribution shifted by ${psi} (PSI)`, 'allows', ''],
+  maxRejectedLines: [(lines) => `rejected lines: ${lines}`, 'allows', ''],
+};
 
 function describeGate({ gate, expected, found }: NonNullable<Run['gates']>[number]): string {
-  return `${gate}: expected ${JSON.stringify(expected)}, found ${JSON.stringify(found)}`;
+  const [sentence, verb, unit] = GATES[gate] ?? [(value) => `${gate} is ${value}`, 'says', ''];
+  return `${sentence(`${String(found)}${unit}`)}; the contract ${verb} ${String(expected)}${unit}`;
 }
 
-/** Run keys may hold anything that prints; most are words to a shell as they stand. */
+/** A run key may contain any printable character; most are words to a shell as they are. */
 function shellWord(text: string): string {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`;
 }
@@ -130,11 +140,11 @@ function shellWord(text: string): string {
 export function describeBadLines(run: Pick<Run, 'model' | 'run' | 'rejects'>, listedAt?: string): string[] {
   const { model, run: key, rejects } = run;
   const first = rejects?.first ?? [];
-  const told = new Set<string>();
+  const shownFaults = new Set<string>();
   const lines = first.map((reject) => {
-    // What is wrong is said once for each kind; the other lines show themselves.
-    const isNew = reject.detail && !told.has(`${reject.code} ${reject.file}`);
-    told.add(`${reject.code} ${reject.file}`);
+    // What is wrong is reported once for each kind; of other lines only the text is shown.
+    const isNew = reject.detail && !shownFaults.has(`${reject.code} ${reject.file}`);
+    shownFaults.add(`${reject.code} ${reject.file}`);
     const shown = reject.excerpt ? `${isNew ? ' The line: ' : ': '}${reject.excerpt}` : '';
     const excerpt = `${isNew ? `: ${reject.detail}` : ''}${shown}`;
     return `${model}/${key}/${reject.file}:${reject.line} (byte ${reject.byte_offset}) ${reject.code}${excerpt}`;
@@ -149,12 +159,12 @@ export function describeBadLines(run: Pick<Run, 'model' | 'run' | 'rejects'>, li
   ];
 }
 
-/** A fault about a file of the run begins with the run's name by itself. */
+/** A fault about a file of the run already begins with the name of the run. */
 export function labelled(label: string, detail: string): string {
   return detail.startsWith(`${label}/`) ? detail : `${label}: ${detail}`;
 }
 
-/** What is told of faults that belong to no run. */
+/** The error of faults that belong to no run. */
 export function errorOfAll(faults: readonly unknown[]): { error?: RunError } {
   const [first, ...others] = faults.map((fault) => errorOf(fault).error);
   if (first === undefined) return {};
@@ -200,21 +210,21 @@ export function describeOutcome(run: RunOutcome): string {
     run.state === 'failed' ? 'failed' : `is ${run.state === 'receiving' ? 'received' : run.state}`;
   if (run.error && run.error.code !== 'not_shown') {
     const { detail, file, line } = run.error;
-    const told = line === undefined || (file !== undefined && detail.includes(file));
-    const place = told ? '' : ` (${file ?? '?'}:${line})`;
-    // A fault on the way here says nothing of the state that the run has there.
+    const isNamed = line === undefined || (file !== undefined && detail.includes(file));
+    const place = isNamed ? '' : ` (${file ?? '?'}:${line})`;
+    // A fault of this program says nothing about the state of the run in the service.
     const settled = run.state === 'failed' || run.state === 'held' || run.state === 'cancelled';
     return settled
       ? `${label} ${state}: ${detail}${place}${seenInstead(run)}`
       : `${labelled(label, detail)}${place}`;
   }
   const rows = run.rows === null ? '' : `, ${formatCount(run.rows, 'row')}`;
-  const sent = run.bytesSent === 0 ? 'nothing had to be sent' : `${formatBytes(run.bytesSent)} sent`;
+  const sent = run.bytesSent === 0 ? 'nothing to send' : `${formatBytes(run.bytesSent)} sent`;
   const end = `${label} ${state}${rows}; ${sent}, ${formatDuration(run.seconds * 1000)} in all.`;
   return run.notShown === null ? end : `${end}\n${run.model}/${run.run} is ${run.notShown}`;
 }
 
-/** After a fault of the run: what it did not change. */
+/** After a fault of the run: what readers still see. */
 function seenInstead({ model, run, shown }: RunOutcome): string {
   if (shown === null) return ` Readers of scores.${model} see no run yet.`;
   return ` Readers of scores.${model} see ${shown.run === run ? `revision ${shown.revision} of this run` : shown.run}.`;

@@ -19,10 +19,10 @@ export type ResultWord =
 
 export type RunError = { code: string; detail: string; file?: string; line?: number; byte_offset?: number };
 
-/** A command's end, as --json prints it; each command adds what it has found. */
+/** The result of a command, as --json prints it; each command adds its own fields. */
 export type CommandResult = { result: ResultWord; exitCode: ExitCode; error?: RunError };
 
-/** What --ignore left out; the first paths, and how many there are in all. */
+/** What --ignore left out: the first paths, and the number of all. */
 export type Ignored = { count: number; first: string[] };
 
 const SHOWN_IGNORED = 20;
@@ -51,7 +51,7 @@ export const WORD_OF: Record<ExitCode, ResultWord> = {
   143: 'interrupted',
 };
 
-/** What ended the command before there was anything else to tell. */
+/** The result of a command that a fault ended before it had any other result. */
 export function resultOfFault(error: RunError, exitCode: ExitCode): CommandResult & { runs: [] } {
   return { result: WORD_OF[exitCode], exitCode, runs: [], error };
 }
@@ -67,13 +67,13 @@ export class UploaderError extends Error {
   }
 }
 
-/** The process was told to stop. Nothing is lost: what the service has acknowledged stays with it. */
+/** A signal stopped the process. Nothing is lost: the service keeps what it acknowledged. */
 export class Interrupted extends Error {
   override readonly name = 'Interrupted';
   readonly signalName: 'SIGINT' | 'SIGTERM';
 
   constructor(signalName: 'SIGINT' | 'SIGTERM') {
-    super(`Stopped by ${signalName}. It is safe to run the same command again: it goes on from there.`);
+    super(`Stopped by ${signalName}. Run the same command again: it continues from here.`);
     this.signalName = signalName;
   }
 }
@@ -83,7 +83,7 @@ export class OutOfTime extends Error {
   override readonly name = 'OutOfTime';
 }
 
-/** Anything thrown, as a fault with a kind: what nobody foresaw is a bug of ours. */
+/** Anything thrown, as a fault with a kind: what the code does not expect is a bug of the uploader. */
 export function asUploaderError(error: unknown): UploaderError {
   if (error instanceof UploaderError) return error;
   if (error instanceof OutOfTime) return new UploaderError('try_again', error.message, { cause: error });
@@ -94,8 +94,8 @@ export function asUploaderError(error: unknown): UploaderError {
 }
 
 /**
- * Several runs, one exit code. 75 promises that the same command again is enough, so it is told only when
- * nothing else is wrong; among the rest, what hides the most comes first.
+ * Several runs, one exit code. 75 promises that the same command again is enough, so it is used only when
+ * nothing else is wrong; of the others, the code that hides most comes first.
  */
 const WORST_FIRST: readonly ExitCode[] = [130, 143, 1, 2, 77, 66, 65, 75, 0];
 
@@ -103,12 +103,12 @@ export function worstExitCode(codes: readonly ExitCode[]): ExitCode {
   return WORST_FIRST.find((code) => codes.includes(code)) ?? 0;
 }
 
-/** Where the sidecar of Airflow's KubernetesPodOperator looks for a task's XCom. */
+/** Where the sidecar of Airflow's KubernetesPodOperator reads the XCom of a task. */
 const XCOM_DIR = '/airflow/xcom';
 
 /**
- * The files that want the result. Found from the arguments themselves and not from the settings, because the
- * result is written also when the settings are what is wrong.
+ * The files that receive the result. Found in the arguments and not in the settings, because the result is also
+ * written when the settings are at fault.
  */
 export function findResultFiles(args: string[], env: NodeJS.ProcessEnv): string[] {
   const at = args.findIndex((arg) => arg === '--result-file' || arg.startsWith('--result-file='));
@@ -117,7 +117,7 @@ export function findResultFiles(args: string[], env: NodeJS.ProcessEnv): string[
   return [...(named ? [named] : []), ...(isFolder(xcomDir) ? [join(xcomDir, 'return.json')] : [])];
 }
 
-/** Whole or not at all: whoever polls for the file must not find half of it. */
+/** Whole or not at all: a program that polls for the file must not read half of it. */
 export function writeResultFile(path: string, text: string): void {
   const temporary = `${path}.${process.pid}.tmp`;
   writeFileSync(temporary, text);

@@ -62,7 +62,7 @@ export async function sendFile(
 type SendOptions = {
   file: HashedFile;
   uploadUrl: string;
-  /** Where the upload stands, when the service has said so a moment ago; otherwise it is asked. */
+  /** The offset of the upload, when the service has just reported it; otherwise the service is asked. */
   offsetBytes?: number | undefined;
   headers: () => Record<string, string>;
   chunkSizeBytes: number;
@@ -93,7 +93,7 @@ async function sendOnce(options: SendOptions): Promise<void> {
   try {
     await new Promise<void>((resolve, reject) => {
       let lastAnswer: ExchangeResponse | undefined;
-      // The source is ours (`fileReader`); the library only wants to see that there is one.
+      // The source is ours (`fileReader`); the library only checks that one exists.
       const upload = new Upload(Buffer.from(options.file.path), {
         uploadUrl: options.uploadUrl,
         chunkSize: options.chunkSizeBytes,

@@ -16,7 +16,7 @@ export function createSlots(count: number): <T>(task: () => Promise<T>) => Promi
 }
 
 /**
- * Shares a line among all transfers: each tells what it has sent, and is told how long to wait before it
+ * Shares a line among all transfers: each reports what it has sent, and learns how long to wait before it
  * sends more. What was not used is not saved up.
  */
 export function createByteBudget(

@@ -120,7 +120,7 @@ async function sendOne(
 
 /**
  * Files of the same content can share an upload. Two transfers into it would only push each other out, so
- * the second waits; whether anything is left to send, the run's state then says.
+ * the second waits; the state of the run then says whether anything is left to send.
  */
 async function oncePerUpload(url: string, uploading: Map<string, Promise<void>>, send: () => Promise<void>) {
   const other = uploading.get(url);

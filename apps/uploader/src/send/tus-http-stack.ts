@@ -7,7 +7,7 @@ type TusHttpStackOptions = {
   /** Besides those of the library, of the moment at which a request is sent. */
   headers: () => Record<string, string>;
   signal: AbortSignal;
-  /** What HEAD would tell. The library always asks; then the answer is this, and nothing is sent. */
+  /** The offset that HEAD would report. The library always asks; then this is the answer, and nothing is sent. */
   standing?: { offsetBytes: number; sizeBytes: number } | undefined;
 };
 

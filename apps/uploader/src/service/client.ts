@@ -17,7 +17,7 @@ import {
   runSchema,
 } from './run-schema.ts';
 
-/** `token` is read anew each time it is asked for: its file may have another one by then. */
+/** `token` is read again each time: its file may contain another one by then. */
 export type ServiceAddress = {
   readonly url: string;
   readonly token: string;
@@ -144,7 +144,7 @@ export async function getModel(
 
 export type Publication = { run: string; revision?: number; force?: boolean; reason: string };
 
-/** Moves the model's pointer. Resolves to null when it was moved by somebody else since `tag` was given out. */
+/** Moves the pointer of the model. Resolves to null when somebody else has moved it since `tag` was read. */
 export async function publishRun(
   service: ServiceAddress,
   model: string,
@@ -226,7 +226,7 @@ function readAnswer<T>(response: Answer, schema: z.ZodType<T>): T {
   );
 }
 
-/** The run, or null when the service has none of this name, or none for this token: it does not tell which. */
+/** The run, or null when the service has no such run or the token does not cover it: the answer is the same. */
 export async function findRun(
   service: ServiceAddress,
   model: string,

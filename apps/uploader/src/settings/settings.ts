@@ -15,16 +15,14 @@ export type Settings = LocalSettings & { url: string; token: string; tokenSource
 export type Flags = Record<string, string>;
 
 /**
- * Flags, then UPLOADER_* of the environment, then the config file, then the defaults. All faults are told
+ * Flags, then UPLOADER_* of the environment, then the config file, then the defaults. All faults are reported
  * at once, so that a first set-up takes one round and not five.
  */
 export function loadSettings(flags: Flags, env: NodeJS.ProcessEnv): Settings {
   const { values, faults, config } = readValues(flags, env);
   const { url } = values;
   if (url === null && !faults.some((fault) => fault.includes('UPLOADER_URL') || fault.includes('--url'))) {
-    faults.push(
-      "There is no service address: set UPLOADER_URL, or give --url, to the ingest service's base address.",
-    );
+    faults.push('The address of the service is missing: set UPLOADER_URL or --url to its base address.');
   }
   const tokenSource = findToken(flags, env, config);
   const token = readToken(tokenSource);
@@ -80,7 +78,7 @@ function find(
   const dashed = `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
   const flag = flags[name];
   if (flag !== undefined) return { text: flag, from: dashed };
-  // A variable that is set to nothing is how most schedulers say "not set".
+  // Most schedulers write an empty variable for one that is not set.
   const variable = env[envName];
   if (variable) return { text: variable, from: envName };
   const value = config?.values[name];
@@ -102,8 +100,8 @@ function unknownKeyFaults(config: ConfigFile): string[] {
     .filter((key) => !known.has(key))
     .map((key) =>
       key === 'token'
-        ? `The config file ${config.path} must not hold a token: put it into a file of its own and name that as "tokenFile".`
-        : `The config file ${config.path} holds "${key}", which is no setting; there are ${[...known].join(', ')}.`,
+        ? `The config file ${config.path} must not contain a token: put the token into its own file and name that file as "tokenFile".`
+        : `The config file ${config.path} contains "${key}", which is not a setting; the settings are ${[...known].join(', ')}.`,
     );
 }
 
@@ -125,7 +123,7 @@ function readConfigFile(
     if (values && typeof values === 'object' && !Array.isArray(values)) {
       return { path, values: { ...values } };
     }
-    return { fault: `The config file ${path} must hold one JSON object.` };
+    return { fault: `The config file ${path} must contain one JSON object.` };
   } catch (error) {
     // ENOTDIR: accounts of services have homes such as /dev/null.
     const code = error instanceof Error && 'code' in error ? error.code : null;

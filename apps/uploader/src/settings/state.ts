@@ -25,8 +25,8 @@ export function findStateDir(asked: string | null, env: NodeJS.ProcessEnv): stri
 }
 
 /**
- * Makes the state folder, once, before anything is begun. One that was asked for and cannot be used is a fault of the
- * configuration. The one that nobody asked for only spares work: without it files are hashed again, and `warn` is told.
+ * Makes the state folder, once, at the start. A folder that the caller named and that cannot be used is a fault of the
+ * configuration. The default folder only saves work: without it files are hashed again, and `warn` is called.
  */
 export async function openStateDir(
   asked: string | null,
@@ -76,9 +76,9 @@ export function stateFilePath(stateDir: string, runFolder: string, ending: strin
   return join(stateDir, createHash('sha256').update(runFolder).digest('hex').slice(0, 32) + ending);
 }
 
-/** Replaces a file as a whole: whoever reads it sees the old text or the new one, also after a crash. */
+/** Replaces a file as a whole: a reader sees the old text or the new one, also after a crash. */
 export async function replaceFile(path: string, text: string): Promise<void> {
-  // The folder may have been deleted since the start; whether it is there now, open() says.
+  // The folder may have been deleted since the start; open() finds out.
   await mkdir(dirname(path), { mode: 0o700 }).catch(() => {});
   // Unlike a process id it is another one on every host that shares the folder.
   const temporary = `${path}.${randomBytes(6).toString('hex')}.tmp`;
@@ -97,7 +97,7 @@ export async function replaceFile(path: string, text: string): Promise<void> {
   }
 }
 
-/** A holder says this often that it is alive; one that has not for a while is taken to be dead. */
+/** A holder touches its lock this often; one that has not done so for a while counts as dead. */
 const SIGN_OF_LIFE_EVERY_MS = 5_000;
 const DEAD_AFTER_MS = 20_000;
 const LOOK_EVERY_MS = 250;
@@ -154,7 +154,7 @@ async function take(
     const seen = await see(path);
     if (seen === 'unreadable') return false;
     if (seen === null) {
-      // Gone in this moment; or a link that leads nowhere, which is there for ever.
+      // Removed just now; or a link to nothing, which stays for ever.
       vanished += 1;
       if (vanished > MOST_VANISHED) return false;
       await pause(LOOK_EVERY_MS / 10, signal);

@@ -5,11 +5,16 @@ import { readPemFile } from './settings.ts';
 const LONGEST_TIMER_MS = 24 * 86_400_000;
 
 type Setting<T> = {
-  /** In the config file, and (dashed, with `--`) on the command line. */
+  /** In the config file; on the command line with dashes. */
   name: string;
+  /** As commander takes it. */
+  flag: string;
+  help: string;
   env: string;
+  /** As a caller would write it; left out, the value is null. */
+  defaultText: string | undefined;
   fallback: T;
-  /** Throws a sentence's end ("must be ...") when the text says nothing usable. */
+  /** Throws the end of a sentence ("must be ...") for a text that is not usable. */
   parse: (text: string) => T;
 };
 
@@ -35,8 +40,8 @@ function baseUrl(text: string): string {
   if (url.protocol !== 'https:' && url.protocol !== 'http:')
     throw new Error('must start with https:// or http://');
   if (url.username || url.password)
-    throw new Error('must not hold a user or password; the token is given apart');
-  if (url.search || url.hash) throw new Error('must not hold a ? or # part');
+    throw new Error('must not contain a user or password; the token is a separate setting');
+  if (url.search || url.hash) throw new Error('must not contain a ? or # part');
   return url.origin + url.pathname.replace(/\/+$/, '');
 }
 
@@ -74,43 +79,6 @@ function bytesPerSecond(text: string): number | null {
   if (bytes < 16_384) throw new Error('must be at least 16KiB');
   return bytes;
 }
-
-const setting = <T>(name: string, env: string, fallback: T, parse: (text: string) => T): Setting<T> => ({
-  name,
-  env,
-  fallback,
-  parse,
-});
-
-/** Every setting but the token, once: its names, its default, and how its text is read. */
-export const SETTINGS = {
-  url: setting<string | null>('url', 'UPLOADER_URL', null, baseUrl),
-  model: setting<string | null>('model', 'UPLOADER_MODEL', null, (text) => name(text, modelNameFault)),
-  run: setting<string | null>('run', 'UPLOADER_RUN', null, (text) => name(text, runKeyFault)),
-  // Airflow has no logical date on an asset-triggered run, so its template may well expand to nothing.
-  asOf: setting<string | null>('asOf', 'UPLOADER_AS_OF', null, (text) =>
-    text.trim() === ''
-      ? null
-      : parsed(parseAsOf(text), 'a date (2026-11-01) or an instant with its offset (2026-11-01T06:00:00Z)'),
-  ),
-  ignore: setting<readonly string[]>('ignore', 'UPLOADER_IGNORE', [], globs),
-  ca: setting<string | null>('ca', 'UPLOADER_CA', null, readPemFile),
-  clientCert: setting<string | null>('cert', 'UPLOADER_CERT', null, readPemFile),
-  clientKey: setting<string | null>('key', 'UPLOADER_KEY', null, readPemFile),
-  transfers: setting('transfers', 'UPLOADER_TRANSFERS', 4, transfers),
-  chunkSizeBytes: setting('chunkSize', 'UPLOADER_CHUNK_SIZE', 64 * 2 ** 20, chunkSizeBytes),
-  maxDurationMs: setting('maxDuration', 'UPLOADER_MAX_DURATION', 6 * 3_600_000, (text) =>
-    durationMs(text, 1),
-  ),
-  pollMs: setting('poll', 'UPLOADER_POLL', 5000, (text) => durationMs(text, 50)),
-  stallTimeoutMs: setting('stallTimeout', 'UPLOADER_STALL_TIMEOUT', 60_000, (text) => durationMs(text, 100)),
-  stateDir: setting<string | null>('stateDir', 'UPLOADER_STATE_DIR', null, (text) => text),
-  bytesPerSecond: setting<number | null>('bwlimit', 'UPLOADER_BWLIMIT', null, bytesPerSecond),
-  dryRun: setting('dryRun', 'UPLOADER_DRY_RUN', false, flag),
-  wait: setting('wait', 'UPLOADER_WAIT', true, flag),
-  requireShown: setting('requireShown', 'UPLOADER_REQUIRE_SHOWN', false, flag),
-  json: setting('json', 'UPLOADER_JSON', false, flag),
-};
 
 const DATE = /^\d{4}-\d{2}-\d{2}$/;
 // Airflow's {{ logical_date }} prints a space where ISO 8601 has a T.
@@ -163,3 +131,133 @@ export function parseSizeBytes(text: string): number | null {
   if (!match || unitBytes === undefined) return null;
   return Math.round(Number(match[1]) * unitBytes);
 }
+
+type Row<T> = { help: string; env: string; parse: (text: string) => T };
+
+function setting<T>(flag: string, row: Row<T> & { default: string }): Setting<T>;
+function setting<T>(flag: string, row: Row<T>): Setting<T | null>;
+function setting<T>(flag: string, row: Row<T> & { default?: string }): Setting<T | null> {
+  const [dashed = ''] = flag.replace(/^--(no-)?/, '').split(' ');
+  return {
+    name: dashed.replace(/-[a-z]/g, (letter) => letter.charAt(1).toUpperCase()),
+    flag,
+    help: row.help,
+    env: row.env,
+    defaultText: row.default,
+    fallback: row.default === undefined ? null : row.parse(row.default),
+    parse: row.parse,
+  };
+}
+
+/** Every option but the token, once: its flag and help, its variable, its default, and how its text is read. */
+export const SETTINGS = {
+  url: setting('--url <address>', {
+    env: 'UPLOADER_URL',
+    help: 'base address of the service',
+    parse: baseUrl,
+  }),
+  model: setting('--model <name>', {
+    env: 'UPLOADER_MODEL',
+    help: 'the model, when the folders do not name it',
+    parse: (text) => name(text, modelNameFault),
+  }),
+  run: setting('--run <key>', {
+    env: 'UPLOADER_RUN',
+    help: 'the run, when the folders do not name it',
+    parse: (text) => name(text, runKeyFault),
+  }),
+  asOf: setting<string | null>('--as-of <date>', {
+    env: 'UPLOADER_AS_OF',
+    help: 'date of the data; orders the runs of a model (default: the date in the run key, else the time of the push)',
+    // Airflow has no logical date on an asset-triggered run, so its template may expand to nothing.
+    parse: (text) =>
+      text.trim() === ''
+        ? null
+        : parsed(parseAsOf(text), 'a date (2026-11-01) or an instant with its offset (2026-11-01T06:00:00Z)'),
+  }),
+  ignore: setting('--ignore <globs>', {
+    env: 'UPLOADER_IGNORE',
+    help: 'leave out files and folders with these names (with a slash: these paths below DIR); repeatable',
+    default: '',
+    parse: globs,
+  }),
+  ca: setting('--ca <file>', {
+    env: 'UPLOADER_CA',
+    help: 'PEM file of an authority to trust as well, for an https:// service',
+    parse: readPemFile,
+  }),
+  clientCert: setting('--cert <file>', {
+    env: 'UPLOADER_CERT',
+    help: 'client certificate (PEM), if the service asks for one; needs --key',
+    parse: readPemFile,
+  }),
+  clientKey: setting('--key <file>', {
+    env: 'UPLOADER_KEY',
+    help: 'key of the client certificate (PEM)',
+    parse: readPemFile,
+  }),
+  transfers: setting('--transfers <count>', {
+    env: 'UPLOADER_TRANSFERS',
+    help: 'files sent at the same time',
+    default: '4',
+    parse: transfers,
+  }),
+  chunkSizeBytes: setting('--chunk-size <size>', {
+    env: 'UPLOADER_CHUNK_SIZE',
+    help: 'bytes per request',
+    default: '64MiB',
+    parse: chunkSizeBytes,
+  }),
+  maxDurationMs: setting('--max-duration <time>', {
+    env: 'UPLOADER_MAX_DURATION',
+    help: 'end with 75 after this time',
+    default: '6h',
+    parse: (text) => durationMs(text, 1),
+  }),
+  pollMs: setting('--poll <time>', {
+    env: 'UPLOADER_POLL',
+    help: 'maximum polling interval of a run',
+    default: '5s',
+    parse: (text) => durationMs(text, 50),
+  }),
+  stallTimeoutMs: setting('--stall-timeout <time>', {
+    env: 'UPLOADER_STALL_TIMEOUT',
+    help: 'end and retry a request that moves no byte for this time',
+    default: '60s',
+    parse: (text) => durationMs(text, 100),
+  }),
+  stateDir: setting('--state-dir <dir>', {
+    env: 'UPLOADER_STATE_DIR',
+    help: 'folder for known hashes; may be deleted (default: ~/.local/state/uploader)',
+    parse: (text) => text,
+  }),
+  bytesPerSecond: setting<number | null>('--bwlimit <rate>', {
+    env: 'UPLOADER_BWLIMIT',
+    help: 'bytes per second of all transfers together, such as 10MB (default: no limit)',
+    parse: bytesPerSecond,
+  }),
+  dryRun: setting('--dry-run', {
+    env: 'UPLOADER_DRY_RUN',
+    help: 'read and hash, say what would be sent, and send nothing',
+    default: 'false',
+    parse: flag,
+  }),
+  wait: setting('--no-wait', {
+    env: 'UPLOADER_WAIT',
+    help: 'end when the run is received, not when it is published',
+    default: 'true',
+    parse: flag,
+  }),
+  requireShown: setting('--require-shown', {
+    env: 'UPLOADER_REQUIRE_SHOWN',
+    help: 'end with 65 unless readers see this run and revision',
+    default: 'false',
+    parse: flag,
+  }),
+  json: setting('--json', {
+    env: 'UPLOADER_JSON',
+    help: 'print the result as the last line of stdout, in JSON',
+    default: 'false',
+    parse: flag,
+  }),
+};

@@ -13,7 +13,7 @@ export function currentToken(source: TokenSource | null, known: string): string 
 }
 
 /**
- * The token's text, or the sentence that says why there is none. A token is never an argument's value,
+ * The text of the token, or the sentence that says why it is missing. A token is never an argument's value,
  * because arguments are seen by everyone in the process list.
  */
 export function readToken(source: TokenSource | null): { token: string } | { fault: string } {

@@ -16,7 +16,7 @@ export type SourceRun = {
 };
 type FoundRuns = {
   runs: SourceRun[];
-  /** About what lies in DIR and belongs to no run. */
+  /** Faults of what is in DIR and belongs to no run. */
   faults: UploaderError[];
   /** What --ignore left out, by path below DIR. */
   ignored: string[];
@@ -43,7 +43,7 @@ type Listing = { files: SourceFile[]; folders: SourceFile[]; strays: Stray[] };
  * Which runs DIR holds: what the flags leave out, the folders say. `DIR/<model>/<run>/*.jsonl` with neither,
  * `DIR/<model>/` with a run, `DIR/<run>/` with a model, `DIR/` with both. Sorted by code unit, so that the
  * same folder gives the same order on every host. Nothing is left out in silence: an entry is data, is passed over
- * by its name, is ignored because the caller says so, or is a fault that names it.
+ * by its name, is ignored by --ignore, or is a fault that names it.
  *
  * @param ignore globs; one with a slash is matched with the path below `base`, any other with each name.
  * @throws {UploaderError} when DIR cannot be read, or holds no folder where the layout has folders.
@@ -152,7 +152,7 @@ async function list(path: string, isIgnored: IsIgnored): Promise<Listing> {
     else if (!Buffer.from(name, 'utf8').equals(bytes)) {
       listing.strays.push({ name: asEscapes(bytes), why: 'its name is not UTF-8; rename it' });
     } else {
-      // stat(), not the entry's own type: links to files and folders are as good as those.
+      // stat(), not the type of the entry: links to files and folders count as files and folders.
       const stats = await stat(entry.path).catch((error: unknown) => void stray(unreadableReason(error)));
       if (stats) sortIn(entry, stats, listing);
     }

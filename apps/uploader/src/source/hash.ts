@@ -10,7 +10,7 @@ import { readBlocks, readText } from './read.ts';
 
 export type HashedFile = SourceFile & { sha256: string; lines: number; identity: FileIdentity };
 
-/** A push that is killed while it hashes goes on from the last save. */
+/** A push that is killed while it hashes continues from the last save. */
 const SAVE_EVERY_MS = 5000;
 
 /** Hashes what the cache does not know. Files come back in the order of `run.files`. */
@@ -143,7 +143,7 @@ type HashCache = {
 
 /**
  * The hashes of one run's files, by absolute path, size, mtime and inode. Whatever is wrong with the cache
- * only means hashing again: `warn` is told, the push goes on. It may be deleted at any time.
+ * only means hashing again: `warn` is called, and the push continues. It may be deleted at any time.
  */
 export async function openHashCache(
   stateDir: string | null,
@@ -190,7 +190,7 @@ async function readEntries(path: string) {
     const parsed = cacheSchema.safeParse(JSON.parse(await readFile(path, 'utf8')));
     return parsed.success ? parsed.data.files : {};
   } catch {
-    // Absent, unreadable or garbage: nothing is known, which is always a right answer here.
+    // Missing, unreadable or garbage: nothing is known, which is always a correct answer here.
     return {};
   }
 }

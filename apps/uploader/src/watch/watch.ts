@@ -55,7 +55,7 @@ export async function watch(
   const onMarker = (folder: string) => {
     const marked = markedRun(root, folder, settings.model, settings.run);
     if (!marked) return;
-    // A marker that is written again while its run is pushed is looked at after that.
+    // A marker that is written again while its run is pushed is checked after the push.
     const before = running.get(folder) ?? Promise.resolve();
     const after = before
       .then(() => pushMarked(root, marked, context, interrupt, { print, say }))
@@ -107,12 +107,12 @@ async function pushMarked(
 
 type MarkedRun = { folder: string; model: string; run: string };
 
-/** How many folders lie between DIR and the files: what the flags leave out. */
+/** The number of folder levels between DIR and the files: what the flags do not name. */
 function layoutDepth(model: string | null, run: string | null): number {
   return (model === null ? 1 : 0) + (run === null ? 1 : 0);
 }
 
-/** Which run a marker's folder is; null when it does not lie where the layout has its runs. */
+/** The run of a marker's folder; null when the folder is not at the level of runs. */
 function markedRun(root: string, folder: string, model: string | null, run: string | null): MarkedRun | null {
   const path = relative(root, folder);
   const names = path === '' ? [] : path.split(sep);
@@ -121,24 +121,24 @@ function markedRun(root: string, folder: string, model: string | null, run: stri
   return { folder, model: model ?? first, run: run ?? (model === null ? second : first) };
 }
 
-/** Tells of every marker that is there, appears or is written again, until it is stopped. */
+/** Reports every marker that exists, appears or is written again, until it is stopped. */
 function watchMarkers(
   root: string,
   depth: number,
-  told: { onMarker: (folder: string) => void; onError: (error: unknown) => void },
+  handlers: { onMarker: (folder: string) => void; onError: (error: unknown) => void },
 ): () => Promise<void> {
   const watcher = watchPaths(root, {
     depth,
     // Data files come and go by the thousand; only folders and markers are of interest.
     ignored: (path, stats) => stats?.isFile() === true && basename(path) !== MARKER,
   });
-  watcher.on('add', (path) => told.onMarker(dirname(path)));
-  watcher.on('change', (path) => told.onMarker(dirname(path)));
-  watcher.on('error', told.onError);
+  watcher.on('add', (path) => handlers.onMarker(dirname(path)));
+  watcher.on('change', (path) => handlers.onMarker(dirname(path)));
+  watcher.on('error', handlers.onError);
   return () => watcher.close();
 }
 
-/** The file that says that a run's folder is complete, as Spark and Hadoop write it. */
+/** The file that marks the folder of a run as complete, as Spark and Hadoop write it. */
 const MARKER = '_SUCCESS';
 
 /** null: the folder has no marker (any more). */
