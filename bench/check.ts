@@ -1,16 +1,16 @@
 /**
- * `uploader check` of one large file, as a process with its start and end, against `sha256sum` of the same file: in
- * turns, with the file in the page cache. The best of each is told, as the other programs of a machine disturb it least.
+ * `uploader check` of one large file, as a whole process, against `sha256sum` of the same file: in turn, with the file
+ * in the page cache. The best round of each counts, because other programs can only make a round slower.
  *
  *   node bench/check.ts [--rows 27000000] [--rounds 5]
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { makeBenchDir } from './database.ts';
 import { writeScoreFile } from './score-file.ts';
 
 const UPLOADER = fileURLToPath(new URL('../apps/uploader/bin/uploader.js', import.meta.url));
@@ -18,7 +18,7 @@ const UPLOADER = fileURLToPath(new URL('../apps/uploader/bin/uploader.js', impor
 const { values } = parseArgs({
   options: { rows: { type: 'string', default: '27000000' }, rounds: { type: 'string', default: '5' } },
 });
-const dir = await mkdtemp(join(process.env.BENCH_DIR ?? tmpdir(), 'ingest-check-'));
+const dir = await makeBenchDir();
 try {
   const path = join(dir, 'scores.jsonl');
   const { bytes, rows } = await writeScoreFile(path, Number(values.rows), 'random');

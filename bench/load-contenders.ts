@@ -9,14 +9,14 @@ import { promisify } from 'node:util';
 import type pg from 'pg';
 import { from as copyFrom } from 'pg-copy-streams';
 import { COPY_COLUMNS, COPY_HEAD, COPY_TAIL, createScoreLineScanner, KeyOrder } from 'score-lines';
-import type { BenchDatabase } from './bench-database.ts';
-import { startBenchLoader } from './bench-loader.ts';
+import type { BenchDatabase } from './database.ts';
+import { loadOnce } from './loader.ts';
 import type { ScoreFile } from './score-file.ts';
 
-/** The loader's own default; the same for all. */
+/** The loader's default; the same for all contenders. */
 const MAINTENANCE_WORK_MEM = '128MB';
 
-/** The same rows twice: as JSON Lines for those who parse, as ready-made COPY text for those who do not. */
+/** The same rows twice: as JSON Lines, and as COPY text for contenders that do not parse JSON. */
 export interface LoadData {
   readonly jsonPath: string;
   readonly textPath: string;
@@ -25,16 +25,16 @@ export interface LoadData {
 
 export interface LoadTurn {
   readonly seconds: number;
-  /** Left out where nobody can tell. What is missing to `seconds` is COMMIT, and what is done besides. */
+  /** Unknown for some contenders. The rest of `seconds` is COMMIT and everything else. */
   readonly phases?: { readonly copySeconds: number; readonly keySeconds: number };
   readonly peakResidentMb?: number;
 }
 
 export interface LoadContender {
   readonly name: string;
-  /** How it is called in tables. */
+  /** The name in tables. */
   readonly label: string;
-  /** One load; leaves the database as it was. */
+  /** Loads once, and leaves the database as it was. */
   run(round: number): Promise<LoadTurn>;
 }
 
@@ -44,19 +44,18 @@ const KEY = 'ALTER TABLE contender ADD PRIMARY KEY (pk)';
 const ROWS_PER_INSERT = 1_000;
 const CHUNK_BYTES = 1024 * 1024;
 
-/** Our load with every check on, by a real loader process. */
+/** Our load with every check, by a real loader process. */
 export function ours(database: BenchDatabase, data: LoadData): LoadContender {
   return {
     name: 'ours',
     label: 'score-ingest, every check on',
-    run: (round) =>
-      startBenchLoader(database, MAINTENANCE_WORK_MEM).then((loader) => loader.load(data, `round ${round}`)),
+    run: (round) => loadOnce(database, data, `round ${round}`, MAINTENANCE_WORK_MEM),
   };
 }
 
 /**
- * Our scanner, order and COPY with nothing that proves: no sha256, no profile, no gates, no records. What all of
- * those cost, it shows against `ours`.
+ * Our scanner, key order and COPY without sha256, profile, gates and records. The difference to `ours` is the cost of
+ * these.
  */
 export function uncheckedLoad({ client }: BenchDatabase, data: LoadData): LoadContender {
   const copy = `COPY contender (${COPY_COLUMNS.join(', ')}) FROM STDIN (FORMAT binary, FREEZE)`;
@@ -65,13 +64,13 @@ export function uncheckedLoad({ client }: BenchDatabase, data: LoadData): LoadCo
     label: 'the same scan and COPY without hash, profile, gates and records',
     run: () =>
       timeLoad(client, [
-        // As in the loader: no I/O workers, and one piece is on its way while the next one is made.
+        // As in the loader: no I/O workers, and one piece is sent while the next one is scanned.
         ['other', 'SET LOCAL effective_io_concurrency = 0; SET LOCAL maintenance_io_concurrency = 0'],
         [
           'copy',
           () =>
             pipeline(
-              Readable.from(unprovenRows(data.jsonPath), { highWaterMark: 1 }),
+              Readable.from(uncheckedRows(data.jsonPath), { highWaterMark: 1 }),
               client.query(copyFrom(copy)),
             ),
         ],
@@ -80,10 +79,10 @@ export function uncheckedLoad({ client }: BenchDatabase, data: LoadData): LoadCo
   };
 }
 
-async function* unprovenRows(jsonPath: string): AsyncGenerator<Buffer> {
+async function* uncheckedRows(jsonPath: string): AsyncGenerator<Buffer> {
   const scanner = createScoreLineScanner({
     onReject: ({ line, detail }) => {
-      throw new Error(`The bench's own line ${line} was refused: ${detail}`);
+      throw new Error(`The scanner rejected line ${line} of the benchmark: ${detail}`);
     },
   });
   const order = new KeyOrder();
@@ -94,7 +93,7 @@ async function* unprovenRows(jsonPath: string): AsyncGenerator<Buffer> {
   yield COPY_TAIL;
 }
 
-/** The limit: the server reads ready-made text by itself, with no network and no JSON. */
+/** The limit: the server itself reads COPY text, without network and JSON. */
 export function serverCopy(database: BenchDatabase, { textPath }: LoadData): LoadContender {
   return serverReads(database, 'serverCopy', '(a) COPY FROM file by the server, FREEZE, key after', [
     ['copy', `${copyFromFile(textPath)} WITH (FORMAT text, FREEZE)`],
@@ -102,7 +101,7 @@ export function serverCopy(database: BenchDatabase, { textPath }: LoadData): Loa
   ]);
 }
 
-/** What most people write: the table has its key when the rows come. */
+/** What most people write: the table has its key before the rows arrive. */
 export function copyIntoKey(database: BenchDatabase, { textPath }: LoadData): LoadContender {
   return serverReads(database, 'copyIntoKey', '(c) COPY FROM file into a table that has its key', [
     ['key', KEY],
@@ -110,7 +109,7 @@ export function copyIntoKey(database: BenchDatabase, { textPath }: LoadData): Lo
   ]);
 }
 
-/** The server runs as another user, and has to reach the file. */
+/** COPY FROM a file. The server runs as another user, which must be able to read the file. */
 function serverReads(
   { client, dir }: BenchDatabase,
   name: string,
@@ -132,16 +131,16 @@ function copyFromFile(textPath: string): string {
 }
 
 type Phase = 'copy' | 'key' | 'other';
-type Step = readonly [phase: Phase, does: string | (() => Promise<unknown>)];
+type Step = readonly [phase: Phase, step: string | (() => Promise<unknown>)];
 
-/** Makes the table, takes the steps one after the other, commits, and clears away what came of it. */
+/** Creates the table, runs the steps in order, commits, and drops the table. */
 async function timeLoad(client: pg.Client, steps: readonly Step[]): Promise<LoadTurn> {
   const phases = { copy: 0, key: 0, other: 0 };
   const startedMs = performance.now();
   await client.query(`BEGIN; SET LOCAL maintenance_work_mem = '${MAINTENANCE_WORK_MEM}'; ${TABLE}`);
-  for (const [phase, does] of steps) {
+  for (const [phase, step] of steps) {
     const stepStartedMs = performance.now();
-    await (typeof does === 'string' ? client.query(does) : does());
+    await (typeof step === 'string' ? client.query(step) : step());
     phases[phase] += (performance.now() - stepStartedMs) / 1000;
   }
   await client.query('COMMIT');
@@ -150,7 +149,7 @@ async function timeLoad(client: pg.Client, steps: readonly Step[]): Promise<Load
   return { seconds, phases: { copySeconds: phases.copy, keySeconds: phases.key } };
 }
 
-/** psql sends the ready-made text over the network. */
+/** psql sends COPY text over the network. */
 export function psqlCopy(database: BenchDatabase, data: LoadData): LoadContender {
   return {
     name: 'psqlCopy',
@@ -177,7 +176,7 @@ COMMIT;
   };
 }
 
-/** `JSON.parse` a line, and INSERTs of many rows, with the same driver. */
+/** `JSON.parse` of each line and multi-row INSERTs, with the same driver. */
 export function multiRowInserts({ client }: BenchDatabase, data: LoadData): LoadContender {
   const values = (count: number) =>
     Array.from({ length: count }, (_, i) => `($${i * 2 + 1}, $${i * 2 + 2})`).join(', ');

@@ -1,7 +1,12 @@
-// Lines per second of score-lines against JSON.parse, for the lines that classifiers write. Run: node bench/scan.ts
-// Both read the same file in chunks of 1 MiB. The scanner gives finished COPY rows; JSON.parse is only asked to parse
-// each line, which is the least that a loader built on it would do.
-import { createScoreLineScanner, ScoreProfile } from '../packages/score-lines/src/index.ts';
+/**
+ * Lines per second of score-lines against JSON.parse, for the lines that classifiers write. Both read the same file in
+ * chunks of 1 MiB. The scanner returns complete COPY rows. JSON.parse only parses each line, which is the least that a
+ * loader based on it would do.
+ *
+ *   node bench/scan.ts
+ */
+import { createScoreLineScanner, ScoreProfile } from 'score-lines';
+import { formatTable } from './result.ts';
 
 const CHUNK_BYTES = 1024 * 1024;
 const FILE_CHUNKS = 24;
@@ -32,7 +37,7 @@ function scanFile(file: Buffer): number {
   const scanner = createScoreLineScanner({
     profile: new ScoreProfile(),
     onReject: (rejected) => {
-      throw new Error(`The benchmark's own line ${rejected.line} was refused: ${rejected.detail}`);
+      throw new Error(`The scanner rejected line ${rejected.line} of the benchmark: ${rejected.detail}`);
     },
   });
   for (let at = 0; at < file.length; at += CHUNK_BYTES) scanner.scan(file.subarray(at, at + CHUNK_BYTES));
@@ -53,7 +58,7 @@ function parseFile(file: Buffer): number {
   return rows;
 }
 
-/** The best time of each, in turns: what else the machine does meets both alike, and the best is disturbed least. */
+/** The best time of each, in turn: a disturbance affects both, and can only make a round slower. */
 function bestSeconds(...runs: (() => unknown)[]): number[] {
   const best = runs.map(() => Number.POSITIVE_INFINITY);
   for (let round = 0; round < ROUNDS; round++) {
@@ -66,8 +71,7 @@ function bestSeconds(...runs: (() => unknown)[]): number[] {
   return best;
 }
 
-const columns = ['lines', 'scanner M lines/s', 'MB/s', 'JSON.parse M lines/s', 'MB/s', 'ratio'];
-console.log(`| ${columns.join(' | ')} |\n|${'---|'.repeat(columns.length)}`);
+const rowsOfTable: string[][] = [];
 for (const [name, makeLine] of Object.entries(makers)) {
   const file = makeFile(makeLine);
   const rows = scanFile(file);
@@ -76,9 +80,16 @@ for (const [name, makeLine] of Object.entries(makers)) {
     () => scanFile(file),
     () => parseFile(file),
   );
-  const rate = (seconds: number): string =>
-    `${(rows / seconds / 1e6).toFixed(2)} | ${(file.length / seconds / 1e6).toFixed(0)}`;
+  const rates = (seconds: number) => [
+    (rows / seconds / 1e6).toFixed(2),
+    (file.length / seconds / 1e6).toFixed(0),
+  ];
   const ratio = (parseSeconds / scanSeconds).toFixed(1);
-  console.log(`| ${name} | ${rate(scanSeconds)} | ${rate(parseSeconds)} | ${ratio} |`);
+  rowsOfTable.push([name, ...rates(scanSeconds), ...rates(parseSeconds), ratio]);
 }
-console.log(`Best of ${ROUNDS} rounds each, Node ${process.version}.`);
+const table = {
+  title: `Best of ${ROUNDS} rounds each, Node ${process.version}`,
+  columns: ['lines', 'scanner M lines/s', 'MB/s', 'JSON.parse M lines/s', 'MB/s', 'ratio'],
+  rows: rowsOfTable,
+};
+console.log(formatTable(table));

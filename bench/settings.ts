@@ -1,25 +1,25 @@
 /**
- * What each of PostgreSQL's settings is worth: the same load by a real loader, on a fresh server for each, with one
- * setting changed against what docs/operations.md recommends.
+ * The effect of each PostgreSQL setting on a load: the same load by a real loader, each on a new server, with one setting
+ * changed from what docs/operations.md recommends.
  *
  *   node bench/settings.ts [--rows 5000000] [--rounds 3] [--only wal_level,max_wal_size]
  *
- * The best of the rounds counts, as whatever else the machine does only adds to it; 1.20 against the recommended
- * settings means that the load takes 20 % longer. WAL and checkpoints are the load's own.
+ * The best round counts, because other programs can only make a round slower. 1.20 against the recommended settings
+ * means that the load takes 20 % longer. WAL and checkpoints are those of the load alone.
  */
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
-import { startBenchDatabase } from './bench-database.ts';
-import { startBenchLoader } from './bench-loader.ts';
-import { describeMachine } from './machine.ts';
-import { median } from './median.ts';
+import { makeBenchDir, startBenchDatabase } from './database.ts';
+import { loadOnce } from './loader.ts';
 import { quietMachine } from './quiet-machine.ts';
+import { describeMachine, formatMachine, formatTable, median } from './result.ts';
 import { type ScoreFile, writeScoreFile } from './score-file.ts';
-import { formatTable } from './table.ts';
 
-/** With replicas and an archive (`replica`), as most have it. The last one is the loader's own setting. The server of the npm package knows no lz4. */
+/**
+ * `wal_level` is `replica`, because most installations have replicas or an archive. The last one is a setting of the
+ * loader. lz4 is missing from `CHANGES`, because the server of the npm package does not support it.
+ */
 const RECOMMENDED: Readonly<Record<string, string>> = {
   wal_level: 'replica',
   max_wal_senders: '10',
@@ -40,7 +40,7 @@ const { values } = parseArgs({
   },
 });
 const rows = Number(values.rows);
-/** What 4 GB are to 120 million rows: some half of the load's WAL. */
+/** About half of the load's WAL, as 4 GB are for 120 million rows. */
 const SHORT_OF_WAL = `${Math.round((rows / 1e6) * 32)}MB`;
 
 const CHANGES: readonly (readonly [string, Readonly<Record<string, string>>])[] = [
@@ -67,7 +67,7 @@ const changes = CHANGES.filter(
 );
 
 let machine: string | undefined;
-const dir = await mkdtemp(path.join(process.env.BENCH_DIR ?? tmpdir(), 'score-ingest-bench-'));
+const dir = await makeBenchDir();
 try {
   const jsonPath = path.join(dir, 'scores.jsonl');
   const file = await writeScoreFile(jsonPath, rows, 'random');
@@ -91,13 +91,13 @@ async function loadWith(
 ): Promise<Result> {
   const database = await startBenchDatabase(settings);
   try {
-    machine ??= Object.values(await describeMachine(database.version)).join('; ');
+    machine ??= formatMachine(await describeMachine(database.version));
     await database.client.query('CHECKPOINT');
     await quietMachine([jsonPath]);
-    const before = await journal();
-    const loader = await startBenchLoader(database, INGEST_MAINTENANCE_WORK_MEM);
-    const { seconds } = await loader.load({ jsonPath, file }, 'settings');
-    const after = await journal();
+    const before = await walPosition();
+    const data = { jsonPath, file };
+    const { seconds } = await loadOnce(database, data, 'settings', INGEST_MAINTENANCE_WORK_MEM);
+    const after = await walPosition();
     return {
       seconds,
       walMb: after.walMb - before.walMb,
@@ -107,13 +107,13 @@ async function loadWith(
     await database.stop();
   }
 
-  async function journal() {
+  async function walPosition() {
     const { rows } = await database.client.query<{ wal: number; checkpoints: number }>(
       `SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8 AS wal,
               (SELECT (num_timed + num_requested)::int FROM pg_stat_checkpointer) AS checkpoints`,
     );
     const [row] = rows;
-    if (row === undefined) throw new Error('PostgreSQL did not tell its place in the WAL.');
+    if (row === undefined) throw new Error('PostgreSQL did not return its WAL position.');
     return { walMb: row.wal / 1e6, checkpoints: row.checkpoints };
   }
 }

@@ -1,28 +1,47 @@
 /**
  * Our upload service (real process, PostgreSQL, tokens, locks, checkpoints) against a plain Express PUT, the stock
- * @tus/server with @tus/file-store, and tusd: the same files, in turn, in one run; medians and ratios.
+ * @tus/server with @tus/file-store, and tusd: the same files, in turn, in one run. Prints medians and ratios.
  *
  *   node bench/upload.ts [--shapes 1x1GB,100x10MB,1000x10KB] [--rounds 3] [--transfers 4]
  *     [--contenders ours,uploader,plainPut,recordedPut,stockTus,tusd,tusdOneRequest] [--json FILE]
  *
- * Warm: the files to send are in the page cache, all servers run, and the smallest shape has been sent once. Before
- * each turn everything is synced, so that nobody pays for what another left unwritten.
+ * Warm: the files to send are in the page cache, all servers run, and each has received some files. Before each turn
+ * everything is synced, so that no contender is slowed by the unwritten data of another.
  */
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
-import { startBenchDatabase } from './bench-database.ts';
-import { report } from './part-result.ts';
-import { emptyFolder, quietDisk } from './quiet-disk.ts';
-import { quietMachine } from './quiet-machine.ts';
-import { CONTENDERS, type UploadContender } from './upload/contender.ts';
-import { parseShape, type Shape } from './upload/shape.ts';
-import { type SourceFile, writeSourceFiles } from './upload/source-files.ts';
-import { startContenders } from './upload/start-contenders.ts';
-import { type Measured, summarize, type Turn } from './upload/summary.ts';
+import { startBenchDatabase } from './database.ts';
+import { emptyFolder, quietDisk, quietMachine } from './quiet-machine.ts';
+import { type Measure, median, type PartResult, report, type Table } from './result.ts';
+import { parseShape, type Shape, type SourceFile, writeSourceFiles } from './score-file.ts';
+import {
+  CONTENDERS,
+  type ContenderName,
+  startContenders,
+  type UploadContender,
+} from './upload-contenders.ts';
 
-/** Up to here it matters how many requests a file takes. */
+/** The number of requests per file matters for files up to this size. */
 const SMALL_FILE_BYTES = 1e6;
+
+/** What is promised of our throughput against that of others. */
+const TARGETS: Partial<Record<ContenderName, number>> = { tusd: 1, plainPut: 0.9 };
+
+/** One contender has sent all files once. */
+interface Turn {
+  /** Until the last answer. */
+  readonly answeredSeconds: number;
+  /** Until the end of a `sync` after it, because some servers answer before they have written. */
+  readonly onDiskSeconds: number;
+}
+
+interface Measured {
+  readonly shape: Shape;
+  readonly contender: UploadContender;
+  /** One per round. */
+  readonly turns: Turn[];
+}
 
 const { values } = parseArgs({
   options: {
@@ -39,13 +58,13 @@ const transfers = Number(values.transfers);
 const wanted = CONTENDERS.filter((name) => values.contenders.split(',').includes(name));
 
 const database = await startBenchDatabase();
-let turns = 0;
+let turnCount = 0;
 try {
   const { contenders, stop } = await startContenders(wanted, database.dir, database.url);
   try {
     const measured: Measured[] = [];
     for (const shape of shapes) measured.push(...(await measureShape(shape, contenders)));
-    await report(summarize(shapes, measured, transfers), values.json);
+    await report(summarize(measured), values.json);
   } finally {
     await stop();
   }
@@ -62,7 +81,7 @@ async function measureShape(shape: Shape, all: readonly UploadContender[]): Prom
   const measured = contenders.map((contender): Measured => ({ shape, contender, turns: [] }));
   await warmUp(contenders);
   for (let round = 0; round < rounds; round += 1) {
-    // Each goes first in turn.
+    // Another contender begins in each round.
     for (let at = 0; at < measured.length; at += 1) {
       const next = measured[(at + round) % measured.length];
       if (next === undefined) continue;
@@ -89,13 +108,67 @@ async function timeTurn(
   sourceDir: string,
   files: readonly SourceFile[],
 ): Promise<Turn> {
-  turns += 1;
+  turnCount += 1;
   await quietMachine(files.map((file) => file.path));
   const startedMs = performance.now();
-  await contender.send(sourceDir, files, transfers, `turn_${turns}`);
+  await contender.send(sourceDir, files, transfers, `turn_${turnCount}`);
   const answeredSeconds = (performance.now() - startedMs) / 1000;
   await quietDisk();
   const onDiskSeconds = (performance.now() - startedMs) / 1000;
   await emptyFolder(contender.dataDir);
   return { answeredSeconds, onDiskSeconds };
+}
+
+function summarize(measured: readonly Measured[]): PartResult {
+  const measures: Measure[] = [];
+  const tables = shapes.map((shape): Table => {
+    const ofShape = measured.filter((one) => one.shape === shape);
+    const ours = ofShape.find(({ contender }) => contender.name === 'ours')?.turns ?? [];
+    const rows = ofShape.map(({ contender: { name, label }, turns }) => {
+      const seconds = median(turns.map(({ answeredSeconds }) => answeredSeconds));
+      const answered = timesAsFast(ours, turns, 'answeredSeconds');
+      const onDisk = timesAsFast(ours, turns, 'onDiskSeconds');
+      if (name !== 'ours' && ours.length > 0) {
+        const compared = `upload ${shape.name}: our throughput / ${name}`;
+        const target = TARGETS[name] ?? null;
+        measures.push({ name: compared, value: answered, better: 'higher', target });
+        measures.push({ name: `${compared}, on the disk`, value: onDisk, better: 'higher', target: null });
+      }
+      return [
+        label,
+        seconds.toFixed(2),
+        ((shape.files * shape.fileBytes) / 1e6 / seconds).toPrecision(3),
+        (shape.files / seconds).toPrecision(3),
+        formatRatio(answered),
+        median(turns.map(({ onDiskSeconds }) => onDiskSeconds)).toFixed(2),
+        formatRatio(onDisk),
+      ];
+    });
+    return {
+      title: `Upload of ${shape.name}, ${transfers} at a time`,
+      columns: ['contender', 'median s', 'MB/s', 'files/s', 'ours is', 's until on the disk', 'ours is'],
+      rows,
+    };
+  });
+  const contenders = new Map(measured.map(({ contender }) => [contender.name, contender]));
+  const syncs = {
+    title: 'What is on the disk for sure when a server has answered',
+    columns: ['contender', 'synced'],
+    rows: [...contenders.values()].map(({ label, syncs }) => [label, syncs]),
+  };
+  const raw = measured.map(({ shape, contender, turns }) => ({
+    shape: shape.name,
+    contender: contender.name,
+    turns,
+  }));
+  return { part: 'upload', tables: [...tables, syncs], measures, raw };
+}
+
+/** The median of the ratios of each round, because a disturbance of a round affects both contenders. */
+function timesAsFast(ours: readonly Turn[], theirs: readonly Turn[], figure: keyof Turn): number {
+  return median(theirs.map((turn, round) => turn[figure] / (ours[round]?.[figure] ?? Number.NaN)));
+}
+
+function formatRatio(ratio: number): string {
+  return Number.isNaN(ratio) ? '-' : `${ratio.toFixed(2)}x as fast`;
 }

@@ -1,4 +1,4 @@
-// Is the service of this container ready? Exit 0 when it is. No dependency, as it runs every few seconds.
+// Exits with 0 when the service of this container is ready. Without dependencies, because it runs every few seconds.
 import { once } from 'node:events';
 import { get as getHttp } from 'node:http';
 import { get as getHttps } from 'node:https';
@@ -7,7 +7,7 @@ import { connect } from 'node:net';
 const { INGEST_PORT = '8080', INGEST_TLS_CERT_FILE, INGEST_TLS_CLIENT_CA_FILE } = process.env;
 const port = Number(INGEST_PORT);
 
-/** Who demands client certificates lets nobody ask for more than a connection without one. */
+/** A service that requires client certificates answers no request without one, so only the connection is tested. */
 async function accepts() {
   const socket = connect(port, '127.0.0.1');
   await once(socket, 'connect');
@@ -17,7 +17,7 @@ async function accepts() {
 
 async function isReady() {
   const get = INGEST_TLS_CERT_FILE ? getHttps : getHttp;
-  // The certificate names the service, not this address; and who is asked is ourselves.
+  // The certificate has the name of the service, not this address. The connection stays inside the container.
   const request = get({ host: '127.0.0.1', port, path: '/readyz', timeout: 4000, rejectUnauthorized: false });
   request.once('timeout', () => request.destroy(new Error('no answer within 4 s')));
   const [response] = await once(request, 'response');

@@ -1,12 +1,12 @@
-// Makes the passwords of a compose project, once: what is there already stays. Each file lies in a volume that
-// only its users mount, so that the service never sees the owner's password. No dependency: runs in the image.
+// Creates the passwords of a compose project, and keeps those that exist. Each file is in a volume that only its users
+// mount, so the service cannot read the owner's password. Runs in the image, without dependencies.
 import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 
 const ROOT = process.env.SECRETS_ROOT ?? '/secrets';
 const HOST = process.env.SECRETS_DATABASE_HOST ?? 'postgres:5432';
 
-/** Readable by whatever user a container has: who may is decided by who mounts the volume. */
+/** Readable by every user, because containers run as different users. The mount decides who can read it. */
 function write(name, text) {
   writeFileSync(`${ROOT}/${name}`, text, { mode: 0o444, flag: 'wx' });
 }
@@ -25,4 +25,4 @@ if (!existsSync(`${ROOT}/monitoring/grafana-password`))
 makeLogin('owner', 'ingest_owner');
 makeLogin('service', 'ingest_service');
 makeLogin('loader', 'ingest_load');
-console.log('the secrets are there');
+console.log('All secrets exist.');

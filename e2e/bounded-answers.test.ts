@@ -69,8 +69,7 @@ FROM past, generate_series(1, 1000) n WHERE revision = 300;
 DROP TABLE past;
 ANALYZE`;
 
-describe('However much there is,', function () {
-  this.timeout(120_000);
+describe('However much there is,', () => {
   let system: TestSystem;
   let service: Service;
   let document: Document;

@@ -1,18 +1,16 @@
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { testSeed } from './support/random.ts';
-import { type ScoreFile, writeScoreFile } from './support/score-file.ts';
-import { startTcpProxy, type TcpProxy } from './support/tcp-proxy.ts';
+import { waitFor } from './support/programs.ts';
+import { startTcpProxy, type TcpProxy } from './support/proxies.ts';
+import { type ScoreFile, testSeed, writeScoreFile } from './support/score-file.ts';
 import { type Service, startTestSystem, type TestSystem } from './support/test-system.ts';
-import { waitFor } from './support/wait-for.ts';
 
 const CHUNK_BYTES = 1024 * 1024;
 const LINES = 500_000;
 /** Manifest, headers, and what the uploader asks while it waits. */
 const TALK_BYTES = 256 * 1024;
 
-describe('A push whose parts are killed and cut off', function () {
-  this.timeout(90_000);
+describe('A push whose parts are killed and cut off', () => {
   let system: TestSystem;
   let service: Service;
   let proxy: TcpProxy;

@@ -1,15 +1,14 @@
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { expect } from 'chai';
+import { clientPortsOf, type VanishedPackets, vanishedPackets } from './support/machine-faults.ts';
 import { declareUpload } from './support/one-upload.ts';
-import { testSeed } from './support/random.ts';
-import { writeScoreFile } from './support/score-file.ts';
+import { waitFor } from './support/programs.ts';
+import { testSeed, writeScoreFile } from './support/score-file.ts';
 import { startTestSystem, type TestSystem } from './support/test-system.ts';
-import { clientPortsOf, type VanishedPackets, vanishedPackets } from './support/vanished-packets.ts';
-import { waitFor } from './support/wait-for.ts';
 
 /** Enough for a load that can be caught while it copies. */
-const LINES = 3_000_000;
+const LINES = 1_500_000;
 /** What the load's transaction asks of TCP: 15 s of silence, three probes 5 s apart; and time on a busy machine. */
 const NOTICED_WITHIN_MS = 50_000;
 

@@ -2,11 +2,11 @@ import { createHash } from 'node:crypto';
 import { appendFile, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect } from 'chai';
+import { inject, whyNoStrace } from './support/machine-faults.ts';
 import { declareUpload } from './support/one-upload.ts';
+import { waitFor } from './support/programs.ts';
 import { writeScoreFile } from './support/score-file.ts';
-import { inject, whyNoStrace } from './support/strace.ts';
 import { type Service, startTestSystem, type TestSystem } from './support/test-system.ts';
-import { waitFor } from './support/wait-for.ts';
 
 /** What the service does to the disk for an upload; it renames nothing. */
 const CALLS = ['openat', 'fsync', 'pwritev', 'fdatasync', 'ftruncate'] as const;

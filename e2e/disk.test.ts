@@ -2,12 +2,17 @@ import { createHash } from 'node:crypto';
 import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { type LoopDisk, makeLoopDisk } from './support/loop-disk.ts';
+import { type LoopDisk, makeLoopDisk } from './support/machine-faults.ts';
 import { declareUpload } from './support/one-upload.ts';
-import { type OwnPostgres, startOwnPostgres } from './support/own-postgres.ts';
+import { waitFor } from './support/programs.ts';
 import { writeScoreFile } from './support/score-file.ts';
-import { type Service, startTestSystem, type TestSystem } from './support/test-system.ts';
-import { waitFor } from './support/wait-for.ts';
+import {
+  type OwnPostgres,
+  type Service,
+  startOwnPostgres,
+  startTestSystem,
+  type TestSystem,
+} from './support/test-system.ts';
 
 const MIB = 1024 * 1024;
 const SMALL_DISK_MIB = 128;

@@ -5,9 +5,13 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { expect } from 'chai';
 import pg from 'pg';
-import { type OwnPostgres, startOwnPostgres } from './support/own-postgres.ts';
-import { runProgram, startProgram } from './support/program.ts';
-import { startTestSystem, type TestSystem } from './support/test-system.ts';
+import { runProgram, startProgram } from './support/programs.ts';
+import {
+  type OwnPostgres,
+  startOwnPostgres,
+  startTestSystem,
+  type TestSystem,
+} from './support/test-system.ts';
 
 const run = promisify(execFile);
 const OWNER = 'scores_owner';

@@ -4,11 +4,9 @@ import { connect } from 'node:net';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { declareUpload, type OneUpload } from './support/one-upload.ts';
-import type { RunningProgram } from './support/program.ts';
-import { testSeed } from './support/random.ts';
-import { writeScoreFile } from './support/score-file.ts';
+import { type RunningProgram, waitFor } from './support/programs.ts';
+import { testSeed, writeScoreFile } from './support/score-file.ts';
 import { startTestSystem, type TestSystem } from './support/test-system.ts';
-import { waitFor } from './support/wait-for.ts';
 
 const MIB = 1024 * 1024;
 /** A writer is gone 7 s after its last beat; a request waits 5 s for it, and is sent again. */
@@ -26,8 +24,7 @@ interface Attempt {
 }
 
 /** SIGSTOP, as a paused VM: it keeps its connections, its transactions and its open files, and wakes as if nothing was. */
-describe('A process that is frozen', function () {
-  this.timeout(120_000);
+describe('A process that is frozen', () => {
   let system: TestSystem;
   before(async () => {
     system = await startTestSystem();

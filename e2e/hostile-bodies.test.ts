@@ -1,6 +1,6 @@
 import { request as httpRequest } from 'node:http';
 import { expect } from 'chai';
-import { runProgram } from './support/program.ts';
+import { runProgram } from './support/programs.ts';
 import { type Service, startTestSystem, type TestSystem } from './support/test-system.ts';
 
 const MIB = 1024 * 1024;

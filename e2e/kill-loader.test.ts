@@ -1,10 +1,8 @@
 import { join } from 'node:path';
 import { expect } from 'chai';
-import type { RunningProgram } from './support/program.ts';
-import { testSeed } from './support/random.ts';
-import { writeScoreFile } from './support/score-file.ts';
+import { type RunningProgram, waitFor } from './support/programs.ts';
+import { testSeed, writeScoreFile } from './support/score-file.ts';
 import { startTestSystem, type TestSystem } from './support/test-system.ts';
-import { waitFor } from './support/wait-for.ts';
 
 const LINES = 1_500_000;
 const OLD_LINES = 1_000;
@@ -20,8 +18,7 @@ interface Attempt {
   outcome: string | null;
 }
 
-describe('A loader that is killed', function () {
-  this.timeout(120_000);
+describe('A loader that is killed', () => {
   let system: TestSystem;
 
   before(async () => {

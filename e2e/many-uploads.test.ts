@@ -1,12 +1,11 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { readFile } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { expect } from 'chai';
-import type { SendOrder, SendReport } from './many-uploads/send-uploads.ts';
-import type { WatchOrder } from './many-uploads/time-answers.ts';
+import { peakMb } from './support/programs.ts';
 import { type Service, startTestSystem, type TestSystem } from './support/test-system.ts';
+import type { SendOrder, SendReport, TimeOrder } from './support/traffic.ts';
 
 const UPLOADS = 100;
 const STALLED = 100;
@@ -44,12 +43,14 @@ describe('A service with 100 uploads under way, and 100 that have stalled', func
       const uploads = await declare(name, UPLOADS);
       const { url } = service;
       const { token } = system;
-      const status = startProcess<WatchOrder>('time-answers', {
+      const status = startTraffic({
+        kind: 'time',
         url: `${url}/v1/status`,
         token,
         everyMs: 20,
       });
-      const sender = startProcess<SendOrder>('send-uploads', {
+      const sender = startTraffic({
+        kind: 'send',
         url,
         token,
         uploads,
@@ -61,7 +62,7 @@ describe('A service with 100 uploads under way, and 100 that have stalled', func
       status.send('stop');
       const times = (await answerOf<number[]>(status)).sort((a, b) => a - b);
       const percentile = (share: number) => times[Math.floor(times.length * share)] ?? Number.NaN;
-      const residentMb = await peakResidentMb(service.pid);
+      const residentMb = await peakMb(service.pid);
       console.log(
         `      ${UPLOADS} x ${BYTES / MIB} MiB ${name} in ${report.seconds.toFixed(1)} s, told to come again ${report.comeAgain} times; ` +
           `status ${times.length} times: median ${percentile(0.5).toFixed(0)} ms, p90 ${percentile(0.9).toFixed(0)}, ` +
@@ -110,8 +111,8 @@ describe('A service with 100 uploads under way, and 100 that have stalled', func
   }
 });
 
-function startProcess<Order extends SendOrder | WatchOrder>(program: string, order: Order): ChildProcess {
-  const child = fork(new URL(`./many-uploads/${program}.ts`, import.meta.url));
+function startTraffic(order: SendOrder | TimeOrder): ChildProcess {
+  const child = fork(new URL('./support/traffic.ts', import.meta.url));
   child.send(order);
   return child;
 }
@@ -123,9 +124,4 @@ async function answerOf<Answer>(child: ChildProcess): Promise<Answer> {
   const [answer] = await Promise.race([once(child, 'message'), ended]);
   ended.catch(() => {}); // it ends now, after its answer
   return answer as Answer;
-}
-
-async function peakResidentMb(pid: number): Promise<number> {
-  const status = await readFile(`/proc/${pid}/status`, 'utf8');
-  return Math.round(Number(/VmHWM:\s+(\d+)/.exec(status)?.[1] ?? 0) / 1024);
 }

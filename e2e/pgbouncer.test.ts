@@ -5,9 +5,8 @@ import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { runProgram } from './support/program.ts';
+import { runProgram, waitFor } from './support/programs.ts';
 import { startTestSystem, type TestSystem } from './support/test-system.ts';
-import { waitFor } from './support/wait-for.ts';
 
 interface Pooler {
   port: number;
@@ -76,8 +75,7 @@ async function isInstalled(): Promise<boolean> {
   );
 }
 
-describe('behind PgBouncer', function () {
-  this.timeout(90_000);
+describe('behind PgBouncer', () => {
   let system: TestSystem;
   let pooler: Pooler | undefined;
   before(async function () {

@@ -1,12 +1,14 @@
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { type CommitProxy, startCommitProxy } from './support/commit-proxy.ts';
-import { type OwnPostgres, startOwnPostgres } from './support/own-postgres.ts';
-import { testSeed } from './support/random.ts';
-import { writeScoreFile } from './support/score-file.ts';
-import { startTcpProxy } from './support/tcp-proxy.ts';
-import { startTestSystem, type TestSystem } from './support/test-system.ts';
-import { waitFor } from './support/wait-for.ts';
+import { waitFor } from './support/programs.ts';
+import { type CommitProxy, startCommitProxy, startTcpProxy } from './support/proxies.ts';
+import { testSeed, writeScoreFile } from './support/score-file.ts';
+import {
+  type OwnPostgres,
+  startOwnPostgres,
+  startTestSystem,
+  type TestSystem,
+} from './support/test-system.ts';
 
 const LINES = 400_000;
 

@@ -1,15 +1,14 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import type { RunningProgram } from './support/program.ts';
+import type { RunningProgram } from './support/programs.ts';
 import { type Service, startTestSystem, type TestSystem } from './support/test-system.ts';
 
 /** What moves a cursor, changes colours or turns the direction of writing: C0 but for line breaks, C1, bidirectional. */
 const UNSAFE = /(?!\n)[\p{Cc}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/u;
 const EVIL = '\u001b[31m\u009b2J\u202egnp.exe\u2066\u0007\u007f';
 
-describe('what a person is shown of what a client has said', function () {
-  this.timeout(60_000);
+describe('what a person is shown of what a client has said', () => {
   let system: TestSystem;
   let service: Service;
   let loader: RunningProgram;

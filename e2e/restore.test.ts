@@ -3,9 +3,8 @@ import { mkdir, readdir, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import pg from 'pg';
-import type { RunningProgram } from './support/program.ts';
+import { type RunningProgram, waitFor } from './support/programs.ts';
 import { type Service, startTestSystem, type TestSystem } from './support/test-system.ts';
-import { waitFor } from './support/wait-for.ts';
 
 const PATIENCE_MS = 60_000;
 const LINES = 2_000;

@@ -1,9 +1,8 @@
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import type { Ending } from './support/program.ts';
+import { type Ending, waitFor } from './support/programs.ts';
 import { startTestSystem, type TestSystem } from './support/test-system.ts';
-import { waitFor } from './support/wait-for.ts';
 
 const PATIENCE_MS = 60_000;
 /** Looks like a token, so that nothing refuses it by its form. */

@@ -1,9 +1,8 @@
 import { cp, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { type Ending, runProgram } from './support/program.ts';
+import { type Ending, runProgram, waitFor } from './support/programs.ts';
 import { type Service, startTestSystem, type TestSystem } from './support/test-system.ts';
-import { waitFor } from './support/wait-for.ts';
 
 interface Marker {
   storeId: string;
@@ -11,8 +10,7 @@ interface Marker {
 }
 
 /** A folder that was not mounted, or is another one, must not make the service forget what it has acknowledged. */
-describe('a folder that is not the store of the database', function () {
-  this.timeout(90_000);
+describe('a folder that is not the store of the database', () => {
   let system: TestSystem;
   let service: Service;
   let folder: string;
@@ -90,7 +88,7 @@ describe('a folder that is not the store of the database', function () {
     await waitFor('the service to say so', async () => (await ready()) === 503);
     const answer = (await (await fetch(`${service.url}/readyz`)).json()) as { code: string; detail: string };
     expect(answer).to.include({ code: 'storage_fault' });
-    expect(answer.detail).to.contain('no marker of a store any more');
+    expect(answer.detail).to.contain('no longer has the marker of a store');
     const sent = await push('unmounted', '--no-wait', '--max-duration', '2s');
     expect(sent.code, sent.stderr).to.equal(75);
     const loader = system.startLoader();

@@ -1,8 +1,8 @@
 import { expect } from 'chai';
-import { testSeed } from './support/random.ts';
-import { runTorture } from './torture/run-torture.ts';
+import { testSeed } from './support/score-file.ts';
+import { runTorture } from './torture/main.ts';
 
-/** The short form; `npm run torture` is the long one. */
+/** The short form. `npm run torture` is the long form. */
 const KILLS = 25;
 const FOR_MS = 10_000;
 
@@ -16,7 +16,7 @@ describe('The whole system under SIGKILL', function () {
       kills: KILLS,
       forMs: FOR_MS,
       linesPerRun: 60_000,
-      tell: () => {},
+      log: () => {},
     });
     console.log(`      ${JSON.stringify(report)}`);
     expect(report.runs).to.be.greaterThan(0);

@@ -1,19 +1,16 @@
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect } from 'chai';
+import { type Ending, type RunningProgram, waitFor } from './support/programs.ts';
 import {
   type Fault,
   type FaultProxy,
   type PlannedFault,
   startFaultProxy,
   type Verb,
-} from './support/fault-proxy.ts';
-import { inParallel } from './support/in-parallel.ts';
-import type { Ending, RunningProgram } from './support/program.ts';
-import { seededRandom, testSeed } from './support/random.ts';
-import { writeScoreFile } from './support/score-file.ts';
+} from './support/proxies.ts';
+import { seededRandom, testSeed, writeScoreFile } from './support/score-file.ts';
 import { startTestSystem, type TestSystem } from './support/test-system.ts';
-import { waitFor } from './support/wait-for.ts';
 
 const CHUNK_BYTES = 512 * 1024;
 const LINES = 100_000;
@@ -21,8 +18,7 @@ const LINES = 100_000;
 const AT_ONCE = 8;
 const EVERY_VERB: Verb[] = ['PUT', 'HEAD', 'PATCH', 'GET'];
 
-const support = (name: string) => fileURLToPath(new URL(`./support/${name}`, import.meta.url));
-const preload = (name: string) => ({ NODE_OPTIONS: `--import=${support(name)}` });
+const PRELOADED_FAULTS = fileURLToPath(new URL('./support/preloaded-faults.ts', import.meta.url));
 
 interface FaultCase {
   /** After "is survived:" or "ends with N:". */
@@ -125,7 +121,7 @@ const CASES: FaultCase[] = [
     env: ({ port }) => ({
       UPLOADER_URL: `http://ingest.test:${port}`,
       LOOKUPS_FAIL_WITH: 'ENOTFOUND,EAI_AGAIN',
-      ...preload('failing-lookups.ts'),
+      NODE_OPTIONS: `--import=${PRELOADED_FAULTS}`,
     }),
     says: ['ENOTFOUND', 'EAI_AGAIN'],
   },
@@ -151,7 +147,7 @@ const CASES: FaultCase[] = [
       env: () => ({
         CLOCK_JUMP_MS: String(jumpMs),
         CLOCK_JUMPS_AFTER_MS: '300',
-        ...preload('jumping-clock.ts'),
+        NODE_OPTIONS: `--import=${PRELOADED_FAULTS}`,
       }),
     }),
   ),
@@ -243,3 +239,22 @@ describe('uploader push, over a network that fails', function () {
     expect(runs).to.deep.equal([]);
   });
 });
+
+/** Starts the tasks in order, at most `count` at a time. Each promise settles as its own task does. */
+function inParallel<T>(count: number, tasks: Array<() => Promise<T>>): Array<Promise<T>> {
+  const waiting: Array<() => void> = [];
+  let free = count;
+  const outcomes = tasks.map(async (task) => {
+    if (free === 0) await new Promise<void>((resolve) => waiting.push(resolve));
+    else free -= 1;
+    try {
+      return await task();
+    } finally {
+      const next = waiting.shift();
+      if (next === undefined) free += 1;
+      else next();
+    }
+  });
+  for (const outcome of outcomes) outcome.catch(() => {}); // reported by the test that awaits it
+  return outcomes;
+}

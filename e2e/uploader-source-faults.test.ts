@@ -1,17 +1,14 @@
 import { appendFile, mkdir, rename, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { type FaultProxy, startFaultProxy } from './support/fault-proxy.ts';
-import { watchPeaks } from './support/peak-memory.ts';
-import type { Ending } from './support/program.ts';
+import { type Ending, waitFor, watchPeaks } from './support/programs.ts';
+import { type FaultProxy, startFaultProxy } from './support/proxies.ts';
 import { type ScoreFile, writeScoreFile } from './support/score-file.ts';
 import { type Service, startTestSystem, type TestSystem } from './support/test-system.ts';
-import { waitFor } from './support/wait-for.ts';
 
 const CHUNK_BYTES = 512 * 1024;
 
-describe('uploader push, of files that change, vanish, or have odd names', function () {
-  this.timeout(120_000);
+describe('uploader push, of files that change, vanish, or have odd names', () => {
   let system: TestSystem;
   let service: Service;
   let proxy: FaultProxy;

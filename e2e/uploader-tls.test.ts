@@ -12,8 +12,7 @@ import { type Service, startTestSystem, type TestSystem } from './support/test-s
 /** Long enough for retries to show: a fault that stays must not use it up. */
 const MAX_DURATION_SECONDS = 60;
 
-describe('uploader push, over TLS', function () {
-  this.timeout(90_000);
+describe('uploader push, over TLS', () => {
   let system: TestSystem;
   let service: Service;
   let gateway: Server;

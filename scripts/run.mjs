@@ -1,22 +1,31 @@
 #!/usr/bin/env node
-// `npm run lab`, `npm test`, `npm run torture`, `npm run bench`, `npm run setup`: makes the checkout ready, then runs the task on Node 26.
-// This file and scripts/setup/ run on whatever Node the machine has (18 or newer), with nothing installed.
+// Makes the checkout ready, then runs a task on Node 26: `npm run lab`, `npm test`, `npm run torture`, `npm run bench`,
+// `npm run build:uploader`, or nothing (`npm run setup`). This file, setup.mjs and steps.mjs run on any Node from 18 on,
+// without packages.
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { runAttached, StepFailed } from './setup/run-step.mjs';
-import { setUp } from './setup/set-up.mjs';
-import { toolEnvironment } from './setup/tool-environment.mjs';
+import { setUp } from './setup.mjs';
+import { runAttached, StepFailed, toolEnvironment } from './steps.mjs';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url)).replace(/\/$/, '');
+/** The slowest first: two processes share them, and neither is to end long after the other. */
 const TEST_FILES = [
-  'packages/*/test/**/*.test.ts',
-  'apps/*/test/**/*.test.ts',
-  'bench/test/**/*.test.ts',
   'e2e/**/*.test.ts',
+  'apps/*/test/**/*.test.ts',
+  'packages/*/test/**/*.test.ts',
+  'bench/test/**/*.test.ts',
+];
+/** They measure how soon a service answers, so nothing else runs beside them. */
+const TIMED_TEST_FILES = [
+  'e2e/bounded-answers.test.ts',
+  'e2e/hostile-bodies.test.ts',
+  'e2e/many-models.test.ts',
+  'e2e/many-uploads.test.ts',
+  'apps/ingest-api/test/true-progress.test.ts',
 ];
 
-const REPAIR_TYPES = 'Repair the types named above.';
+const FIX_TYPES = 'Fix the type errors above.';
 
 const [task, ...args] = process.argv.slice(2);
 const tasks = { setup: async () => {}, test, lab, torture, bench, 'build-uploader': buildUploader };
@@ -29,9 +38,7 @@ if (run === undefined) {
   process.exit(2);
 }
 if (Number.parseInt(process.versions.node, 10) < 18) {
-  console.error(
-    `This needs Node 18 or newer to start from; here is ${process.version}. Install a newer one.`,
-  );
+  console.error(`This needs Node 18 or newer, and this is Node ${process.version}. Install a newer one.`);
   process.exit(2);
 }
 try {
@@ -40,38 +47,43 @@ try {
 } catch (error) {
   if (!(error instanceof StepFailed)) throw error;
   process.exitCode = error.signal ? 128 + constants.signals[error.signal] : error.code;
-  // Codes from 128 on: somebody stopped it, and knows.
+  // From 128 on, a person has stopped the task by a signal.
   if (process.exitCode < 128) console.error(`\n${error.message}`);
 }
 
 async function test() {
-  // It colours its output in logs too, unless it is told.
+  // Without this option biome writes colours into log files too.
   const colors = process.stdout.isTTY ? [] : ['--colors=off'];
   await attached(
     'biome',
     ['ci', '.', ...colors],
-    'Run `npm run format` to repair what can be repaired by itself.',
+    'Run `npm run format` to fix what can be fixed automatically.',
   );
-  await attached('turbo', ['run', 'typecheck', '--output-logs=errors-only'], REPAIR_TYPES);
-  await attached('tsc', ['--project', '.'], REPAIR_TYPES);
-  const namesFiles = args.some((arg) => /\.[cm]?ts$/.test(arg));
-  await attached(
-    'mocha',
-    namesFiles ? args : [...args, ...TEST_FILES],
-    'The tests that failed are listed above.',
-  );
+  await attached('turbo', ['run', 'typecheck', '--output-logs=errors-only'], FIX_TYPES);
+  await attached('tsc', ['--project', '.'], FIX_TYPES);
+  const hint = 'The failed tests are listed above.';
+  if (args.length > 0) {
+    const namesFiles = args.some((arg) => /\.[cm]?ts$/.test(arg));
+    await attached('mocha', namesFiles ? args : [...args, ...TEST_FILES], hint);
+    return;
+  }
+  const beside = ['--parallel', '--jobs', '2', ...TIMED_TEST_FILES.map((file) => `--ignore=${file}`)];
+  const failure = await attached('mocha', [...beside, ...TEST_FILES], hint).catch((error) => error);
+  // A person who stopped the first run wants no second one.
+  if (!failure?.signal) await attached('mocha', TIMED_TEST_FILES, hint);
+  if (failure !== undefined) throw failure;
 }
 
 async function buildUploader() {
   const script = join(ROOT, 'apps/uploader/scripts/build-executable.ts');
-  await attached('node', [script], 'The reason is above.');
+  await attached('node', [script], 'The error is above.');
 }
 
 async function lab() {
   await attached(
     'node',
     [join(ROOT, 'scripts/lab/main.ts'), ...args],
-    'The reason is above; logs are in .lab/logs (or $LAB_HOME/logs).',
+    'The error is above; the logs are in .lab/logs (or $LAB_HOME/logs).',
   );
 }
 
@@ -79,12 +91,12 @@ async function torture() {
   await attached(
     'node',
     [join(ROOT, 'e2e/torture/main.ts'), ...args],
-    'A promise did not hold; the seed is above.',
+    'A promise was broken; the seed is above.',
   );
 }
 
 async function bench() {
-  await attached('node', [join(ROOT, 'bench/main.ts'), ...args], 'The reason is above.');
+  await attached('node', [join(ROOT, 'bench/main.ts'), ...args], 'The error is above.');
 }
 
 function attached(tool, toolArgs, hint) {

@@ -4,11 +4,11 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { expect } from 'chai';
-import { measuresOf, readBenchResult } from '../bench-result.ts';
-import { PARTS } from '../part-result.ts';
+import { compare } from '../baseline.ts';
+import { type Measure, measuresOf, PARTS, readBenchResult } from '../result.ts';
 
 const MAIN = path.join(import.meta.dirname, '../main.ts');
-/** It starts some twenty processes: seconds on a quiet machine, minutes on a busy one. */
+/** It starts about twenty processes: seconds on an idle machine, minutes on a busy one. */
 const WITHIN_MS = 240_000;
 
 describe('npm run bench', () => {
@@ -20,7 +20,7 @@ describe('npm run bench', () => {
 
   after(() => rm(results, { recursive: true, force: true }));
 
-  it('runs every part with tiny sizes, and leaves figures, tables and a chart', async function () {
+  it('runs every part with tiny sizes, and writes figures, tables and a chart', async function () {
     this.timeout(WITHIN_MS + 10_000);
     await promisify(execFile)(process.execPath, [MAIN, '--smoke', '--results', results], {
       env: { ...process.env, BENCH_SERVER_URL: process.env.TEST_DATABASE_URL },
@@ -38,3 +38,38 @@ describe('npm run bench', () => {
     expect(await readFile(svg, 'utf8')).to.match(/^<svg [\s\S]*million rows[\s\S]*<\/svg>\s*$/);
   });
 });
+
+describe('compare', () => {
+  it('reports a change within the tolerance as the same', () => {
+    expect(verdictOf(measure(1), measure(1.09))).to.equal('same');
+    expect(verdictOf(measure(1), measure(0.92))).to.equal('same');
+  });
+
+  it('reports a longer time as worse, and a shorter one as better', () => {
+    expect(verdictOf(measure(1), measure(1.2))).to.equal('worse');
+    expect(verdictOf(measure(1), measure(0.8))).to.equal('better');
+  });
+
+  it('reports a lower throughput as worse, and a higher one as better', () => {
+    expect(verdictOf(measure(1, 'higher'), measure(0.8, 'higher'))).to.equal('worse');
+    expect(verdictOf(measure(1, 'higher'), measure(1.3, 'higher'))).to.equal('better');
+  });
+
+  it('reports a measure that the result lacks as missing, and ignores new ones', () => {
+    const compared = compare([measure(1)], [measure(1, 'lower', 'another')]);
+    expect(compared).to.deep.equal([{ name: 'load', before: 1, now: null, verdict: 'missing' }]);
+  });
+
+  it('reports a figure that was not measured as worse', () => {
+    const asWritten: Measure = JSON.parse(JSON.stringify(measure(Number.NaN)));
+    expect(verdictOf(measure(1), asWritten)).to.equal('worse');
+  });
+});
+
+function measure(value: number, better: Measure['better'] = 'lower', name = 'load'): Measure {
+  return { name, value, better, target: null };
+}
+
+function verdictOf(before: Measure, now: Measure): string | undefined {
+  return compare([before], [now], 0.1).at(0)?.verdict;
+}

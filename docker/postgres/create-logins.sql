@@ -1,6 +1,6 @@
--- Run once, by the image, when the database is made. The service's three roles cannot log in; here are the
--- logins that take them on, and the owner that migrates: no one of them is a superuser. An application's own
--- login comes later: CREATE ROLE reporting LOGIN PASSWORD '…' IN ROLE score_reader;
+-- The image runs this once, when it creates the database. The three group roles cannot log in. The logins below are
+-- members of them; the owner runs `migrate`. None is a superuser. Create an application's login later:
+-- CREATE ROLE reporting LOGIN PASSWORD '…' IN ROLE score_reader;
 \set owner_password `cat /run/secrets/owner/password`
 \set service_password `cat /run/secrets/service/password`
 \set loader_password `cat /run/secrets/loader/password`

@@ -1,14 +1,14 @@
 import { createHash } from 'node:crypto';
 import { request } from 'node:http';
 
-/** One file of a run, sent by hand, PATCH by PATCH. */
+/** One file of a run that the test sends itself, one PATCH after the other. */
 export interface OneUpload {
   id: string;
   content: Buffer;
   sha256: string;
-  /** Sends what is left from there on; resolves to the answer, also when it comes before all is sent. */
+  /** Sends the bytes from `offset` on. Resolves to the answer, also when it arrives before all bytes are sent. */
   patch(offset: number, toOffset?: number): Promise<{ status: number; code: string | undefined }>;
-  /** The offset that HEAD tells. */
+  /** The offset that HEAD answers. */
   offset(): Promise<number>;
 }
 
@@ -28,7 +28,8 @@ export async function declareUpload(
   });
   const answer = (await declared.json()) as { missing?: { files: { uploadUrl: string }[] } };
   const uploadUrl = answer.missing?.files[0]?.uploadUrl;
-  if (uploadUrl === undefined) throw new Error(`The run was not taken: ${JSON.stringify(answer)}`);
+  if (uploadUrl === undefined)
+    throw new Error(`The service did not accept the run: ${JSON.stringify(answer)}`);
   const headers = { authorization, 'tus-resumable': '1.0.0' };
   return {
     id: uploadUrl.split('/').at(-1) ?? '',

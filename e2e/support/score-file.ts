@@ -4,10 +4,9 @@ import { mkdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { seededRandom } from './random.ts';
 
 const LINES_PER_CHUNK = 10_000;
-/** Any two keys of a file differ: a step that shares no factor with the key space visits each key once. */
+/** A step that shares no factor with the key space visits each key once, so no key of a file repeats. */
 const KEY_SPACE = 2 ** 31;
 
 export interface ScoreFile {
@@ -17,7 +16,7 @@ export interface ScoreFile {
   sha256: string;
 }
 
-/** Writes a file of distinct keys in random order, at a constant use of memory. The same seed, the same bytes. */
+/** Writes a file of distinct keys in random order, in constant memory. The same seed gives the same bytes. */
 export async function writeScoreFile(path: string, lines: number, seed: number): Promise<ScoreFile> {
   await mkdir(dirname(path), { recursive: true });
   const hash = createHash('sha256');
@@ -36,7 +35,7 @@ export async function writeScoreFile(path: string, lines: number, seed: number):
 
 function* scoreLines(lines: number, seed: number): Generator<string> {
   const random = seededRandom(seed);
-  // Odd, so that it shares no factor with the key space.
+  // An odd step shares no factor with the key space.
   const step = Math.floor(random() * 2 ** 20) * 2 + 1;
   let key = Math.floor(random() * KEY_SPACE);
   let text = '';
@@ -48,4 +47,22 @@ function* scoreLines(lines: number, seed: number): Generator<string> {
       text = '';
     }
   }
+}
+
+/** Random numbers from 0 to 1 (mulberry32). The same seed gives the same numbers on every machine. */
+export function seededRandom(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** TEST_SEED, to repeat a failure, or else a new seed. Prints it. */
+export function testSeed(): number {
+  const seed = process.env.TEST_SEED ? Number(process.env.TEST_SEED) : Math.floor(Math.random() * 2 ** 31);
+  console.log(`      seed ${seed} (to repeat: TEST_SEED=${seed})`);
+  return seed;
 }

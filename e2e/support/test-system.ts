@@ -1,29 +1,29 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { chown, mkdtemp, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createTestDatabase, type TestDatabase } from 'local-postgres';
+import { createTestDatabase, type RunningPostgres, startPostgres, type TestDatabase } from 'local-postgres';
 import pg from 'pg';
-import { type Ending, type RunningProgram, runProgram, startProgram, waitForLog } from './program.ts';
+import { type Ending, type RunningProgram, runProgram, startProgram, waitForLog } from './programs.ts';
 
-/** The whole system, each part a process, on a database and a folder of its own. */
+/** The whole system: service, loader and uploader as processes, with their own database and folder. */
 export interface TestSystem {
   databaseUrl: string;
-  /** Of the whole service, with the scopes push and read. */
+  /** For all models, with the scopes push and read. */
   token: string;
-  /** A folder for the test's own files; removed with the system. */
+  /** A folder for the test's own files. `stop` removes it. */
   workDir: string;
-  /** Starts a service, on a given port (after a kill, say) or a free one. */
+  /** Starts a service on the given port (after a kill, for example) or on a free one. */
   startService(options?: { port?: number; env?: Record<string, string> }): Promise<Service>;
   startLoader(env?: Record<string, string>): RunningProgram;
   /** `uploader push …` against `url`, with the system's token. */
   startUploader(url: string, args: string[], env?: Record<string, string>): RunningProgram;
   runUploader(url: string, args: string[], env?: Record<string, string>): Promise<Ending>;
   query<Row extends object>(sql: string, values?: unknown[]): Promise<Row[]>;
-  /** Ends every process, then drops the database: rejects when something left a connection open. */
+  /** Ends every process, then drops the database. Rejects when a connection was left open. */
   stop(): Promise<void>;
 }
 
-/** A second of work; on a machine that does much else, with the torture at low priority, it takes far longer. */
+/** A start takes a second; on a busy machine, for a torture at low priority, far longer. */
 const START_WITHIN_MS = 90_000;
 
 export interface Service extends RunningProgram {
@@ -31,10 +31,10 @@ export interface Service extends RunningProgram {
   url: string;
 }
 
-export interface TestSystemOptions {
-  /** A server of the test's own, that it may kill; else a database on the one that all tests share. */
+interface TestSystemOptions {
+  /** A server that the test may kill. By default: a database on the server that all tests share. */
   serverUrl?: string;
-  /** Where service and loader reach the database: the port of a proxy. */
+  /** The port at which service and loader connect to the database: that of a proxy. */
   databasePort?: (databaseUrl: string) => Promise<number>;
 }
 
@@ -111,4 +111,51 @@ async function query<Row extends object>(url: string, sql: string, values: unkno
   } finally {
     await client.end();
   }
+}
+
+/** A PostgreSQL server for one test, which may kill it. It keeps its port over restarts. */
+export interface OwnPostgres {
+  url: string;
+  port: number;
+  /** Ends the server at once, as `pg_ctl stop -m immediate` or a crash does, and starts it again, with recovery. */
+  restart(signal: 'SIGQUIT' | 'SIGKILL'): Promise<void>;
+  kill(signal: 'SIGQUIT' | 'SIGKILL'): Promise<void>;
+  start(): Promise<void>;
+  /** Makes the user that the server runs as the owner of a folder. */
+  own(folder: string): Promise<void>;
+  stop(): Promise<void>;
+}
+
+export async function startOwnPostgres(): Promise<OwnPostgres> {
+  const dataDir = await mkdtemp(join(tmpdir(), 'score-ingest-postgres-'));
+  const settings = { shared_buffers: '128MB', max_connections: '100' };
+  let server: RunningPostgres = await startPostgres({ dataDir, settings });
+  const { port, superuserUrl } = server;
+  let isRunning = true;
+  async function kill(signal: 'SIGQUIT' | 'SIGKILL'): Promise<void> {
+    isRunning = false;
+    await server.kill(signal);
+  }
+  async function start(): Promise<void> {
+    server = await startPostgres({ dataDir, port, settings });
+    isRunning = true;
+  }
+  return {
+    url: superuserUrl,
+    port,
+    kill,
+    start,
+    async restart(signal) {
+      await kill(signal);
+      await start();
+    },
+    async own(folder) {
+      const { uid, gid } = await stat(join(dataDir, 'cluster'));
+      await chown(folder, uid, gid);
+    },
+    async stop() {
+      if (isRunning) await server.stop();
+      await rm(dataDir, { recursive: true, force: true });
+    },
+  };
 }

@@ -1,24 +1,202 @@
 /**
- * The long form of the torture: `npm run torture -- [--kills 1000] [--minutes 120] [--lines 60000] [--seed N]`.
- * Prints a line a run, and at the end how often each was killed.
+ * The torture: pushes and loads run after run while it kills one process after the other, and checks every promise.
+ * `npm test` runs a short form. The long form, which prints a line per run and the number of kills of each process:
+ *
+ *   npm run torture -- [--kills 1000] [--minutes 120] [--lines 60000] [--seed N]
  */
-import { parseArgs } from 'node:util';
-import { runTorture } from './run-torture.ts';
 
-const { values } = parseArgs({
-  options: {
-    kills: { type: 'string', default: '1000' },
-    minutes: { type: 'string', default: '120' },
-    lines: { type: 'string', default: '60000' },
-    seed: { type: 'string', default: String(Math.floor(Math.random() * 2 ** 31)) },
-  },
-});
-console.log(`seed ${values.seed}`);
-const report = await runTorture({
-  seed: Number(values.seed),
-  kills: Number(values.kills),
-  forMs: Number(values.minutes) * 60_000,
-  linesPerRun: Number(values.lines),
-  tell: (line) => console.log(line),
-});
-console.log(JSON.stringify(report));
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
+import type { RunningProgram } from '../support/programs.ts';
+import { startTcpProxy, type TcpProxy } from '../support/proxies.ts';
+import { type ScoreFile, seededRandom, writeScoreFile } from '../support/score-file.ts';
+import {
+  type OwnPostgres,
+  type Service,
+  startOwnPostgres,
+  startTestSystem,
+  type TestSystem,
+} from '../support/test-system.ts';
+import { checkLeftovers, checkRun, watchOffsets, watchReaders } from './promises.ts';
+
+const VICTIMS = ['client', 'service', 'second service', 'loader', 'PostgreSQL'] as const;
+type Victim = (typeof VICTIMS)[number];
+
+interface TortureOptions {
+  readonly seed: number;
+  /** Ends after this many kills or when `forMs` is over, whichever is first. */
+  readonly kills: number;
+  readonly forMs: number;
+  readonly linesPerRun: number;
+  /** Receives one line per run. */
+  log(line: string): void;
+}
+
+interface TortureReport {
+  readonly kills: Record<Victim, number>;
+  readonly runs: number;
+  readonly offsetsSeen: number;
+  readonly reads: number;
+}
+
+/** After this many kills a run gets no more, so that it must end. */
+const KILLS_PER_RUN = 12;
+const ENDS_WITHIN_MS = 90_000;
+
+/**
+ * Pushes run after run through two services on one folder, with a loader and a PostgreSQL. Kills one of the processes
+ * with SIGKILL at random moments. After each run, every promise (promises.ts) must be true.
+ *
+ * @throws at the first promise that is broken, with the seed, the run and the number of kills.
+ */
+export async function runTorture(options: TortureOptions): Promise<TortureReport> {
+  const random = seededRandom(options.seed);
+  const postgres = await startOwnPostgres();
+  const system = await startTestSystem({ serverUrl: postgres.url });
+  const processes = await startProcesses(system);
+  const kills: Record<Victim, number> = {
+    client: 0,
+    service: 0,
+    'second service': 0,
+    loader: 0,
+    PostgreSQL: 0,
+  };
+  const killed = () => Object.values(kills).reduce((sum, count) => sum + count, 0);
+  const endMs = performance.now() + options.forMs;
+  const readers = watchReaders(postgres.url);
+  const offsets = watchOffsets(postgres.url, join(system.workDir, 'uploads'));
+  let runs = 0;
+  try {
+    while (killed() < options.kills && performance.now() < endMs) {
+      runs += 1;
+      const run = `run ${String(runs).padStart(4, '0')}`;
+      const lines = 1 + Math.floor(random() * options.linesPerRun);
+      const file = await writeScoreFile(
+        join(system.workDir, run, 'scores.jsonl'),
+        lines,
+        runs + options.seed,
+      );
+      readers.expect(run, lines);
+      const limit = Math.min(KILLS_PER_RUN, options.kills - killed());
+      await pushUnderFire(run, file, limit);
+      await checkRun(system, run, file);
+      readers.check();
+      offsets.check();
+      options.log(`${run}: published, ${lines} lines; ${killed()} kills so far`);
+    }
+    await processes.sweep();
+    await checkLeftovers(system, runs);
+    return { kills, runs, offsetsSeen: offsets.check(), reads: readers.check() };
+  } catch (error) {
+    throw new Error(`Torture with seed ${options.seed}, run ${runs}, after ${killed()} kills`, {
+      cause: error,
+    });
+  } finally {
+    offsets.stop();
+    readers.stop();
+    await processes.proxy.stop();
+    await system.stop();
+    await postgres.stop();
+  }
+
+  async function pushUnderFire(run: string, file: ScoreFile, limit: number): Promise<void> {
+    const args = [
+      'push',
+      join(system.workDir, run),
+      '--model',
+      'churn',
+      '--run',
+      run,
+      '--chunk-size',
+      '256KiB',
+    ];
+    const startClient = () => system.startUploader(processes.proxy.url, args, { UPLOADER_TIMEOUT: '600s' });
+    let client = startClient();
+    let killsOfRun = 0;
+    const deadlineMs = performance.now() + ENDS_WITHIN_MS + limit * 2_000;
+    for (;;) {
+      const pauseMs = 20 + random() * 600;
+      const over = killsOfRun < limit ? client.ended.then(() => undefined) : client.ended;
+      const ending = await Promise.race([
+        over.then(() => client.ended),
+        delay(pauseMs).then(() => undefined),
+      ]);
+      if (ending !== undefined) {
+        if (ending.code === 0) return;
+        // 75: running the same command again continues the push.
+        if (ending.code !== 75 && ending.signal !== 'SIGKILL')
+          throw new Error(
+            `The push of ${file.path} ended with ${ending.code}:\n${ending.stderr}${ending.stdout}`,
+          );
+        client = startClient();
+      }
+      if (performance.now() > deadlineMs)
+        throw new Error(`${run} was not published in time.\n${client.stderr()}`);
+      if (killsOfRun >= limit) continue;
+      const victim = VICTIMS[Math.floor(random() * VICTIMS.length)] ?? 'client';
+      killsOfRun += 1;
+      kills[victim] += 1;
+      if (victim === 'client') await client.kill('SIGKILL');
+      else await processes.kill(victim, postgres);
+    }
+  }
+}
+
+interface Processes {
+  readonly proxy: TcpProxy;
+  kill(victim: Exclude<Victim, 'client'>, postgres: OwnPostgres): Promise<void>;
+  /** Restarts both services: the start of a service completes what was left undone. */
+  sweep(): Promise<void>;
+}
+
+/** Two services on one folder, behind one address that forwards to one of them, and a loader. */
+async function startProcesses(system: TestSystem): Promise<Processes> {
+  const first = await system.startService();
+  const second = await system.startService();
+  const proxy = await startTcpProxy(first.port);
+  const services: [Service, Service] = [first, second];
+  let loader: RunningProgram = system.startLoader();
+  const restart = async (index: 0 | 1) => {
+    // New connections go to the other service.
+    proxy.target(services[1 - index]?.port ?? 0);
+    await services[index].kill('SIGKILL');
+    services[index] = await system.startService();
+  };
+  return {
+    proxy,
+    async kill(victim, postgres) {
+      if (victim === 'service') await restart(0);
+      else if (victim === 'second service') await restart(1);
+      else if (victim === 'PostgreSQL') await postgres.restart('SIGKILL');
+      else {
+        await loader.kill('SIGKILL');
+        loader = system.startLoader();
+      }
+    },
+    async sweep() {
+      await restart(0);
+      await restart(1);
+    },
+  };
+}
+
+if (import.meta.main) {
+  const { values } = parseArgs({
+    options: {
+      kills: { type: 'string', default: '1000' },
+      minutes: { type: 'string', default: '120' },
+      lines: { type: 'string', default: '60000' },
+      seed: { type: 'string', default: String(Math.floor(Math.random() * 2 ** 31)) },
+    },
+  });
+  console.log(`seed ${values.seed}`);
+  const report = await runTorture({
+    seed: Number(values.seed),
+    kills: Number(values.kills),
+    forMs: Number(values.minutes) * 60_000,
+    linesPerRun: Number(values.lines),
+    log: (line) => console.log(line),
+  });
+  console.log(JSON.stringify(report));
+}

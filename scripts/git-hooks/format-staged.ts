@@ -1,5 +1,5 @@
-// Formats and lints the staged content, not the files of the working tree: those may hold parts that are
-// not meant for this commit. What biome changes goes into the index, and is merged into the working tree.
+// Formats and lints the staged content, not the files of the working tree, which may contain changes that are not part
+// of this commit. The formatted content replaces the staged content and is merged into the working tree.
 import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -25,17 +25,17 @@ function formatAndLint(paths: string[]): number {
     );
     for (const [path, content] of before) {
       const formatted = readFileSync(join(dir, path), 'utf8');
-      if (formatted !== content) takeOver(path, content, formatted, dir);
+      if (formatted !== content) stageFormatted(path, content, formatted, dir);
     }
     if (biome.status !== 0)
-      console.error('pre-commit: repair the faults above, stage them, and commit again.');
+      console.error('pre-commit: fix the errors above, stage the fixes, and commit again.');
     return biome.status ?? 1;
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }
 }
 
-function takeOver(path: string, staged: string, formatted: string, dir: string): void {
+function stageFormatted(path: string, staged: string, formatted: string, dir: string): void {
   const mode = git('ls-files', '--stage', '--', path).slice(0, 6);
   const blob = execFileSync('git', ['hash-object', '-w', '--stdin'], { input: formatted, encoding: 'utf8' });
   git('update-index', '--cacheinfo', `${mode},${blob.trim()},${path}`);
@@ -44,7 +44,7 @@ function takeOver(path: string, staged: string, formatted: string, dir: string):
   console.error(`pre-commit: formatted ${path}`);
 }
 
-/** The file has parts that are not staged. Where they touch what was formatted, the file stays as it is. */
+/** For a file with changes that are not staged. When these overlap with what was formatted, the file is not changed. */
 function mergeIntoWorkingTree(path: string, staged: string, dir: string): void {
   const base = join(dir, '.base');
   writeFileSync(base, staged);

@@ -1,5 +1,5 @@
-// Loaded with --import before a program of the lab. The IPC channel closes when the lab dies, by SIGKILL
-// too; without this its parts would stay behind, and hold the port.
+// Loaded with --import before a program of the lab or of a test. When the parent ends, by SIGKILL too, the IPC channel
+// closes. Without this, the program would keep running and keep its port.
 process.on('disconnect', () => process.kill(process.pid, 'SIGTERM'));
-// Listening must not keep a program alive that has come to its end.
+// The channel must not keep a program alive that has finished.
 process.channel?.unref();

@@ -1,3 +1,126 @@
+import type { Run, RunState } from './api.ts';
+import { html, type TemplateResult } from './vendor/lit-html.js';
+
+/** Each state has a sign and a word besides its colour, which not everybody sees. */
+const STATES_SHOWN: Readonly<Record<RunState, { readonly sign: string; readonly meaning: string }>> = {
+  receiving: { sign: '↓', meaning: 'files are being uploaded' },
+  queued: { sign: '…', meaning: 'all files are received; the run waits for a loader' },
+  loading: { sign: '▶', meaning: 'a loader is loading the run into the database' },
+  published: { sign: '✓', meaning: 'loaded; readers see this run' },
+  superseded: { sign: '○', meaning: 'loaded; readers see another run, or another revision of this one' },
+  held: {
+    sign: '‖',
+    meaning: 'loaded, but not published: it breaks a quality gate, and an operator must decide',
+  },
+  failed: { sign: '✕', meaning: 'not loaded: the data was rejected' },
+  cancelled: { sign: '–', meaning: 'withdrawn, expired, or replaced before it was loaded' },
+};
+
+export const STATES = Object.keys(STATES_SHOWN) as RunState[];
+
+export function signOf(state: RunState): string {
+  return STATES_SHOWN[state].sign;
+}
+
+export function meaningOf(state: RunState): string {
+  return STATES_SHOWN[state].meaning;
+}
+
+export function stateBadge(state: RunState): TemplateResult {
+  return html`<span class="badge" data-state=${state} title=${meaningOf(state)}
+    ><span aria-hidden="true">${signOf(state)}</span> ${state}</span
+  >`;
+}
+
+export const STEPS: Readonly<Record<NonNullable<Run['progress']>['step'], string>> = {
+  receiving: 'Receiving files',
+  copying: 'Copying rows',
+  building_key: 'Building the primary key',
+  attaching: 'Attaching the partition',
+  publishing: 'Publishing',
+};
+
+type GateResult = NonNullable<Run['gates']>[number];
+
+interface GateShown {
+  readonly name: string;
+  /** Before the number of the contract. */
+  readonly limit: 'at least' | 'at most';
+  format(value: number): string;
+  /** What was found, as the first half of a sentence. */
+  found(value: string): string;
+}
+
+const GATES: Readonly<Record<string, GateShown>> = {
+  scoreMin: {
+    name: 'Lowest score',
+    limit: 'at least',
+    format: String,
+    found: (score) => `Lowest score is ${score}`,
+  },
+  scoreMax: {
+    name: 'Highest score',
+    limit: 'at most',
+    format: String,
+    found: (score) => `Highest score is ${score}`,
+  },
+  minRows: {
+    name: 'Rows',
+    limit: 'at least',
+    format: formatCount,
+    found: (rows) => `The run has ${rows} rows`,
+  },
+  maxRowChangePercent: {
+    name: 'Change in row count',
+    limit: 'at most',
+    format: (share) => `${share} %`,
+    found: (share) => `Row count changed by ${share}`,
+  },
+  maxScoreShiftPsi: {
+    name: 'Shift of the score distribution (PSI)',
+    limit: 'at most',
+    format: String,
+    found: (psi) => `Score distribution shifted by ${psi} (PSI)`,
+  },
+  maxRejectedLines: {
+    name: 'Rejected lines',
+    limit: 'at most',
+    format: formatCount,
+    found: (lines) => `Rejected lines: ${lines}`,
+  },
+};
+
+/** A result of a gate, as the cells of a table and as a sentence. A gate that this page does not know keeps its name. */
+export function describeGate({ gate, expected, found }: GateResult) {
+  const known = GATES[gate];
+  if (known === undefined || typeof expected !== 'number' || typeof found !== 'number') {
+    const [limit, value] = [formatValue(expected), formatValue(found)];
+    return { name: gate, limit, found: value, sentence: `${gate} is ${value}; the contract says ${limit}.` };
+  }
+  // Rounded, unless that would hide by how little the limit is exceeded.
+  const rounded = Math.abs(found - expected) < 0.01 ? found : Number(found.toFixed(2));
+  const [limit, value] = [known.format(expected), known.format(rounded)];
+  const verb = known.limit === 'at most' ? 'allows' : 'requires at least';
+  const sentence = `${known.found(value)}; the contract ${verb} ${limit}.`;
+  return { name: known.name, limit: `${known.limit} ${limit}`, found: value, sentence };
+}
+
+export function formatValue(value: unknown): string {
+  return typeof value === 'string' ? value : JSON.stringify(value);
+}
+
+export function formatCount(count: number): string {
+  return count.toLocaleString('en-US');
+}
+
+export function percent(done: number, total: number): number {
+  return total === 0 ? 100 : Math.floor((100 * done) / total);
+}
+
+export function formatScore(score: number | null): string {
+  return score === null ? '–' : Number(score.toPrecision(5)).toString();
+}
+
 const UNITS = ['B', 'kB', 'MB', 'GB', 'TB'];
 
 export function formatBytes(bytes: number): string {
@@ -10,12 +133,9 @@ export function formatBytes(bytes: number): string {
   return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${UNITS[unit]}`;
 }
 
-export function formatCount(count: number): string {
-  return count.toLocaleString('en-US');
-}
-
 /** 0.4 s, 2 min 10 s, 3 h 5 min, 2 d 4 h. */
 export function formatSeconds(seconds: number): string {
+  if (seconds > 0 && seconds < 0.05) return '< 0.1 s';
   if (seconds > 0 && seconds < 9.95) return `${Number(seconds.toFixed(1))} s`;
   const total = Math.max(0, Math.round(seconds));
   if (total < 60) return `${total} s`;
@@ -35,23 +155,19 @@ export function formatAgo(instant: string, nowMs: number): string {
   return seconds < 2 ? 'now' : `${formatSeconds(Math.round(seconds))} ago`;
 }
 
-/** In the reader's own zone; the exact instant stands in the title beside it. */
+/** In the reader's time zone, as the foot of the page says. */
 export function formatInstant(instant: string): string {
-  return new Date(instant).toLocaleString(undefined, {
+  return new Date(instant).toLocaleString('en-GB', {
     year: 'numeric',
     month: 'short',
     day: '2-digit',
     hour: '2-digit',
     minute: '2-digit',
     second: '2-digit',
-    hour12: false,
   });
 }
 
-export function formatScore(score: number | null): string {
-  return score === null ? '–' : Number(score.toPrecision(5)).toString();
-}
-
-export function percent(done: number, total: number): number {
-  return total === 0 ? 100 : Math.floor((100 * done) / total);
+/** In UTC, as the months of the overview: in a zone west of it, the first of a month would be the last of another. */
+export function formatAsOf(instant: string): string {
+  return `${instant.slice(0, 10)} ${instant.slice(11, 16)} UTC`;
 }

@@ -1,26 +1,26 @@
-import type { FilePage, RunSummary } from 'wire';
 import {
   type FileFilter,
+  type FilePage,
   getFiles,
-  getGrid,
   getHistory,
   getRun,
+  getRuns,
   getSession,
   getStatus,
+  LiveEvents,
+  type RunSummary,
   ServiceProblem,
   signIn,
   signOut,
-} from './api-client.ts';
-import { type AppState, type FilesShown, keyOf, routeOf } from './app-state.ts';
-import { firstFilter } from './files-view.ts';
-import { frame } from './frame-view.ts';
-import { gridPage } from './grid-view.ts';
-import { LiveEvents } from './live-events.ts';
-import { runPage } from './run-view.ts';
-import { signInPage } from './sign-in-view.ts';
+} from './api.ts';
+import { firstFilter } from './files.ts';
+import { frame, signInPage } from './layout.ts';
+import { overviewPage } from './overview.ts';
+import { runPage } from './run.ts';
+import { type AppState, type FilesShown, keyOf, routeOf } from './state.ts';
 import { render } from './vendor/lit-html.js';
 
-const OVERVIEW_EVERY_MS = 5_000;
+const STATUS_EVERY_MS = 5_000;
 
 const root = document.querySelector<HTMLElement>('#app') ?? document.body;
 const state: AppState = {
@@ -38,7 +38,7 @@ const state: AppState = {
 };
 
 const live = new LiveEvents({
-  onRun: noteRun,
+  onRun: showRun,
   onReset: () => void refreshAll(),
   onLiveness(liveness) {
     state.liveness = liveness;
@@ -57,14 +57,14 @@ function draw(): void {
     );
     return;
   }
-  const page = route.page === 'grid' ? gridPage(state) : runPage(state, refreshRun, showFiles);
+  const page = route.page === 'overview' ? overviewPage(state) : runPage(state, refreshRun, showFiles);
   render(
     frame(state, page, () => guarded(leave)),
     root,
   );
 }
 
-/** A fault is shown, never swallowed; a session that has ended leads to the sign-in. */
+/** Shows what goes wrong in `work`. When the session has ended, shows the sign-in page. */
 async function guarded(work: () => Promise<void>): Promise<void> {
   try {
     await work();
@@ -89,15 +89,15 @@ async function leave(): Promise<void> {
   live.stop();
   state.session = await signOut();
   state.runs.clear();
-  forgetRun();
+  clearRun();
 }
 
 async function refreshAll(): Promise<void> {
   await guarded(async () => {
-    const [status, grid] = await Promise.all([getStatus(), getGrid()]);
+    const [status, { runs, nextCursor }] = await Promise.all([getStatus(), getRuns()]);
     state.status = status;
-    state.runs = new Map(grid.runs.map((run) => [keyOf(run), run]));
-    state.hasMoreRuns = grid.nextCursor !== null;
+    state.runs = new Map(runs.map((run) => [keyOf(run), run]));
+    state.hasMoreRuns = nextCursor !== null;
   });
   await refreshRun();
 }
@@ -110,21 +110,21 @@ async function refreshRun(): Promise<void> {
       getRun(route.model, route.run),
       getHistory(route.model, route.run),
     ]);
-    if (state.route !== route) return; // the reader has gone on meanwhile
+    if (state.route !== route) return; // the user has moved on to another page
     const shown = state.files;
     const filter = shown?.isChosen ? shown.filter : firstFilter(run);
     const page = await getFiles(route.model, route.run, filter, null);
     if (state.route !== route) return;
     state.run = run;
     state.history = history;
-    // Unless the reader has chosen others meanwhile.
+    // Unless the user has selected another filter meanwhile.
     if (state.files === undefined || state.files.filter === shown?.filter)
-      state.files = renewed(filter, page);
+      state.files = updatedFiles(filter, page);
   });
 }
 
-/** The first page as it is now. What a reader has paged through beyond it stays as it was. */
-function renewed(filter: FileFilter, { files, nextCursor }: FilePage): FilesShown {
+/** The first page as it is now. Files of further pages that the user has loaded stay as they were. */
+function updatedFiles(filter: FileFilter, { files, nextCursor }: FilePage): FilesShown {
   const shown = state.files;
   const isChosen = shown?.isChosen ?? false;
   if (shown?.filter !== filter || shown.files.length <= files.length)
@@ -140,20 +140,20 @@ function showFiles(filter: FileFilter, more: boolean): void {
   void guarded(async () => {
     const page = await getFiles(route.model, route.run, filter, cursor);
     const shown = state.files;
-    if (state.route !== route) return; // the reader has gone on meanwhile
+    if (state.route !== route) return; // the user has moved on to another page
     if (more && (shown?.filter !== filter || shown.nextCursor !== cursor)) return;
     const files = more ? [...(shown?.files ?? []), ...page.files] : page.files;
     state.files = { filter, isChosen: true, files, nextCursor: page.nextCursor };
   });
 }
 
-function forgetRun(): void {
+function clearRun(): void {
   state.run = undefined;
   state.history = undefined;
   state.files = undefined;
 }
 
-function noteRun(run: RunSummary): void {
+function showRun(run: RunSummary): void {
   state.runs.set(keyOf(run), run);
   const { route } = state;
   if (route.page === 'run' && route.model === run.model && route.run === run.run) void refreshRun();
@@ -161,9 +161,9 @@ function noteRun(run: RunSummary): void {
   draw();
 }
 
-function follow(): void {
+function navigate(): void {
   state.route = routeOf(location.hash);
-  forgetRun();
+  clearRun();
   state.fault = undefined;
   draw();
   scrollTo(0, 0);
@@ -171,16 +171,16 @@ function follow(): void {
   document.querySelector<HTMLElement>('h1')?.focus();
 }
 
-addEventListener('hashchange', follow);
+addEventListener('hashchange', navigate);
 setInterval(() => {
   if (state.session?.signedIn !== true || document.hidden) return;
   void guarded(async () => {
     state.status = await getStatus();
   });
-}, OVERVIEW_EVERY_MS);
+}, STATUS_EVERY_MS);
 
 await guarded(async () => {
   state.session = await getSession();
   if (state.session.signedIn) live.start();
 });
-if (state.session === undefined) root.textContent = state.fault ?? 'The service cannot be reached.';
+if (state.session === undefined) root.textContent = state.fault ?? '';

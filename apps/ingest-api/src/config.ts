@@ -3,7 +3,7 @@ import { parseDatabaseUrl } from 'db-schema';
 import { z } from 'zod';
 import type { RunLimits } from './runs/models.ts';
 
-/** One variable of the environment: its name, the rule and default of its value, and its line in `--help`. */
+/** One variable of the environment: its name, the rule and default of its value, and its text in `--help`. */
 interface Variable<Schema extends z.ZodType = z.ZodType> {
   readonly name: string;
   readonly schema: Schema;
@@ -27,7 +27,7 @@ const hours = (fallback: number) =>
     .default(fallback)
     .transform((value) => value * HOUR_MS);
 const postgresSize = z.string().regex(/^\d+(kB|MB|GB)$/, 'must be a PostgreSQL size such as 128MB');
-/** Checked as a whole at the start, so that a fault of the address does not look like a database that is out of reach. */
+/** Checked at the start, so that a wrong address does not look like a database that cannot be reached. */
 const databaseUrl = z.string().superRefine((text, context) => {
   try {
     parseDatabaseUrl(text);
@@ -45,12 +45,12 @@ const DATABASE = {
   databaseUrl: variable(
     'DATABASE_URL',
     databaseUrl,
-    "PostgreSQL, with this role's login; or DATABASE_URL_FILE, a file that holds it.",
+    'postgres:// address; its login is a member of ingest_api (serve) or ingest_loader (load). Or set DATABASE_URL_FILE: a file with the address.',
   ),
   logLevel: variable(
     'INGEST_LOG_LEVEL',
     z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
-    'Least severe level that is logged.',
+    'Lowest level that is logged.',
   ),
 };
 
@@ -59,56 +59,60 @@ const STORE = {
   dataDir: variable(
     'INGEST_DATA_DIR',
     path,
-    'Folder for the bytes of uploads; the same one for service and loader.',
+    'Folder for the bytes of uploads; the same one for every service and loader.',
   ),
 };
 
-/** The limits of a run; the contract of its model may set others. */
+/** The contract of a model may set other limits for its runs. */
 const RUN_LIMITS = {
   maxBytes: variable(
     'INGEST_MAX_RUN_BYTES',
     positive.default(32 * 1024 ** 3),
-    'Largest run, in bytes of decompressed lines, unless the contract of its model sets maxBytes.',
+    'Largest run, in bytes of its decompressed lines, unless the contract of its model sets maxBytes.',
   ),
   maxRows: variable(
     'INGEST_MAX_RUN_ROWS',
     positive.default(1_000_000_000),
-    'Most rows of a run, unless the contract of its model sets maxRows.',
+    'Largest number of rows of a run, unless the contract of its model sets maxRows.',
   ),
 };
 
-/** What limits hostile or broken clients. */
+/** Limits for hostile or broken clients. */
 const GUARD = {
   ratePerMinute: variable(
     'INGEST_RATE_PER_MINUTE',
     positive.default(30_000),
-    'Requests per minute of one token; more are answered 429.',
+    'Requests per minute of one token; more get 429.',
   ),
   failedLoginsPerMinute: variable(
     'INGEST_FAILED_LOGINS_PER_MINUTE',
     positive.default(300),
-    'Requests per minute without a valid token from one address; more are answered 429.',
+    'Requests per minute without a valid token from one address; more get 429.',
   ),
-  maxConnections: variable('INGEST_MAX_CONNECTIONS', positive.default(1_000), 'Open client connections.'),
+  maxConnections: variable(
+    'INGEST_MAX_CONNECTIONS',
+    positive.default(1_000),
+    'Open client connections; one more closes an old one, first those without a valid token.',
+  ),
   minBytesPerSecond: variable(
     'INGEST_MIN_BYTES_PER_SECOND',
     integer.min(0).default(1_024),
-    'A request body that is slower than this, over one idle time-out, is cut off; 0 allows any rate.',
+    'A request whose body is slower than this during INGEST_IDLE_TIMEOUT_MS is closed; 0 allows any rate.',
   ),
   maxOpenUploads: variable(
     'INGEST_MAX_OPEN_UPLOADS',
     positive.default(250_000),
-    'Unfinished uploads of one token.',
+    'Unfinished uploads of one token; more get 507.',
   ),
   maxTokenBytes: variable(
     'INGEST_MAX_TOKEN_BYTES',
     positive.default(1024 ** 4),
-    'Bytes that the uploads of one token may hold on the disk or still need.',
+    'Bytes of one token on the disk, or declared and not yet sent; more get 507.',
   ),
   trustedProxies: variable(
     'INGEST_TRUSTED_PROXIES',
     addressList,
-    'Addresses or CIDR blocks, separated by commas, whose X-Forwarded-For and X-Forwarded-Proto are believed.',
+    'Addresses or CIDR blocks of proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted, separated by commas.',
   ),
 };
 
@@ -116,13 +120,13 @@ const TLS = {
   certFile: variable(
     'INGEST_TLS_CERT_FILE',
     path.optional(),
-    'PEM certificate; with it the service speaks HTTPS.',
+    'PEM certificate with its chain; with it the service uses HTTPS.',
   ),
-  keyFile: variable('INGEST_TLS_KEY_FILE', path.optional(), 'PEM key of that certificate.'),
+  keyFile: variable('INGEST_TLS_KEY_FILE', path.optional(), 'PEM key of the certificate.'),
   clientCaFile: variable(
     'INGEST_TLS_CLIENT_CA_FILE',
     path.optional(),
-    'PEM authority; with it every client must show a certificate that this authority signed.',
+    'PEM certificate of an authority; with it every client needs a certificate that this authority signed.',
   ),
 };
 
@@ -132,12 +136,12 @@ const SERVE = {
   port: variable(
     'INGEST_PORT',
     integer.min(0).max(65_535).default(8080),
-    'Port to listen on; 0 takes a free one.',
+    'Port to listen on; 0 chooses a free one.',
   ),
   databaseConnections: variable(
     'INGEST_DATABASE_CONNECTIONS',
     positive.max(1_000).default(10),
-    'Connections that requests and sweeps share; two more are for the locks of uploads and for /readyz.',
+    'Database connections for requests and sweeps; two more are for the locks of uploads and for /readyz.',
   ),
   maxUploadBytes: variable(
     'INGEST_MAX_UPLOAD_BYTES',
@@ -147,17 +151,17 @@ const SERVE = {
   minFreeBytes: variable(
     'INGEST_MIN_FREE_BYTES',
     integer.min(0).default(1024 ** 3),
-    'Bytes that stay free on the disk of INGEST_DATA_DIR after everything declared has arrived.',
+    'Bytes that stay free on the disk of INGEST_DATA_DIR when everything that was declared has arrived.',
   ),
   idleTimeoutMs: variable(
     'INGEST_IDLE_TIMEOUT_MS',
     positive.default(60_000),
-    'A connection that brings no byte for this long is closed.',
+    'A connection that receives and sends no bytes for this long is closed.',
   ),
   keepFilesMs: variable(
     'INGEST_KEEP_FILES_HOURS',
     hours(7 * 24),
-    'The files of a run are kept for this long after its load.',
+    'Files are kept for this long after the last load of a run that uses them.',
   ),
   expireUploadsMs: variable(
     'INGEST_EXPIRE_UPLOADS_HOURS',
@@ -176,17 +180,17 @@ const LOAD = {
   pollIntervalMs: variable(
     'INGEST_POLL_INTERVAL_MS',
     positive.default(2_000),
-    'An idle loader reads the queue this often, and whenever NOTIFY wakes it.',
+    'An idle loader reads the queue this often; NOTIFY wakes it earlier.',
   ),
   stallTimeoutMs: variable(
     'INGEST_STALL_TIMEOUT_MS',
     positive.default(120_000),
-    'A load that does not progress for this long is ended and tried again.',
+    'A load without progress for this long is ended and tried again.',
   ),
   retentionIntervalMs: variable(
     'INGEST_RETENTION_INTERVAL_MS',
     positive.default(60_000),
-    'Rows past retention are dropped this often.',
+    'Loaders drop rows past retention this often.',
   ),
 };
 
@@ -212,19 +216,22 @@ export type ServeConfig = ValuesOf<typeof SERVE> & {
 };
 export type LoadConfig = ValuesOf<typeof LOAD> & {
   readonly runLimits: RunLimits;
-  /** Connections for what a load reports and asks beside its own transaction. */
+  /** Connections for what a load reads and writes outside of its own transaction. */
   readonly sideConnections: number;
 };
 
-/** The variables that each command reads: for its `--help`, and for the test that compares .env.example. */
-const VARIABLES = {
+/**
+ * The variables that each command reads: for its `--help`, and for the test that compares them with
+ * .env.example.
+ */
+export const VARIABLES = {
   serve: [SERVE, RUN_LIMITS, GUARD, TLS],
   load: [LOAD, RUN_LIMITS],
   store: [STORE],
   database: [DATABASE],
 } as const satisfies Record<string, readonly Group[]>;
 
-/** Every fault of a configuration, one line each. */
+/** Its message has one line for each fault. */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError';
 }
@@ -253,20 +260,23 @@ export function loadDatabaseConfig(env: Environment): DatabaseConfig {
   return load(env, (read) => read(DATABASE));
 }
 
-/** @param config makes the configuration from what `read` returns; its result is used only when there is no fault. */
+/**
+ * @param config makes the configuration from what `read` returns. Its result is used only when there is no
+ *   fault.
+ */
 function load<Config>(
   env: Environment,
   config: (read: <G extends Group>(group: G) => ValuesOf<G>, addMissing: (name: string) => void) => Config,
 ): Config {
-  const present = withSecretFiles(env);
   const faults: string[] = [];
   const addMissing = (name: string) => faults.push(`${name} is not set.`);
   const read = <G extends Group>(group: G): ValuesOf<G> => {
     const values: Record<string, unknown> = {};
     for (const [key, { name, schema }] of Object.entries(group)) {
-      const text = present[name] === '' ? undefined : present[name];
+      const { text, fault } = textOf(env, name);
       const result = schema.safeParse(text);
-      if (result.success) values[key] = result.data;
+      if (fault !== undefined) faults.push(fault);
+      else if (result.success) values[key] = result.data;
       else if (text === undefined) addMissing(name);
       else
         for (const { message } of result.error.issues) faults.push(`${name}: ${message.replace(/\.$/, '')}.`);
@@ -276,11 +286,38 @@ function load<Config>(
   const result = config(read, addMissing);
   if (faults.length === 0) return result;
   throw new ConfigError(
-    `The environment does not configure the service:\n  ${faults.join('\n  ')}\nSee .env.example for every variable and its default.`,
+    `The environment is not a valid configuration:\n  ${faults.join('\n  ')}\nSee .env.example for every variable and its default.`,
   );
 }
 
-/** Half a TLS configuration would be plain HTTP, or TLS without the client certificates that an operator relies on. */
+/**
+ * These should not be in an environment that others can read (`docker inspect`, /proc): NAME_FILE names a
+ * file instead.
+ */
+export const SECRETS: readonly string[] = [DATABASE.databaseUrl.name];
+
+/**
+ * The text of a variable; an empty variable is not set. A secret may also be in the file that NAME_FILE
+ * names, as Docker and Kubernetes mount it. White space around it, such as the last newline of an editor, is
+ * removed.
+ */
+function textOf(env: Environment, name: string): { readonly text?: string; readonly fault?: string } {
+  const text = env[name] || undefined;
+  const path = SECRETS.includes(name) ? env[`${name}_FILE`] || undefined : undefined;
+  if (path === undefined) return text === undefined ? {} : { text };
+  if (text !== undefined) return { fault: `${name} and ${name}_FILE are both set; remove one of them.` };
+  try {
+    return { text: readFileSync(path, 'utf8').trim() };
+  } catch (error) {
+    return {
+      fault: `${name}_FILE cannot be read: ${(error as Error).message}. Mount the secret at that path.`,
+    };
+  }
+}
+
+/**
+ * All of it or nothing: half a TLS configuration would mean plain HTTP, which the operator does not expect.
+ */
 function tlsOf(
   { certFile, keyFile, clientCaFile }: ValuesOf<typeof TLS>,
   addMissing: (name: string) => void,
@@ -291,33 +328,7 @@ function tlsOf(
   return undefined;
 }
 
-/** Secrets that must not be in an environment that others can read (`docker inspect`, /proc). */
-const SECRETS = [DATABASE.databaseUrl.name];
-
-/**
- * The environment with each secret NAME taken from the file that NAME_FILE names, as Docker and Kubernetes mount
- * them. White space around the secret, such as the last newline of an editor, is not part of it.
- *
- * @throws {ConfigError} when both are set, or the file cannot be read.
- */
-function withSecretFiles(env: Environment): Environment {
-  const secrets: Record<string, string> = {};
-  for (const name of SECRETS) {
-    const path = env[`${name}_FILE`];
-    if (!path) continue;
-    if (env[name]) throw new ConfigError(`${name} and ${name}_FILE are both set; remove one of them.`);
-    try {
-      secrets[name] = readFileSync(path, 'utf8').trim();
-    } catch (error) {
-      throw new ConfigError(
-        `${name}_FILE cannot be read: ${(error as Error).message}. Mount the secret at that path.`,
-      );
-    }
-  }
-  return { ...env, ...secrets };
-}
-
-/** The lines of `--help` for the variables of a command. */
+/** The section of `--help` with the variables of a command. */
 export function describeVariables(command: keyof typeof VARIABLES): string {
   const lines = VARIABLES[command].flatMap((group: Group) =>
     Object.values(group).map(({ name, schema, help }) => {
@@ -328,8 +339,8 @@ export function describeVariables(command: keyof typeof VARIABLES): string {
   return `\nEnvironment:\n${lines.join('\n')}`;
 }
 
-/** As it would be written in the environment; undefined when the variable has none. */
-function defaultOf(schema: z.ZodType): string | undefined {
+/** The default as it would be written in the environment; undefined when there is none. */
+export function defaultOf(schema: z.ZodType): string | undefined {
   const { default: fallback } = z.toJSONSchema(schema, { io: 'input' });
-  return fallback === undefined ? undefined : String(fallback);
+  return fallback === undefined || fallback === '' ? undefined : String(fallback);
 }

@@ -3,11 +3,14 @@ import { type ErrorCode, printableLines } from 'wire';
 
 interface ErrorContext {
   readonly cause?: unknown;
-  /** Sent as `Retry-After`; the default is that of the code. */
+  /** The header `Retry-After`; default: that of the code. */
   readonly retryAfterSeconds?: number;
 }
 
-/** A fault that the caller learns of: a code of wire's table, and a sentence that says what to do next. */
+/**
+ * An error that the caller receives: a code of the table in `wire`, and sentences that say what is wrong and
+ * what to do.
+ */
 export class IngestError extends Error {
   override readonly name = 'IngestError';
   readonly code: ErrorCode;
@@ -22,7 +25,7 @@ export class IngestError extends Error {
 
 const SQLSTATE = /^[0-9A-Z]{5}$/;
 
-/** The SQLSTATE of a PostgreSQL error, searched along the chain of causes. */
+/** The SQLSTATE of a PostgreSQL error, or of the first of its causes that has one. */
 export function sqlStateOf(error: unknown): string | undefined {
   for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {
     const { code } = cause as { code?: unknown };
@@ -31,7 +34,10 @@ export function sqlStateOf(error: unknown): string | undefined {
   return undefined;
 }
 
-/** SQLSTATE classes and codes for faults of the server or of the connection, not of the statement. */
+/**
+ * SQLSTATE classes and codes that blame the server, the connection or a concurrent transaction, not the
+ * statement.
+ */
 const DATABASE_UNAVAILABLE = [/^08/, /^53/, /^57P/, /^58/, /^25006$/, /^40001$/, /^40P01$/, /^55P03$/];
 const CONNECTION_FAULTS = new Set([
   'ECONNREFUSED',
@@ -46,7 +52,7 @@ const CONNECTION_MESSAGES =
 
 /** True when PostgreSQL cannot be reached or does not serve, so that the same statement may succeed later. */
 export function isDatabaseUnavailable(error: unknown): boolean {
-  if (error instanceof UnusableDatabase) return true; // an operator changed a role or a pooler while the service ran
+  if (error instanceof UnusableDatabase) return true; // an operator changed a role or a pooler while the service was running
   const state = sqlStateOf(error);
   if (state !== undefined) return DATABASE_UNAVAILABLE.some((pattern) => pattern.test(state));
   for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {

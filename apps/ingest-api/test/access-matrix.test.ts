@@ -15,8 +15,7 @@ const { guard } = loadServeConfig({ DATABASE_URL: 'postgres://', INGEST_DATA_DIR
 const MODEL = 'churn';
 const SCOPES: readonly Scope[] = ['push', 'read', 'operate', 'admin'];
 
-describe('the access matrix', function () {
-  this.timeout(120_000);
+describe('the access matrix', () => {
   let system: TestSystem;
   let db: Kysely<Database>;
   let routes: string[];

@@ -11,8 +11,7 @@ import { type Certificates, makeCertificates } from './support/certificates.ts';
 
 const run = promisify(execFile);
 
-describe('TLS to the database', function () {
-  this.timeout(60_000);
+describe('TLS to the database', () => {
   let ours: Certificates;
   let others: Certificates;
   let server: RunningPostgres;

@@ -8,8 +8,7 @@ import { DurableStore } from '../src/store/tus-store.ts';
 import { declare, scoreLines, startSystem, type TestSystem } from './support/system.ts';
 
 /** The store of a second service on the same folder and database. */
-describe('the store of a service that is not alone', function () {
-  this.timeout(60_000);
+describe('the store of a service that is not alone', () => {
   let system: TestSystem;
   let locks: UploadLocks;
   let store: DurableStore;

@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { expect } from 'chai';
 import { openDatabase } from 'db-schema';
 import express from 'express';
-import { eventsRoutes } from '../src/http/events.ts';
+import { eventRoutes } from '../src/http/events.ts';
 import { Principals } from '../src/runs/tokens.ts';
 import { RunWatch } from '../src/runs/watch.ts';
 import { openSocket } from './support/raw-http.ts';
@@ -108,7 +108,7 @@ describe('live events', () => {
     const refused = await stream();
     expect(refused.status).to.equal(429);
     expect(refused.headers.get('retry-after')).to.equal('30');
-    expect(((await refused.json()) as { detail: string }).detail).to.contain('has 10 streams of events open');
+    expect(((await refused.json()) as { detail: string }).detail).to.contain('has 10 event streams open');
     expect((await stream(system.token)).status).to.equal(200);
     open[0]?.abort();
     await eventually(stream, ({ status }) => status === 200);
@@ -137,7 +137,7 @@ describe('live events', () => {
         res.locals.principal = await principals.find('token', system.token);
         next();
       });
-      app.use(eventsRoutes({ watch, principals, drainWithinMs: 2_000 }));
+      app.use(eventRoutes({ watch, principals, drainWithinMs: 2_000 }));
       responses = [];
       server = createServer(app).on('request', (_req, res) => responses.push(res));
       server.listen(0, '127.0.0.1');

@@ -7,8 +7,7 @@ import { eventually, startSystem, type TestSystem } from './support/system.ts';
 
 const { guard } = loadServeConfig({ DATABASE_URL: 'postgres://', INGEST_DATA_DIR: '.' });
 
-describe('requests without a valid token', function () {
-  this.timeout(30_000);
+describe('requests without a valid token', () => {
   let system: TestSystem;
   before(async () => {
     system = await startSystem({ guard: { ...guard, failedLoginsPerMinute: 5 } });

@@ -17,8 +17,7 @@ import {
 
 const base64 = (value: string | Buffer) => Buffer.from(value).toString('base64');
 
-describe('a hostile request', function () {
-  this.timeout(60_000);
+describe('a hostile request', () => {
   let system: TestSystem;
   before(async () => {
     system = await startSystem({ maxUploadBytes: 1024 ** 3 });
@@ -104,7 +103,7 @@ describe('a hostile request', function () {
           await post({ 'upload-length': '3', 'upload-metadata': metadata('churn', 'r', name) }),
           JSON.stringify(name),
         ).to.equal(400);
-      for (const run of ['', '\0', 'a\tb', 'x'.repeat(201)])
+      for (const run of ['', '.', '..', '\0', 'a\tb', 'x'.repeat(201)])
         expect(
           await post({ 'upload-length': '3', 'upload-metadata': metadata('churn', run, 'a') }),
           JSON.stringify(run),

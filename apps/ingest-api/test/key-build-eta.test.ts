@@ -1,6 +1,7 @@
 import { expect } from 'chai';
 import * as answers from 'wire';
 import { secondsLeft } from '../src/runs/describe.ts';
+import { holdBackend } from './support/hold-backend.ts';
 import {
   eventually,
   pushRun,
@@ -35,14 +36,14 @@ describe('when a load will end', () => {
   describe('of a real load', function () {
     this.timeout(2 * PATIENCE_MS);
     let system: TestSystem;
-    const backends: number[] = [];
+    let letGo = () => {};
 
     before(async () => {
       system = await startSystem();
     });
 
     after(async () => {
-      for (const pid of backends) resume(pid);
+      letGo();
       await system.stop();
     });
 
@@ -58,7 +59,8 @@ describe('when a load will end', () => {
       );
 
       await pushRun(system, 'churn', '2026-11', [{ name: 'a.jsonl', content: scoreLines(ROWS, 1, 1) }]);
-      backends.push(await stoppedInMidBuild());
+      // Held in the middle of the build: there is time to look at it.
+      letGo = await holdBackend(system, 'pg_stat_progress_create_index', `phase LIKE 'building index: %'`);
       const run = await eventually(
         () => read('2026-11'),
         ({ load }) => load?.keyBuild != null,
@@ -69,34 +71,10 @@ describe('when a load will end', () => {
       expect(run.progress?.etaSeconds).to.be.within(1, 600);
       expect(run.progress?.loadEtaSeconds).to.equal(run.progress?.etaSeconds);
 
-      for (const pid of backends) resume(pid);
+      letGo();
       const done = await untilFinal(system, 'churn', '2026-11', PATIENCE_MS);
       expect(done).to.include({ state: 'published', rows: ROWS });
       expect((await read('2026-11')).load?.keyBuild).to.equal(null);
     });
-
-    /** Held in the middle of the build, as on a disk that hangs: there is time to look at it. */
-    async function stoppedInMidBuild(): Promise<number> {
-      const [backend] = await eventually(
-        () =>
-          system.query<{ pid: number }>(
-            `SELECT pid FROM pg_stat_progress_create_index
-             WHERE datname = current_database() AND phase LIKE 'building index: %'`,
-          ),
-        (rows) => rows.length === 1,
-        PATIENCE_MS,
-      );
-      if (backend === undefined) throw new Error('There is no backend.');
-      process.kill(backend.pid, 'SIGSTOP');
-      return backend.pid;
-    }
   });
 });
-
-function resume(pid: number): void {
-  try {
-    process.kill(pid, 'SIGCONT');
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
-  }
-}

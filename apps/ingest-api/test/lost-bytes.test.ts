@@ -19,8 +19,7 @@ import {
 
 const DEADLINE_MS = 20_000;
 
-describe('bytes that the disk has lost', function () {
-  this.timeout(60_000);
+describe('bytes that the disk has lost', () => {
   let system: TestSystem;
   before(async () => {
     system = await startSystem();

@@ -2,9 +2,9 @@ import { execFile } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { expect } from 'chai';
+import { holdBackend } from './support/hold-backend.ts';
 import {
   declare,
-  eventually,
   patch,
   pushRun,
   scoreLines,
@@ -23,7 +23,7 @@ describe('the commands of docs/operations.md', function () {
   let system: TestSystem;
   let operator: string;
   let blocks: string[];
-  const stoppedBackends: number[] = [];
+  let letGo = () => {};
 
   before(async function () {
     for (const tool of ['bash', 'curl', 'jq']) {
@@ -41,7 +41,7 @@ describe('the commands of docs/operations.md', function () {
   });
 
   after(async () => {
-    for (const pid of stoppedBackends) process.kill(pid, 'SIGCONT');
+    letGo();
     await system?.stop();
   });
 
@@ -124,25 +124,14 @@ describe('the commands of docs/operations.md', function () {
 
   it('say how far a load is, and when it will end', async () => {
     await pushRun(system, 'slow', '2026-11', [{ name: 'a.jsonl', content: scoreLines(400_000) }]);
-    const [backend] = await eventually(
-      () =>
-        system.query<{ pid: number }>(
-          'SELECT pid FROM pg_stat_progress_copy WHERE datname = current_database() AND bytes_processed > 0',
-        ),
-      (rows) => rows.length === 1,
-      PATIENCE_MS,
-    );
-    if (backend === undefined) throw new Error('There is no load.');
-    process.kill(backend.pid, 'SIGSTOP'); // there is time to ask
-    stoppedBackends.push(backend.pid);
+    letGo = await holdBackend(system, 'pg_stat_progress_copy', 'bytes_processed > 0'); // there is time to ask
     const far = await answerTo('How far is the load?', 'slow/runs/2026-11');
     expect(far).to.include({ state: 'loading', attempt: 1, phase: 'copying' });
     expect(far.progress.totalBytes).to.equal(scoreLines(400_000).length);
     const end = await answerTo('When will it end?', 'slow/runs/2026-11');
     expect(end).to.include({ step: 'copying', loadEtaSeconds: null }); // the model's first load
     expect(end).to.have.property('etaSeconds');
-    process.kill(backend.pid, 'SIGCONT');
-    stoppedBackends.pop();
+    letGo();
     await untilFinal(system, 'slow', '2026-11', PATIENCE_MS);
   });
 

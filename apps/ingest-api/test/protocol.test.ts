@@ -23,8 +23,7 @@ const MAX_UPLOAD_BYTES = 1024 ** 3;
 const base64 = (text: string) => Buffer.from(text).toString('base64');
 const metadata = (run: string) => `model ${base64('churn')},run ${base64(run)},filename ${base64('a.jsonl')}`;
 
-describe('the protocol', function () {
-  this.timeout(60_000);
+describe('the protocol', () => {
   let system: TestSystem;
   before(async () => {
     system = await startSystem({ expireUploadsMs: EXPIRE_MS, maxUploadBytes: MAX_UPLOAD_BYTES });

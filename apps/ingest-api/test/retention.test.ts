@@ -4,7 +4,7 @@ import { connect as connectAs, openDatabase } from 'db-schema';
 import type pg from 'pg';
 import { retireRevisions } from '../src/load/retention.ts';
 import { removeFiles } from '../src/runs/expiry.ts';
-import { uploadPath } from '../src/store/files.ts';
+import { uploadPath } from '../src/store/folder.ts';
 import {
   declare,
   getRun,
@@ -243,7 +243,10 @@ describe('retention', () => {
     expect((await send(10, 20)).status).to.equal(204); // two days old, and a byte came just now
     expect((await sweepFiles()).expired).to.deep.equal([]);
     await age('slow');
-    expect((await sweepFiles()).expired).to.deep.equal([{ model: 'slow', run_key: 'r1', revision: 1 }]);
+    const { expired } = await sweepFiles();
+    expect(expired.map(({ model, run, revision }) => [model, run, revision])).to.deep.equal([
+      ['slow', 'r1', 1],
+    ]);
     expect((await getRun(system, 'slow', 'r1')).state).to.equal('cancelled');
     expect(await isOnDisk(url)).to.equal(false);
     expect((await send(20, 30)).status).to.equal(404);

@@ -6,8 +6,7 @@ const LIVES = 12;
 const MOST_STEPS = 18;
 const AT_MOST_MS = 12_000;
 
-describe('the life of a run', function () {
-  this.timeout(120_000);
+describe('the life of a run', () => {
   let system: TestSystem;
   before(async () => {
     system = await startSystem();

@@ -8,8 +8,7 @@ import { startSystem, type TestSystem } from './support/system.ts';
 const run = promisify(execFile);
 const MAIN = path.join(import.meta.dirname, '../src/main.ts');
 
-describe('ingest-api model set', function () {
-  this.timeout(60_000);
+describe('ingest-api model set', () => {
   let system: TestSystem;
   before(async () => {
     system = await startSystem();

@@ -94,7 +94,7 @@ describe('the share of a token', () => {
     expect(refused.status).to.equal(507);
     expect(await refused.json())
       .to.have.property('detail')
-      .that.contains('would have 360000 bytes on the disk, 90000 of them new; it may have 300000');
+      .that.contains('would have 360000 bytes on the disk, 90000 of them new; its quota is 300000');
     // The older contents were replaced: an hour after their last byte they are removed, and no longer counted.
     await system.query(
       `UPDATE ingest.upload SET last_progress_at = now() - interval '61 minutes' WHERE model = 'disk'`,

@@ -41,8 +41,7 @@ const datedRun = fc
     return { run, date, rows, asOf: form === 5 ? `${date}T00:00:00Z` : undefined };
   });
 
-describe('the run that is shown', function () {
-  this.timeout(60_000);
+describe('the run that is shown', () => {
   let system: TestSystem;
   let models = 0;
   before(async () => {

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { rename, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { expect } from 'chai';
+import { holdBackend } from './support/hold-backend.ts';
 import {
   eventually,
   getRun,
@@ -16,8 +17,7 @@ import {
 
 const STALL_MS = 2_000;
 
-describe('a load that does not move', function () {
-  this.timeout(60_000);
+describe('a load that does not move', () => {
   let system: TestSystem;
   beforeEach(async () => {
     system = await startSystem();
@@ -35,27 +35,14 @@ describe('a load that does not move', function () {
     expect(run.load?.lastError).to.contain(text);
   }
 
-  /** The backend of the load while it does this, stopped as by a debugger or a disk that hangs. */
-  async function stopBackend(progressView: string): Promise<number> {
-    const [backend] = await eventually(
-      () =>
-        system.query<{ pid: number }>(`SELECT pid FROM ${progressView} WHERE datname = current_database()`),
-      (rows) => rows.length === 1,
-      30_000,
-    );
-    if (backend === undefined) throw new Error('There is no backend.');
-    process.kill(backend.pid, 'SIGSTOP');
-    return backend.pid;
-  }
-
   it('because PostgreSQL takes no byte is ended, told on the run, and begun again', async () => {
     await pushRun(system, 'churn', 'r', file(400_000));
     system.startLoader({ stallTimeoutMs: STALL_MS });
-    const pid = await stopBackend('pg_stat_progress_copy');
+    const letGo = await holdBackend(system, 'pg_stat_progress_copy');
     try {
       await stalledWith('The COPY stalled: nothing moved for');
     } finally {
-      process.kill(pid, 'SIGCONT');
+      letGo();
     }
     expect(await untilFinal(system, 'churn', 'r')).to.include({ state: 'published', rows: 400_000 });
   });

@@ -12,8 +12,7 @@ import { scoreLines, startSystem, type TestSystem } from './support/system.ts';
 const { guard } = loadServeConfig({ DATABASE_URL: 'postgres://', INGEST_DATA_DIR: '.' });
 const UPLOADER = path.join(import.meta.dirname, '..', '..', 'uploader', 'src', 'main.ts');
 
-describe('TLS', function () {
-  this.timeout(90_000);
+describe('TLS', () => {
   let ours: Certificates;
   let others: Certificates;
   before(async () => {

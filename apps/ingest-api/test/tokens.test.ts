@@ -6,8 +6,7 @@ import { eventually, runPath, startSystem, type TestSystem } from './support/sys
 
 const MAIN = path.join(import.meta.dirname, '..', 'src', 'main.ts');
 
-describe('ingest-api token', function () {
-  this.timeout(90_000); // each command is a process of its own
+describe('ingest-api token', () => {
   let system: TestSystem;
   before(async () => {
     system = await startSystem();

@@ -15,8 +15,7 @@ import { eventually } from './support/system.ts';
 const APPLICATION = 'locks';
 
 /** Each `UploadLocks` stands for the one of another process: they share nothing but the database. */
-describe('the locks of uploads, in two processes', function () {
-  this.timeout(60_000);
+describe('the locks of uploads, in two processes', () => {
   let database: TestDatabase;
   let dataDir: string;
   let here: UploadLocks;

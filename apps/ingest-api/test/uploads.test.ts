@@ -152,8 +152,7 @@ describe('an upload', () => {
     });
   }
 
-  it('is locked (423, with Retry-After) while another request is sending', async function () {
-    this.timeout(15_000);
+  it('is locked (423, with Retry-After) while another request is sending', async () => {
     const upload = await declared('busy', scoreLines(1000));
     const socket = await stalledPatch(upload, upload.body.subarray(0, 10));
     let sent = 10;

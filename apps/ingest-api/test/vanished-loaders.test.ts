@@ -17,8 +17,7 @@ import {
 const MAIN = path.join(import.meta.dirname, '../src/main.ts');
 const DEADLINE_MS = 30_000;
 
-describe('a run whose loaders vanish', function () {
-  this.timeout(120_000);
+describe('a run whose loaders vanish', () => {
   let system: TestSystem;
   let holder: pg.Client;
   before(async () => {

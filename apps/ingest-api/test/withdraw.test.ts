@@ -10,8 +10,7 @@ import {
   type TestSystem,
 } from './support/system.ts';
 
-describe('who may end whose run', function () {
-  this.timeout(60_000);
+describe('who may end whose run', () => {
   let system: TestSystem;
   const tokens = new Map<string, string>();
   let made = 0;

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { startPostgres } from 'local-postgres';
-import { runProgram } from '../../../e2e/support/program.ts';
+import { runProgram } from '../../../e2e/support/programs.ts';
 import { startTestSystem } from '../../../e2e/support/test-system.ts';
 import { startOnTerminal, type TerminalRun } from '../test/support/terminal.ts';
 import { waitUntil } from '../test/support/wait-until.ts';

@@ -1,14 +1,16 @@
 import './bound-memory.ts';
-
 import { CommanderError } from 'commander';
-import { printableJson, printableLines } from 'score-lines';
+import { EXIT_CODE_OF, type ExitCode, printableJson, printableLines } from 'wire';
 import { createProgram } from './cli.ts';
-import { type CommandResult, resultOfFault } from './command-result.ts';
-import { EXIT_CODE_OF, type ExitCode } from './exit-codes.ts';
-import { errorOf } from './push/outcome.ts';
-import { findResultFiles, writeResultFile } from './result-files.ts';
-import type { Terminal } from './terminal.ts';
-import { Interrupted } from './uploader-error.ts';
+import type { Terminal } from './progress/reporter.ts';
+import { errorOf } from './results/outcome.ts';
+import {
+  type CommandResult,
+  findResultFiles,
+  Interrupted,
+  resultOfFault,
+  writeResultFile,
+} from './results/result.ts';
 
 /** After a signal the process ends within this time, whatever still hangs. */
 const STOP_WITHIN_MS = 1500;

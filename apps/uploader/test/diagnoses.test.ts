@@ -13,8 +13,7 @@ const MIB = 2 ** 20;
 const HTML = { 'Content-Type': 'text/html' };
 const JSON_TYPE = { 'Content-Type': 'application/json' };
 
-describe('an answer that is not of the ingest service', function () {
-  this.timeout(60_000);
+describe('an answer that is not of the ingest service', () => {
   let scratch: ReturnType<typeof makeScratch>;
   before(() => {
     scratch = makeScratch();

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { expect } from 'chai';
-import { WORD_OF } from '../src/command-result.ts';
+import { WORD_OF } from '../src/results/result.ts';
 import { startUploader } from './support/run-uploader.ts';
 
 const CODES = Object.keys(WORD_OF);
@@ -10,7 +10,7 @@ const codesOf = (texts: Iterable<RegExpExecArray>): string[] =>
 
 describe('the exit codes', () => {
   it('stand in the tables of the manuals, all of them and no other', () => {
-    for (const manual of ['../../../docs/uploader.md', '../README.md', '../../../README.md']) {
+    for (const manual of ['../../../docs/uploader.md', '../README.md']) {
       const text = readFileSync(new URL(manual, import.meta.url), 'utf8');
       expect(codesOf(text.matchAll(/^\| (\d+(?:, \d+)*) +\| .* \|$/gm)), manual).to.have.members(CODES);
     }

@@ -1,8 +1,8 @@
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
+import { UploaderError } from '../src/results/result.ts';
 import { findRuns } from '../src/source/find-runs.ts';
-import { UploaderError } from '../src/uploader-error.ts';
 import { makeScratch } from './support/scratch.ts';
 
 describe('the layout of DIR', () => {
@@ -86,7 +86,7 @@ describe('the layout of DIR', () => {
       /^source: README\.md: it is not a data file/,
       /^source: a\/stray\.jsonl: it belongs to no run\. a\/_temporary: a writer is at work/,
       /^source: empty: .*holds nothing to push/,
-      /^usage: The folder .*Bad\/1: "Bad" cannot be a model's name/,
+      /^usage: The folder .*Bad\/1: "Bad" is not a model name/,
       /^source: a\/1\/more\/deep\/y\.csv: it is in a folder below the layout/,
       /^source: a\/2\/x\.bz2: .*decompress it/,
       /^source: a\/3\/_temporary: a writer is at work/,
@@ -127,7 +127,7 @@ describe('the layout of DIR', () => {
     scratch.write('a/2/ä 100%.jsonl', '');
     const { faults } = await faultsOf();
     expect(faults[0]).to.include('a/1/b\\xff.jsonl: its name is not UTF-8');
-    expect(faults[1]).to.include('a/2/c\\u001b[31m\\u000a.jsonl: its name holds').and.include('d\\b.jsonl');
+    expect(faults[1]).to.include('a/2/c\\u{1b}[31m\\u{a}.jsonl: its name contains').and.include('d\\b.jsonl');
     expect(faults.join()).to.not.include('\u001b').and.not.include('100%');
   });
 
@@ -186,7 +186,7 @@ describe('the layout of DIR', () => {
     expect(faults.join())
       .to.include('"Churn"')
       .and.include('"9lives"')
-      .and.include('"\\u0007"')
+      .and.include('"\\u{7}"')
       .and.not.include('"ok"');
   });
 });

@@ -3,10 +3,7 @@ import { readdirSync, utimesSync, writeFileSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { countNewlines } from '../src/source/count-newlines.ts';
-import { identityOf } from '../src/source/file-identity.ts';
-import { openHashCache } from '../src/source/hash-cache.ts';
-import { hashFile } from '../src/source/hash-file.ts';
+import { countNewlines, hashFile, identityOf, openHashCache } from '../src/source/hash.ts';
 import { makeScratch } from './support/scratch.ts';
 
 const BLOCK = 2 ** 20;

@@ -2,7 +2,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { expect } from 'chai';
 import { type Service, startTestSystem, type TestSystem } from '../../../e2e/support/test-system.ts';
-import { createSlots } from '../src/transfer/slots.ts';
+import { createSlots } from '../src/send/limits.ts';
 import { INPUT_CASES } from './support/input-cases.ts';
 import { lastLine, startUploader } from './support/run-uploader.ts';
 import { makeScratch } from './support/scratch.ts';
@@ -24,8 +24,7 @@ function writeCases(root: string): void {
   }
 }
 
-describe('inputs as people produce them', function () {
-  this.timeout(60_000);
+describe('inputs as people produce them', () => {
   let scratch: ReturnType<typeof makeScratch>;
   before(() => {
     scratch = makeScratch();
@@ -88,9 +87,7 @@ describe('inputs as people produce them', function () {
   });
 });
 
-describe('any file that is not on the pass-over list', function () {
-  this.timeout(60_000);
-
+describe('any file that is not on the pass-over list', () => {
   it('becomes rows, or ends its run with 66 and its name', async () => {
     const scratch = makeScratch();
     try {

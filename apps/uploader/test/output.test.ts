@@ -11,8 +11,7 @@ import { makeScratch, scoreLines } from './support/scratch.ts';
 const BIN = fileURLToPath(new URL('../bin/uploader.js', import.meta.url));
 const PIPE_BYTES = 64 * 1024;
 
-describe('what the uploader writes', function () {
-  this.timeout(30_000);
+describe('what the uploader writes', () => {
   let scratch: ReturnType<typeof makeScratch>;
   beforeEach(() => {
     scratch = makeScratch();
@@ -88,8 +87,7 @@ describe('what the uploader writes', function () {
   });
 });
 
-describe('a state folder', function () {
-  this.timeout(30_000);
+describe('a state folder', () => {
   let server: IngestServer;
   let scratch: ReturnType<typeof makeScratch>;
   beforeEach(async () => {

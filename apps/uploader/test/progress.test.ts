@@ -1,9 +1,14 @@
 import { expect } from 'chai';
-import { formatBytes, formatDuration } from '../src/progress/format.ts';
-import { plainProgress } from '../src/progress/plain-progress.ts';
-import { newRunView, type PushView, type RunView } from '../src/progress/push-view.ts';
-import { createRate } from '../src/progress/rate.ts';
-import { renderBlock } from '../src/progress/render-block.ts';
+import { plainProgress, renderBlock } from '../src/progress/reporter.ts';
+import {
+  createRate,
+  formatBytes,
+  formatDuration,
+  newRunView,
+  type PushView,
+  type RunView,
+} from '../src/progress/view.ts';
+import { keyBuildOf, loadOf, progressOf } from './support/run-parts.ts';
 import { waitUntil } from './support/wait-until.ts';
 
 function sending(label: string): RunView {
@@ -39,8 +44,8 @@ describe('progress', () => {
   it('on a terminal shows how far the load is', () => {
     const run = sending('churn/1');
     run.stage = 'in_service';
-    run.load = { attempt: 2, phase: 'copying', bytes: 500e6, rows: 1_200_000 };
-    run.progress = { bytesPerSecond: 50e6, etaSeconds: 30, loadEtaSeconds: 75 };
+    run.load = loadOf({ attempt: 2, phase: 'copying', bytes: 500e6, rows: 1_200_000 });
+    run.progress = progressOf({ bytesPerSecond: 50e6, etaSeconds: 30, loadEtaSeconds: 75 });
     expect(shown(run)).to.deep.equal([
       'churn/1  loading (attempt 2): copying, 500 MB of 2.0 GB, 1,200,000 rows, 1 min 15 s until it is published',
       `  load: copying                ${'█'.repeat(5)}${'░'.repeat(15)} 25 %  50.0 MB/s  30 s left`,
@@ -51,18 +56,18 @@ describe('progress', () => {
     const run = sending('churn/1');
     run.stage = 'in_service';
     const empty = '░'.repeat(20);
-    run.load = { phase: 'building_key', rows: 10, keyBuild: { step: 'sorting', done: 0, total: 0 } };
+    run.load = loadOf({ phase: 'building_key', rows: 10, keyBuild: keyBuildOf('sorting', 0, 0) });
     expect(shown(run)).to.deep.equal([
       'churn/1  loading: building key (sorting), 10 rows',
       `  load: building key           ${empty}`,
     ]);
-    run.load = { phase: 'building_key', rows: 10, keyBuild: { step: 'writing', done: 5, total: 10 } };
-    run.progress = { etaSeconds: 40, loadEtaSeconds: 40 };
+    run.load = loadOf({ phase: 'building_key', rows: 10, keyBuild: keyBuildOf('writing', 5, 10) });
+    run.progress = progressOf({ etaSeconds: 40, loadEtaSeconds: 40 });
     expect(shown(run)).to.deep.equal([
       'churn/1  loading: building key (writing the index), 10 rows, 40 s until it is published',
       `  load: building key           ${'█'.repeat(10)}${'░'.repeat(10)} 50 %  40 s left`,
     ]);
-    run.load = { phase: 'building_key', rows: 10 };
+    run.load = loadOf({ phase: 'building_key', rows: 10 });
     expect(shown(run)[1]).to.match(/^ {2}load: building key +░{20} {2}40 s left$/);
   });
 

@@ -2,14 +2,13 @@ import { appendFileSync, mkdirSync, writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect } from 'chai';
+import { startTcpProxy } from '../../../e2e/support/proxies.ts';
 import { writeScoreFile } from '../../../e2e/support/score-file.ts';
-import { startTcpProxy } from '../../../e2e/support/tcp-proxy.ts';
 import { type Service, startTestSystem, type TestSystem } from '../../../e2e/support/test-system.ts';
 import { lastLine } from './support/run-uploader.ts';
 import { waitUntil } from './support/wait-until.ts';
 
-describe('uploader push, to the real service', function () {
-  this.timeout(60_000);
+describe('uploader push, to the real service', () => {
   let system: TestSystem;
   let service: Service;
 

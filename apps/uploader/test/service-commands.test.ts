@@ -1,12 +1,11 @@
 import { appendFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { runProgram } from '../../../e2e/support/program.ts';
+import { runProgram } from '../../../e2e/support/programs.ts';
 import { writeScoreFile } from '../../../e2e/support/score-file.ts';
 import { type Service, startTestSystem, type TestSystem } from '../../../e2e/support/test-system.ts';
 
-describe('uploader status, publish and retry, to the real service', function () {
-  this.timeout(60_000);
+describe('uploader status, publish and retry, to the real service', () => {
   let system: TestSystem;
   let service: Service;
   let operator: Record<string, string>;

@@ -1,10 +1,8 @@
 import { expect } from 'chai';
-import { loadSettings } from '../src/settings/load-settings.ts';
-import { parseAsOf } from '../src/settings/parse-as-of.ts';
-import { parseDurationMs } from '../src/settings/parse-duration.ts';
-import { parseSizeBytes } from '../src/settings/parse-size.ts';
-import { findStateDir } from '../src/settings/state-dir.ts';
-import { UploaderError } from '../src/uploader-error.ts';
+import { UploaderError } from '../src/results/result.ts';
+import { loadSettings } from '../src/settings/settings.ts';
+import { findStateDir } from '../src/settings/state.ts';
+import { parseAsOf, parseDurationMs, parseSizeBytes } from '../src/settings/table.ts';
 import { makeScratch } from './support/scratch.ts';
 
 describe('settings', () => {

@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { type IngestServer, startIngestServer } from './support/ingest-server.ts';
+import { keyBuildOf, loadOf } from './support/run-parts.ts';
 import { makeScratch, scoreLines } from './support/scratch.ts';
 import { hasTerminal, startOnTerminal, type TerminalRun } from './support/terminal.ts';
 import { waitUntil } from './support/wait-until.ts';
@@ -8,8 +9,7 @@ import { waitUntil } from './support/wait-until.ts';
 const MIB = 2 ** 20;
 const ESCAPE = String.fromCharCode(27);
 
-describe('uploader push, on a real terminal', function () {
-  this.timeout(60_000);
+describe('uploader push, on a real terminal', () => {
   let server: IngestServer;
   let scratch: ReturnType<typeof makeScratch>;
   let run: TerminalRun | undefined;
@@ -93,12 +93,12 @@ describe('uploader push, on a real terminal', function () {
   it('goes on with the phases of the load, in a bar of the same form', async () => {
     manyFiles(1, 100_000);
     server.settleAs = 'loading';
-    server.load = { attempt: 1, phase: 'copying', bytes: 50_000, rows: 1200 };
+    server.load = loadOf({ bytes: 50_000, rows: 1200 });
     const { exitCode } = push(100, 24);
     await waitUntil('it copies', shows(/^ {2}load: copying +█+░+ +\d+ %/), 20_000);
     await waitUntil('it counts', shows(/loading: copying, 50\.0 kB of [\d.]+ kB, 1,200 rows/));
-    const keyBuild = { step: 'writing', done: 2500, total: 2500 };
-    server.load = { attempt: 1, phase: 'building_key', bytes: 100_000, rows: 2500, keyBuild };
+    const keyBuild = keyBuildOf('writing', 2500, 2500);
+    server.load = loadOf({ phase: 'building_key', bytes: 100_000, rows: 2500, keyBuild });
     await waitUntil('it builds the key', shows(/^ {2}load: building key +█{20} +100 %/));
     server.settle('published');
     expect(await exitCode).to.equal(0);

@@ -1,9 +1,8 @@
 import { expect } from 'chai';
-import { EXIT_CODE_OF, worstExitCode } from '../src/exit-codes.ts';
-import { backoffMs } from '../src/net/backoff.ts';
-import { HttpFault, readRetryAfterMs } from '../src/net/http-fault.ts';
-import { NetworkFault } from '../src/net/network-fault.ts';
-import { type Asked, judge } from '../src/net/verdict.ts';
+import { EXIT_CODE_OF } from 'wire';
+import { type Asked, HttpFault, judge, NetworkFault, readRetryAfterMs } from '../src/http/faults.ts';
+import { backoffMs } from '../src/http/retry.ts';
+import { worstExitCode } from '../src/results/result.ts';
 
 function answer(status: number, problem?: object, headers: Record<string, string> = {}): HttpFault {
   return new HttpFault({

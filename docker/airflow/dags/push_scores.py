@@ -1,11 +1,11 @@
-"""Scores a model once a month and pushes the result: no glue around `uploader push`.
+"""Scores a model and pushes the result with `uploader push`.
 
-The connection `score_ingest` holds the service's address as its host and the token as its password. The run is
-named by Airflow's run_id: clear the task, and it goes on where it was; clear the task that scores too, and the new
-files become a new revision of the same run.
+The connection `score_ingest` holds the service's address as its host and the token as its password. Airflow's run_id is
+the run key: a cleared push continues where it stopped; if the scoring task is cleared too, the new files become a new
+revision of the same run.
 
-Every exit code but 0 is retried. 75 (network, service busy) is what retries are for; they send only what is missing.
-65 (bad data), 2 and 77 (configuration) cannot be helped by a retry, and cost a second each: the service remembers.
+Airflow retries every exit code of the uploader but 0. After 75 (network, service busy) a retry sends only what is missing.
+After 65 (bad data), 2 and 77 (configuration) a retry cannot help and takes a second, because the service remembers.
 """
 
 from datetime import timedelta
@@ -18,7 +18,7 @@ from airflow.providers.standard.sensors.bash import BashSensor
 MODEL = "churn"
 OUT = os.environ.get("SCORES_DIR", "/data/scores") + "/" + MODEL + "/{{ run_id }}"
 
-# Passwords of connections are masked in Airflow's logs and pages. BashSensor takes these for its whole environment.
+# Airflow masks passwords of connections in logs and pages. This is the whole environment of a BashSensor.
 SERVICE = {
     "UPLOADER_URL": "{{ conn.score_ingest.host }}",
     "UPLOADER_TOKEN": "{{ conn.score_ingest.password }}",
@@ -28,7 +28,7 @@ SERVICE = {
 
 with DAG(
     dag_id="push_scores",
-    description="Score, push, wait until published, and tell what was published",
+    description="Score, push, wait until published, and report what was published",
     schedule=None,
     catchup=False,
     default_args={
@@ -36,7 +36,7 @@ with DAG(
         "retry_delay": timedelta(seconds=int(os.environ.get("PUSH_RETRY_DELAY_SECONDS", "60"))),
     },
 ) as dag:
-    # Stands for the batch job. Each task has its own working directory, so the path is absolute.
+    # A stand-in for the batch job. Each task has its own working directory, so the path is absolute.
     score = BashOperator(
         task_id="score",
         bash_command=f"""
@@ -47,8 +47,8 @@ with DAG(
         """,
     )
 
-    # Ends when all is received. The last line of its output, the result as JSON, is its XCom. A run that was triggered
-    # by hand or by an asset has no date, and `ds` is not even defined then.
+    # Ends when all is received. The last line of its output, the result as JSON, is its XCom. A run triggered by hand or by
+    # an asset has no date; then `ds` is not defined.
     push = BashOperator(
         task_id="push",
         bash_command=f"""
@@ -59,8 +59,8 @@ with DAG(
         append_env=True,
     )
 
-    # Holds no worker while the service loads. 75: not settled yet, look again; 65: a human must act, or readers see
-    # another run (a later one was published before).
+    # Holds no worker while the service loads. 75: not loaded yet, check again. 65: a person must act, or readers see another
+    # run, because a later one was published before.
     wait = BashSensor(
         task_id="wait",
         bash_command=f'uploader status {MODEL} "{{{{ run_id }}}}" --require-shown',

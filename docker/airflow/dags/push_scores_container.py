@@ -1,7 +1,7 @@
-"""The same from a container of its own, for a worker on which nothing may be installed.
+"""Pushes from a container of its own, for workers on which nothing may be installed.
 
-The image holds the uploader; the scores lie on a volume. The result is the task's XCom, because the uploader writes
-/airflow/xcom/return.json where that folder is there. The token is a file that Kubernetes mounts from a secret.
+The image holds the uploader; the scores are on a volume. The result becomes the task's XCom, because the uploader writes
+/airflow/xcom/return.json if /airflow/xcom exists. Kubernetes mounts the token as a file from a secret.
 """
 
 from datetime import timedelta
@@ -14,7 +14,7 @@ MODEL = "churn"
 
 with DAG(
     dag_id="push_scores_container",
-    description="Push from a pod, and use what it says",
+    description="Push from a pod, with the result as XCom",
     schedule=None,
     catchup=False,
 ) as dag:
@@ -22,12 +22,12 @@ with DAG(
         task_id="push",
         name="uploader",
         image="score-ingest/uploader:latest",
-        # No shell: each argument stands alone, whatever the run's name holds.
+        # No shell: an argument stays one argument, whatever characters the run's name has.
         arguments=["push", "/data/churn/{{ run_id }}", "--model", MODEL, "--run", "{{ run_id }}", "--require-shown"],
         env_vars={
             "UPLOADER_URL": "{{ conn.score_ingest.host }}",
             "UPLOADER_TOKEN_FILE": "/run/secrets/score-ingest/token",
-            # A pod has no state that lasts, and needs none: it only reads the files once more.
+            # A pod keeps no state and needs none: it only hashes the files again.
             "UPLOADER_STATE_DIR": "/tmp/uploader",
         },
         volumes=[

@@ -2,12 +2,12 @@ import { readFileSync } from 'node:fs';
 import type { ConnectionOptions } from 'node:tls';
 import type pg from 'pg';
 
-/** An address that cannot be used as it is. Its message never repeats the address, which holds the password. */
+/** An address that cannot be used. The message never repeats the address, which contains the password. */
 export class DatabaseUrlError extends Error {
   override readonly name = 'DatabaseUrlError';
 }
 
-/** psql knows them; what they would set, the program sets itself. */
+/** Parameters of psql that are accepted and ignored: the program sets their values itself. */
 const WITHOUT_EFFECT = new Set([
   'application_name',
   'fallback_application_name',
@@ -19,28 +19,29 @@ const WITHOUT_EFFECT = new Set([
   'tcp_user_timeout',
   'uselibpqcompat',
 ]);
-/** Parameters of which these values ask for nothing that the program does not do anyway. */
+/** Parameters that may have these values only, because the program behaves like this anyway. */
 const HARMLESS: Readonly<Record<string, readonly string[]>> = {
   channel_binding: ['disable', 'prefer'],
   gssencmode: ['disable', 'prefer'],
   target_session_attrs: ['any', 'read-write', 'primary'],
 };
-/** The URL standard wants a host where there is a user; PostgreSQL does not (`user@/db?host=/run/postgresql`). */
+/** The URL standard requires a host after a user; PostgreSQL does not (`user@/db?host=/run/postgresql`). */
 const NO_HOST = '%2F';
 const USED = ['user', 'password', 'host', 'port', 'dbname', 'options', 'connect_timeout'];
 const TLS = ['sslmode', 'ssl', 'sslrootcert', 'sslcert', 'sslkey', 'sslpassword', 'sslnegotiation'];
 
 /**
- * Reads a `postgres://` address as psql does. What differs is refused or written down (docs/deployment.md, "The
- * address of the database"): `pg` alone would leave out what it does not know, and take `sslmode=require` for `verify-full`.
+ * Reads a `postgres://` address as psql does. Differences are refused or documented (docs/deployment.md, "The
+ * address of the database"). `pg` alone would ignore unknown parameters, and treat `sslmode=require` as
+ * `verify-full`.
  *
- * @throws {DatabaseUrlError} naming the fault and what to write, but never the address.
+ * @throws {DatabaseUrlError} with the fault and what to write instead, but never with the address.
  */
 export function parseDatabaseUrl(text: string): pg.ClientConfig {
   const url = parseUrl(text);
   const given = new Map<string, string>();
   for (const [name, value] of url.searchParams) {
-    if (given.has(name)) throw new DatabaseUrlError(`It has the parameter ${name} twice; keep one.`);
+    if (given.has(name)) throw new DatabaseUrlError(`It has the parameter ${name} twice. Keep one.`);
     checkParameter(name, value);
     given.set(name, value);
   }
@@ -48,7 +49,7 @@ export function parseDatabaseUrl(text: string): pg.ClientConfig {
   const host = given.get('host') ?? decode(hostname, 'host');
   if (host.includes(','))
     throw new DatabaseUrlError(
-      'It names several hosts. Name one: a DNS name or a pooler that leads to the server that takes writes.',
+      'It names several hosts. Name one host: a DNS name or a pooler that leads to the server that accepts writes.',
     );
   const port = number(given.get('port') ?? url.port, 'port', 65_535);
   const connectTimeout = number(given.get('connect_timeout'), 'connect_timeout', 3_600);
@@ -63,7 +64,7 @@ export function parseDatabaseUrl(text: string): pg.ClientConfig {
     ...some('options', given.get('options')),
     ...(connectTimeout === undefined ? {} : { connectionTimeoutMillis: connectTimeout * 1000 }),
     ...(sslNegotiation === undefined ? {} : { sslnegotiation: sslNegotiation as 'postgres' | 'direct' }),
-    // As in libpq, a socket of this machine needs no TLS, whatever sslmode says.
+    // As in libpq, a local socket never uses TLS, whatever sslmode says.
     ssl: isSocket ? false : tlsOptions(given),
   };
 }
@@ -77,14 +78,14 @@ function parseUrl(text: string): URL {
   } catch {
     const hosts = text.slice(scheme.length).split(/[/?#]/, 1)[0] ?? '';
     if (hosts.slice(hosts.lastIndexOf('@') + 1).includes(','))
-      throw new DatabaseUrlError('It names several hosts. Name one.');
+      throw new DatabaseUrlError('It names several hosts. Name one host.');
     throw new DatabaseUrlError(
       'It cannot be read as postgres://USER:PASSWORD@HOST:PORT/DATABASE. In user name and password write / as %2F, @ as %40, : as %3A, # as %23, ? as %3F and % as %25.',
     );
   }
   if (url.hash !== '' || url.pathname.includes('@') || url.pathname.slice(1).includes('/'))
     throw new DatabaseUrlError(
-      'It has a #, @ or / where none belongs. In user name, password and database write / as %2F, @ as %40 and # as %23.',
+      'It has an unexpected #, @ or /. In user name, password and database write / as %2F, @ as %40 and # as %23.',
     );
   return url;
 }
@@ -95,30 +96,30 @@ function checkParameter(name: string, value: string): void {
   if (harmless?.includes(value)) return;
   throw new DatabaseUrlError(
     harmless === undefined
-      ? `The parameter ${shown(name)} is not known here. Those that have an effect: ${[...USED, ...TLS].join(', ')}.`
-      : `${name}=${shown(value)} cannot be kept by this program; it takes ${harmless.join(', ')}.`,
+      ? `The parameter ${shown(name)} is not known. Use one of ${[...USED, ...TLS].join(', ')}.`
+      : `${name}=${shown(value)} is not supported. Use ${harmless.join(' or ')}.`,
   );
 }
 
-/** `sslmode` as libpq has it, but for the two modes that leave open whether anything is encrypted. */
+/** `sslmode` as in libpq, without the two modes that do not say whether the connection is encrypted. */
 function tlsOptions(given: ReadonlyMap<string, string>): false | ConnectionOptions {
   const root = given.get('sslrootcert');
   const mode = given.get('sslmode') ?? (given.get('ssl') === 'true' ? 'require' : undefined);
   const sslMode = mode ?? (root === 'system' ? 'verify-full' : undefined);
   const direct = given.get('sslnegotiation') === 'direct';
   if (given.get('sslnegotiation') !== undefined && !direct && given.get('sslnegotiation') !== 'postgres')
-    throw new DatabaseUrlError('sslnegotiation takes postgres or direct.');
+    throw new DatabaseUrlError('sslnegotiation must be postgres or direct.');
   switch (sslMode) {
     case 'allow':
     case 'prefer':
       throw new DatabaseUrlError(
-        `sslmode=${sslMode} leaves open whether the connection is encrypted. Write verify-full or require, or disable.`,
+        `sslmode=${sslMode} leaves open whether the connection is encrypted. Use verify-full, require or disable.`,
       );
     case undefined:
     case 'disable': {
       const unused = TLS.find((name) => given.has(name) && name !== 'sslmode' && name !== 'ssl');
       if (unused !== undefined && (direct || sslMode === undefined))
-        throw new DatabaseUrlError(`${unused} needs sslmode=verify-full, verify-ca or require beside it.`);
+        throw new DatabaseUrlError(`${unused} needs sslmode=verify-full, verify-ca or require.`);
       return false;
     }
     case 'require':
@@ -127,15 +128,17 @@ function tlsOptions(given: ReadonlyMap<string, string>): false | ConnectionOptio
       break;
     default:
       throw new DatabaseUrlError(
-        `sslmode=${shown(sslMode)} is not known. It takes disable, require, verify-ca and verify-full.`,
+        `sslmode=${shown(sslMode)} is not known. Use disable, require, verify-ca or verify-full.`,
       );
   }
   if (root === 'system' && sslMode !== 'verify-full')
-    throw new DatabaseUrlError('sslrootcert=system takes sslmode=verify-full only, as psql has it.');
+    throw new DatabaseUrlError('sslrootcert=system needs sslmode=verify-full, as in psql.');
   if (sslMode === 'verify-ca' && root === undefined)
-    throw new DatabaseUrlError('sslmode=verify-ca needs sslrootcert, the file of the authority.');
+    throw new DatabaseUrlError(
+      'sslmode=verify-ca needs sslrootcert, the file with the certificate of the authority.',
+    );
   if (given.has('sslcert') !== given.has('sslkey'))
-    throw new DatabaseUrlError('sslcert and sslkey belong together; one of them is missing.');
+    throw new DatabaseUrlError('sslcert and sslkey belong together, and one of them is missing.');
   const ca = root === 'system' ? undefined : pem('sslrootcert', root);
   const cert = pem('sslcert', given.get('sslcert'));
   const key = pem('sslkey', given.get('sslkey'));
@@ -144,7 +147,7 @@ function tlsOptions(given: ReadonlyMap<string, string>): false | ConnectionOptio
     ...(cert === undefined ? {} : { cert }),
     ...(key === undefined ? {} : { key }),
     ...some('passphrase', given.get('sslpassword')),
-    // libpq: `require` with an authority at hand is `verify-ca`; without one it looks at no certificate.
+    // As in libpq, `require` with a root certificate is `verify-ca`; without one no certificate is checked.
     ...(sslMode === 'verify-full' ? {} : { checkServerIdentity: () => undefined }),
     rejectUnauthorized: sslMode !== 'require' || ca !== undefined,
   };
@@ -164,7 +167,7 @@ function decode(text: string, what: string): string {
     return decodeURIComponent(text);
   } catch {
     throw new DatabaseUrlError(
-      `Its ${what} has a % that two hexadecimal digits of UTF-8 do not follow. Write a % as %25.`,
+      `Its ${what} has a % that is not followed by two hexadecimal digits of UTF-8. Write a % as %25.`,
     );
   }
 }
@@ -173,12 +176,12 @@ function number(text: string | undefined, name: string, most: number): number | 
   if (text === undefined || text === '') return undefined;
   const value = Number(text);
   if (/^\d{1,6}$/.test(text) && value <= most) return value;
-  throw new DatabaseUrlError(`${name} must be a number up to ${most}, not ${shown(text)}.`);
+  throw new DatabaseUrlError(`${name} must be a number up to ${most}; found ${shown(text)}.`);
 }
 
-/** Short, and safe to print: a parameter that was glued to a password shows no more than this of it. */
+/** The value if it is short and plain: other text may contain a part of the password. */
 function shown(text: string): string {
-  return /^[\w.-]{1,40}$/.test(text) ? text : 'something else';
+  return /^[\w.-]{1,40}$/.test(text) ? text : '(hidden)';
 }
 
 function some<Name extends string>(name: Name, value: string | undefined): Partial<Record<Name, string>> {

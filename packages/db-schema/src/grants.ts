@@ -1,56 +1,22 @@
 import { sql, type Transaction } from 'kysely';
 import pg from 'pg';
+import { MODEL_FUNCTIONS } from './model-relations.ts';
 
 const ROLES = ['ingest_api', 'ingest_loader', 'score_reader'] as const;
 
 /**
- * What a list of applied migrations cannot promise, and what `migrate` therefore puts right each time: the functions,
- * who owns what, and who may do what. pg_restore into a server without the roles loses all of it. `ingest_loader`
- * owns the tables of scores, the owner of the database everything else; the service and readers own nothing.
+ * Roles belong to the server, not to a database: the migration of another database may have created them, and
+ * a restored database brings none. The login that migrates and the owner of the database become members of
+ * all three, so that the owner can work as the service (`ingest-api token create`) and attach the loader's
+ * tables.
  *
- * @returns what was not as it should be, one phrase each; nothing of what a migration has just made (`isNew`).
- * @throws when something belongs to a role that the login is not a member of.
- */
-export async function putAccessRight(trx: Transaction<never>, isNew: boolean): Promise<readonly string[]> {
-  const owner = await ownerOfDatabase(trx);
-  await refuseForeignOwners(trx, owner);
-  const before = await accessOf(trx);
-  await run(trx, FUNCTIONS);
-  await run(trx, OWNERS(owner));
-  await run(trx, GRANTS);
-  const after = await accessOf(trx);
-  if (isNew) return [];
-  return [...new Set([...before.keys(), ...after.keys()])]
-    .sort()
-    .flatMap((object) => difference(object, before.get(object), after.get(object)));
-}
-
-function difference(
-  object: string,
-  before: Access | undefined,
-  after: Access | undefined,
-): readonly string[] {
-  if (before === undefined) return [`${object}: made`];
-  if (after === undefined) return [`${object}: removed`];
-  return [
-    ...(before.owner === after.owner ? [] : [`${object}: owner ${after.owner} instead of ${before.owner}`]),
-    ...(before.rights === after.rights ? [] : [`${object}: grants`]),
-    ...(before.body === after.body ? [] : [`${object}: definition`]),
-  ];
-}
-
-/**
- * Roles belong to the server, not to a database: another database's migration may have made them already, and a
- * restored database brings none. Whoever migrates, and the owner of the database, are members of all three: so the
- * owner can work as the service does (`ingest-api token create`) and attach what the loader made.
- *
- * @returns what it made, one phrase each.
- * @throws when the login may not; the message holds the statements for whoever may.
+ * @returns what it changed, one phrase each.
+ * @throws when the login lacks the right; the message contains the statements for a login that has it.
  */
 export async function createRoles(trx: Transaction<never>): Promise<readonly string[]> {
   const owner = await ownerOfDatabase(trx);
-  const { rows } = await sql<{ statement: string; made: string }>`
-    SELECT format('CREATE ROLE %I NOLOGIN', name) AS statement, 'role ' || name || ': made' AS made
+  const { rows } = await sql<{ statement: string; change: string }>`
+    SELECT format('CREATE ROLE %I NOLOGIN', name) AS statement, 'role ' || name || ': created' AS change
     FROM unnest(${sql.val(ROLES)}::text[]) name WHERE to_regrole(name) IS NULL
     UNION ALL
     SELECT format('GRANT %I TO %I', name, member), 'role ' || name || ': ' || member || ' is a member'
@@ -65,24 +31,50 @@ export async function createRoles(trx: Transaction<never>): Promise<readonly str
       if (!(error instanceof pg.DatabaseError) || error.code !== '42501') throw error;
       const missing = rows.map((row) => `${row.statement};`).join(' ');
       throw new Error(
-        `The service needs the roles ${ROLES.join(', ')}, and this login may not make them or become a member. Nothing was changed. Let a superuser, or a role with CREATEROLE and ADMIN OPTION on them, run this once, and run "migrate" again: ${missing}`,
+        `The service needs the roles ${ROLES.join(', ')}, and this login may not create them or become a member. Nothing was changed. Run these statements once as a superuser, or as a role with CREATEROLE and ADMIN OPTION on them, and run "migrate" again: ${missing}`,
         { cause: error },
       );
     }
   }
-  return rows.map(({ made }) => made);
+  return rows.map(({ change }) => change);
 }
 
-/** Who is to own what the loader does not: the owner of the database, if the login may act as that; else the login. */
+/**
+ * Sets functions, owners and grants at every `migrate`: a list of applied migrations does not guarantee them,
+ * and pg_restore into a server without the roles loses them. `ingest_loader` owns the tables of scores, the
+ * owner of the database owns everything else; the service and readers own nothing.
+ *
+ * @returns what it changed, one phrase each; empty after a migration (`isNew`), which has just created
+ *   everything.
+ * @throws when an object belongs to a role that the login is not a member of.
+ */
+export async function setAccess(trx: Transaction<never>, isNew: boolean): Promise<readonly string[]> {
+  const owner = await ownerOfDatabase(trx);
+  await refuseForeignOwners(trx, owner);
+  const before = await accessOf(trx);
+  await run(trx, MODEL_FUNCTIONS);
+  await run(trx, OWNERS(owner));
+  await run(trx, GRANTS);
+  const after = await accessOf(trx);
+  if (isNew) return [];
+  return [...new Set([...before.keys(), ...after.keys()])]
+    .sort()
+    .flatMap((object) => difference(object, before.get(object), after.get(object)));
+}
+
+/**
+ * The owner of all but the loader's tables: the owner of the database if the login may act as it, else the
+ * login.
+ */
 async function ownerOfDatabase(trx: Transaction<never>): Promise<string> {
   const { rows } = await sql<{ owner: string }>`
     SELECT CASE WHEN pg_has_role(datdba, 'USAGE') THEN pg_get_userbyid(datdba) ELSE current_user END AS owner
     FROM pg_database WHERE datname = current_database()`.execute(trx);
-  if (rows[0] === undefined) throw new Error('PostgreSQL did not tell the owner of the database.');
+  if (rows[0] === undefined) throw new Error('PostgreSQL did not return the owner of the database.');
   return rows[0].owner;
 }
 
-/** What a superuser restored belongs to the superuser: its owner has to hand it over first. */
+/** Objects that a superuser restored belong to the superuser, and only their owner can hand them over. */
 async function refuseForeignOwners(trx: Transaction<never>, owner: string): Promise<void> {
   const { rows } = await sql<{ who: string; objects: string[] }>`
     SELECT pg_get_userbyid(owner) AS who, array_agg(name ORDER BY name) AS objects
@@ -95,11 +87,7 @@ async function refuseForeignOwners(trx: Transaction<never>, owner: string): Prom
   );
 }
 
-async function run(trx: Transaction<never>, statements: string): Promise<void> {
-  await sql.raw(statements).execute(trx);
-}
-
-/** Everything that `migrate` answers for. */
+/** The objects whose owners and grants `migrate` sets. */
 const OBJECTS = `
   SELECT 'schema ' || nspname AS name, nspowner AS owner, nspacl AS acl, 'n' AS kind, NULL AS body, nspname AS schema
   FROM pg_namespace WHERE nspname IN ('ingest', 'run_data', 'scores')
@@ -121,79 +109,12 @@ BEGIN
                  CASE WHEN schema = 'run_data' AND kind IN ('r', 'p') THEN 'ingest_loader' ELSE ${pg.escapeLiteral(owner)} END AS wanted
           FROM (${OBJECTS}) o) w
     WHERE pg_get_userbyid(owner) <> wanted
-    ORDER BY kind <> 'n' -- the schemas first: whom a table is given to must be able to make one there
+    ORDER BY kind <> 'n' -- schemas first: the new owner of a table must have CREATE on its schema
   LOOP
     IF it.command LIKE '%TO ingest_loader' THEN GRANT CREATE ON SCHEMA run_data TO ingest_loader; END IF;
     EXECUTE it.command;
   END LOOP;
 END $$`;
-
-/**
- * What a role may do through a function, and not by itself: the loader makes the view of a model without being able
- * to put anything else into \`scores\`; the service attaches a partition without being able to read or change it.
- */
-const FUNCTIONS = `
-CREATE OR REPLACE FUNCTION ingest.refuse_old_snapshot(model_name text, id integer) RETURNS integer
-LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
-BEGIN
-  -- Read from PostgreSQL's caches, which know what is attached now, whatever snapshot the reader has. An attached one
-  -- is the model's first run, published a moment ago, which the reader's plan does not hold yet.
-  IF pg_partition_root(to_regclass(format('run_data.%I', model_name || '$' || id))) IS NOT NULL THEN RETURN NULL; END IF;
-  RAISE EXCEPTION 'The runs of model "%" that this transaction''s snapshot knows were removed by retention.', model_name
-    USING ERRCODE = 'serialization_failure', HINT = 'End the transaction and begin a new one: it sees the run that is published now.';
-END $function$;
--- Called by the views of schema scores, for whoever may read one of them.
-GRANT EXECUTE ON FUNCTION ingest.refuse_old_snapshot TO PUBLIC;
-
-CREATE OR REPLACE FUNCTION ingest.create_scores_view(model_name text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
-BEGIN
-  PERFORM FROM ingest.model WHERE name = model_name;
-  IF NOT FOUND THEN RAISE EXCEPTION 'There is no model "%".', model_name; END IF;
-  -- The newest publication whose partition this reader can see.
-  --
-  -- A reader whose plan was made before a partition was attached, but whose snapshot was taken after the
-  -- publication committed, has no such partition in its plan: with a bare pointer it would see no row at all
-  -- (docs/decisions/0003). The probe makes it see the run before, whole, instead. The probe is planned before
-  -- the table it guards, so what the probe finds is always there to be read.
-  --
-  -- A reader with an old snapshot, who looks here for the first time when retention has dropped every run that the
-  -- snapshot knows, would see no row either: it gets an error.
-  --
-  -- The run's own columns come by a LEFT JOIN on a key, which the planner leaves out when nobody asks for them.
-  EXECUTE format($view$
-    CREATE VIEW scores.%1$I AS
-    SELECT d.pk, d.score, d.attributes, r.run_key AS run, r.as_of, r.published_at
-    FROM run_data.%1$I d
-    LEFT JOIN ingest.run_revision r ON r.revision_id = d.revision_id
-    WHERE d.revision_id = coalesce(
-      (SELECT p.revision_id
-       FROM ingest.publication p
-       WHERE p.model = %1$L
-         AND (SELECT true FROM run_data.%1$I probe WHERE probe.revision_id = p.revision_id LIMIT 1)
-       ORDER BY p.publication_id DESC
-       LIMIT 1),
-      (SELECT ingest.refuse_old_snapshot(p.model, p.revision_id)
-       FROM ingest.publication p WHERE p.model = %1$L ORDER BY p.publication_id DESC LIMIT 1))$view$, model_name);
-  EXECUTE format('GRANT SELECT ON scores.%I TO score_reader', model_name);
-END $function$;
-REVOKE ALL ON FUNCTION ingest.create_scores_view FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION ingest.attach_revision(id integer) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
-DECLARE model_name text;
-BEGIN
-  SELECT model INTO model_name FROM ingest.run_revision WHERE revision_id = id AND retired_at IS NULL;
-  IF NOT FOUND THEN RAISE EXCEPTION 'Revision % does not exist, or its rows were removed.', id; END IF;
-  IF EXISTS (
-    SELECT FROM pg_inherits
-    WHERE inhrelid = format('run_data.%I', model_name || '$' || id)::regclass) THEN RETURN; END IF;
-  -- Its CHECK tells PostgreSQL that every row fits: nothing is read.
-  EXECUTE format(
-    'ALTER TABLE run_data.%I ATTACH PARTITION run_data.%I FOR VALUES IN (%s)', model_name, model_name || '$' || id, id);
-END $function$;
-REVOKE ALL ON FUNCTION ingest.attach_revision FROM PUBLIC;
-`;
 
 /** The API never reads a score; the loader owns the scores; a reader sees the views and nothing else. */
 const GRANTS = `
@@ -212,14 +133,14 @@ GRANT SELECT, INSERT, UPDATE ON ingest.store TO ingest_api, ingest_loader;
 GRANT SELECT, UPDATE ON ingest.sweep TO ingest_api, ingest_loader; -- to lock a row of it
 
 GRANT SELECT ON ingest.model, ingest.run, ingest.upload, ingest.run_file TO ingest_loader;
-GRANT UPDATE (contract) ON ingest.model TO ingest_loader; -- SELECT … FOR NO KEY UPDATE asks for a right to update
+GRANT UPDATE (contract) ON ingest.model TO ingest_loader; -- SELECT … FOR NO KEY UPDATE requires a right to update
 GRANT SELECT, UPDATE ON ingest.run_revision TO ingest_loader;
-GRANT UPDATE (offset_bytes, received_at, last_progress_at, removed_at, writer) ON ingest.upload TO ingest_loader; -- what a load finds lost
+GRANT UPDATE (offset_bytes, received_at, last_progress_at, removed_at, writer) ON ingest.upload TO ingest_loader; -- for uploads whose bytes a load finds lost
 GRANT SELECT, INSERT, UPDATE ON ingest.load_attempt TO ingest_loader;
 GRANT SELECT, INSERT, DELETE ON ingest.rejected_line TO ingest_loader;
 GRANT SELECT, INSERT ON ingest.publication TO ingest_loader;
 GRANT SELECT ON ingest.audit_event TO ingest_loader;
--- Neither chooses when an event happened.
+-- Neither role chooses the time or the number of an event.
 GRANT INSERT (actor, action, model, run_key, revision, detail) ON ingest.audit_event TO ingest_api, ingest_loader;
 
 GRANT EXECUTE ON FUNCTION ingest.create_scores_view TO ingest_loader;
@@ -252,4 +173,43 @@ async function accessOf(trx: Transaction<never>): Promise<ReadonlyMap<string, Ac
       FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE n.nspname IN ('ingest', 'run_data', 'scores') AND a.attacl <> '{}') it`.execute(trx);
   return new Map(rows.map(({ name, ...access }) => [name, access]));
+}
+
+function difference(
+  object: string,
+  before: Access | undefined,
+  after: Access | undefined,
+): readonly string[] {
+  if (before === undefined) return [`${object}: created`];
+  if (after === undefined) return [`${object}: removed`];
+  return [
+    ...(before.owner === after.owner ? [] : [`${object}: owner ${after.owner} instead of ${before.owner}`]),
+    ...(before.rights === after.rights ? [] : [`${object}: grants`]),
+    ...(before.body === after.body ? [] : [`${object}: definition`]),
+  ];
+}
+
+/** On rights that every login has by PostgreSQL's defaults. Nothing here depends on revoking them. */
+export async function adviceOn(trx: Transaction<never>): Promise<string[]> {
+  const { rows } = await sql<{ name: string; temporary: boolean; create: boolean }>`
+    SELECT quote_ident(current_database()) AS name,
+           has_database_privilege('public', current_database(), 'TEMPORARY') AS temporary,
+           coalesce(has_schema_privilege('public', to_regnamespace('public')::oid, 'CREATE'), false) AS "create"`.execute(
+    trx,
+  );
+  const [it] = rows;
+  const advice: string[] = [];
+  if (it?.temporary === true)
+    advice.push(
+      `every login may fill the disk with temporary tables: REVOKE TEMPORARY ON DATABASE ${it.name} FROM PUBLIC`,
+    );
+  if (it?.create === true)
+    advice.push(
+      'every login may create objects in the schema public: REVOKE CREATE ON SCHEMA public FROM PUBLIC',
+    );
+  return advice;
+}
+
+async function run(trx: Transaction<never>, statements: string): Promise<void> {
+  await sql.raw(statements).execute(trx);
 }

@@ -4,10 +4,23 @@ export {
   destroyConnection,
   openDatabase,
   refuseUnusable,
-  type ServiceRole,
   UnusableDatabase,
 } from './connect.ts';
-export { DatabaseUrlError, parseDatabaseUrl } from './database-url.ts';
-export { type MigrationReport, migrateToLatest } from './migrate.ts';
-export { createModelRelations, parentOf, partitionOf, type SqlRunner } from './model-relations.ts';
-export type * from './tables.ts';
+export { parseDatabaseUrl } from './database-url.ts';
+export { migrateToLatest } from './migrate.ts';
+export { createModelRelations, parentOf, partitionOf } from './model-relations.ts';
+export type {
+  AsOfFrom,
+  Contract,
+  Database,
+  GateName,
+  GateResult,
+  KeyBuild,
+  LoadOutcome,
+  LoadPhase,
+  RejectTotals,
+  RevisionError,
+  RevisionProfile,
+  Scope,
+  StoredState,
+} from './tables.ts';

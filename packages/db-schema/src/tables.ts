@@ -1,19 +1,12 @@
 import type { ColumnType, Generated, GeneratedAlways } from 'kysely';
-import type { ModelName } from 'wire';
+import type { ModelName, RunState } from 'wire';
 
-/** A column that the database fills in when it is left out. */
+/** A column with a default: an INSERT may omit it. */
 type DefaultNow = ColumnType<Date, Date | undefined, Date>;
 type NullableJson<T> = ColumnType<T | null, string | null | undefined, string | null>;
 
 /** A revision's state as it is stored. `loading` is `queued` with a live load (docs/architecture.md). */
-export type StoredState =
-  | 'receiving'
-  | 'queued'
-  | 'published'
-  | 'superseded'
-  | 'held'
-  | 'failed'
-  | 'cancelled';
+export type StoredState = Exclude<RunState, 'loading'>;
 
 export type Scope = 'push' | 'read' | 'operate' | 'admin';
 
@@ -21,12 +14,12 @@ export type LoadOutcome = 'published' | 'superseded' | 'held' | 'failed' | 'retr
 
 export type LoadPhase = 'copying' | 'building_key' | 'attaching' | 'publishing';
 
-/** How far the build of a key is. */
+/** The progress of the build of a primary key. */
 export interface KeyBuild {
-  /** `scanning` counts blocks of the table, `writing` rows; nothing is counted while it is `sorting`. */
+  /** `scanning` counts blocks of the table, `writing` counts rows, `sorting` counts nothing. */
   readonly step: 'scanning' | 'sorting' | 'writing';
   readonly done: number;
-  /** 0 while nothing is counted. */
+  /** 0 while `sorting`. */
   readonly total: number;
   /** Since this step began. */
   readonly stepSeconds: number;
@@ -34,7 +27,7 @@ export interface KeyBuild {
   readonly seconds: number;
 }
 
-/** Why a revision failed: what, where, in a full sentence. */
+/** Why a revision failed: what is wrong and where, in full sentences. */
 export interface RevisionError {
   readonly code: string;
   readonly detail: string;
@@ -48,34 +41,42 @@ export interface RejectTotals {
   readonly byCode: Readonly<Record<string, number>>;
 }
 
-/** What a model's runs are held to. What is left out is not asked for; `contract.ts` of ingest-api says the defaults. */
+/**
+ * The rules for a model's runs. A missing field is not checked, except where ingest-api has a default for it.
+ */
 export interface Contract {
   readonly scoreMin?: number | undefined;
   readonly scoreMax?: number | undefined;
   readonly minRows?: number | undefined;
-  /** Against the published run, in percent of its rows, up or down. */
+  /** Compared with the published run, in percent of its rows, up or down. */
   readonly maxRowChangePercent?: number | undefined;
-  /** Population stability index over the deciles of the published run. */
+  /** Population stability index, over the deciles of the published run. */
   readonly maxScoreShiftPsi?: number | undefined;
-  /** A run with more rows, or more bytes of lines (decompressed), is refused; the service has defaults for both. */
+  /**
+   * A run with more rows, or more bytes of (decompressed) lines, is refused; the service has defaults for
+   * both.
+   */
   readonly maxRows?: number | undefined;
   readonly maxBytes?: number | undefined;
-  /** So many bad lines are left out and listed; with one more the run fails. */
+  /** Up to this many bad lines are skipped and listed; with more the run fails. */
   readonly maxRejectedLines?: number | undefined;
-  /** Loaded revisions that are kept beside the published one. */
+  /** Loaded revisions that are kept in addition to the published one. */
   readonly keepRevisions?: number | undefined;
 }
 
-/** What the scores of a loaded revision look like. null: not a finite number (sums of scores near 1e308). */
+/** The distribution of a loaded revision's scores. null: not a finite number (sums of scores near 1e308). */
 export interface RevisionProfile {
   readonly rows: number;
   readonly min: number | null;
   readonly max: number | null;
   readonly mean: number | null;
   readonly stddev: number | null;
-  /** The nine deciles, each less than 0.1 % of its value too low at most. */
+  /** The nine deciles, each at most 0.1 % of its value too near to zero. */
   readonly deciles: readonly number[];
-  /** The share of rows in each bin that the deciles cut (equal deciles cut once): what a later run is compared with. */
+  /**
+   * The share of rows in each bin between the deciles (equal deciles make one edge), to compare later runs
+   * with.
+   */
   readonly binShares: readonly number[];
   readonly bytes: number;
   readonly seconds: number;
@@ -89,7 +90,7 @@ export type GateName =
   | 'maxScoreShiftPsi'
   | 'maxRejectedLines';
 
-/** One field of the contract, as a revision was judged by it. */
+/** The result of one field of the contract for a revision. */
 export interface GateResult {
   readonly gate: GateName;
   readonly expected: number;
@@ -97,7 +98,7 @@ export interface GateResult {
   readonly broken: boolean;
 }
 
-export interface ApiTokenTable {
+interface ApiTokenTable {
   token_id: GeneratedAlways<number>;
   name: string;
   token_sha256: Buffer;
@@ -109,21 +110,21 @@ export interface ApiTokenTable {
   last_used_at: ColumnType<Date | null, undefined, Date>;
 }
 
-/** A sign-in of the status page. It ends with its token, too. */
-export interface SessionTable {
+/** A sign-in on the status page. It also ends when its token does. */
+interface SessionTable {
   session_sha256: Buffer;
   token_id: number;
   created_at: DefaultNow;
   expires_at: Date;
 }
 
-export interface ModelTable {
+interface ModelTable {
   name: ModelName;
   contract: ColumnType<Contract, string | undefined, string>;
   created_at: DefaultNow;
 }
 
-export interface RunTable {
+interface RunTable {
   model: ModelName;
   run_key: string;
 }
@@ -131,7 +132,7 @@ export interface RunTable {
 /** Where a revision's `as_of` comes from: the caller, the run key, or the time of its declaration. */
 export type AsOfFrom = 'given' | 'run_key' | 'declared';
 
-export interface RunRevisionTable {
+interface RunRevisionTable {
   revision_id: GeneratedAlways<number>;
   model: ModelName;
   run_key: string;
@@ -142,7 +143,7 @@ export interface RunRevisionTable {
   manifest_sha256: Buffer | null;
   file_count: Generated<number>;
   total_bytes: Generated<number>;
-  /** null for a plain tus upload, which declares none. */
+  /** null for a plain tus upload, which does not declare it. */
   total_lines: ColumnType<number | null, number | null | undefined, number | null>;
   source: NullableJson<Record<string, unknown>>;
   declared_by: string;
@@ -156,11 +157,11 @@ export interface RunRevisionTable {
   profile: NullableJson<RevisionProfile>;
   gates: NullableJson<readonly GateResult[]>;
   compared_with: ColumnType<number | null, undefined, number | null>;
-  /** When retention chose its rows for removal: they are dropped, or will be. */
+  /** When retention selected its rows for removal: they are dropped, or will be. */
   retired_at: ColumnType<Date | null, undefined, Date>;
 }
 
-export interface PublicationTable {
+interface PublicationTable {
   publication_id: GeneratedAlways<number>;
   model: ModelName;
   revision_id: number;
@@ -169,7 +170,7 @@ export interface PublicationTable {
   reason: string | null;
 }
 
-export interface UploadTable {
+interface UploadTable {
   upload_id: string;
   model: ModelName;
   bytes: number;
@@ -182,22 +183,22 @@ export interface UploadTable {
   created_at: DefaultNow;
   last_progress_at: DefaultNow;
   received_at: Date | null;
-  /** Its bytes are given up; nobody may go on with them. */
+  /** When the upload was removed: it cannot be continued, and its file may be deleted. */
   removed_at: ColumnType<Date | null, undefined, Date>;
-  /** Its bytes are gone from the disk. */
+  /** When its file was deleted. */
   file_removed_at: ColumnType<Date | null, undefined, Date>;
-  /** The name of its file; null: its id. */
+  /** The name of its file; null: the upload id. */
   file: ColumnType<string | null, undefined, string>;
-  /** The writer that has not ended in order. */
+  /** The writer that has not released the upload; null when there is none. */
   writer: ColumnType<string | null, undefined, string | null>;
 }
 
-export interface WriterTable {
+interface WriterTable {
   writer: string;
   beat_at: DefaultNow;
 }
 
-export interface RunFileTable {
+interface RunFileTable {
   revision_id: number;
   name: string;
   bytes: number;
@@ -206,19 +207,19 @@ export interface RunFileTable {
   upload_id: string;
 }
 
-export interface LoadAttemptTable {
+interface LoadAttemptTable {
   attempt_id: GeneratedAlways<number>;
   revision_id: number;
   attempt: number;
   worker: string;
-  /** Of the load, as a decimal number: while it is in progress the attempt is alive. */
+  /** The transaction of the load, as a decimal number: the attempt is alive while it is in progress. */
   transaction_id: ColumnType<string | null, string | null | undefined, string | null>;
   started_at: DefaultNow;
   updated_at: DefaultNow;
   phase: Generated<LoadPhase>;
-  /** Of an attempt that has ended in order. */
+  /** Of an attempt that ended regularly. */
   phase_seconds: NullableJson<Partial<Record<LoadPhase, number>>>;
-  /** As it was at the last look; meant for while the phase is `building_key`. */
+  /** The last known progress, for the phase `building_key`. */
   key_build: NullableJson<KeyBuild>;
   bytes_done: Generated<number>;
   rows_done: Generated<number>;
@@ -228,8 +229,8 @@ export interface LoadAttemptTable {
   next_try_at: Date | null;
 }
 
-export interface RejectedLineTable {
-  /** Grows in the order in which the lines were found. */
+interface RejectedLineTable {
+  /** Ascending in the order in which the lines were found. */
   reject_id: GeneratedAlways<number>;
   revision_id: number;
   file: string;
@@ -240,17 +241,17 @@ export interface RejectedLineTable {
   excerpt: string;
 }
 
-export interface StoreTable {
+interface StoreTable {
   singleton: Generated<boolean>;
   store_id: string;
   generation: number;
 }
 
-export interface SweepTable {
+interface SweepTable {
   name: 'files' | 'rows';
 }
 
-export interface AuditEventTable {
+interface AuditEventTable {
   event_id: GeneratedAlways<number>;
   at: DefaultNow;
   actor: string;
@@ -261,7 +262,7 @@ export interface AuditEventTable {
   detail: NullableJson<Record<string, unknown>>;
 }
 
-/** Every table that the service and the loader use; always named with its schema. */
+/** The tables of the service and the loader, always with their schema. */
 export interface Database {
   'ingest.api_token': ApiTokenTable;
   'ingest.session': SessionTable;

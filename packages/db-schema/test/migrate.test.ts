@@ -4,7 +4,7 @@ import pg from 'pg';
 import { migrateToLatest } from '../src/index.ts';
 
 describe('migrateToLatest', () => {
-  it('may be run by several processes at once, and again: it is done once', async () => {
+  it('can run in several processes at once, and again: it is applied once', async () => {
     const database = await createTestDatabase();
     const reports = await Promise.all([1, 2, 3].map(() => migrateToLatest(database.url)));
     const counts = reports.map(({ applied }) => applied.length).sort();
@@ -12,13 +12,13 @@ describe('migrateToLatest', () => {
     expect(counts[2]).to.be.greaterThan(0);
     const again = await migrateToLatest(database.url);
     expect([again.applied, again.accessChanged]).to.deep.equal([[], []]);
-    expect(again.advice.join(), 'and leaves the rights of PUBLIC to whoever owns the database').to.contain(
+    expect(again.advice.join(), 'and leaves the rights of PUBLIC to the owner of the database').to.contain(
       'REVOKE TEMPORARY',
     );
     await database.drop();
   });
 
-  it('collides with another on nothing that is not tried again, however many begin at once', async () => {
+  it('tries again after every collision, however many start at once', async () => {
     for (let round = 0; round < 5; round += 1) {
       const database = await createTestDatabase();
       const reports = await Promise.all(Array.from({ length: 6 }, () => migrateToLatest(database.url)));
@@ -27,7 +27,7 @@ describe('migrateToLatest', () => {
     }
   });
 
-  it('says that another login than the owner cannot run it', async () => {
+  it('says that a login other than the owner cannot run it', async () => {
     const database = await createTestDatabase();
     const client = new pg.Client({ connectionString: database.url });
     await client.connect();
@@ -47,7 +47,7 @@ describe('migrateToLatest', () => {
     await database.drop();
   });
 
-  it('may be run for two databases of one server at once, though roles belong to the server', async () => {
+  it('can run for two databases of one server at once, though roles belong to the server', async () => {
     const databases = await Promise.all([createTestDatabase(), createTestDatabase()]);
     await Promise.all(databases.map(({ url }) => migrateToLatest(url)));
     await Promise.all(databases.map((database) => database.drop()));
@@ -70,7 +70,7 @@ describe('migrateToLatest', () => {
       );
       expect(error?.message).to.contain('the encoding LATIN1, and scores need UTF8');
     } finally {
-      // The backend of a connection that was just ended is there for a moment longer.
+      // The backend of a connection exists for a moment after the connection has ended.
       const isInUse = async () =>
         (await client.query('SELECT FROM pg_stat_activity WHERE datname = $1', [latin])).rows.length > 0;
       for (const deadlineMs = Date.now() + 10_000; (await isInUse()) && Date.now() < deadlineMs; );
@@ -80,7 +80,7 @@ describe('migrateToLatest', () => {
     }
   });
 
-  it('changes nothing and says which step stopped when it fails', async () => {
+  it('changes nothing and names the failed step when it fails', async () => {
     const database = await createTestDatabase();
     const client = new pg.Client({ connectionString: database.url });
     await client.connect();

@@ -4,13 +4,13 @@ import pg from 'pg';
 import { parseModelName } from 'wire';
 import { connect, createModelRelations, migrateToLatest } from '../src/index.ts';
 
-/** A login as an operator makes it: a member of one role, and nothing else. */
+/** A login as an operator creates it: a member of one role only. */
 const ROLES = ['ingest_api', 'ingest_loader', 'score_reader'] as const;
 type Role = (typeof ROLES)[number];
 
 const DENIED = '42501';
 
-/** What each role may do, by trying it. Everything that is not told here is refused to everybody. */
+/** What each role may do: the test tries each statement as each role. */
 const STATEMENTS: readonly { readonly sql: string; readonly allowed: readonly Role[] }[] = [
   { sql: 'SELECT * FROM scores.churn', allowed: ['score_reader'] },
   { sql: 'SELECT * FROM run_data.churn', allowed: ['ingest_loader'] },
@@ -133,7 +133,7 @@ describe('least privilege', () => {
     expect(rows).to.deep.equal([]);
   });
 
-  it('fixes the search_path, so that no other schema can put itself in the way', async () => {
+  it('fixes the search_path, so that no other schema can shadow ours', async () => {
     for (const role of ['ingest_api', 'ingest_loader'] as const) {
       const client = await connect({ databaseUrl: urlOf(role), role, applicationName: 'test' });
       const { rows } = await client.query('SHOW search_path');

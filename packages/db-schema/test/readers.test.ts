@@ -36,7 +36,7 @@ describe('readers of scores.<model>', () => {
     await database.drop();
   });
 
-  // With a view that follows a bare pointer this sees an empty model now and then (docs/decisions/0003).
+  // With a view that follows a bare pointer a reader sees an empty model from time to time (docs/decisions/0003).
   it('see exactly one whole run at every moment, while one run after the other is published', async () => {
     const owner = await connect();
     let publishing = true;
@@ -82,7 +82,7 @@ describe('readers of scores.<model>', () => {
     ]);
   });
 
-  it('with an old snapshot get the run that it knows, or an error that says to begin again, and never an empty model', async () => {
+  it('with an old snapshot get a run of that snapshot, or an error that says to begin again, and never an empty model', async () => {
     const owner = await connect();
     const late = parseModelName('late');
     await owner.query(`INSERT INTO ingest.model (name) VALUES ('late')`);
@@ -95,7 +95,7 @@ describe('readers of scores.<model>', () => {
       const client = await connect();
       await client.query('SET ROLE score_reader');
       await client.query('BEGIN ISOLATION LEVEL REPEATABLE READ');
-      await client.query('SELECT 1 FROM scores.churn LIMIT 1'); // takes the snapshot, and looks at another model
+      await client.query('SELECT 1 FROM scores.churn LIMIT 1'); // takes the snapshot, and reads another model
       return client;
     };
     const [whole, older] = [await snapshot(), await snapshot()];
@@ -128,7 +128,7 @@ describe('readers of scores.<model>', () => {
     ]);
     for (const table of [parentOf(model), 'ingest.run_revision', 'ingest.api_token']) {
       const refused = await reader.query(`SELECT FROM ${table}`).then(
-        () => 'it was let in',
+        () => 'allowed',
         (error: { code: string }) => error.code,
       );
       expect(refused, table).to.equal('42501');
@@ -136,7 +136,7 @@ describe('readers of scores.<model>', () => {
   });
 });
 
-/** What a load does, as the test's superuser. */
+/** The statements of a load, as the test's superuser. */
 async function publish(client: pg.Client, model: ModelName, revision: number): Promise<number> {
   await client.query('BEGIN');
   const { rows } = await client.query<{ id: number }>(

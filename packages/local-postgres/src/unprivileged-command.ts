@@ -7,14 +7,14 @@ const run = promisify(execFile);
 export interface Unprivileged {
   uid: number;
   gid: number;
-  /** Put before a command, it runs the command as that user. */
+  /** The words that, in front of a command, run it as that user. */
   prefix: string[];
 }
 
 /**
- * PostgreSQL refuses to run as root. As root, this tells how to run it as `nobody` with one capability
- * left, dac_override, so that a checkout or data folder that other users can't enter is no obstacle, and
- * nothing is added to /etc/passwd. Undefined for ordinary users, who need nothing of it.
+ * PostgreSQL refuses to run as root. For root, this returns how to run it as `nobody` with the one capability
+ * dac_override, so that it can read a checkout or data folder that is closed to other users. Nothing is added to
+ * /etc/passwd. Returns undefined for other users, who can run PostgreSQL themselves.
  */
 export async function unprivilegedCommand(): Promise<Unprivileged | undefined> {
   if (process.getuid?.() !== 0) {
@@ -23,12 +23,12 @@ export async function unprivilegedCommand(): Promise<Unprivileged | undefined> {
   }
   try {
     const [uid, gid] = await Promise.all(['-u', '-g'].map(idOfNobody));
-    if (uid === undefined || gid === undefined) throw new Error('id printed nothing');
+    if (uid === undefined || gid === undefined) throw new Error('`id` printed nothing');
     const capabilities = '-all,+dac_override';
     const prefix = [
       'setpriv',
-      // Without it access(2), by which initdb and postgres look for their own files, leaves capabilities
-      // aside for every user but root (capabilities(7), SECBIT_NO_SETUID_FIXUP; access(2)).
+      // Without it access(2), which initdb and postgres call for their own files, ignores the capabilities of every
+      // user but root (capabilities(7), SECBIT_NO_SETUID_FIXUP; access(2)).
       '--securebits=+no_setuid_fixup',
       `--reuid=${uid}`,
       `--regid=${gid}`,
@@ -40,21 +40,21 @@ export async function unprivilegedCommand(): Promise<Unprivileged | undefined> {
     return { uid, gid, prefix };
   } catch (cause) {
     throw new Error(
-      'PostgreSQL does not run as root, and it cannot be run as "nobody" here, which takes the program ' +
-        'setpriv (of util-linux) and a user of that name. Run this command as an ordinary user.',
+      'PostgreSQL does not run as root, and it could not be started as the user "nobody": that needs the program ' +
+        'setpriv (of util-linux) and a user "nobody". Run this command as an ordinary user.',
       { cause },
     );
   }
 }
 
-/** initdb takes the name of its user from the system, so a bare number, as some containers run with, won't do. */
+/** initdb needs the name of its user. Some containers run with a user id that has no name. */
 function requireName(): void {
   try {
     userInfo();
   } catch (cause) {
     throw new Error(
-      `PostgreSQL does not run as user id ${process.getuid?.()}, which has no name in /etc/passwd. ` +
-        'Run this command as root or as a user that has one.',
+      `PostgreSQL does not run as user id ${process.getuid?.()}, because /etc/passwd has no name for it. ` +
+        'Run this command as root or as a user that has a name.',
       { cause },
     );
   }

@@ -1,4 +1,4 @@
-// A parent for the test that kills it: starts a temporary server in the given folder and prints the postmaster's pid.
+// A process that the test kills: it starts a temporary server in the given folder and prints the postmaster's pid.
 import { startPostgres } from '../src/index.ts';
 
 const [dataDir = ''] = process.argv.slice(2);

@@ -1,38 +1,43 @@
-import { CLOSE_BRACE, COMMA, OPEN_BRACE } from './ascii.ts';
+import { CLOSE_BRACE, COMMA, OPEN_BRACE } from './characters.ts';
 
-/** How a row of COPY's binary format begins: the number of its columns, and the length of the first one, a double. */
-const ROW_HEAD_BYTES = 14;
-const COLUMNS = 3;
-const DOUBLE_BYTES = 8;
-const LENGTH_BYTES = 4;
-/** jsonb's binary form is one byte for its version, and then the text. */
-const JSONB_VERSION = 1;
-/** `{"pk":1,"score":1}` and its newline: no row comes from less. */
-const SHORTEST_LINE_BYTES = 19;
-/** What a row takes beside its pk and its attributes, and a line beside its own: 27 bytes against 18 at least. */
-const EXTRA_BYTES = 9;
-
-/** What a stream of COPY's binary format begins with: a signature, no flags, no extension. */
+/** The columns of a row, in the order in which they are written. */
+export const COPY_COLUMNS = ['score', 'pk', 'attributes'] as const;
+/** The beginning of a stream in COPY's binary format: a signature, no flags, no extension. */
 export const COPY_HEAD: Buffer = Buffer.from('PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0', 'latin1');
-/** What it ends with: a row of -1 columns. */
+/** The end of the stream: a row of -1 columns. */
 export const COPY_TAIL: Buffer = Buffer.of(0xff, 0xff);
 
+/** The beginning of a row: the number of its columns, and the score (a double) with its length. */
+const ROW_HEAD_BYTES = 14;
+const DOUBLE_BYTES = 8;
+const LENGTH_BYTES = 4;
+/** The binary form of jsonb is one byte for its version, followed by the text. */
+const JSONB_VERSION = 1;
+/** `{"pk":1,"score":1}` and a newline: no shorter line gives a row. */
+const SHORTEST_LINE_BYTES = 19;
+/** A row is at most this much longer than its line: beside pk and attributes it has up to 27 bytes, a line 18. */
+const EXTRA_BYTES = 9;
+
 /**
- * Rows of COPY's binary format as they are written: score, pk, attributes. One buffer is used again for every
- * chunk, so that a file of any size costs the memory of its largest chunk; `take` copies out what the caller keeps.
+ * Writes rows in COPY's binary format. One buffer is used again for every chunk, so that a file of any size
+ * takes the memory of its largest chunk; `take` copies the rows for the caller.
  *
- * `bytes`, `length`, `scores` and the counts are open to the fast path, which writes rows without a call per field.
+ * `bytes`, `length`, `scores` and the counts are public for the fast path, which writes rows without a call
+ * per field.
  */
 export class CopyRows {
   bytes: Buffer = Buffer.allocUnsafeSlow(64 * 1024);
   length = 0;
   /** Rows written since the start of the file. */
   rowCount = 0;
-  /** The scores of the rows that `take` will hand over. */
+  /** The scores of the rows that the next `take` returns. */
   scores: Float64Array = new Float64Array(4096);
   scoreCount = 0;
 
-  /** Makes room for the rows of `lineBytes` of whole lines, their newlines counted; nobody checks again. */
+  /**
+   * Makes room for the rows of `lineBytes` bytes of whole lines with their newlines. No write checks the room
+   * again.
+   */
   reserve(lineBytes: number): void {
     const lines = Math.floor(lineBytes / SHORTEST_LINE_BYTES) + 1;
     this.#reserveScores(lines);
@@ -53,7 +58,7 @@ export class CopyRows {
 
   /** Begins a row with its score; its pk and its attributes follow. */
   beginRow(score: number): void {
-    this.bytes.writeInt16BE(COLUMNS, this.length);
+    this.bytes.writeInt16BE(COPY_COLUMNS.length, this.length);
     this.bytes.writeInt32BE(DOUBLE_BYTES, this.length + 2);
     this.bytes.writeDoubleBE(score, this.length + 6);
     this.length += ROW_HEAD_BYTES;
@@ -70,7 +75,9 @@ export class CopyRows {
     this.#writeLength(-1);
   }
 
-  /** Writes a JSON object of the members that stand in `source` from spans[0] to spans[1], spans[2] to spans[3], … */
+  /**
+   * Writes a JSON object of the members in `source` from spans[0] to spans[1], from spans[2] to spans[3], …
+   */
   writeObject(source: Uint8Array, spans: readonly number[]): void {
     const lengthAt = this.length;
     this.#writeLength(0);
@@ -83,7 +90,7 @@ export class CopyRows {
     this.bytes.writeInt32BE(this.length - lengthAt - LENGTH_BYTES, lengthAt);
   }
 
-  /** Hands over the rows written since the last call, in a buffer with an ArrayBuffer of its own. */
+  /** Returns the rows written since the last call, in a buffer with an ArrayBuffer of its own. */
   take(): Buffer {
     const taken = Buffer.allocUnsafeSlow(this.length);
     this.bytes.copy(taken, 0, 0, this.length);

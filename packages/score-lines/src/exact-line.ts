@@ -1,18 +1,37 @@
-import { CLOSE_BRACE, COLON, COMMA, OPEN_BRACE, QUOTE } from './ascii.ts';
-import { type LineTotals, refuseRepeated, skipValue } from './attribute-value.ts';
+import { type LineTotals, refuseRepeated, SeenKeys, skipValue } from './attributes.ts';
+import {
+  CLOSE_BRACE,
+  COLON,
+  COMMA,
+  DIGIT_0,
+  DIGIT_9,
+  excerpt,
+  isDigit,
+  MINUS,
+  OPEN_BRACE,
+  QUOTE,
+} from './characters.ts';
 import type { CopyRows } from './copy-rows.ts';
-import { excerpt } from './excerpt.ts';
-import { skipByte, skipString, skipWhitespace } from './json-syntax.ts';
-import { LineFault } from './line-fault.ts';
-import { type Field, readPk, readScore } from './line-fields.ts';
-import { refuseNonObject } from './non-object.ts';
-import { numberOf } from './score-text.ts';
-import { decodeString, hasEscape, SeenKeys } from './seen-keys.ts';
-import { unexpectedByte } from './unexpected-byte.ts';
+import {
+  decodeString,
+  hasEscape,
+  skipByte,
+  skipNumber,
+  skipString,
+  skipWhitespace,
+  unexpectedByte,
+} from './json-syntax.ts';
+import { isScore, numberOf } from './numbers.ts';
+import { LineFault } from './rejects.ts';
 
 /**
- * Reads any line, from `start` to the newline at `end`, and writes its row. False for a blank line; throws a
- * LineFault, with nothing written, when there is something wrong with it.
+ * A B-tree refuses keys from 2,693 bytes on, but only when the primary key is built, after the whole load.
+ */
+export const PK_BYTES_MAX = 2048;
+
+/**
+ * Reads any line, from `start` to the newline at `end`, and writes its row. Returns false for a blank line.
+ * Throws a LineFault for a line that gives no row; then nothing is written.
  */
 export function writeExactLine(bytes: Uint8Array, start: number, end: number, rows: CopyRows): boolean {
   const objectStart = skipWhitespace(bytes, start);
@@ -63,9 +82,122 @@ export function writeExactLine(bytes: Uint8Array, start: number, end: number, ro
   return true;
 }
 
+/** Throws what is wrong with a line that is not an object; `at` is its first byte that is not whitespace. */
+function refuseNonObject(bytes: Uint8Array, lineStart: number, at: number): never {
+  refuseByteOrderMark(bytes, lineStart);
+  const totals: LineTotals = { writtenDigits: 0 };
+  const value = excerpt(bytes, at, skipValue(bytes, at, 0, totals), 60);
+  const detail = `Each line must be one JSON object such as {"pk":"123","score":100}; found ${value}.`;
+  throw new LineFault('not_an_object', at, detail);
+}
+
+function refuseByteOrderMark(bytes: Uint8Array, at: number): void {
+  const first = bytes[at];
+  const second = bytes[at + 1];
+  if (first === 0xef && second === 0xbb && bytes[at + 2] === 0xbf) {
+    const detail =
+      'The line begins with a byte order mark (EF BB BF). Write the file as UTF-8 without it (in Python encoding="utf-8", not "utf-8-sig"), or remove it with: sed -i "1s/^\\xEF\\xBB\\xBF//" FILE';
+    throw new LineFault('byte_order_mark', at, detail);
+  }
+  if ((first === 0xff && second === 0xfe) || (first === 0xfe && second === 0xff)) {
+    const detail =
+      'The line begins with a byte order mark of UTF-16. Write the file as UTF-8 without a byte order mark, or convert it with: iconv -f UTF-16 -t UTF-8 FILE';
+    throw new LineFault('byte_order_mark', at, detail);
+  }
+}
+
+/** The bytes that an escape adds to a string: \u006b instead of k. */
+const ESCAPE_EXTRA_BYTES = 5;
+
+/** Whether the string, whose span includes its quotes, is `name`, with or without escapes ("p\u006b"). */
+function isKey(bytes: Uint8Array, start: number, end: number, name: 'pk' | 'score'): boolean {
+  const extraBytes = end - start - 2 - name.length;
+  if (extraBytes >= ESCAPE_EXTRA_BYTES) {
+    return hasEscape(bytes, start, end) && decodeString(bytes, start, end) === name;
+  }
+  if (extraBytes !== 0) return false;
+  for (let index = 0; index < name.length; index++) {
+    if (bytes[start + 1 + index] !== name.charCodeAt(index)) return false;
+  }
+  return true;
+}
+
+/** The text for a column, and the index after the value in the line. */
+interface Field {
+  readonly source: Uint8Array;
+  readonly start: number;
+  readonly end: number;
+  readonly next: number;
+}
+
+/** `pk` is a string that is not empty, or an integer, whose digits stay as they are in the line. */
+function readPk(bytes: Uint8Array, at: number, totals: LineTotals): Field {
+  const pk = readText(bytes, at, totals);
+  const kept = pk !== undefined && (bytes[at] === QUOTE ? pk.end > pk.start : isInteger(bytes, pk));
+  if (!kept) {
+    const rule = 'pk must be a string that is not empty, or an integer without fraction and exponent';
+    throw new LineFault('invalid_pk', at, `${rule}; found ${valueAt(bytes, at, totals)}.`);
+  }
+  const sizeBytes = pk.end - pk.start;
+  if (sizeBytes > PK_BYTES_MAX) {
+    const detail = `pk is ${sizeBytes} bytes long; the limit is ${PK_BYTES_MAX} bytes.`;
+    throw new LineFault('pk_too_long', at, detail);
+  }
+  return pk;
+}
+
+/** `score` is a finite number, or a string that contains one. */
+function readScore(bytes: Uint8Array, at: number, totals: LineTotals): Field {
+  const score = readText(bytes, at, totals);
+  if (score === undefined || !isScore(score.source, score.start, score.end)) {
+    const rule =
+      'score must be a finite number in the range of double precision, or a string that contains one as JSON writes it';
+    throw new LineFault('invalid_score', at, `${rule}; found ${valueAt(bytes, at, totals)}.`);
+  }
+  return score;
+}
+
+/** The text of a string or a number; undefined for a value of another kind. */
+function readText(bytes: Uint8Array, at: number, totals: LineTotals): Field | undefined {
+  const byte = bytes[at];
+  if (byte === QUOTE) {
+    const next = skipString(bytes, at);
+    if (!hasEscape(bytes, at, next)) return { source: bytes, start: at + 1, end: next - 1, next };
+    // The newline at which the functions of json-syntax.ts stop.
+    const source = Buffer.from(`${decodeString(bytes, at, next)}\n`, 'utf8');
+    return { source, start: 0, end: source.length - 1, next };
+  }
+  if (byte === MINUS || isDigit(byte)) {
+    const next = skipNumber(bytes, at);
+    return { source: bytes, start: at, end: next, next };
+  }
+  skipValue(bytes, at, 1, totals);
+  return undefined;
+}
+
+function isInteger(bytes: Uint8Array, { start, end }: Field): boolean {
+  for (let at = start; at < end; at++) {
+    const byte = bytes[at] as number;
+    if ((byte < DIGIT_0 || byte > DIGIT_9) && byte !== MINUS) return false;
+  }
+  return true;
+}
+
+function valueAt(bytes: Uint8Array, at: number, totals: LineTotals): string {
+  const byte = bytes[at];
+  const isNumber = byte === MINUS || isDigit(byte);
+  return excerpt(bytes, at, isNumber ? skipNumber(bytes, at) : skipValue(bytes, at, 1, totals), 60);
+}
+
+function givenTwice(code: 'duplicate_pk_key' | 'duplicate_score_key', at: number, name: string): LineFault {
+  return new LineFault(code, at, `The line has the key "${name}" twice. Keep one.`);
+}
+
 const SHOWN_KEYS = 5;
 
-/** Names what the line has instead: often it is the key, in capitals or under another name. */
+/**
+ * Names the keys that the line has: often one of them is the missing key, in capitals or under another name.
+ */
 function missing(
   code: 'missing_pk' | 'missing_score',
   name: string,
@@ -81,28 +213,4 @@ function missing(
   const otherCase = keys.find((key) => key.toLowerCase() === `"${name}"`);
   const hint = otherCase === undefined ? '' : ` Keys are case-sensitive: write "${name}", not ${otherCase}.`;
   return new LineFault(code, lineStart, `The line has no "${name}".${has}${hint}`);
-}
-
-/** What an escape adds to a string: \u006b for k. */
-const ESCAPE_EXTRA_BYTES = 5;
-
-/** Whether the string, quotes included, is `name`, which may be written with escapes ("p\u006b"). */
-function isKey(bytes: Uint8Array, start: number, end: number, name: 'pk' | 'score'): boolean {
-  const extraBytes = end - start - 2 - name.length;
-  if (extraBytes >= ESCAPE_EXTRA_BYTES) {
-    return hasEscape(bytes, start, end) && decodeString(bytes, start, end) === name;
-  }
-  if (extraBytes !== 0) return false;
-  for (let index = 0; index < name.length; index++) {
-    if (bytes[start + 1 + index] !== name.charCodeAt(index)) return false;
-  }
-  return true;
-}
-
-function givenTwice(code: 'duplicate_pk_key' | 'duplicate_score_key', at: number, name: string): LineFault {
-  return new LineFault(
-    code,
-    at,
-    `The line gives "${name}" twice; which of the two is meant cannot be known.`,
-  );
 }

@@ -2,8 +2,11 @@ import {
   BACKSLASH,
   CARRIAGE_RETURN,
   DIGIT_0,
+  excerpt,
+  INVALID_UTF8,
   isDigit,
   MINUS,
+  multibyteEnd,
   NEWLINE,
   NUL,
   PLUS,
@@ -11,14 +14,14 @@ import {
   QUOTE,
   SPACE,
   TAB,
-} from './ascii.ts';
-import { LineFault } from './line-fault.ts';
-import { unexpectedByte } from './unexpected-byte.ts';
-import { multibyteEnd } from './utf8.ts';
+  UNFINISHED_UTF8,
+} from './characters.ts';
+import { LineFault } from './rejects.ts';
 
-// Every function here takes the index where a token begins and gives the index behind it, or throws a
-// LineFault. None checks for the end of the buffer: the newline that ends each line (the scanner adds one to a
-// last line without) is a byte that no token can hold, so that it stops them all.
+// The tokens of JSON. Each `skip` function takes the index where a token begins and returns the index after
+// it, or throws a LineFault. None checks for the end of the buffer: every line ends with a newline (the
+// scanner appends one to a last line without it), and no token can contain a newline, so each function stops
+// there.
 
 /** JSON's whitespace (RFC 8259 §2), without the newline, which ends the line. */
 export function skipWhitespace(bytes: Uint8Array, start: number): number {
@@ -44,12 +47,12 @@ export function skipLiteral(bytes: Uint8Array, start: number, literal: 'true' | 
   return at;
 }
 
-/** 1 for what stands for itself in a string and takes one byte: ASCII without control characters, quote, backslash. */
+/** 1 for bytes that a string contains without an escape: ASCII but control characters, quote and backslash. */
 const PLAIN_IN_STRING = new Uint8Array(256).fill(1, SPACE, 0x80);
 PLAIN_IN_STRING[QUOTE] = 0;
 PLAIN_IN_STRING[BACKSLASH] = 0;
 
-/** Skips a string (RFC 8259 §7) and makes sure that PostgreSQL can store it: it is UTF-8 without NUL and lone surrogates. */
+/** Skips a string (RFC 8259 §7) that PostgreSQL can store: UTF-8 without NUL and without lone surrogates. */
 export function skipString(bytes: Uint8Array, start: number): number {
   let at = start + 1;
   for (;;) {
@@ -72,7 +75,7 @@ function rawControlCharacter(at: number, byte: number): LineFault {
   return new LineFault(
     'invalid_json',
     at,
-    `A string holds a raw control character; JSON wants it written as ${written}.`,
+    `A string contains a raw control character; JSON requires the escape ${written}.`,
   );
 }
 
@@ -99,7 +102,7 @@ function skipUnicodeEscape(bytes: Uint8Array, start: number): number {
     throw new LineFault(
       'nul',
       start,
-      'A string holds \\u0000, a NUL character, which PostgreSQL cannot store.',
+      'A string contains \\u0000, a NUL character, which PostgreSQL cannot store. Remove it.',
     );
   }
   if (unit < 0xd800 || unit > 0xdfff) return start + 6;
@@ -116,7 +119,7 @@ function skipUnicodeEscape(bytes: Uint8Array, start: number): number {
   throw new LineFault(
     'lone_surrogate',
     start,
-    'A string holds one half of a surrogate pair (\\ud800 to \\udfff) without the other half; that is no character, and PostgreSQL cannot store it.',
+    'A string contains one half of a surrogate pair (\\ud800 to \\udfff) without the other half. This is not a character, and PostgreSQL cannot store it.',
   );
 }
 
@@ -132,6 +135,19 @@ function hexUnit(bytes: Uint8Array, start: number): number {
   return unit;
 }
 
+export function hasEscape(bytes: Uint8Array, start: number, end: number): boolean {
+  for (let at = start; at < end; at++) {
+    if (bytes[at] === BACKSLASH) return true;
+  }
+  return false;
+}
+
+/** The value of a string that `skipString` has passed: JSON.parse alters nothing in it. */
+export function decodeString(bytes: Uint8Array, start: number, end: number): string {
+  const text = Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString('utf8');
+  return JSON.parse(text) as string;
+}
+
 export function skipNumber(bytes: Uint8Array, start: number): number {
   const end = numberEnd(bytes, start);
   if (end < 0) throw unexpectedByte(bytes, ~end, 'a digit of a number');
@@ -139,8 +155,8 @@ export function skipNumber(bytes: Uint8Array, start: number): number {
 }
 
 /**
- * The index behind the number (RFC 8259 §6) that begins at `start`; or, as its bitwise complement (`~at`), the
- * index where a digit should stand and does not.
+ * The index after the number (RFC 8259 §6) that begins at `start`; or the bitwise complement (`~at`) of the
+ * index where a digit is missing.
  */
 export function numberEnd(bytes: Uint8Array, start: number): number {
   let at = bytes[start] === MINUS ? start + 1 : start;
@@ -164,4 +180,49 @@ function digitsEnd(bytes: Uint8Array, start: number): number {
   let at = start;
   while (isDigit(bytes[at])) at++;
   return at;
+}
+
+/** What is wrong with the byte at `at`, where JSON's grammar requires `expected` ("a colon"). */
+export function unexpectedByte(bytes: Uint8Array, at: number, expected: string): LineFault {
+  const byte = bytes[at] as number;
+  if (byte === NEWLINE) {
+    return new LineFault('invalid_json', at, `The line ends where ${expected} is expected.`, true);
+  }
+  if (byte === NUL) {
+    return new LineFault('nul', at, 'The line contains a NUL byte (0x00), which PostgreSQL cannot store.');
+  }
+  if (byte >= 0x80) {
+    const end = multibyteEnd(bytes, at);
+    if (end === INVALID_UTF8 || end === UNFINISHED_UTF8)
+      return invalidUtf8(byte, at, end === UNFINISHED_UTF8);
+  }
+  const found = excerpt(bytes, at, at + (byte < 0x80 ? 1 : multibyteEnd(bytes, at) - at));
+  return new LineFault('invalid_json', at, `Expected ${expected}, found ${found}.${hint(bytes, at)}`);
+}
+
+function invalidUtf8(byte: number, at: number, endsEarly: boolean): LineFault {
+  const shown = `0x${byte.toString(16)}`;
+  return new LineFault(
+    'invalid_utf8',
+    at,
+    `The byte ${shown} does not start a valid UTF-8 character. Write the file in UTF-8.`,
+    endsEarly,
+  );
+}
+
+/** What to do about a byte that a writer of something else than JSON often puts there. */
+function hint(bytes: Uint8Array, at: number): string {
+  const text = Buffer.from(bytes.subarray(at, at + 9)).toString('latin1');
+  if (/^None\b/.test(text))
+    return ' None is Python, not JSON. Write lines with json.dumps, and leave out rows without a pk or a score.';
+  if (/^(True|False)\b/.test(text))
+    return ' True and False are Python, not JSON. Write lines with json.dumps.';
+  // In `nan` the n was already read as the first letter of null.
+  if (/^[+]?(nan|inf)/i.test(text) || (/^an\b/.test(text) && bytes[at - 1] === 0x6e))
+    return ' NaN and Infinity are not JSON. Leave out such rows.';
+  if (text.startsWith("'")) return ' JSON uses double quotes.';
+  if (/^\d/.test(text) && bytes[at - 1] === 0x30) {
+    return ' JSON numbers have no leading zeros. Write a key with leading zeros as a string ("007").';
+  }
+  return '';
 }

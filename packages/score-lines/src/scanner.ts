@@ -1,25 +1,43 @@
-import { NEWLINE } from './ascii.ts';
+import { excerpt, NEWLINE } from './characters.ts';
 import { CopyRows } from './copy-rows.ts';
 import { writeExactLine } from './exact-line.ts';
-import { excerpt } from './excerpt.ts';
-import { type KeySearch, keyOfRow } from './key-search.ts';
-import { likelyCause } from './likely-cause.ts';
-import { LineCarry } from './line-carry.ts';
-import { LineFault } from './line-fault.ts';
-import type { RejectedLine } from './rejected-line.ts';
-import type { ScoreProfile } from './score-profile.ts';
+import { type KeySearch, keyOfRow } from './keys.ts';
+import type { ScoreProfile } from './profile.ts';
+import { LineFault, likelyCause, type RejectedLine } from './rejects.ts';
 import { writeUsualLines } from './usual-lines.ts';
 
-/** The columns of a row, in the order in which the scanner writes them. */
-export const COPY_COLUMNS = ['score', 'pk', 'attributes'] as const;
-
 const MAX_LINE_BYTES_DEFAULT = 1024 * 1024;
-/** jsonb holds strings of up to 256 MiB, V8 of up to 512 MiB. */
+/** jsonb stores strings of up to 256 MiB, V8 of up to 512 MiB. */
 const MAX_LINE_BYTES_LIMIT = 256 * 1024 * 1024 - 1;
 /** 200 characters of up to four bytes. */
 const EXCERPT_BYTES = 800;
 
-/** What was seen so far; `lines` = `blank` + `rejected` + `rows`. */
+interface ScoreLineScannerOptions {
+  /** Called once for each refused line, in the order of the file. An error that it throws ends the scan. */
+  onReject(rejected: RejectedLine): void;
+  /** Reports the lines of certain keys. The scanner then reads line by line: several times slower. */
+  find?: KeySearch;
+  /**
+   * Receives every score. One profile can be passed to the scanners of several files, one after the other.
+   */
+  profile?: ScoreProfile;
+  /** The longest line that is accepted, without its newline: 1 MiB by default, at most 256 MiB. */
+  maxLineBytes?: number;
+}
+
+/** Scans one file, once. Its memory is bounded by the largest chunk and the longest line, not by the file. */
+interface ScoreLineScanner {
+  /**
+   * Scans the next bytes of the file, cut anywhere, and returns the rows that they complete (possibly none)
+   * in a buffer that the caller owns. The scanner keeps no reference to the chunk.
+   */
+  scan(chunk: Uint8Array): Buffer;
+  /** Ends the file. Returns the row of a last line without newline, if there is one. */
+  finish(): Buffer;
+  readonly counts: LineCounts;
+}
+
+/** The counts so far; `lines` = `blank` + `rejected` + `rows`. */
 export interface LineCounts {
   readonly bytes: number;
   readonly lines: number;
@@ -28,33 +46,10 @@ export interface LineCounts {
   readonly rows: number;
 }
 
-/** Scans one file, once. Its memory is bounded by the largest chunk and the longest line, not by the file. */
-export interface ScoreLineScanner {
-  /**
-   * Scans the next bytes of the file, cut anywhere, and returns the rows that they complete (it may be empty), for
-   * the caller to keep. Nothing of the chunk is held after the call.
-   */
-  scan(chunk: Uint8Array): Buffer;
-  /** Ends the file: returns the row of a last line without newline, if there is one. */
-  finish(): Buffer;
-  readonly counts: LineCounts;
-}
-
-export interface ScoreLineScannerOptions {
-  /** Called once for each refused line, in the order of the file. What it throws ends the scan. */
-  onReject(rejected: RejectedLine): void;
-  /** To learn where certain keys stand. Lines are then taken one by one: several times slower. */
-  find?: KeySearch;
-  /** Is given every score; one profile may be handed to the scanners of several files, one after the other. */
-  profile?: ScoreProfile;
-  /** The longest line that is accepted, without its newline: 1 MiB when left out, 256 MiB at most. */
-  maxLineBytes?: number;
-}
-
 /**
- * Turns a file of JSON Lines into rows of PostgreSQL's COPY (FORMAT binary, columns as COPY_COLUMNS; COPY_HEAD
- * before the first and COPY_TAIL after the last are the caller's), or says what is wrong with a line and where. See
- * README.md for what is accepted.
+ * Turns a file of JSON Lines into rows of PostgreSQL's COPY (FORMAT binary, columns as COPY_COLUMNS; the
+ * caller sends COPY_HEAD before the first row and COPY_TAIL after the last), or says what is wrong with a
+ * line and where. README.md says which lines are accepted.
  */
 export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreLineScanner {
   const maxLineBytes = options.maxLineBytes ?? MAX_LINE_BYTES_DEFAULT;
@@ -72,27 +67,71 @@ export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreL
   let skipsToNewline = false;
   let finished = false;
 
-  function reject(fault: LineFault, bytes: Buffer, start: number, end: number, fileOffset: number): void {
-    rejected++;
-    // What is no JSON Lines file shows it in its first line; what one row was made of is one.
-    const cause = rejected === 1 && rows.rowCount === 0 ? likelyCause(bytes, start, end) : null;
-    options.onReject({
-      line: blank + rejected + rows.rowCount,
-      byteOffset: fileOffset + fault.at,
-      code: fault.code,
-      detail: cause === null ? fault.detail : `${cause} ${fault.detail}`,
-      excerpt: excerpt(bytes, start, end),
-    });
+  function refuseWhenFinished(): void {
+    if (finished) throw new Error('The scanner has finished its file; create one scanner for each file.');
   }
 
-  function rejectTooLong(bytes: Buffer, start: number, end: number, fileOffset: number): void {
-    const detail = `The line is longer than ${maxLineBytes} bytes; perhaps newlines between the objects are missing.`;
-    const excerptEnd = Math.min(end, start + EXCERPT_BYTES);
-    reject(new LineFault('line_too_long', start, detail), bytes, start, excerptEnd, fileOffset);
+  /** Scans the line that earlier chunks began, if `bytes` ends it, and returns where the next line begins. */
+  function scanCarriedLine(bytes: Buffer): number {
+    if (carry.length === 0 && !skipsToNewline) return 0;
+    const end = bytes.indexOf(NEWLINE) + 1;
+    if (end === 0) return 0;
+    if (!skipsToNewline) {
+      carry.append(bytes, 0, end);
+      scanLines(carry.bytes, 0, carry.length, carryFileOffset);
+      carry.clear();
+    }
+    skipsToNewline = false;
+    return end;
   }
 
-  /** Takes one line that the fast path did not; `fileOffset` is where `bytes` begins in the file. */
-  function takeExactLine(
+  /**
+   * Scans whole lines: the byte before `end` is the newline of the last one. `fileOffset` is the offset of
+   * `bytes` in the file; `isCut` means that the file ends without that newline.
+   */
+  function scanLines(bytes: Buffer, start: number, end: number, fileOffset: number, isCut = false): void {
+    if (options.find !== undefined) {
+      scanLinesForKeys(options.find, bytes, start, end, fileOffset, isCut);
+      return;
+    }
+    let at = start;
+    for (;;) {
+      at = writeUsualLines(bytes, at, end, rows, maxLineBytes);
+      if (at === end) return;
+      const lineEnd = bytes.indexOf(NEWLINE, at);
+      scanExactLine(bytes, at, lineEnd, fileOffset, isCut);
+      at = lineEnd + 1;
+      if (at === end) return;
+    }
+  }
+
+  /** Like `scanLines`, but line by line, to read the key of each row. */
+  function scanLinesForKeys(
+    search: KeySearch,
+    bytes: Buffer,
+    start: number,
+    end: number,
+    fileOffset: number,
+    isCut: boolean,
+  ): void {
+    let lineEnd: number;
+    for (let at = start; at < end; at = lineEnd + 1) {
+      lineEnd = bytes.indexOf(NEWLINE, at);
+      const rowStart = rows.length;
+      const rowsBefore = rows.rowCount;
+      if (writeUsualLines(bytes, at, lineEnd + 1, rows, maxLineBytes) === at) {
+        scanExactLine(bytes, at, lineEnd, fileOffset, isCut);
+      }
+      if (rows.rowCount === rowsBefore) continue;
+      const pk = keyOfRow(rows.bytes, rowStart);
+      if (!search.keys.has(pk)) continue;
+      const line = blank + rejected + rows.rowCount;
+      search.onFound({ pk, line, byteOffset: fileOffset + at, excerpt: excerpt(bytes, at, lineEnd) });
+    }
+  }
+
+  /** Scans one line that the fast path did not accept. */
+  function scanExactLine(
     bytes: Buffer,
     start: number,
     end: number,
@@ -112,49 +151,29 @@ export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreL
     }
   }
 
-  /** As `takeLines`, row by row, to see each row's key. */
-  function takeLinesSearching(
-    search: KeySearch,
-    bytes: Buffer,
-    start: number,
-    end: number,
-    fileOffset: number,
-    isCut: boolean,
-  ): void {
-    let lineEnd: number;
-    for (let at = start; at < end; at = lineEnd + 1) {
-      lineEnd = bytes.indexOf(NEWLINE, at);
-      const rowStart = rows.length;
-      const rowsBefore = rows.rowCount;
-      if (writeUsualLines(bytes, at, lineEnd + 1, rows, maxLineBytes) === at) {
-        takeExactLine(bytes, at, lineEnd, fileOffset, isCut);
-      }
-      if (rows.rowCount === rowsBefore) continue;
-      const pk = keyOfRow(rows.bytes, rowStart);
-      if (!search.keys.has(pk)) continue;
-      const line = blank + rejected + rows.rowCount;
-      search.onFound({ pk, line, byteOffset: fileOffset + at, excerpt: excerpt(bytes, at, lineEnd) });
-    }
+  function reject(fault: LineFault, bytes: Buffer, start: number, end: number, fileOffset: number): void {
+    rejected++;
+    // A file of another format shows it in its first line; a file that gave a row is JSON Lines.
+    const cause = rejected === 1 && rows.rowCount === 0 ? likelyCause(bytes, start, end) : null;
+    options.onReject({
+      line: blank + rejected + rows.rowCount,
+      byteOffset: fileOffset + fault.at,
+      code: fault.code,
+      detail: cause === null ? fault.detail : `${cause} ${fault.detail}`,
+      excerpt: excerpt(bytes, start, end),
+    });
   }
 
-  /** Takes whole lines; the byte before `end` is the newline of the last one. */
-  function takeLines(bytes: Buffer, start: number, end: number, fileOffset: number, isCut = false): void {
-    if (options.find !== undefined) {
-      takeLinesSearching(options.find, bytes, start, end, fileOffset, isCut);
-      return;
-    }
-    let at = start;
-    for (;;) {
-      at = writeUsualLines(bytes, at, end, rows, maxLineBytes);
-      if (at === end) return;
-      const lineEnd = bytes.indexOf(NEWLINE, at);
-      takeExactLine(bytes, at, lineEnd, fileOffset, isCut);
-      at = lineEnd + 1;
-      if (at === end) return;
-    }
+  function rejectTooLong(bytes: Buffer, start: number, end: number, fileOffset: number): void {
+    const detail = `The line is longer than ${maxLineBytes} bytes, the limit. Write a newline after each object.`;
+    const excerptEnd = Math.min(end, start + EXCERPT_BYTES);
+    reject(new LineFault('line_too_long', start, detail), bytes, start, excerptEnd, fileOffset);
   }
 
-  /** Keeps the beginning of a line, unless it is too long already: then the rest of it is passed over unseen. */
+  /**
+   * Keeps the beginning of a line for the next chunk. A line that is already too long is rejected, its rest
+   * skipped.
+   */
   function carryOver(bytes: Buffer, start: number, end: number): void {
     if (start === end || skipsToNewline) return;
     if (carry.length === 0) carryFileOffset = bytesSeen + start;
@@ -168,36 +187,18 @@ export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreL
     skipsToNewline = true;
   }
 
-  /** Takes the line that earlier chunks began, if `bytes` ends it, and returns where the next one begins. */
-  function takeCarriedLine(bytes: Buffer): number {
-    if (carry.length === 0 && !skipsToNewline) return 0;
-    const end = bytes.indexOf(NEWLINE) + 1;
-    if (end === 0) return 0;
-    if (!skipsToNewline) {
-      carry.append(bytes, 0, end);
-      takeLines(carry.bytes, 0, carry.length, carryFileOffset);
-      carry.clear();
-    }
-    skipsToNewline = false;
-    return end;
-  }
-
   function takeRows(): Buffer {
     options.profile?.add(rows.scores, rows.scoreCount);
     return rows.take();
-  }
-
-  function refuseWhenFinished(): void {
-    if (finished) throw new Error('The scanner has finished its file; create one scanner for each file.');
   }
 
   return {
     scan(chunk) {
       refuseWhenFinished();
       const bytes = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength);
-      const start = takeCarriedLine(bytes);
+      const start = scanCarriedLine(bytes);
       const end = bytes.lastIndexOf(NEWLINE) + 1;
-      if (end > start) takeLines(bytes, start, end, bytesSeen);
+      if (end > start) scanLines(bytes, start, end, bytesSeen);
       carryOver(bytes, Math.max(start, end), bytes.length);
       bytesSeen += bytes.length;
       return takeRows();
@@ -208,7 +209,7 @@ export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreL
       finished = true;
       if (carry.length > 0) {
         carry.appendNewline();
-        takeLines(carry.bytes, 0, carry.length, carryFileOffset, true);
+        scanLines(carry.bytes, 0, carry.length, carryFileOffset, true);
         carry.clear();
       }
       return takeRows();
@@ -228,6 +229,45 @@ export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreL
 
 function cutOff(at: number): LineFault {
   const detail =
-    'The file ends in the middle of a line: it was cut, or was still being written. Send it again, whole.';
+    'The file ends in the middle of this line: it was truncated, or was still being written. Send the complete file.';
   return new LineFault('cut_off', at, detail);
+}
+
+/** The beginning of a line whose end is in a later chunk. */
+class LineCarry {
+  #bytes: Buffer = Buffer.allocUnsafeSlow(4096);
+  #length = 0;
+
+  get length(): number {
+    return this.#length;
+  }
+
+  /** The bytes so far: a view that is valid until the next call of `append`. */
+  get bytes(): Buffer {
+    return this.#bytes.subarray(0, this.#length);
+  }
+
+  append(source: Buffer, start: number, end: number): void {
+    this.#reserve(end - start);
+    source.copy(this.#bytes, this.#length, start, end);
+    this.#length += end - start;
+  }
+
+  appendNewline(): void {
+    this.#reserve(1);
+    this.#bytes[this.#length++] = NEWLINE;
+  }
+
+  clear(): void {
+    this.#length = 0;
+  }
+
+  /** Doubles the buffer, so that a long line in small chunks is not copied again for each chunk. */
+  #reserve(sizeBytes: number): void {
+    const needed = this.#length + sizeBytes;
+    if (needed <= this.#bytes.length) return;
+    const grown = Buffer.allocUnsafeSlow(Math.max(needed, this.#bytes.length * 2));
+    this.#bytes.copy(grown, 0, 0, this.#length);
+    this.#bytes = grown;
+  }
 }

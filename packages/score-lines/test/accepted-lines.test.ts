@@ -1,6 +1,5 @@
 import { expect } from 'chai';
-import { readCopyBinary } from './copy-binary.ts';
-import { scanFile } from './scan-file.ts';
+import { readCopyBinary, scanFile } from './scan-file.ts';
 
 type Row = readonly [score: number, pk: string, attributes: string | null];
 

@@ -1,16 +1,8 @@
-import {
-  badNumbers,
-  badStringPieces,
-  numbers,
-  numericNumbers,
-  plainLines,
-  stringPieces,
-} from './line-pieces.ts';
 import type { Random } from './random.ts';
 
 const NEWLINE = 0x0a;
 
-/** Makes lines from the usual to the hostile, without their newline. About a third of them should be refused. */
+/** Makes lines from the usual to the hostile, without their newline. About a third of them are refused. */
 export function generateLine(random: Random): Buffer {
   const kind = random.int(100);
   if (kind < 25) {
@@ -126,7 +118,7 @@ function space(random: Random): string {
   return random.chance(0.8) ? '' : random.pick([' ', '\t', '\r', '  ', ' \t']);
 }
 
-/** Damages a line as disks, editors and bad luck do: a byte changed, added, taken away; a part cut off or doubled. */
+/** Damages a line as disks and editors do: changes, adds or removes a byte, removes or repeats a part. */
 function mutate(random: Random, line: Buffer): Buffer {
   const at = random.int(line.length);
   const to = at + random.int(line.length - at);
@@ -146,3 +138,128 @@ function mutate(random: Random, line: Buffer): Buffer {
   ])();
   return Buffer.concat(damaged).map((each) => (each === NEWLINE ? 0x20 : each)) as Buffer;
 }
+
+// The parts of generated lines: usual, rare and refused ones.
+
+const stringPieces = [
+  'a',
+  'pk',
+  'score',
+  '7',
+  ' ',
+  'é',
+  '€',
+  '😀',
+  '\u2028',
+  '\ufeff',
+  '\uffff',
+  '\u{10ffff}',
+  '\x7f',
+  "'",
+  '{',
+  ',',
+  '\\"',
+  '\\\\',
+  '\\/',
+  '\\b',
+  '\\f',
+  '\\n',
+  '\\r',
+  '\\t',
+  '\\u0041',
+  '\\u00e9',
+  '\\u20AC',
+  '\\ud83d\\ude00',
+  '\\\\.',
+  '\\\\N',
+  '\\u005c',
+  '\\u0009',
+  '\\u000a',
+  '\\uFFFF',
+];
+const badStringPieces = [
+  '\\u0000',
+  '\\ud800',
+  '\\udc00',
+  '\\udc00\\ud800',
+  '\t',
+  '\0',
+  '\x01',
+  '\\x',
+  '\\u12',
+  '\\',
+  '"',
+];
+
+const numbers = [
+  '0',
+  '-0',
+  '1',
+  '-1',
+  '100',
+  '0.5',
+  '-12.50',
+  '1.10',
+  '1e5',
+  '1E-5',
+  '1.5e+3',
+  '0e0',
+  '-0.0e-0',
+  '123456789012',
+  '12345678901234567890',
+  '0.1234567890123456789',
+  '5e-324',
+  '2.4703282292062328e-324',
+  '1.7976931348623158e308',
+  '0e1000000000',
+  `0.1${'0'.repeat(400)}`,
+];
+const numericNumbers = [
+  '1e131071',
+  '0.01e131073',
+  '1e-16383',
+  '10e-16383',
+  `1${'0'.repeat(400)}`,
+  `0.${'0'.repeat(400)}1`,
+  '1e400',
+];
+const badNumbers = [
+  '01',
+  '1.',
+  '.5',
+  '+1',
+  '-',
+  '1e',
+  '1e+',
+  '0x10',
+  'NaN',
+  'Infinity',
+  '-Infinity',
+  '1_000',
+  '1,5',
+  '--1',
+  '1e400',
+  '1e131072',
+  '1e-16384',
+  '1.0e-16383',
+  '1e-400',
+  '2.4703282292062327e-324',
+  '1.7976931348623159e308',
+  '0e-16384',
+  '0e1000000001',
+  '0e99999999999999999999',
+];
+const plainLines = [
+  '',
+  ' ',
+  '\t',
+  '\r',
+  '\\.',
+  'null',
+  '[]',
+  '17',
+  '"x"',
+  '{}',
+  'pk,score',
+  '\ufeff{"pk":"1","score":1}',
+];

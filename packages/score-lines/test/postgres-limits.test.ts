@@ -8,7 +8,7 @@ import { scanFile } from './scan-file.ts';
 
 const LINE_BYTES_MAX = 1024 * 1024;
 
-/** As large as a line may be: `piece(n)` again and again, with commas between. */
+/** A line of the maximum size: `piece(n)` for n from 0 on, separated by commas. */
 function filled(open: string, piece: (n: number) => string, close: string): string {
   const pieces: string[] = [];
   let bytes = open.length + close.length;
@@ -24,7 +24,7 @@ const START = '{"pk":"a","score":1,';
 const largest = (rest: string) => `${START}${rest.padEnd(LINE_BYTES_MAX - START.length - 1)}}`;
 const NESTED = 255;
 
-/** Each at a limit that PostgreSQL has for what jsonb or text can be, or beyond what most lines hold. */
+/** Each at a limit of jsonb or text in PostgreSQL, or far from usual lines. */
 const accepted: Record<string, string> = {
   'as many keys as fit': filled(START, (n) => `"${n}":0`, '}'),
   'as many numbers as fit': filled(`${START}"x":[`, () => '0', ']}'),
@@ -64,8 +64,7 @@ const refused: Record<string, string> = {
   'a line too long by a byte': `${largest('"x":1')} `,
 };
 
-describe('at its limits', function () {
-  this.timeout(60_000);
+describe('at its limits', () => {
   let client: pg.Client;
 
   before(async function () {

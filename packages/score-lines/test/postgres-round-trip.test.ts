@@ -3,13 +3,10 @@ import { expect } from 'chai';
 import pg from 'pg';
 import { from as copyFrom } from 'pg-copy-streams';
 import { COPY_COLUMNS, COPY_HEAD, COPY_TAIL } from '../src/index.ts';
-import { readCopyBinary } from './copy-binary.ts';
-import { spellDecimal } from './decimal.ts';
 import { generateLine } from './generated-lines.ts';
-import { modelOf, spell } from './json-model.ts';
-import { expectationOf } from './line-oracle.ts';
+import { expectationOf, modelOf, spell, spellDecimal } from './oracle.ts';
 import { createRandom, fileSizes, type Random, testLineCount, testSeed, timeoutMs } from './random.ts';
-import { scanFile } from './scan-file.ts';
+import { readCopyBinary, scanFile } from './scan-file.ts';
 
 describe('score-lines and PostgreSQL', () => {
   let client: pg.Client;
@@ -26,7 +23,7 @@ describe('score-lines and PostgreSQL', () => {
     await client?.end();
   });
 
-  /** Copies rows into a new table, as the loader does, and gives back what PostgreSQL says is in it, in order. */
+  /** Copies rows into a new table, as the loader does, and returns its content from PostgreSQL, in order. */
   async function copyAndRead(
     output: Buffer,
   ): Promise<{ score: string; pk: string; attributes: string | null }[]> {

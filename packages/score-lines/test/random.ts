@@ -1,4 +1,4 @@
-/** Random numbers that a seed gives again (mulberry32). */
+/** Random numbers that a seed reproduces (mulberry32). */
 export interface Random {
   /** An integer from 0 to `below` - 1. */
   int(below: number): number;
@@ -26,7 +26,7 @@ export function createRandom(seed: number): Random {
   };
 }
 
-/** The seed of this test run: SCORE_LINES_SEED, or a new one. It is printed, so that a failure can be had again. */
+/** The seed of this test run: SCORE_LINES_SEED, or a new one. It is printed, so that a failure can be reproduced. */
 export function testSeed(): number {
   const seed = Number(process.env.SCORE_LINES_SEED ?? Math.floor(Math.random() * 2 ** 32));
   console.log(`      SCORE_LINES_SEED=${seed}`);
@@ -40,12 +40,12 @@ export function testLineCount(usual: number): number {
 
 const FILE_LINES = 20_000;
 
-/** The sizes of the files that so many lines are tried in: a million lines at once would not fit into memory. */
+/** Splits the lines into files of these sizes: a million lines at once would not fit into memory. */
 export function* fileSizes(lineCount: number): Generator<number> {
   for (let rest = lineCount; rest > 0; rest -= FILE_LINES) yield Math.min(rest, FILE_LINES);
 }
 
-/** Time for the tests of so many lines on a busy machine. */
+/** Enough time for a test of this many lines on a busy machine. */
 export function timeoutMs(lineCount: number): number {
   return 120_000 + 2 * lineCount;
 }

@@ -1,9 +1,8 @@
 import { expect } from 'chai';
 import type { RejectCode } from '../src/index.ts';
-import { readCopyBinary } from './copy-binary.ts';
-import { scanFile } from './scan-file.ts';
+import { readCopyBinary, scanFile } from './scan-file.ts';
 
-/** A line, the code of its refusal, and the text (or the index) in the line where the fault stands. */
+/** A line, the code of its refusal, and the text (or the index) of the fault in the line. */
 type Refusal = readonly [behaviour: string, line: string | Buffer, code: RejectCode, at: string | number];
 
 function withByte(line: string, ...bytes: number[]): Buffer {
@@ -149,7 +148,7 @@ describe('score-lines refuses', () => {
     expect(scanFile('[1, 2]').rejects[0]).to.include({ code: 'not_an_object', byteOffset: 0 });
   });
 
-  it('a line that is too long, once, and reads on behind it, wherever chunks are cut', () => {
+  it('a line that is too long, once, and continues after it, wherever chunks are cut', () => {
     const long = `{"pk":"${'x'.repeat(5000)}","score":1}`;
     for (const chunkBytes of [1, 7, 100, 5000, 1_000_000]) {
       for (const ending of [`\n${good}`, '']) {
@@ -168,5 +167,31 @@ describe('score-lines refuses', () => {
     expect(scanFile(`${line}\n`, undefined, line.length - 1).rejects[0]).to.include({
       code: 'line_too_long',
     });
+  });
+});
+
+function excerptOf(line: Buffer | string): string | undefined {
+  return scanFile(Buffer.concat([Buffer.from(line), Buffer.from('\n')])).rejects[0]?.excerpt;
+}
+
+describe('the excerpt of a refused line', () => {
+  it('shows control and invisible characters, and bytes that are no UTF-8', () => {
+    const line = Buffer.concat([
+      Buffer.from('é\0\t\x1b\x7f\u0085\u200b\u202e\ufeff😀'),
+      Buffer.from([0xff, 0xe2, 0x82]),
+    ]);
+    expect(excerptOf(line)).to.equal(
+      'é\\x00\\t\\x1b\\x7f\\u{85}\\u{200b}\\u{202e}\\u{feff}😀\\xff\\xe2\\x82',
+    );
+  });
+
+  it('is the whole line when it is short', () => {
+    expect(excerptOf('x'.repeat(200))).to.equal('x'.repeat(200));
+  });
+
+  it('is at most 200 characters, the last an ellipsis, and cuts neither escape nor character', () => {
+    expect(excerptOf('x'.repeat(201))).to.equal(`${'x'.repeat(199)}…`);
+    expect(excerptOf(`${'x'.repeat(198)}😀y`)).to.equal(`${'x'.repeat(198)}…`);
+    expect(excerptOf('\0'.repeat(70))).to.equal(`${'\\x00'.repeat(49)}…`);
   });
 });

@@ -23,8 +23,8 @@ describe('a scanner', () => {
     expect(scanner.counts).to.include({ lines: 2, rows: 1, rejected: 1 });
   });
 
-  it('keeps its pace when a long line comes in single bytes', function () {
-    this.timeout(5000); // It takes 0.1 s; were each byte to copy the bytes before it, it would take minutes.
+  it('stays fast when a long line arrives in single bytes', function () {
+    this.timeout(5000); // It takes 0.1 s. Copying all earlier bytes for each byte would take minutes.
     const line = Buffer.from(`{"pk":"1","score":1,"x":"${'y'.repeat(1_000_000)}"}\n`);
     const scanner = createScoreLineScanner({ onReject: ({ detail }) => expect.fail(detail) });
     let outputBytes = 0;
@@ -32,21 +32,21 @@ describe('a scanner', () => {
     expect(outputBytes).to.be.above(1_000_000);
   });
 
-  it('keeps its pace when one object has 80,000 keys', function () {
-    this.timeout(5000); // Comparing each key with each takes minutes.
+  it('stays fast when one object has 80,000 keys', function () {
+    this.timeout(5000); // Comparing every key with every other takes minutes.
     const members = Array.from({ length: 80_000 }, (_, key) => `"${key}":0`).join(',');
     const scanner = createScoreLineScanner({ onReject: ({ detail }) => expect.fail(detail) });
     scanner.scan(Buffer.from(`{"pk":"1","score":1,"x":{${members}}}\n`));
     expect(scanner.counts.rows).to.equal(1);
   });
 
-  it('refuses a longest line that makes no sense', () => {
+  it('refuses an invalid maxLineBytes', () => {
     for (const maxLineBytes of [0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY]) {
       expect(() => createScoreLineScanner({ onReject: () => {}, maxLineBytes })).to.throw(RangeError);
     }
   });
 
-  it('refuses to go on after the end of its file', () => {
+  it('refuses to continue after the end of its file', () => {
     const scanner = createScoreLineScanner({ onReject: ({ detail }) => expect.fail(detail) });
     scanner.finish();
     expect(() => scanner.scan(Buffer.from('\n'))).to.throw('create one scanner for each file');

@@ -1,10 +1,31 @@
 /**
- * Every error code of the system, once: the answer of the service, the page that explains it, and what a client does.
- * The service serves a page for each at `/problems/{code}`; the OpenAPI document, the uploader and the docs use this table.
+ * Every error code of the system, once: the status and title that the service answers, the page that explains
+ * the error (`/problems/{code}`), and what a client does about it. The OpenAPI document and the metrics are
+ * made from these tables.
  */
-import type { FaultKind } from './exit-codes.ts';
 
-/** What a client does about an error: it tries again, declares the run again, or ends with the exit code of a fault. */
+/**
+ * What went wrong, in the words that decide what the caller does next. The exit codes are those of
+ * sysexits(3) where one fits, so that a scheduler can tell "run it again" (75) from "a person must act" (65).
+ */
+export type FaultKind = 'bug' | 'usage' | 'data' | 'source' | 'try_again' | 'not_allowed';
+
+/** 0: success. 130 and 143: ended by SIGINT or SIGTERM. The others are those of `EXIT_CODE_OF`. */
+export type ExitCode = 0 | 1 | 2 | 65 | 66 | 75 | 77 | 130 | 143;
+
+export const EXIT_CODE_OF: Readonly<Record<FaultKind, ExitCode>> = {
+  bug: 1,
+  usage: 2,
+  data: 65,
+  source: 66,
+  try_again: 75,
+  not_allowed: 77,
+};
+
+/**
+ * What a client does about an error: it tries again, declares the run again, or ends with the exit code of a
+ * fault.
+ */
 export type ClientAction = 'retry' | 'declare_again' | FaultKind;
 
 interface ErrorEntry {
@@ -18,7 +39,7 @@ interface ErrorEntry {
 
 interface HttpErrorEntry extends ErrorEntry {
   readonly status: number;
-  /** Sent as `Retry-After` unless the error says another time. */
+  /** The header `Retry-After`, unless the error itself has another time. */
   readonly retryAfterSeconds?: number;
 }
 
@@ -28,9 +49,9 @@ export const ERROR_CODES = {
     status: 400,
     client: 'usage',
     title: 'The request is not valid',
-    happened: 'The address, a header or the body breaks a rule of this request. Nothing was changed.',
+    happened: 'The address, a header or the body breaks a rule of this request.',
     toDo: [
-      'Read `detail`: it names each field that is wrong, and the rule.',
+      'Read `detail`: it names the field or header that is wrong, and the rule.',
       'Compare the request with `/openapi.json`.',
     ],
   },
@@ -39,10 +60,11 @@ export const ERROR_CODES = {
     client: 'not_allowed',
     title: 'A valid token is needed',
     happened:
-      'The request has no token, or a token that is unknown, expired or revoked (perhaps while the request was sending); or the session of the status page has ended.',
+      'The request has no token, or a token that is unknown, expired or revoked (perhaps while the request was sending). On the status page: the session has ended.',
     toDo: [
       'Send `Authorization: Bearer TOKEN`. The uploader reads the token from `UPLOADER_TOKEN` or `UPLOADER_TOKEN_FILE`.',
-      'Ask the operators for a new token: `ingest-api token create NAME`. On the status page: sign in again.',
+      'Ask the operators for a new token; they create one with `ingest-api token create NAME`.',
+      'On the status page: sign in again.',
     ],
   },
   forbidden: {
@@ -61,9 +83,9 @@ export const ERROR_CODES = {
     client: 'not_allowed',
     title: 'Not found, or not visible to this token',
     happened:
-      'This run or upload does not exist. A model that the token does not cover gets the same answer.',
+      'This model, run, revision or upload does not exist. A token gets the same status and code for a model that it does not cover.',
     toDo: [
-      'Check the spelling of model and run; a run key is percent-encoded in an address.',
+      'Check the spelling of model and run; encode the run key as one path segment (`/` is `%2F`).',
       'For an upload: run the same `uploader push` again, or declare the run again.',
       'Ask the operators whether the token covers the model.',
     ],
@@ -74,14 +96,14 @@ export const ERROR_CODES = {
     title: 'The service has nothing at this address',
     happened: 'The service has no such path, whatever the token.',
     toDo: [
-      'Check the base address: the uploader takes `UPLOADER_URL` without `/v1`, and with the path prefix of a proxy if there is one.',
+      'Check the base address: `UPLOADER_URL` has no `/v1`, and has the path prefix of a proxy if there is one.',
     ],
   },
   method_not_allowed: {
     status: 405,
     client: 'usage',
     title: 'This address does not support the method',
-    happened: 'The address is right, the method is not.',
+    happened: 'The address exists, but not with this method.',
     toDo: ['Use one of the methods in the header `Allow`.'],
   },
   request_timeout: {
@@ -98,7 +120,8 @@ export const ERROR_CODES = {
     happened: 'The state of the run, model or upload does not allow the request.',
     toDo: [
       'Read the run: `mayDo` lists what its state allows.',
-      'A held run breaks a gate; it is published only with `force`.',
+      'A held run breaks a gate: it is published only with `force`.',
+      'If `detail` says that a loader works on the run: wait until the load has ended.',
     ],
   },
   offset_conflict: {
@@ -112,17 +135,17 @@ export const ERROR_CODES = {
   upload_gone: {
     status: 410,
     client: 'declare_again',
-    title: 'The upload was removed; declare the run again',
+    title: 'The upload takes no more bytes; declare the run again',
     happened:
-      'The upload was removed: its run was cancelled, it received no bytes for too long, or its bytes were lost and no run needs them.',
-    toDo: ['Run the same `uploader push` again, or declare the run again: it gets a new upload.'],
+      'No run waits for this upload: the run was cancelled, a newer revision replaced it, or it received no bytes for too long; or the disk lost the bytes and no run needs them.',
+    toDo: ['Run the same `uploader push` again, or declare the run again.'],
   },
   precondition_failed: {
     status: 412,
     client: 'usage',
     title: 'A required header is missing or does not match',
     happened:
-      'A required header such as `Tus-Resumable` is missing; or `If-Match` names a state that has changed since.',
+      'The header `Tus-Resumable` is missing or names another version; or another publication has replaced the one that `If-Match` names.',
     toDo: [
       'After an `If-Match`: read the model again, check what readers see now, and decide again.',
       'For uploads: send `Tus-Resumable: 1.0.0`.',
@@ -132,9 +155,11 @@ export const ERROR_CODES = {
     status: 413,
     client: 'usage',
     title: 'Larger than the limit',
-    happened: 'A file, a body or a chunk has more bytes than the limit, or more than were declared.',
+    happened:
+      'A file, a run or a request body is larger than its limit, or the request has more bytes than the upload declared.',
     toDo: [
-      'Split the file, or ask the operators to raise `INGEST_MAX_UPLOAD_BYTES`.',
+      'A file: split it, or ask the operators to raise `INGEST_MAX_UPLOAD_BYTES`.',
+      'A run: send less, or ask the operators to raise the limit: `ingest-api model set MODEL --max-bytes N --max-rows N`.',
       'More bytes than declared: the file grew while it was sent. Push it when it is finished.',
     ],
   },
@@ -145,14 +170,14 @@ export const ERROR_CODES = {
     happened: 'The content type or the content coding of the body is not supported here.',
     toDo: [
       'Send `application/offset+octet-stream` with a PATCH, `application/json` with a manifest.',
-      'Send the body without `Content-Encoding`, or with one that the header `Accept-Encoding` of the answer names.',
+      'Send the body without `Content-Encoding`. A `.gz` or `.zst` file is sent as it is.',
     ],
   },
   expectation_failed: {
     status: 417,
     client: 'usage',
     title: 'The header Expect asks for something unsupported',
-    happened: 'The header `Expect` asks for something that this server does not support.',
+    happened: 'The header `Expect` has another value than `100-continue`.',
     toDo: ['Send no `Expect`, or `Expect: 100-continue`.'],
   },
   rate_limited: {
@@ -160,7 +185,7 @@ export const ERROR_CODES = {
     client: 'retry',
     title: 'Too many requests',
     happened:
-      'This token sent more requests per minute than the limit, has 10 event streams open, or has too much memory in use by requests that are not answered yet; or this address sent too many requests without a valid token.',
+      'This token sent more requests or sign-ins in a minute than the limit, has 10 event streams open, or uses too much memory with requests that are not answered yet; or this address sent too many requests without a valid token.',
     toDo: [
       'Wait as long as `Retry-After` says; the uploader does so by itself.',
       'If it continues: give each job a token of its own, or ask the operators to raise the limit.',
@@ -172,9 +197,9 @@ export const ERROR_CODES = {
     retryAfterSeconds: 2,
     title: 'Another request is writing this upload',
     happened:
-      'Another request is writing this upload; or this request lost the upload to another one, before it sent a byte or because its service did not respond for too long.',
+      'Another request is writing this upload; or this request may not write it any more, because another request took it over, the disk lost its bytes, or the service lost its database connection.',
     toDo: [
-      'Wait as long as `Retry-After` says; the uploader does so by itself. A writer that has stalled is replaced.',
+      'Wait as long as `Retry-After` says, then ask for the offset with HEAD and continue there. The uploader does so by itself. A stalled writer is replaced.',
       'If it continues: two jobs push the same run. Stop one of them.',
     ],
   },
@@ -188,10 +213,10 @@ export const ERROR_CODES = {
   internal: {
     status: 500,
     client: 'retry',
-    title: 'A fault of the service',
-    happened: 'The service met a fault of its own. What it acknowledged before is safe.',
+    title: 'Internal error of the service',
+    happened: 'The service failed with an unexpected error. What it acknowledged before is safe.',
     toDo: [
-      'Try again. If it continues, search the log of the service for the `request_id`: the log has the whole fault.',
+      'Try again. If it continues, search the log of the service for the `request_id`: the log has the whole error.',
     ],
   },
   not_implemented: {
@@ -219,7 +244,8 @@ export const ERROR_CODES = {
     client: 'retry',
     retryAfterSeconds: 5,
     title: 'The database cannot be reached',
-    happened: 'PostgreSQL cannot be reached, or does not serve. Nothing that was acknowledged is lost.',
+    happened:
+      'PostgreSQL cannot be reached, does not accept the statement now (it starts, stops, is read-only or full), or a lock was held for too long. Nothing that was acknowledged is lost.',
     toDo: [
       'Wait; the uploader tries again by itself, and loads start again when the database is back.',
       'Operators: check PostgreSQL, `/readyz`, and the log for the cause.',
@@ -229,9 +255,9 @@ export const ERROR_CODES = {
     status: 503,
     client: 'retry',
     retryAfterSeconds: 10,
-    title: 'The disk did not store the bytes',
+    title: 'The disk with the uploads does not work',
     happened:
-      'The disk did not write or sync the bytes, or the folder with the uploads is missing. Nothing was acknowledged; the upload is at the offset that was synced last.',
+      'The disk did not read, write or sync; or the folder with the uploads is missing, another store or an older copy. Of an upload, only the bytes up to its offset are safe.',
     toDo: [
       'Try again; the uploader does so by itself.',
       'Operators: check the kernel log for errors of the disk below `INGEST_DATA_DIR`, and that the volume is mounted.',
@@ -242,17 +268,18 @@ export const ERROR_CODES = {
     client: 'retry',
     retryAfterSeconds: 5,
     title: 'The service is stopping',
-    happened: 'The service is being stopped or restarted.',
+    happened: 'The service is stopping, or restarting.',
     toDo: ['Try again in a few seconds; the uploader does so by itself.'],
   },
   quota_exceeded: {
     status: 507,
     client: 'retry',
-    title: 'The token has too many unfinished uploads',
-    happened: 'The unfinished uploads of this token are more, or larger, than its quota.',
+    title: 'The quota of the token is used up',
+    happened:
+      'With this request, the token would have too many unfinished uploads, or too many bytes. A file counts from its declaration until the service removes it, also after its run is loaded or withdrawn.',
     toDo: [
-      'Wait until some are finished, or withdraw runs that are not needed any more.',
-      'Operators: raise `INGEST_MAX_OPEN_UPLOADS` or `INGEST_MAX_TOKEN_BYTES` if the job needs more at once.',
+      'Wait until uploads are finished and files are removed, or withdraw runs that nobody needs.',
+      'Operators: raise `INGEST_MAX_OPEN_UPLOADS` or `INGEST_MAX_TOKEN_BYTES`, or lower `INGEST_KEEP_FILES_HOURS`.',
     ],
   },
   insufficient_storage: {
@@ -260,17 +287,18 @@ export const ERROR_CODES = {
     client: 'retry',
     retryAfterSeconds: 60,
     title: 'The disk has no room for this',
-    happened: 'The disk has no room for the declared bytes, on top of what other runs have declared.',
+    happened:
+      'The disk has no room for the bytes of this request, on top of what other runs have declared and of what is kept free.',
     toDo: [
       'Run the same command again later: files are removed after their runs are loaded.',
-      'Operators: `disk` in `/v1/status` says what is free, promised and kept free. Withdraw runs that nobody will finish, or enlarge the disk.',
+      'Operators: `disk` in `/v1/status` shows the bytes that are free, promised and kept free (`INGEST_MIN_FREE_BYTES`). Withdraw runs that nobody will finish, or enlarge the disk.',
     ],
   },
 } as const satisfies Record<string, HttpErrorEntry>;
 
 export type ErrorCode = keyof typeof ERROR_CODES;
 
-/** The data of a run is at fault: the run is `failed`, and this is `error.code`. Readers still see the run published before. */
+/** The run is `failed`, and this is `error.code`. Readers still see the run that was published before. */
 export const RUN_ERROR_CODES = {
   bad_lines: {
     client: 'data',
@@ -286,7 +314,7 @@ export const RUN_ERROR_CODES = {
     client: 'data',
     title: 'A pk occurs more than once',
     happened:
-      'At least one `pk` occurs more than once in the run, in one file or in several. `GET …/rejects` names up to 1,000 keys and the places of each.',
+      'At least one `pk` occurs more than once in the run, in one file or in several. `GET …/rejects` names up to 1,000 keys, and up to 20 places of each.',
     toDo: ['Fix the output of the classifier so that each `pk` occurs once, and push again.'],
   },
   corrupt_compression: {
@@ -299,7 +327,7 @@ export const RUN_ERROR_CODES = {
   expansion_too_large: {
     client: 'data',
     title: 'A compressed file expands too much',
-    happened: 'A compressed file expands to more than 200 times its size and more than 64 MiB.',
+    happened: 'A compressed file expands to more than 200 times its size plus 64 MiB.',
     toDo: ['If the data is right, push it uncompressed.'],
   },
   too_large: {
@@ -315,21 +343,21 @@ export const RUN_ERROR_CODES = {
     client: 'data',
     title: 'PostgreSQL refuses a row',
     happened:
-      'PostgreSQL refused a row in two attempts in a row (SQLSTATE class 22, 23 or 54): somebody added a constraint, or the service has a fault.',
-    toDo: ['Tell the operators of the service; when the cause is fixed: `uploader retry MODEL RUN`.'],
+      'PostgreSQL refused a row in two consecutive attempts, with the same error (SQLSTATE class 22, 23 or 54): somebody added a constraint, or the service has a bug.',
+    toDo: ['Tell the operators of the service. When the cause is fixed: `uploader retry MODEL RUN`.'],
   },
   no_rows: {
     client: 'data',
     title: 'The run has no rows',
-    happened: 'The files contain no row at all.',
+    happened: 'The files contain no row.',
     toDo: ['Push again when there is data.'],
   },
   content_mismatch: {
     client: 'retry',
     title: 'What arrived is not what was declared',
     happened:
-      'The size, sha256 or line count of files differs from the manifest. `detail` names the first ten files and the number of the others.',
-    toDo: ['Push again: the uploader hashes these files again and sends them again, and nothing else.'],
+      'The size, sha256 or line count of files differs from the manifest, or a file was removed. `detail` names the first ten files and the number of the others.',
+    toDo: ['Push again: the uploader hashes these files again and sends them again, and no others.'],
   },
 } as const satisfies Record<string, ErrorEntry>;
 

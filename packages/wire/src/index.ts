@@ -2,11 +2,13 @@ export {
   type ClientAction,
   ERROR_CODES,
   type ErrorCode,
+  EXIT_CODE_OF,
+  type ExitCode,
+  type FaultKind,
   isRetryable,
   RUN_ERROR_CODES,
   type RunErrorCode,
 } from './errors.ts';
-export { EXIT_CODE_OF, type ExitCode, type FaultKind } from './exit-codes.ts';
 export {
   FILE_NAME,
   FILE_NAME_RULE,
@@ -41,4 +43,14 @@ export {
   runList,
   runSummary,
 } from './run.ts';
-export { model, modelList, probe, problem, type Session, type Status, session, status } from './service.ts';
+export {
+  model,
+  modelList,
+  type Problem,
+  probe,
+  problem,
+  type Session,
+  type Status,
+  session,
+  status,
+} from './service.ts';

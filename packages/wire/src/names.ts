@@ -1,10 +1,10 @@
-// The rules for names that a caller gives: the same for service and uploader, so that the uploader finds a bad name
-// before it hashes or sends anything.
+// The rules for names that a caller chooses: the same for service and uploader, so that the uploader finds a
+// bad name before it hashes or sends anything.
 import { printable } from './printable.ts';
 
 declare const checked: unique symbol;
 
-/** The name of a model. It matches `MODEL_NAME`, so that it is a safe SQL name as it is. */
+/** The name of a model. It matches `MODEL_NAME`; in double quotes it is a safe SQL identifier. */
 export type ModelName = string & { readonly [checked]: 'ModelName' };
 
 export const MODEL_NAME = /^[a-z][a-z0-9_]{0,47}$/;

@@ -1,5 +1,7 @@
 /**
- * A run as the service answers it, in JSON: the one definition of it for service, uploader and page, and for the OpenAPI document.
+ * A run in the JSON answers of the service: the one definition of it for service, uploader, page and OpenAPI
+ * document. Instants are RFC 3339 in UTC. `null` means that there is no such value; what it means is said
+ * where it is not obvious.
  */
 import { z } from 'zod';
 
@@ -36,7 +38,9 @@ export const rejectedLine = z.object({
   byte_offset: z.int().min(0),
   code: z.string(),
   detail: z.string(),
-  excerpt: z.string().describe('at most 200 characters of the line, control characters shown'),
+  excerpt: z
+    .string()
+    .describe('the first 200 characters of the line at most; control characters are escaped'),
 });
 
 /** A file of a run. */
@@ -49,8 +53,8 @@ export const runFile = z
     state: z.enum(['receiving', 'received']),
     offset: bytes,
     lastProgressAt: instant,
-    stalled: z.boolean().describe('not complete, and no byte for two minutes'),
-    uploadUrl: z.string(),
+    stalled: z.boolean().describe('not complete, and no bytes for two minutes'),
+    uploadUrl: z.string().startsWith('/').describe('a path, so that a token is never sent to another host'),
   })
   .meta({ id: 'RunFile' });
 
@@ -72,7 +76,7 @@ export const gateResult = z.object({
   broken: z.boolean(),
 });
 
-/** A run, in the list and by itself. */
+/** What the list of runs and the answer about one run have in common. */
 export const runBasics = {
   model: z.string(),
   run: z.string(),
@@ -87,19 +91,19 @@ export const runBasics = {
   shown: z
     .object({ run: z.string(), revision: z.int(), as_of: instant, publishedAt: instant })
     .nullable()
-    .describe('what `scores.<model>` shows readers now; null: nothing yet'),
+    .describe('the run that `scores.<model>` shows to readers now; null: none yet'),
   publishedRevision: z
     .int()
     .nullable()
-    .describe('the revision of this run that readers see; null: they see another'),
+    .describe('the revision of this run that readers see; null: they see another run, or none'),
   pushedBy: z.string().describe('the name of the token'),
   rows: count.nullable(),
-  files: z.object({ total: count, received: count, stalled: count.describe('no byte for two minutes') }),
+  files: z.object({ total: count, received: count, stalled: count.describe('no bytes for two minutes') }),
   bytes: z.object({ total: bytes, received: bytes.describe('synced to the disk') }),
-  lines: count.nullable().describe('as declared; null for a plain tus upload, which declares none'),
+  lines: count.nullable().describe('as declared; null: a plain tus upload declares none'),
   lastProgressAt: instant
     .nullable()
-    .describe('when the last bytes were recorded; null once all are there (`queuedAt` says since when)'),
+    .describe('when the last bytes were recorded; null: all have arrived (since `queuedAt`)'),
 };
 
 export const runSummary = z
@@ -109,7 +113,7 @@ export const runSummary = z
       .object({
         attempt: z.int().min(1),
         worker: z.string(),
-        phase: loadPhase.nullable().describe('null when the attempt has ended'),
+        phase: loadPhase.nullable().describe('null: the attempt has ended'),
         bytes,
         rows: count,
         startedAt: instant,
@@ -118,14 +122,14 @@ export const runSummary = z
       })
       .nullable(),
     error: revisionError.nullable(),
-    brokenGates: z.array(gateResult).describe('what holds it, while it is held'),
+    brokenGates: z.array(gateResult).describe('the broken gates of a held run'),
     mayDo: z.array(action),
   })
   .meta({ id: 'RunSummary' });
 
 export const filePage = z
   .object({
-    revision: z.int().min(1).describe('all pages of one listing are of the same revision'),
+    revision: z.int().min(1).describe('the same on all pages of a list'),
     files: z.array(runFile).describe('by name'),
     nextCursor: z.string().nullable(),
   })
@@ -138,7 +142,7 @@ export const runList = z
 export const run = z
   .object({
     ...runBasics,
-    source: z.record(z.string(), z.unknown()).nullable().describe('what the sender said of itself'),
+    source: z.record(z.string(), z.unknown()).nullable().describe('what the sender declared about itself'),
     progress: z
       .object({
         step: z.enum(['receiving', 'copying', 'building_key', 'attaching', 'publishing']),
@@ -148,14 +152,14 @@ export const run = z
         etaSeconds: z
           .number()
           .nullable()
-          .describe('until the end of this step; null when nothing that was measured can tell'),
+          .describe('until the end of this step; null: not enough was measured'),
         loadEtaSeconds: z
           .number()
           .nullable()
-          .describe('until readers see the run; null when nothing that was measured can tell'),
+          .describe('until readers see the run; null: not enough was measured'),
       })
       .nullish()
-      .describe('null when nothing is going on; only a GET tells it'),
+      .describe('null: nothing is in progress. Only `GET` of the run has it'),
     load: z
       .object({
         attempt: z.int().min(1),
@@ -165,12 +169,12 @@ export const run = z
           .object({
             step: z.enum(['scanning', 'sorting', 'writing']),
             done: count.describe('blocks of the table while scanning, rows while writing'),
-            total: count.describe('0 while nothing is counted'),
+            total: count.describe('0: PostgreSQL does not report it yet'),
             stepSeconds: z.number(),
             seconds: z.number(),
           })
           .nullable()
-          .describe('how far the build of the key is, at the last look'),
+          .describe('the progress of building the primary key, when it was read last'),
         bytes,
         rows: count,
         startedAt: instant,
@@ -192,14 +196,17 @@ export const run = z
     previous: z
       .object({ run: z.string(), revision: z.int(), profile: profile.nullable() })
       .nullish()
-      .describe('the run that readers saw before, to compare with'),
+      .describe('the run that was published before, for comparison'),
     mayDo: z.array(action),
     missing: z
       .object({
         files: z.array(runFile).max(100),
-        nextCursor: z.string().nullable().describe('for `GET …/files?state=receiving`; null: these are all'),
+        nextCursor: z
+          .string()
+          .nullable()
+          .describe('for `GET …/files?state=receiving`; null: this list is complete'),
       })
-      .describe('the first files by name that bytes are missing of, while the run is receiving'),
+      .describe('while the run is receiving: the first files, by name, that are not complete'),
   })
   .meta({ id: 'Run' });
 
@@ -250,7 +257,7 @@ export const history = z
           detail: z
             .record(z.string(), z.unknown())
             .nullable()
-            .describe('null also when it is longer than 1,000 characters'),
+            .describe('null: there is none, or it is longer than 1,000 characters'),
         }),
       )
       .max(100)
@@ -277,7 +284,7 @@ export const history = z
         }),
       )
       .max(300)
-      .describe('what this process saw of the newest revision, in the last half hour or more'),
+      .describe('what this process measured of the newest revision, at most 300 samples'),
   })
   .meta({ id: 'RunHistory' });
 

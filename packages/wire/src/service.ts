@@ -4,7 +4,9 @@ import { bytes, count, instant, runSummary } from './run.ts';
 export const model = z
   .object({
     model: z.string(),
-    contract: z.record(z.string(), z.number()).describe('what its runs are held to; see the PUT'),
+    contract: z
+      .record(z.string(), z.number())
+      .describe('the limits and gates of its runs; the `PUT` describes the fields'),
     current: z
       .object({
         run: z.string(),
@@ -24,15 +26,16 @@ export const modelList = z
   .object({ models: z.array(model), nextCursor: z.string().nullable() })
   .meta({ id: 'ModelList' });
 
+/** Every error of a request (RFC 9457). */
 export const problem = z
   .object({
     type: z.string().describe('/problems/{code}: a page that says what to do'),
     title: z.string(),
     status: z.int(),
-    detail: z.string().describe('what happened, to what, and what to do next'),
+    detail: z.string().describe('what is wrong, where, and what to do'),
     code: z.string(),
     retryable: z.boolean().describe('whether the same request may succeed later'),
-    request_id: z.string().describe('leads to the log of the service'),
+    request_id: z.string().describe('the lines of this request in the log of the service have it, too'),
   })
   .meta({ id: 'Problem' });
 
@@ -44,7 +47,7 @@ export const status = z
     queue: z.object({
       waiting: count,
       loading: count,
-      betweenTries: count.describe('of those waiting: a load of them broke off before'),
+      betweenTries: count.describe('waiting runs that a loader has tried to load before'),
       oldestQueuedAt: instant.nullable(),
       oldestWaitSeconds: z.number().nullable(),
     }),
@@ -55,18 +58,20 @@ export const status = z
       missingBytes: bytes,
       stalledAfterSeconds: count,
     }),
-    loaders: count.describe('loaders that are connected now'),
+    loaders: count.describe('loaders that are connected to the database'),
     states: z.record(z.string(), count).describe('runs by the stored state of their newest revision'),
     disk: z.object({
       freeBytes: bytes,
       promisedBytes: bytes,
       keptFreeBytes: bytes,
-      largestUploadBytes: bytes.describe('the largest file that a declaration would get room for now'),
+      largestUploadBytes: bytes.describe('the largest file that fits now'),
     }),
     needsAttention: z
       .array(runSummary)
       .max(50)
-      .describe('failed, held, stalled, or tried more than once; the newest 50'),
+      .describe(
+        'runs that failed, are held or stalled, or wait after more than one attempt to load them; the newest 50',
+      ),
   })
   .meta({ id: 'Status' });
 
@@ -79,5 +84,6 @@ export const session = z
   })
   .meta({ id: 'Session' });
 
+export type Problem = z.infer<typeof problem>;
 export type Status = z.infer<typeof status>;
 export type Session = z.infer<typeof session>;

@@ -3,14 +3,54 @@ import { type Command, InvalidArgumentError } from 'commander';
 import { type Contract, type Database, migrateToLatest, openDatabase, type Scope } from 'db-schema';
 import type { Kysely } from 'kysely';
 import { parseModelName } from 'wire';
-import { type DatabaseConfig, type Environment, loadDatabaseConfig, type StoreConfig } from '../config.ts';
+import {
+  type DatabaseConfig,
+  type Environment,
+  loadDatabaseConfig,
+  loadStoreConfig,
+  type StoreConfig,
+} from '../config.ts';
 import { contractRequest, listModels, setContract } from '../runs/models.ts';
 import { adoptStore } from '../runs/store-identity.ts';
 import { createToken, listTokens, revokeTokens, rotateToken } from '../runs/tokens.ts';
 import { prepareDataDir } from '../store/folder.ts';
 
-/** Brings the database up to date; `DATABASE_URL` must be its owner, with the right to create roles. */
-export async function migrate(config: DatabaseConfig): Promise<void> {
+const SCOPES: readonly Scope[] = ['push', 'read', 'operate', 'admin'];
+const DAY_MS = 24 * 60 * 60 * 1000;
+
+/** The commands of operators. The environment is read when a command runs, so that `--help` needs none. */
+export function addAdminCommands(program: Command, env: Environment): void {
+  program
+    .command('migrate')
+    .description('create or update the schema of the database; DATABASE_URL logs in as its owner')
+    .action(() => migrate(loadDatabaseConfig(env)));
+
+  program
+    .command('store')
+    .description('the folder with the bytes of uploads (INGEST_DATA_DIR)')
+    .command('adopt')
+    .description(
+      'after a restore, with every service and loader stopped: make the folder the store of this database, and list the uploads that lack bytes',
+    )
+    .requiredOption('--reason <text>', 'why; the audit log keeps it')
+    .action(({ reason }: { reason: string }) => adopt(loadStoreConfig(env), reason));
+
+  addTokenCommands(program.command('token').description('tokens of the HTTP service'), env);
+
+  const set = program
+    .command('model')
+    .description('the contracts of models')
+    .command('set')
+    .description('change the contract of a model and print it; `none` removes a limit')
+    .argument('<model>', 'the model; a new one is created');
+  for (const [field, help] of Object.entries(CONTRACT_HELP)) {
+    const flag = field.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+    set.option(`--${flag} <number|none>`, help, parseNumber);
+  }
+  set.action((name: string, changes: Changes) => setModel(loadDatabaseConfig(env), name, changes));
+}
+
+async function migrate(config: DatabaseConfig): Promise<void> {
   const { applied, alreadyThere, accessChanged, advice } = await migrateToLatest(config.databaseUrl);
   for (const name of applied) process.stdout.write(`applied ${name}\n`);
   for (const object of accessChanged) process.stdout.write(`corrected owner and grants: ${object}\n`);
@@ -22,36 +62,33 @@ export async function migrate(config: DatabaseConfig): Promise<void> {
   );
 }
 
-/** Makes the folder the store of the database, and prints what is missing in it. */
-export async function adopt(config: StoreConfig, reason: string): Promise<void> {
+async function adopt(config: StoreConfig, reason: string): Promise<void> {
   await prepareDataDir(config.dataDir);
   await withDatabase(config, 'ingest-api store', async (db) => {
     const { storeId, lost } = await adoptStore(db, config.dataDir, { actor: cliActor(), reason });
     for (const { uploadId, recordedBytes, storedBytes } of lost)
       process.stdout.write(`upload ${uploadId}: the store holds ${storedBytes} of ${recordedBytes} bytes\n`);
     process.stdout.write(
-      `${config.dataDir} is the store ${storeId} of this database; ${lost.length} upload(s) lack bytes; the next push sends them\n`,
+      `${config.dataDir} is now the store ${storeId} of this database; ${lost.length} upload(s) lack bytes, which the next push sends again\n`,
     );
   });
 }
 
-const SCOPES: readonly Scope[] = ['push', 'read', 'operate', 'admin'];
-const DAY_MS = 24 * 60 * 60 * 1000;
-
-/** `ingest-api token …`. The environment is read when a command runs, so that `--help` needs none. */
-export function addTokenCommands(program: Command, env: Environment): void {
+function addTokenCommands(token: Command, env: Environment): void {
   const run = <T>(work: (db: Kysely<Database>) => Promise<T>) =>
     withDatabase(loadDatabaseConfig(env), 'ingest-api token', work);
-  const token = program.command('token').description('tokens of the HTTP service');
 
   token
     .command('create')
     .description('create a token and print its secret, once')
     .argument('<name>', 'who uses it; the audit log shows this name')
-    .option('--scope <scopes>', `${SCOPES.join(', ')}; several with commas`, parseScopes, ['push', 'read'])
+    .option('--scope <scopes>', `${SCOPES.join(', ')}; separate several with commas`, parseScopes, [
+      'push',
+      'read',
+    ])
     .option(
       '--model <model>',
-      'a model that it covers; repeatable (default: all)',
+      'a model that the token covers; repeatable (default: every model)',
       (name: string, all: string[]) => [...all, name],
       [],
     )
@@ -61,7 +98,7 @@ export function addTokenCommands(program: Command, env: Environment): void {
         const models = options.model.length === 0 ? null : options.model.map(parseModelName);
         const expiresAt = inDays(options.expiresDays);
         const secret = await createToken(db, { name, scopes: options.scope, models, expiresAt }, cliActor());
-        show(
+        printSecret(
           secret,
           `Token "${name}" (${options.scope.join(', ')}; ${models?.join(', ') ?? 'every model'}).`,
         );
@@ -78,7 +115,7 @@ export function addTokenCommands(program: Command, env: Environment): void {
     .action((name: string, options: { expiresDays?: number }) =>
       run(async (db) => {
         const secret = await rotateToken(db, name, inDays(options.expiresDays), cliActor());
-        show(
+        printSecret(
           secret,
           `A second token "${name}". When every client uses it: ingest-api token revoke ${name} --keep-newest.`,
         );
@@ -87,9 +124,9 @@ export function addTokenCommands(program: Command, env: Environment): void {
 
   token
     .command('revoke')
-    .description('revoke every valid token of this name, effective at once')
+    .description('revoke every valid token of this name; services refuse it within a second')
     .argument('<name>')
-    .option('--keep-newest', 'keep the newest: the last step of a rotation', false)
+    .option('--keep-newest', 'keep the newest one: the last step of a rotation', false)
     .action((name: string, options: { keepNewest: boolean }) =>
       run(async (db) => {
         const count = await revokeTokens(db, name, options, cliActor());
@@ -113,9 +150,9 @@ export function addTokenCommands(program: Command, env: Environment): void {
     );
 }
 
-/** The secret is the only line of stdout, so that a script can read it. */
-function show(secret: string, what: string): void {
-  process.stderr.write(`${what} It is shown only now:\n`);
+/** The secret is the only line on stdout, so that a script can read it. */
+function printSecret(secret: string, what: string): void {
+  process.stderr.write(`${what} The secret is shown only once:\n`);
   process.stdout.write(`${secret}\n`);
 }
 
@@ -132,7 +169,7 @@ const COLUMNS: readonly [string, (token: Token) => string][] = [
   ['LAST USED', (it) => it.last_used_at?.toISOString().slice(0, 16).replace('T', ' ') ?? 'never'],
 ];
 
-/** A table for people; times are UTC. */
+/** A table for people, with times in UTC. */
 function formatTokens(tokens: readonly Token[]): string {
   const rows = [COLUMNS.map(([title]) => title), ...tokens.map((it) => COLUMNS.map(([, cell]) => cell(it)))];
   const widths = COLUMNS.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
@@ -144,6 +181,39 @@ function day(date: Date): string {
   return date.toISOString().slice(0, 10);
 }
 
+/** The help of the options of `model set`, by the field of the contract that each one changes. */
+const CONTRACT_HELP: Readonly<Record<keyof Contract, string>> = {
+  scoreMin: 'lowest score of a run',
+  scoreMax: 'highest score of a run',
+  minRows: 'smallest number of rows',
+  maxRowChangePercent: 'largest change of the row count, in percent of that of the published run',
+  maxScoreShiftPsi: 'largest population stability index in comparison with the published run',
+  maxRows: 'largest number of rows; a run with more is refused or fails',
+  maxBytes: 'largest number of bytes of decompressed lines; a run with more is refused or fails',
+  maxRejectedLines: 'bad lines that are skipped; with one more the run fails',
+  keepRevisions: 'loaded revisions that are kept in addition to the published one',
+};
+
+type Changes = Partial<Record<keyof Contract, number | 'none'>>;
+
+/** Changes these fields of the contract, keeps the others, and prints the result. */
+async function setModel(config: DatabaseConfig, name: string, changes: Changes): Promise<void> {
+  const model = parseModelName(name);
+  await withDatabase(config, 'ingest-api model', async (db) => {
+    const [known] = await listModels(db, { models: [model], limit: 1 });
+    const merged = Object.entries({ ...known?.contract, ...changes }).filter(([, value]) => value !== 'none');
+    const result = contractRequest.safeParse(Object.fromEntries(merged));
+    if (!result.success) {
+      const faults = result.error.issues.map(({ path, message }) => [...path, message].join(': '));
+      throw new Error(
+        `The contract of "${model}" would not be valid: ${faults.join('; ')}. Nothing was changed.`,
+      );
+    }
+    if (Object.keys(changes).length > 0) await setContract(db, model, result.data, cliActor());
+    process.stdout.write(`${JSON.stringify({ model, contract: result.data })}\n`);
+  });
+}
+
 function inDays(days: number | undefined): Date | null {
   return days === undefined ? null : new Date(Date.now() + days * DAY_MS);
 }
@@ -152,39 +222,15 @@ function parseScopes(text: string): Scope[] {
   const names = text.split(',');
   const unknown = names.find((name) => !SCOPES.includes(name as Scope));
   if (unknown !== undefined)
-    throw new InvalidArgumentError(`"${unknown}" is not a scope; they are ${SCOPES.join(', ')}.`);
+    throw new InvalidArgumentError(`"${unknown}" is not a scope; the scopes are ${SCOPES.join(', ')}.`);
   return names as Scope[];
 }
 
 function positiveInteger(text: string): number {
   const number = Number(text);
   if (!Number.isInteger(number) || number < 1)
-    throw new InvalidArgumentError('It must be a whole number, 1 or more.');
+    throw new InvalidArgumentError('It must be a whole number of at least 1.');
   return number;
-}
-
-/** What each option of `model set` changes in the contract, and its help. */
-const CONTRACT_OPTIONS: readonly [flag: string, field: keyof Contract, help: string][] = [
-  ['score-min', 'scoreMin', 'lowest score a run may have'],
-  ['score-max', 'scoreMax', 'highest score a run may have'],
-  ['min-rows', 'minRows', 'fewest rows a run may have'],
-  [
-    'max-row-change-percent',
-    'maxRowChangePercent',
-    'largest change of the row count, in percent of the published run',
-  ],
-  ['max-score-shift-psi', 'maxScoreShiftPsi', 'largest population stability index against the published run'],
-  ['max-rows', 'maxRows', 'most rows; a run with more is refused'],
-  ['max-bytes', 'maxBytes', 'most bytes of decompressed lines; a run with more is refused'],
-  ['max-rejected-lines', 'maxRejectedLines', 'bad lines that are left out; with one more the run fails'],
-  ['keep-revisions', 'keepRevisions', 'loaded revisions that are kept besides the published one'],
-];
-
-type Changes = Partial<Record<keyof Contract, number | 'none'>>;
-
-export function addContractOptions(command: Command): Command {
-  for (const [flag, , help] of CONTRACT_OPTIONS) command.option(`--${flag} <number|none>`, help, parseNumber);
-  return command;
 }
 
 function parseNumber(text: string): number | 'none' {
@@ -195,23 +241,7 @@ function parseNumber(text: string): number | 'none' {
   return number;
 }
 
-/** Changes the given fields of a contract, keeps the others, and prints the result. */
-export async function setModel(config: DatabaseConfig, name: string, changes: Changes): Promise<void> {
-  const model = parseModelName(name);
-  await withDatabase(config, 'ingest-api model', async (db) => {
-    const [known] = await listModels(db, { models: [model], limit: 1 });
-    const merged = Object.entries({ ...known?.contract, ...changes }).filter(([, value]) => value !== 'none');
-    const result = contractRequest.safeParse(Object.fromEntries(merged));
-    if (!result.success) {
-      const faults = result.error.issues.map(({ path, message }) => [...path, message].join(': '));
-      throw new Error(`The contract of "${model}" would not be valid: ${faults.join('; ')}.`);
-    }
-    if (Object.keys(changes).length > 0) await setContract(db, model, result.data, cliActor());
-    process.stdout.write(`${JSON.stringify({ model, contract: result.data })}\n`);
-  });
-}
-
-/** For a command that runs a few queries with the role of the service, on one connection. */
+/** Runs `work` with the role of the service, on one connection. */
 async function withDatabase<T>(
   config: DatabaseConfig,
   applicationName: string,
@@ -222,7 +252,7 @@ async function withDatabase<T>(
     role: 'ingest_api',
     applicationName,
     maxConnections: 1,
-    onIdleError: () => {}, // the query that follows fails by itself
+    onIdleError: () => {}, // the next query reports it
   });
   try {
     return await work(db);
@@ -231,7 +261,7 @@ async function withDatabase<T>(
   }
 }
 
-/** The actor of a command in the audit log. In a container the user may have a number and no name. */
+/** The actor of a command in the audit log. The user of a container may have a number and no name. */
 function cliActor(): string {
   try {
     return `cli:${userInfo().username}`;

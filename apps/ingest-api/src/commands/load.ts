@@ -9,12 +9,15 @@ import { runRetention } from '../load/retention.ts';
 import { endFrozenLoads } from '../load/watchdog.ts';
 import { openWhenReachable } from '../runs/store-identity.ts';
 
-/** How often a loader that starts before its database looks for it. */
+/** How often a loader that cannot reach its database at the start tries again. */
 const OPEN_AGAIN_MS = 2_000;
-/** Reports of loads are written at once; a server that takes longer hangs. */
+/** Reports of loads are short statements; a server that does not answer them for this long hangs. */
 const SIDE_SILENCE_MS = 60_000;
 
-/** Runs a loader until `signal` is aborted. A load that is under way then is rolled back, and begun again by another. */
+/**
+ * Runs a loader until `signal` is aborted. A load in progress is then rolled back, and another loader starts
+ * it again.
+ */
 export async function load(config: LoadConfig, log: Logger, signal: AbortSignal): Promise<void> {
   const connection = {
     databaseUrl: config.databaseUrl,
@@ -31,7 +34,7 @@ export async function load(config: LoadConfig, log: Logger, signal: AbortSignal)
   });
   try {
     while (!(await openWhenReachable(side.db, config.dataDir, log)) && !signal.aborted)
-      await delay(OPEN_AGAIN_MS, undefined, { signal }).catch(() => {}); // aborted: that is how it ends
+      await delay(OPEN_AGAIN_MS, undefined, { signal }).catch(() => {}); // it rejects when the signal is aborted
   } catch (error) {
     await side.pool.end();
     throw error;
@@ -54,6 +57,6 @@ export async function load(config: LoadConfig, log: Logger, signal: AbortSignal)
   const frozenLoads = endFrozenLoads(context, config.pollIntervalMs);
   await runLoader(context, config.pollIntervalMs);
   await Promise.all([retention, frozenLoads]);
-  await side.pool.end(); // not `db.destroy`, which ends nothing when Kysely itself was never asked
+  await side.pool.end(); // not `db.destroy`, which ends nothing before Kysely has run a query
   log.info('loader stopped');
 }

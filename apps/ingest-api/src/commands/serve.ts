@@ -19,24 +19,25 @@ import { prepareDataDir } from '../store/folder.ts';
 import { DurableStore } from '../store/tus-store.ts';
 
 const SWEEP_EVERY_MS = 60_000;
-/** How often a service that starts before its database looks for it. */
+/** How often a service that cannot reach its database at the start tries again. */
 const OPEN_AGAIN_MS = 2_000;
-/** Requests under way get so long to end by themselves when the service stops. */
+/** When the service stops, requests have this long to end by themselves. */
 const GRACE_MS = 3_000;
-/** A request is told 503 when PostgreSQL says nothing for so long. */
+/** When PostgreSQL does not answer for this long, the request gets 503 ... */
 const DATABASE_SILENCE_MS = 20_000;
-/** … and when a row stays locked for this long. */
+/** ... and so it does when a lock is held for this long. */
 const DATABASE_LOCK_MS = 10_000;
 
 /** Runs the HTTP service until `signal` is aborted, then stops without losing an acknowledged byte. */
 export async function serve(config: ServeConfig, log: Logger, signal: AbortSignal): Promise<void> {
+  const { dataDir } = config;
   const connection: ConnectOptions = {
     databaseUrl: config.databaseUrl,
     role: 'ingest_api',
     applicationName: 'ingest-api serve',
   };
   await refuseUnusable(connection);
-  await prepareDataDir(config.dataDir);
+  await prepareDataDir(dataDir);
   const { db } = openDatabase({
     ...connection,
     lockTimeoutMs: DATABASE_LOCK_MS,
@@ -45,33 +46,26 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     onIdleError: (error) => log.warn({ err: describeError(error) }, 'an idle database connection was lost'),
   });
   const locks = new UploadLocks({
-    dataDir: config.dataDir,
+    dataDir,
     connection: { ...connection, applicationName: 'ingest-api serve (locks)' },
     records: uploadRecords(db),
     onSessionLost: (reason) => log.warn({ err: reason }, 'the locks of uploads were lost; their writes stop'),
   });
-  const store = new DurableStore({
-    dataDir: config.dataDir,
-    claimOf: (uploadId) => locks.claimOf(uploadId),
-  });
-  const noteQueued = (revisions: readonly MovedRevision[]) => {
+  const readiness = new Readiness({ ...connection, applicationName: 'ingest-api serve (readyz)' }, dataDir);
+  const onQueued = (revisions: readonly MovedRevision[]) => {
     for (const { model, run, revision } of revisions) log.info({ model, run, revision }, 'run queued');
   };
-  let isOpen = false;
-  const readiness = new Readiness(
-    { ...connection, applicationName: 'ingest-api serve (readyz)' },
-    config.dataDir,
-  );
-  const noteLost = (lost: readonly LostBytes[]) => {
+  const onLost = (lost: readonly LostBytes[]) => {
     for (const upload of lost)
-      log.error(upload, 'the disk has lost bytes of an upload; they are to be sent again');
+      log.error(upload, 'the disk lost bytes of an upload; the next push sends them again');
   };
+  let isOpen = false;
   const app = createApp({
     db,
-    dataDir: config.dataDir,
+    dataDir,
     maxUploadBytes: config.maxUploadBytes,
     expireUploadsMs: config.expireUploadsMs,
-    store,
+    store: new DurableStore({ dataDir, claimOf: (uploadId) => locks.claimOf(uploadId) }),
     locks,
     readiness,
     room: roomCheck({ db, ...config }),
@@ -80,35 +74,15 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     runLimits: config.runLimits,
     isStopping: () => signal.aborted,
     isOpen: () => isOpen,
-    onQueued: noteQueued,
-    onLost: noteLost,
+    onQueued,
+    onLost,
   });
   const server = await createListener(app, config);
-  let isCompared = false;
-  const compareOnce = async () => {
-    if (isCompared) return;
-    noteLost(await setBackAllShort(db, config.dataDir));
-    isCompared = true;
-  };
-  const sweep = () =>
-    renewStore(db, config.dataDir)
-      .then(compareOnce)
-      .then(() => queueCompleteRevisions(db, 'all'))
-      .then(noteQueued)
-      .then(() => removeEndedSessions(db))
-      .then(() => removeFiles(db, config.dataDir, config))
-      .then(({ expired, removedFiles, removedBytes }) => {
-        for (const { model, run, revision } of expired)
-          log.info({ model, run, revision }, 'run cancelled: it received no bytes for too long');
-        if (removedFiles > 0) log.info({ removedFiles, removedBytes }, 'files removed that no run needs');
-      })
-      .catch((error: unknown) =>
-        log.warn({ err: describeError(error) }, 'the sweep failed; it runs again in a minute'),
-      );
 
-  // Before anything is changed; while the database is away the service answers 503, and looks again.
+  // Before it changes anything. While the database cannot be reached, the service answers 503 and tries
+  // again.
   try {
-    isOpen = await openWhenReachable(db, config.dataDir, log);
+    isOpen = await openWhenReachable(db, dataDir, log);
   } catch (error) {
     await db.destroy();
     throw error;
@@ -116,18 +90,35 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   server.listen(config.port, config.host);
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
-  void readiness.check().catch(() => {}); // makes its connection before it is needed; who asks hears what is wrong
-  log.info({ host: config.host, port, dataDir: config.dataDir }, 'listening');
+  void readiness.check().catch(() => {}); // connects before the first probe; a probe gets the error
+  log.info({ host: config.host, port, dataDir }, 'listening');
   try {
     while (!isOpen && !signal.aborted) {
-      await delay(OPEN_AGAIN_MS, undefined, { signal }).catch(() => {}); // aborted: that is how it ends
-      isOpen = await openWhenReachable(db, config.dataDir, log);
+      await delay(OPEN_AGAIN_MS, undefined, { signal }).catch(() => {}); // it rejects when the signal is aborted
+      isOpen = await openWhenReachable(db, dataDir, log);
     }
   } catch (error) {
     server.close().closeAllConnections();
     await Promise.all([locks.close(), readiness.close(), db.destroy()]);
     throw error;
   }
+
+  let hasCompared = false;
+  const sweep = async () => {
+    try {
+      await renewStore(db, dataDir);
+      if (!hasCompared) onLost(await setBackAllShort(db, dataDir));
+      hasCompared = true;
+      onQueued(await queueCompleteRevisions(db, 'all')); // also those whose finish hook did not run
+      await removeEndedSessions(db);
+      const { expired, removedFiles, removedBytes } = await removeFiles(db, dataDir, config);
+      for (const { model, run, revision } of expired)
+        log.info({ model, run, revision }, 'run cancelled: it received no bytes for too long');
+      if (removedFiles > 0) log.info({ removedFiles, removedBytes }, 'removed files that no run needs');
+    } catch (error) {
+      log.warn({ err: describeError(error) }, 'the sweep failed; it runs again in a minute');
+    }
+  };
   await sweep();
   const sweeping = setInterval(sweep, SWEEP_EVERY_MS);
 
@@ -139,7 +130,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   const cut = setTimeout(() => server.closeAllConnections(), GRACE_MS);
   await closed;
   clearTimeout(cut);
-  await locks.close(); // what had come in of a broken PATCH is synced and recorded
+  await locks.close(); // syncs and records what interrupted PATCH requests have sent
   await readiness.close();
   await db.destroy();
   log.info('stopped');

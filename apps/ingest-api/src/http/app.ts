@@ -13,18 +13,18 @@ import { RunWatch } from '../runs/watch.ts';
 import type { UploadLocks } from '../store/claims.ts';
 import type { DurableStore } from '../store/tus-store.ts';
 import { auditDenials, authenticate } from './auth.ts';
-import { eventsRoutes } from './events.ts';
+import { eventRoutes } from './events.ts';
 import { limitRefusals, limitRequests } from './limits.ts';
 import { keepConnection } from './listener.ts';
 import { createRegistry, metricsRoutes, requestMetrics } from './metrics.ts';
-import { currentRoutes, modelsRoutes } from './models.ts';
+import { modelRoutes } from './models.ts';
 import { openApiRoutes } from './openapi.ts';
 import { OPERATIONS } from './operations.ts';
 import { PAGE_ADDRESSES, pageRoutes } from './page.ts';
 import { probes, type Readiness } from './probes.ts';
 import { problemHandler, problemPages } from './problems.ts';
 import { type RoomCheck, uploadQuota } from './room.ts';
-import { rejectsRoutes, runActionsRoutes, runsRoutes } from './runs.ts';
+import { runRoutes } from './runs.ts';
 import { sessionRoutes } from './session.ts';
 import { statusRoutes } from './status.ts';
 import { tusVersionOnEveryAnswer, uploadRoutes } from './uploads.ts';
@@ -42,19 +42,26 @@ interface AppOptions {
   readonly guard: GuardConfig;
   readonly runLimits: RunLimits;
   isStopping(): boolean;
-  /** False until the database was reached, and the folder found to be its store. */
+  /** False until the service has reached the database and found the folder to be its store. */
   isOpen(): boolean;
   onQueued(revisions: readonly MovedRevision[]): void;
   onLost(lost: readonly LostBytes[]): void;
 }
 
-/** Probes and the status page's files are open; everything else needs a token. */
+/**
+ * Probes, the files of the status page, the sign-in and the problem pages are public; everything else needs a
+ * token.
+ */
 export function createApp(options: AppOptions): Express {
   const { db, log, guard } = options;
   const watch = new RunWatch({
     db,
     isStopping: options.isStopping,
-    onFault: (error) => log.warn({ err: describeError(error) }, 'the runs could not be looked at'),
+    onFault: (error) =>
+      log.warn(
+        { err: describeError(error) },
+        'the changes of runs could not be read; the service tries again',
+      ),
   }).start();
   const quota = uploadQuota(guard);
   const principals = new Principals(db);
@@ -79,7 +86,7 @@ export function createApp(options: AppOptions): Express {
     if (!options.isOpen())
       throw new IngestError(
         'database_unavailable',
-        'The database has not been reached since the start; try again.',
+        'The service has not reached its database since it started; try again.',
       );
     next();
   });
@@ -92,27 +99,27 @@ export function createApp(options: AppOptions): Express {
     next();
   });
   app.use(limitRequests(guard.ratePerMinute));
-  app.use(statusRoutes({ ...options, watch }));
-  app.use(metricsRoutes({ ...options, registry }));
+  app.use(statusRoutes(db, options.room));
+  app.use(metricsRoutes(db, options.room, registry));
   app.use(openApiRoutes());
-  app.use(eventsRoutes({ watch, principals }));
-  app.use(runsRoutes({ ...options, watch, quota }));
-  app.use(modelsRoutes(options));
-  app.use(currentRoutes(options));
-  app.use(rejectsRoutes(options));
-  app.use(runActionsRoutes(options));
+  app.use(eventRoutes({ watch, principals }));
+  app.use(modelRoutes(db));
+  app.use(runRoutes({ ...options, watch, quota }));
   app.use(uploadRoutes({ ...options, quota, principals }));
   app.use((req) => {
-    throw new IngestError('unknown_address', `There is nothing at ${req.method} ${req.path}.`);
+    throw new IngestError(
+      'unknown_address',
+      `The service has nothing at ${req.path}; /openapi.json lists its addresses.`,
+    );
   });
   app.use(problemHandler(log));
   return app;
 }
 
 /**
- * For every answer: nothing of it may run, be framed, be guessed to be another type, or be kept. The status
- * page's routes set a policy of their own. Where this service itself speaks TLS, browsers ask for nothing else of this
- * host for a year (RFC 6797; behind a proxy that is the proxy's to say).
+ * For every answer: browsers may not run it, frame it, guess another type, or store it. The routes of the
+ * status page set a policy of their own. When this service itself speaks TLS, browsers use only HTTPS with
+ * this host for a year (RFC 6797; behind a proxy, the proxy decides).
  */
 const securityHeaders: RequestHandler = (req, res, next) => {
   res.set({
@@ -125,36 +132,42 @@ const securityHeaders: RequestHandler = (req, res, next) => {
   next();
 };
 
-/** What RFC 9112 and RFC 9110 ask of a message before anything else of it is looked at, and Node leaves to us. */
+/**
+ * Rules of RFC 9112 and RFC 9110 that come before everything else in a request, and that Node does not check.
+ */
 const requireGoodFraming: RequestHandler = (req, res, next) => {
   const hosts = req.rawHeaders.filter((name, index) => index % 2 === 0 && name.toLowerCase() === 'host');
-  // RFC 9112 §3.2. Node takes the first and is silent; a proxy that takes the last would have let in another request
-  // than the one we see.
+  // RFC 9112 §3.2. Node uses the first one; a proxy that uses the last one has checked another request than
+  // the one we see.
   if (hosts.length > 1 || (hosts.length === 0 && req.httpVersion === '1.1')) {
     res.set('Connection', 'close');
-    throw new IngestError('invalid_request', `The request has ${hosts.length} headers Host; send one.`);
+    throw new IngestError('invalid_request', `The request has ${hosts.length} Host headers; send one.`);
   }
   const coding = req.headers['transfer-encoding'];
   if (coding !== undefined && coding.trim().toLowerCase() !== 'chunked') {
-    res.set('Connection', 'close'); // where its body ends, only its coding says
+    res.set('Connection', 'close'); // only the coding could tell where the body ends
     throw new IngestError(
       'not_implemented',
-      `The Transfer-Encoding ${JSON.stringify(coding.slice(0, 80))} is not known here; send "chunked", or a Content-Length.`,
+      `The Transfer-Encoding ${JSON.stringify(coding.slice(0, 80))} is not supported; send "chunked", or a Content-Length.`,
     );
   }
   const { expect } = req.headers;
   if (expect !== undefined && req.httpVersion === '1.1') {
-    // Whoever is answered without a 100 may or may not send the body: the next request could not be told from it.
+    // After an answer without a 100, a client may or may not send the body, and we cannot tell it from the
+    // next request.
     res.set('Connection', 'close');
     if (expect.toLowerCase() !== '100-continue')
-      throw new IngestError('expectation_failed', 'The only Expect that is met here is "100-continue".');
+      throw new IngestError(
+        'expectation_failed',
+        'The header Expect has a value that is not supported; send "100-continue" or no Expect.',
+      );
   }
   next();
 };
 
 /**
- * 405, with the methods that the address has, before anything else of a request is looked at. They come from the table
- * of the OpenAPI document, which a test holds against the routes.
+ * Answers 405 with the methods of the address, before the token is checked. They come from the table of the
+ * OpenAPI document, which a test compares with the routes.
  */
 function requireKnownMethod(): Router {
   const methods = new Map<string, Set<string>>();
@@ -175,13 +188,19 @@ function oneOf(methods: ReadonlySet<string>): RequestHandler {
   return (req, res, next) => {
     if (methods.has(req.method)) return next();
     res.set('Allow', allowed);
-    throw new IngestError('method_not_allowed', `${req.method} is not allowed here; use one of ${allowed}.`);
+    throw new IngestError(
+      'method_not_allowed',
+      `This address does not support ${req.method}; use one of ${allowed}.`,
+    );
   };
 }
 
 const REQUEST_ID = /^[A-Za-z0-9._-]{1,100}$/;
 
-/** Gives each request its id (the caller's, if it is sane), sends it back, and writes one line when it is over. */
+/**
+ * Gives each request an id (the caller's own, if it is valid), answers it in `X-Request-Id`, and logs one
+ * line at the end.
+ */
 function requestLog(log: Logger): RequestHandler {
   return (req, res, next) => {
     const given = req.get('x-request-id');
@@ -194,7 +213,7 @@ function requestLog(log: Logger): RequestHandler {
           requestId: res.locals.requestId,
           method: req.method,
           path: req.originalUrl.split('?')[0],
-          status: res.writableFinished ? res.statusCode : 499, // nginx's number for a client that hung up
+          status: res.writableFinished ? res.statusCode : 499, // the status of nginx for a client that hung up
           durationMs: Math.round(performance.now() - startedMs),
           ...subjectOf(req),
           token: res.locals.principal?.name,
@@ -210,18 +229,20 @@ function requestLog(log: Logger): RequestHandler {
 const MODEL_AND_RUN = /^\/v1\/models\/([^/?]+)(?:\/runs\/([^/?]+))?/;
 const UPLOAD = /^\/v1\/uploads\/([0-9a-f]{32})/;
 
-/** What the request was about, to find every line of one run or upload; from the address, also of what was refused. */
+/**
+ * The model, run or upload in the address, also of a refused request: it finds every log line of one of them.
+ */
 function subjectOf({ originalUrl }: Request): { model?: string; run?: string; upload?: string } {
   const [, model, run] = MODEL_AND_RUN.exec(originalUrl) ?? [];
   const [, upload] = UPLOAD.exec(originalUrl) ?? [];
   return {
     ...(model === undefined ? {} : { model }),
-    ...(run === undefined ? {} : { run: readable(run) }),
+    ...(run === undefined ? {} : { run: decoded(run) }),
     ...(upload === undefined ? {} : { upload }),
   };
 }
 
-function readable(encoded: string): string {
+function decoded(encoded: string): string {
   try {
     return decodeURIComponent(encoded);
   } catch {

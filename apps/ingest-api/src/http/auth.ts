@@ -11,9 +11,9 @@ import { requireSameOrigin, sessionIdOf } from './session.ts';
 const BEARER = /^Bearer ([A-Za-z0-9_-]{1,200})$/;
 
 /**
- * Lets a request in only with a valid token, and keeps who it is in `res.locals.principal`. The token comes
- * in the header; the status page shows the session that it has begun with one, in a cookie. The header goes first.
- * `refuse` counts who is not let in, and nobody else.
+ * Accepts only requests with a valid token or session, and puts its owner into `res.locals.principal`.
+ * Programs send the token in the header; the status page sends the cookie of its session. With a header, the
+ * cookie is ignored. `refuse` counts refused requests only.
  */
 export function authenticate(principals: Principals, refuse: Refusal): RequestHandler {
   return async (req, res, next) => {
@@ -39,31 +39,37 @@ export function principalOf(res: Response): Principal {
   return res.locals.principal;
 }
 
-/** @throws a 404 for a model that the token does not cover, as if it did not exist; a 403 for a lesser scope. */
+/**
+ * @throws a 404 for a model that the token does not cover, as if it did not exist; a 403 when the token lacks
+ *   the scope.
+ */
 export function requireAccess(res: Response, scope: Scope, model: string): void {
   const principal = principalOf(res);
   if (!covers(principal, model)) {
     res.locals.denied = `model ${model}`;
-    throw new IngestError('not_found', `There is no model "${model}" for this token.`);
+    throw new IngestError(
+      'not_found',
+      `There is no model "${model}" that this token covers; check the name, or ask the operators.`,
+    );
   }
   requireScope(res, scope);
 }
 
-/** @throws a 403 for a lesser scope. */
+/** @throws a 403 when the token lacks the scope. */
 export function requireScope(res: Response, scope: Scope): void {
   const principal = principalOf(res);
   if (allows(principal, scope)) return;
   throw new IngestError(
     'forbidden',
-    `The token "${principal.name}" may not ${scope}; it needs the scope "${scope}".`,
+    `The token "${principal.name}" lacks the scope "${scope}", which this request needs.`,
   );
 }
 
 /**
- * For a request that takes long: whether whoever it was let in for would be let in now. When the database cannot be asked
- * the request goes on; what it then does to the database fails by itself.
+ * Checks again, during a long request, that its token or session is still valid. When the database cannot be
+ * asked, the request continues: its own writes to the database fail anyway.
  *
- * @throws a 401 when the token was revoked or has expired meanwhile, or the session has ended.
+ * @throws a 401 when the token was revoked or has expired, or the session has ended.
  */
 export async function requireStillValid(principals: Principals, req: Request): Promise<void> {
   const principal = principalOf(req.res as Response);
@@ -74,27 +80,28 @@ export async function requireStillValid(principals: Principals, req: Request): P
   if (current !== undefined) return;
   throw new IngestError(
     'unauthenticated',
-    `The token "${principal.name}" was revoked or has expired while it sent this; what was acknowledged is kept. Ask the operators for a new one.`,
+    `The token "${principal.name}" was revoked or expired, or its session ended, while the request was sending. Acknowledged bytes are kept. Ask the operators for a new token.`,
   );
 }
 
 const WINDOW_MS = 60_000;
-/** Denials that are kept in a window, of each token. */
-const KEPT_OF_A_TOKEN = 60;
-/** And of all requests together that had no valid token. */
-const KEPT_OF_NOBODY = 60;
+/**
+ * Denials per window that the audit log keeps: of each token, and of all requests without a valid token
+ * together.
+ */
+const MOST_KEPT = 60;
 
 interface Budget {
   windowStartMs: number;
   kept: number;
-  /** Since the last one that was kept; the next one says how many. */
+  /** Denials since the last one that was kept; the next one that is kept has their number. */
   leftOut: number;
 }
 
 /**
- * Keeps who was not allowed what, and from where. Each token has a budget of its own, and requests without a valid one
- * share theirs: whoever knocks on every door neither fills the disk nor pushes the denial of a real token out. A failure
- * to keep one is logged, not answered.
+ * Writes denied requests to the audit log: who, what, from where. Each token has a budget of its own, and
+ * requests without a valid token share one: a flood of them neither fills the disk nor displaces the denials
+ * of a real token. When the write fails, that is logged; the answer stays the same.
  */
 export function auditDenials(db: Kysely<Database>, log: Logger): RequestHandler {
   const budgets = new Map<number | 'nobody', Budget>();
@@ -108,8 +115,7 @@ export function auditDenials(db: Kysely<Database>, log: Logger): RequestHandler 
       budgets.set(subject, budget);
       const nowMs = Date.now();
       if (nowMs - budget.windowStartMs > WINDOW_MS) Object.assign(budget, { windowStartMs: nowMs, kept: 0 });
-      const most = subject === 'nobody' ? KEPT_OF_NOBODY : KEPT_OF_A_TOKEN;
-      if (denial === 'rate_limited' || budget.kept >= most) {
+      if (denial === 'rate_limited' || budget.kept >= MOST_KEPT) {
         budget.leftOut += 1;
         return;
       }
@@ -120,20 +126,25 @@ export function auditDenials(db: Kysely<Database>, log: Logger): RequestHandler 
         problem: denial,
         method: req.method,
         path: req.originalUrl.split('?')[0]?.slice(0, 300),
-        address: req.ip ?? null, // the client, where a trusted proxy says who that is
+        address: req.ip ?? null, // that of the client, when a trusted proxy names it
         requestId,
         ...(leftOut === 0 ? {} : { othersNotKept: leftOut }),
       };
       recordAudit(db, { actor: principal?.name ?? 'nobody', action: 'deny', detail }).catch(
         (error: unknown) =>
-          log.warn({ err: describeError(error), ...detail }, 'a denial could not be kept in the audit log'),
+          log.warn(
+            { err: describeError(error), ...detail },
+            'a denial could not be written to the audit log',
+          ),
       );
     });
     next();
   };
 }
 
-/** What was denied; `rate_limited` is one of too many requests without a valid token, which are counted only. */
+/**
+ * Why the request was denied. `rate_limited`: too many requests without a valid token; they are counted only.
+ */
 function denialOf({ locals: { problem, denied, principal } }: Response): string | undefined {
   if (denied !== undefined) return 'not_covered';
   if (problem === 'unauthenticated' || problem === 'forbidden') return problem;

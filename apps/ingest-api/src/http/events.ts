@@ -5,29 +5,30 @@ import { covers, type Principal, type Principals } from '../runs/tokens.ts';
 import type { RunWatch } from '../runs/watch.ts';
 import { principalOf, requireScope } from './auth.ts';
 
-/** Far below any proxy's patience, and our own idle time-out. */
+/** Far shorter than the idle time-outs of proxies and of this service. */
 const HEARTBEAT_MS = 5_000;
-/** How often a stream asks whether its token and its session are valid; all streams share the query. */
+/** How often a stream checks that its token or session is still valid; all streams share the query. */
 const CHECK_EVERY_MS = 1_000;
-/** Streams end after this long, so that they spread over the processes again when one was added. */
+/** Streams end after this long, so that their clients spread over all processes when one was added. */
 const LONGEST_STREAM_MS = 15 * 60_000;
-const COME_BACK_AFTER_MS = 2_000;
-/** A client that takes nothing for this long is cut off. */
+const RECONNECT_AFTER_MS = 2_000;
+/** A client that reads nothing for this long is disconnected. */
 const DRAIN_WITHIN_MS = 15_000;
-const STREAMS_A_TOKEN = 10;
+const STREAMS_PER_TOKEN = 10;
 const STREAM_FREE_AFTER_SECONDS = 30;
 
-interface EventsRoutesOptions {
+interface EventRoutesOptions {
   readonly watch: RunWatch;
   readonly principals: Principals;
   readonly drainWithinMs?: number;
 }
 
 /**
- * Server-sent events (HTML §9.2): `run` with a RunSummary for every run that has changed, `reset` when changes
- * were missed and all must be read anew. Ids are this process's: another one answers `reset`.
+ * Server-sent events (HTML §9.2): `run` with a RunSummary for every run that has changed, `reset` when the
+ * client missed changes and must read all runs again. Event ids belong to this process: another process
+ * answers them with `reset`.
  */
-export function eventsRoutes(options: EventsRoutesOptions): Router {
+export function eventRoutes(options: EventRoutesOptions): Router {
   const router = Router();
   const processId = randomBytes(6).toString('hex');
   const openStreams = new Map<number, number>();
@@ -36,10 +37,10 @@ export function eventsRoutes(options: EventsRoutesOptions): Router {
     requireScope(res, 'read');
     const { tokenId, name } = principalOf(res);
     const open = openStreams.get(tokenId) ?? 0;
-    if (open >= STREAMS_A_TOKEN) {
+    if (open >= STREAMS_PER_TOKEN) {
       throw new IngestError(
         'rate_limited',
-        `The token "${name}" has ${open} streams of events open, and may have no more; close one, or use a token of your own.`,
+        `The token "${name}" has ${open} event streams open, which is the limit; close one, or use another token.`,
         { retryAfterSeconds: STREAM_FREE_AFTER_SECONDS },
       );
     }
@@ -56,8 +57,9 @@ export function eventsRoutes(options: EventsRoutesOptions): Router {
 }
 
 /**
- * One client's stream. It reads on in the changes that `RunWatch` keeps for everybody, and only while the client takes
- * them: nothing is kept for a slow one, which gets `reset` when changes are gone by then.
+ * The stream of one client. It reads from the changes that `RunWatch` keeps for all streams, and only while
+ * the client reads: nothing is buffered for a slow client, which gets `reset` when `RunWatch` no longer has
+ * the changes that it missed.
  */
 class EventStream {
   readonly #res: Response;
@@ -66,11 +68,11 @@ class EventStream {
   readonly #principals: Principals;
   readonly #drainWithinMs: number;
   #principal: Principal;
-  /** Changes up to this one are sent; undefined: the next thing to send is `reset`. */
+  /** The last change that was sent; undefined: `reset` is to be sent. */
   #position: number | undefined;
   #drainTimer: NodeJS.Timeout | undefined;
 
-  constructor(res: Response, processId: string, options: EventsRoutesOptions) {
+  constructor(res: Response, processId: string, options: EventRoutesOptions) {
     this.#res = res;
     this.#processId = processId;
     this.#watch = options.watch;
@@ -86,13 +88,13 @@ class EventStream {
     res.status(200).set({
       'Content-Type': 'text/event-stream; charset=utf-8',
       'Cache-Control': 'no-store',
-      'X-Accel-Buffering': 'no', // a proxy that gathers would make it anything but live
+      'X-Accel-Buffering': 'no', // or nginx would buffer the events
     });
-    this.#write(`retry: ${COME_BACK_AFTER_MS}\n\n`);
-    this.#sendOn();
+    this.#write(`retry: ${RECONNECT_AFTER_MS}\n\n`);
+    this.#sendNew();
     const unsubscribe = this.#watch.subscribe((change) => {
       if (change === 'stopping') res.end();
-      else this.#sendOn();
+      else this.#sendNew();
     });
     const heartbeat = setInterval(() => {
       if (!this.#isHeldBack) this.#write(': alive\n\n');
@@ -112,8 +114,8 @@ class EventStream {
     return this.#drainTimer !== undefined;
   }
 
-  /** Sends what is new, until the client takes no more; goes on when it does. */
-  #sendOn(): void {
+  /** Sends new changes until the client's buffer is full; `drain` continues. */
+  #sendNew(): void {
     while (!this.#isHeldBack && !this.#res.writableEnded && !this.#res.destroyed) {
       const changes = this.#position === undefined ? undefined : this.#watch.since(this.#position);
       if (changes === undefined) {
@@ -137,12 +139,12 @@ class EventStream {
     this.#res.once('drain', () => {
       clearTimeout(this.#drainTimer);
       this.#drainTimer = undefined;
-      this.#sendOn();
+      this.#sendNew();
     });
   }
 
   async #endUnlessValid(): Promise<void> {
-    const current = await this.#principals.current(this.#principal).catch(() => this.#principal); // asked again soon
+    const current = await this.#principals.current(this.#principal).catch(() => this.#principal); // the next check asks again
     if (current === undefined) this.#res.end();
     else this.#principal = current;
   }

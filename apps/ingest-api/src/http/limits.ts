@@ -1,4 +1,3 @@
-import type { IncomingMessage, Server } from 'node:http';
 import type { Request, RequestHandler, Response } from 'express';
 import { ipKeyGenerator, rateLimit } from 'express-rate-limit';
 import { IngestError } from '../errors.ts';
@@ -6,7 +5,10 @@ import type { Principal } from '../runs/tokens.ts';
 
 const MINUTE_MS = 60_000;
 
-/** One token's requests, shown in `RateLimit` headers (draft-ietf-httpapi-ratelimit-headers-08). */
+/**
+ * Limits the requests of each token; the `RateLimit` headers show it
+ * (draft-ietf-httpapi-ratelimit-headers-08).
+ */
 export function limitRequests(ratePerMinute: number): RequestHandler {
   return rateLimit({
     windowMs: MINUTE_MS,
@@ -17,40 +19,44 @@ export function limitRequests(ratePerMinute: number): RequestHandler {
     keyGenerator: (_req, res) => String((res as Response).locals.principal.tokenId),
     handler: (req, _res, next) => {
       const { resetTime } = (req as typeof req & { rateLimit: { resetTime?: Date } }).rateLimit;
-      next(tooMany('This token has sent too many requests in a minute', resetTime));
+      next(tooMany(`This token sent more than ${ratePerMinute} requests in a minute`, resetTime));
     },
   });
 }
 
-/** What to answer to a request without a valid token or session: the 401 of `detail`, or a 429. It is counted. */
+/** Counts a request without a valid token or session. @returns its answer: a 401 with `detail`, or a 429. */
 export type Refusal = (req: Request, detail: string) => IngestError;
 
 /**
- * An address that keeps sending bad tokens is answered 429. Only those requests are counted and refused: behind the same
- * proxy others have valid tokens.
+ * Answers 429 to an address that sends too many requests without a valid token. Only those requests are
+ * counted and refused: other clients behind the same proxy have valid tokens.
  */
 export function limitRefusals(perMinute: number): Refusal {
   const count = counter();
   return (req, detail) => {
     const { hits, resetTime } = count(ipKeyGenerator(req.ip ?? ''));
     return hits > perMinute
-      ? tooMany('From this address came too many requests without a valid token', resetTime)
+      ? tooMany(
+          `This address sent more than ${perMinute} requests without a valid token in a minute`,
+          resetTime,
+        )
       : new IngestError('unauthenticated', detail);
   };
 }
 
-/** @returns what throws a 429 when a token does something more often than that. */
-export function limitTokens(perMinute: number): (principal: Principal) => void {
+/** @returns a function that throws a 429 when a token signs in more often. */
+export function limitSignIns(perMinute: number): (principal: Principal) => void {
   const count = counter();
   return ({ tokenId }) => {
     const { hits, resetTime } = count(String(tokenId));
-    if (hits > perMinute) throw tooMany('With this token somebody has signed in too often', resetTime);
+    if (hits > perMinute)
+      throw tooMany(`This token was used to sign in more than ${perMinute} times in a minute`, resetTime);
   };
 }
 
 /**
- * Counts by key, each in its own minute. (The library's MemoryStore answers with an object that the next hit changes: of
- * ten concurrent requests, all would be the tenth.)
+ * Counts per key and minute. (The MemoryStore of express-rate-limit returns an object that the next hit
+ * changes: of ten concurrent requests, each would see the count of the tenth.)
  */
 function counter(): (key: string) => { readonly hits: number; readonly resetTime: Date } {
   const windows = new Map<string, { hits: number; readonly resetMs: number }>();
@@ -76,34 +82,4 @@ function tooMany(what: string, resetTime: Date | undefined): IngestError {
   return new IngestError('rate_limited', `${what}; try again in ${retryAfterSeconds} s.`, {
     retryAfterSeconds,
   });
-}
-
-interface MinimumRate {
-  readonly minBytesPerSecond: number;
-  /** The rate is taken over this long. */
-  readonly windowMs: number;
-}
-
-/**
- * Cuts a request whose body trickles: a byte now and then keeps every idle time-out away and a connection,
- * a lock and a slot busy for ever. What has come in is kept, and a real client goes on from there.
- */
-export function demandMinimumRate(server: Server, { minBytesPerSecond, windowMs }: MinimumRate): void {
-  const leastBytes = (minBytesPerSecond * windowMs) / 1000;
-  const watch = (req: IncomingMessage) => {
-    const { headers, socket } = req;
-    if (headers['content-length'] === undefined && headers['transfer-encoding'] === undefined) return;
-    let seenBytes = socket.bytesRead;
-    const timer = setInterval(() => {
-      const cameBytes = socket.bytesRead - seenBytes;
-      seenBytes = socket.bytesRead;
-      // Bytes that wait for us are no fault of the client's: a disk or a lock is slow.
-      const isOurTurn = req.readableLength > 0;
-      if (req.complete) clearInterval(timer);
-      else if (cameBytes < leastBytes && !isOurTurn) socket.destroy();
-    }, windowMs);
-    timer.unref();
-    req.once('close', () => clearInterval(timer));
-  };
-  server.on('request', watch).on('checkContinue', watch);
 }

@@ -9,29 +9,23 @@ import {
 } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { Socket } from 'node:net';
-import type { GuardConfig, TlsFiles } from '../config.ts';
+import type { ServeConfig, TlsFiles } from '../config.ts';
 import { IngestError } from '../errors.ts';
-import { demandMinimumRate } from './limits.ts';
 import { rawProblem } from './problems.ts';
 
-interface ListenerOptions {
-  readonly guard: GuardConfig;
-  readonly idleTimeoutMs: number;
-}
-
-/** An upload may take hours: no limit on a whole request, but on every pause in it. */
+/** An upload may take hours: its time is not limited, but every pause in it is. */
 const LIMITS: ServerOptions = {
   requestTimeout: 0,
   headersTimeout: 30_000,
   keepAliveTimeout: 10_000,
   connectionsCheckingInterval: 5_000,
-  requireHostHeader: false, // `framing.ts` does, with a problem document
+  requireHostHeader: false, // `requireGoodFraming` does, with a problem document
 };
 
-/** HTTP or HTTPS, with everything that a connection may not do to us; not listening yet. */
+/** The HTTP or HTTPS server with all limits of connections. It does not listen yet. */
 export async function createListener(
   app: RequestListener,
-  { guard, idleTimeoutMs }: ListenerOptions,
+  { guard, idleTimeoutMs }: Pick<ServeConfig, 'guard' | 'idleTimeoutMs'>,
 ): Promise<Server> {
   const server =
     guard.tls === undefined
@@ -39,62 +33,12 @@ export async function createListener(
       : createTlsServer({ ...LIMITS, handshakeTimeout: 10_000, ...(await readTls(guard.tls)) }, app);
   server.timeout = idleTimeoutMs;
   limitConnections(server, guard.maxConnections);
-  answerWhatIsNoRequest(server);
-  // With our own answer, when headers decide it; `letBodyCome` asks for the body otherwise.
+  answerBadRequests(server);
+  // Otherwise Node answers `100 Continue` at once; `letBodyCome` does so when the headers are found good.
   server.on('checkContinue', app);
   server.on('checkExpectation', app);
-  demandMinimumRate(server, { minBytesPerSecond: guard.minBytesPerSecond, windowMs: idleTimeoutMs });
+  demandMinimumRate(server, guard.minBytesPerSecond, idleTimeoutMs);
   return server;
-}
-
-/**
- * What is no request that could be given to the app is answered by Node itself, in a bare status line; here as a problem,
- * as everything else is.
- */
-function answerWhatIsNoRequest(server: Server): void {
-  server.on('clientError', (error: ParseError, socket: Socket) => {
-    if (error.code === 'ECONNRESET' || !socket.writable || hasBegunToAnswer(socket)) socket.destroy(error);
-    else answer(socket, whyNoRequest(error));
-  });
-  // A tunnel, which is no path of ours: RFC 9110 §9.3.6.
-  server.on('connect', (_req: IncomingMessage, socket: Socket) =>
-    answer(socket, new IngestError('method_not_allowed', 'CONNECT is not allowed here: this is no proxy.'), {
-      Allow: '',
-    }),
-  );
-}
-
-interface ParseError extends Error {
-  readonly code?: string;
-  readonly reason?: string;
-  readonly rawPacket?: Buffer;
-}
-
-function answer(socket: Socket, error: IngestError, headers: Readonly<Record<string, string>> = {}): void {
-  socket.end(rawProblem(error, headers));
-  socket.destroySoon();
-}
-
-/** Node keeps the response that it is sending here; its own handling of these errors looks at it, too. */
-function hasBegunToAnswer(socket: Socket): boolean {
-  return (socket as { _httpMessage?: ServerResponse | null })._httpMessage?.headersSent === true;
-}
-
-/** A request line of HTTP/1 whose method the parser does not know. */
-const UNKNOWN_METHOD = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+ \S+ HTTP\/1\.[01]\r?\n/;
-
-function whyNoRequest({ code, reason, message, rawPacket }: ParseError): IngestError {
-  if (code === 'HPE_HEADER_OVERFLOW')
-    return new IngestError('headers_too_large', 'The request line and the headers have more than 16 KiB.');
-  if (code === 'ERR_HTTP_REQUEST_TIMEOUT')
-    return new IngestError('request_timeout', 'The headers of the request did not arrive in time.');
-  if (code === 'HPE_CHUNK_EXTENSIONS_OVERFLOW')
-    return new IngestError('too_large', 'The chunks of the body have more than 16 KiB of extensions.');
-  if (reason === 'Request has invalid `Transfer-Encoding`')
-    return new IngestError('not_implemented', 'The Transfer-Encoding is not known here; send "chunked".');
-  if (code === 'HPE_INVALID_METHOD' && UNKNOWN_METHOD.test(rawPacket?.toString('latin1') ?? ''))
-    return new IngestError('not_implemented', 'The method of the request is not known here.');
-  return new IngestError('invalid_request', `The request is not HTTP/1.1: ${message}.`);
 }
 
 /** @throws a sentence that names the file and the variable. */
@@ -119,30 +63,31 @@ async function read(variable: string, path: string): Promise<Buffer> {
 
 interface Connection {
   readonly socket: Socket;
-  /** Address and port of the client; a socket that is closed does not know them any more. */
+  /** Address and port of the client. A closed socket no longer has them. */
   readonly end: string;
   readonly address: string;
-  /** A request with a valid token came over it. */
+  /** A request with a valid token has arrived over it. */
   isKnown: boolean;
   /** Requests that are not answered yet. */
   requests: number;
 }
 
-/** By the socket that requests name: the TCP one, or the TLS one around it. */
+/** By the socket of the requests: the TCP socket, or the TLS socket around it. */
 const connectionOf = new WeakMap<Socket, Connection>();
 
-/** The smallest share of one address, however few connections there may be. */
+/** One address may always have this many connections without a valid token. */
 const SMALLEST_SHARE = 16;
 
 /**
- * Leaves room for whoever has a token. Connections over which no valid token came may be a quarter of all from one
- * address; and where a new connection is one too many, the one that matters least makes room for it: the oldest without
- * a token that is idle, else the oldest without a token, else the oldest that is idle. So sockets that are only opened
- * close each other, and a client that sends its request at once is never among the oldest.
+ * Keeps connections free for clients with a token. Of one address, at most a quarter of all connections may
+ * be without a valid token. When a new connection exceeds a limit, it replaces the one that matters least:
+ * the oldest idle one without a token, else the oldest without a token, else the oldest idle one. So sockets
+ * that only open and send nothing replace each other, and a client that sends its request at once is never
+ * among the oldest.
  */
 function limitConnections(server: Server, mostConnections: number): void {
   const share = Math.max(SMALLEST_SHARE, Math.floor(mostConnections / 4));
-  /** By their remote end, the oldest first. */
+  /** By remote address and port, the oldest first. */
   const connections = new Map<string, Connection>();
 
   const forget = (connection: Connection) => {
@@ -192,7 +137,9 @@ function limitConnections(server: Server, mostConnections: number): void {
   }
 }
 
-/** The token of a request was found valid: its connection is no longer among those that make room for others. */
+/**
+ * Call it when the token of a request is valid: its connection no longer has to make room while it is in use.
+ */
 export function keepConnection({ socket }: IncomingMessage): void {
   const connection = connectionOf.get(socket);
   if (connection !== undefined) connection.isKnown = true;
@@ -200,4 +147,86 @@ export function keepConnection({ socket }: IncomingMessage): void {
 
 function endOf({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`;
+}
+
+/**
+ * Node answers bytes that are not a request by itself, with a bare status line. Here the answer is a problem
+ * document, as for every other error.
+ */
+function answerBadRequests(server: Server): void {
+  server.on('clientError', (error: ParseError, socket: Socket) => {
+    if (error.code === 'ECONNRESET' || !socket.writable || hasBegunToAnswer(socket)) socket.destroy(error);
+    else answer(socket, fromParseError(error));
+  });
+  // Its target is another host, so that no route can match it (RFC 9110 §9.3.6).
+  server.on('connect', (_req: IncomingMessage, socket: Socket) =>
+    answer(
+      socket,
+      new IngestError('method_not_allowed', 'CONNECT is not allowed: this service is not a proxy.'),
+      {
+        Allow: '',
+      },
+    ),
+  );
+}
+
+function answer(socket: Socket, error: IngestError, headers: Readonly<Record<string, string>> = {}): void {
+  socket.end(rawProblem(error, headers));
+  socket.destroySoon();
+}
+
+interface ParseError extends Error {
+  readonly code?: string;
+  readonly reason?: string;
+  readonly rawPacket?: Buffer;
+}
+
+/** Node keeps the response that it is sending here, and reads it for the same purpose. */
+function hasBegunToAnswer(socket: Socket): boolean {
+  return (socket as { _httpMessage?: ServerResponse | null })._httpMessage?.headersSent === true;
+}
+
+/** A correct request line whose method the parser does not know. */
+const UNKNOWN_METHOD = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+ \S+ HTTP\/1\.[01]\r?\n/;
+
+function fromParseError({ code, reason, message, rawPacket }: ParseError): IngestError {
+  if (code === 'HPE_HEADER_OVERFLOW')
+    return new IngestError(
+      'headers_too_large',
+      'The request line and the headers have more than 16 KiB together.',
+    );
+  if (code === 'ERR_HTTP_REQUEST_TIMEOUT')
+    return new IngestError('request_timeout', 'The headers of the request did not arrive in time.');
+  if (code === 'HPE_CHUNK_EXTENSIONS_OVERFLOW')
+    return new IngestError('too_large', 'The chunks of the body have more than 16 KiB of extensions.');
+  if (reason === 'Request has invalid `Transfer-Encoding`')
+    return new IngestError('not_implemented', 'The Transfer-Encoding is not supported; send "chunked".');
+  if (code === 'HPE_INVALID_METHOD' && UNKNOWN_METHOD.test(rawPacket?.toString('latin1') ?? ''))
+    return new IngestError('not_implemented', 'The method of the request is not supported.');
+  return new IngestError('invalid_request', `The request is not HTTP/1.1: ${message}.`);
+}
+
+/**
+ * Cuts requests whose body arrives too slowly: single bytes now and then would defeat every idle time-out,
+ * and occupy a connection and a lock for ever. Bytes that arrived are kept, and an honest client continues
+ * from there.
+ */
+function demandMinimumRate(server: Server, minBytesPerSecond: number, windowMs: number): void {
+  const leastBytes = (minBytesPerSecond * windowMs) / 1000;
+  const watch = (req: IncomingMessage) => {
+    const { headers, socket } = req;
+    if (headers['content-length'] === undefined && headers['transfer-encoding'] === undefined) return;
+    let seenBytes = socket.bytesRead;
+    const timer = setInterval(() => {
+      const newBytes = socket.bytesRead - seenBytes;
+      seenBytes = socket.bytesRead;
+      // Bytes that wait in our buffer are not the client's fault: a disk or a lock is slow.
+      const isOurTurn = req.readableLength > 0;
+      if (req.complete) clearInterval(timer);
+      else if (newBytes < leastBytes && !isOurTurn) socket.destroy();
+    }, windowMs);
+    timer.unref();
+    req.once('close', () => clearInterval(timer));
+  };
+  server.on('request', watch).on('checkContinue', watch);
 }

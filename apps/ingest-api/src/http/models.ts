@@ -1,26 +1,41 @@
-import type { Database } from 'db-schema';
-import { type Response, Router } from 'express';
+import type { Database, Scope } from 'db-schema';
+import { type Request, type Response, Router } from 'express';
 import type { Kysely } from 'kysely';
-import { isModelName } from 'wire';
+import { isModelName, type ModelName } from 'wire';
 import { z } from 'zod';
 import { IngestError } from '../errors.ts';
 import { publishByHand } from '../runs/actions.ts';
 import { contractRequest, findModel, listModels, type ModelView, setContract } from '../runs/models.ts';
 import { principalOf, requireAccess } from './auth.ts';
 import { readJson } from './json-body.ts';
-import { pageLimit, parseModelParam, parseRequest, revisionNumber, runKey } from './requests.ts';
+import {
+  CURSOR_RULE,
+  pageLimit,
+  parseModelParam,
+  parseRequest,
+  reason,
+  revisionNumber,
+  runKey,
+} from './requests.ts';
 
 export const modelsQuery = z.strictObject({
   limit: pageLimit,
   cursor: z
     .string()
-    .refine(isModelName, 'must be a nextCursor of an answer before')
+    .refine(isModelName, CURSOR_RULE)
     .optional()
     .describe('the `nextCursor` of the page before'),
 });
 
-/** Models, and what each one's runs are held to. */
-export function modelsRoutes({ db }: { readonly db: Kysely<Database> }): Router {
+export const publishRequest = z.strictObject({
+  run: runKey,
+  revision: revisionNumber.optional(),
+  force: z.boolean().optional(),
+  reason,
+});
+
+/** Models: their contracts, and which run readers see. */
+export function modelRoutes(db: Kysely<Database>): Router {
   const router = Router();
 
   router.get('/v1/models', async (req, res) => {
@@ -32,23 +47,48 @@ export function modelsRoutes({ db }: { readonly db: Kysely<Database> }): Router 
   });
 
   router.get('/v1/models/:model', async (req, res) => {
-    const model = parseModelParam(req.params.model);
-    requireAccess(res, 'read', model);
-    sendModel(res, await findModel(db, model));
+    sendModel(res, await findModel(db, modelOf(req, res, 'read')));
   });
 
   router.put('/v1/models/:model', async (req, res) => {
-    const model = parseModelParam(req.params.model);
-    requireAccess(res, 'operate', model);
+    const model = modelOf(req, res, 'operate');
     const contract = parseRequest(contractRequest, await readJson(req, res), 'The contract');
     await setContract(db, model, contract, principalOf(res).name);
+    sendModel(res, await findModel(db, model));
+  });
+
+  /** Publishes a held run, or rolls back to a run that was published before. */
+  router.put('/v1/models/:model/current', async (req, res) => {
+    const model = modelOf(req, res, 'operate');
+    const { force = false, ...request } = parseRequest(publishRequest, await readJson(req, res), 'The body');
+    await publishByHand(db, {
+      ...request,
+      model,
+      force,
+      actor: principalOf(res).name,
+      expectedPublicationId: parseIfMatch(req.get('if-match')),
+    });
     sendModel(res, await findModel(db, model));
   });
 
   return router;
 }
 
-/** The ETag is the publication, so that `PUT …/current` with If-Match moves only what its caller has seen. */
+/**
+ * The model that the address names.
+ *
+ * @throws a 404 for a model that the token does not cover, a 403 when the token lacks the scope.
+ */
+export function modelOf(req: Request, res: Response, scope: Scope): ModelName {
+  const model = parseModelParam(String(req.params.model));
+  requireAccess(res, scope, model);
+  return model;
+}
+
+/**
+ * The ETag is the publication, so that `PUT …/current` with `If-Match` replaces only what its caller has
+ * seen.
+ */
 function sendModel(res: Response, model: ModelView): void {
   res
     .set('Cache-Control', 'no-store')
@@ -57,38 +97,6 @@ function sendModel(res: Response, model: ModelView): void {
 }
 
 const ETAG = /^"(\d{1,15})"$/;
-
-export const reason = z
-  .string()
-  .trim()
-  .regex(/^[^\p{C}\p{Zl}\p{Zp}]{1,500}$/u, 'must be 1 to 500 printable characters on one line');
-
-export const publishRequest = z.strictObject({
-  run: runKey,
-  revision: revisionNumber.optional(),
-  force: z.boolean().optional(),
-  reason,
-});
-
-/** `PUT …/current`: publishes what is held, or rolls back to what was published before. */
-export function currentRoutes({ db }: { readonly db: Kysely<Database> }): Router {
-  const router = Router();
-  router.put('/v1/models/:model/current', async (req, res) => {
-    const model = parseModelParam(req.params.model);
-    requireAccess(res, 'operate', model);
-    const {
-      run,
-      revision,
-      force = false,
-      reason,
-    } = parseRequest(publishRequest, await readJson(req, res), 'The body');
-    const expectedPublicationId = parseIfMatch(req.get('if-match'));
-    const actor = principalOf(res).name;
-    await publishByHand(db, { model, run, revision, force, reason, actor, expectedPublicationId });
-    sendModel(res, await findModel(db, model));
-  });
-  return router;
-}
 
 function parseIfMatch(header: string | undefined): number | undefined {
   if (header === undefined || header === '*') return undefined;

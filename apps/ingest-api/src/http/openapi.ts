@@ -16,7 +16,7 @@ export function openApiRoutes(): Router {
 
 const COMPONENTS = '#/components/schemas/';
 
-/** What any request may meet; those of a route stand with it. */
+/** Problems of any request; `OPERATIONS` has those of one route. */
 const ANY_REQUEST: readonly ErrorCode[] = [
   'invalid_request',
   'method_not_allowed',
@@ -35,7 +35,7 @@ const ANY_SIGNED_IN: readonly ErrorCode[] = [
   'database_unavailable',
 ];
 
-/** OpenAPI 3.1 from the schemas that validate requests and that the tests hold answers against. */
+/** OpenAPI 3.1, made from the schemas that validate requests, and that tests compare with answers. */
 function openApiDocument(): Record<string, unknown> {
   const paths: Record<string, Record<string, unknown>> = {};
   for (const operation of OPERATIONS) {
@@ -47,7 +47,7 @@ function openApiDocument(): Record<string, unknown> {
     info: {
       title: 'score-ingest',
       version: '1',
-      description: 'Batch model scores from a scheduler’s disk into PostgreSQL. Uploads speak tus 1.0.',
+      description: 'Receives batches of model scores and loads them into PostgreSQL. Uploads use tus 1.0.',
     },
     security: [{ bearer: [] }, { cookie: [] }],
     paths,
@@ -58,11 +58,11 @@ function openApiDocument(): Record<string, unknown> {
           type: 'apiKey',
           in: 'cookie',
           name: SECURE_SESSION_COOKIE,
-          description: `A session that POST /session has begun; over plain HTTP its name is ${SESSION_COOKIE}. Changes also need to come from the page's own origin.`,
+          description: `A session that POST /session has started; over plain HTTP the cookie is ${SESSION_COOKIE}. Changes must also come from the status page.`,
         },
       },
       schemas: componentSchemas(),
-      // Of an address that no path here describes.
+      // For an address that is not in `paths`.
       responses: { UnknownAddress: problemAnswer(['unknown_address']) },
     },
   };
@@ -138,7 +138,7 @@ function success({ says, schema, mediaType, example }: Answer): Record<string, u
   return { description: says, content: { [mediaType ?? 'application/json']: content } };
 }
 
-/** One answer a status; several problems may share one, told apart by `code`. */
+/** One answer per status; problems with the same status differ in `code`. */
 function problems({ scope, body, problems }: Operation): Record<string, unknown> {
   const codes = new Set([
     ...ANY_REQUEST,

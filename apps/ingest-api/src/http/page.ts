@@ -1,7 +1,10 @@
 import { fileURLToPath } from 'node:url';
 import { type RequestHandler, Router } from 'express';
 
-/** As TypeScript left them, or as the packages ship them: nothing is put together at run time. */
+/**
+ * Files as they are in the checkout, as TypeScript compiles them, or as the packages contain them: there is
+ * no bundler.
+ */
 const PAGE = fileURLToPath(new URL('../../page/', import.meta.url));
 const MODULES = fileURLToPath(new URL('../../dist/page/', import.meta.url));
 
@@ -11,21 +14,24 @@ const FILES: Readonly<Record<string, { readonly path: string; readonly type: str
   '/': { path: `${PAGE}index.html`, type: 'text/html; charset=utf-8' },
   '/page/style.css': { path: `${PAGE}style.css`, type: 'text/css; charset=utf-8' },
   '/page/icon.svg': { path: `${PAGE}icon.svg`, type: 'image/svg+xml' },
-  // Seen from the file that Node would take of each package, which is not the browser's.
+  // Relative to the entry of each package for Node, which is another file than the browser's.
   '/page/vendor/lit-html.js': packaged('lit-html', '../lit-html.js', JAVASCRIPT),
   '/page/vendor/uplot.js': packaged('uplot', 'uPlot.esm.js', JAVASCRIPT),
   '/page/vendor/uplot.css': packaged('uplot', 'uPlot.min.css', 'text/css; charset=utf-8'),
 };
 
-/** Every address of the page, as the routes have them. */
+/** Every address of the page, in the form of Express. */
 export const PAGE_ADDRESSES = [...Object.keys(FILES), '/page/:module'] as const;
 
-/** pnpm keeps packages below a folder named .pnpm; and whoever has the checkout below a dot is not to be punished. */
-const SENT_FROM_ANYWHERE = { dotfiles: 'allow' } as const;
+/**
+ * The path of a package contains the folder `.pnpm`, and that of the checkout may contain a folder with a
+ * dot, too.
+ */
+const SEND_OPTIONS = { dotfiles: 'allow' } as const;
 
 /**
- * Scripts, styles and data from here only, nobody's frame around it. Without a style from the markup, so
- * that not even a name that was pushed could dress the page up.
+ * Scripts, styles and data come from this service only, and no site may frame the page. Inline styles are
+ * forbidden, too, so that a name that somebody pushed cannot change how the page looks.
  */
 const CONTENT_SECURITY_POLICY = [
   "default-src 'none'",
@@ -38,25 +44,28 @@ const CONTENT_SECURITY_POLICY = [
   "frame-ancestors 'none'",
 ].join('; ');
 
-/** The status page: one document, its modules, and two libraries. It asks for a token by itself. */
+/**
+ * The status page: a document, its modules, and two libraries. Its files need no token; the page asks for
+ * one.
+ */
 export function pageRoutes(): Router {
   const router = Router();
   for (const [address, { path, type }] of Object.entries(FILES)) {
-    router.get(address, secured, (_req, res) =>
-      res.sendFile(path, { ...SENT_FROM_ANYWHERE, headers: { 'Content-Type': type } }),
+    router.get(address, pageHeaders, (_req, res) =>
+      res.sendFile(path, { ...SEND_OPTIONS, headers: { 'Content-Type': type } }),
     );
   }
-  router.get('/page/:module', secured, (req, res, next) => {
+  router.get('/page/:module', pageHeaders, (req, res, next) => {
     const { module } = req.params as { module: string };
     if (!/^[a-z-]+\.js$/.test(module)) return next();
-    res.sendFile(`${MODULES}${module}`, SENT_FROM_ANYWHERE, (error) => {
+    res.sendFile(`${MODULES}${module}`, SEND_OPTIONS, (error) => {
       if (error !== undefined && !res.headersSent) next();
     });
   });
   return router;
 }
 
-const secured: RequestHandler = (_req, res, next) => {
+const pageHeaders: RequestHandler = (_req, res, next) => {
   res.set({
     'Content-Security-Policy': CONTENT_SECURITY_POLICY,
     'X-Content-Type-Options': 'nosniff',

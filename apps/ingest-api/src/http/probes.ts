@@ -5,10 +5,10 @@ import type pg from 'pg';
 import { IngestError } from '../errors.ts';
 import { diskProbe } from '../store/folder.ts';
 
-/** A probe of Kubernetes waits for 1 s by default (`timeoutSeconds`). */
+/** Probes of Kubernetes wait for 1 s by default (`timeoutSeconds`). */
 const ANSWERS_WITHIN_MS = 900;
-/** However many ask: PostgreSQL and the disk are asked once in this time. */
-const ASKED_EVERY_MS = 1_000;
+/** PostgreSQL and the disk are asked at most this often, however many probes there are. */
+const ASK_EVERY_MS = 1_000;
 
 interface ProbeOptions {
   readonly readiness: Pick<Readiness, 'check'>;
@@ -16,7 +16,9 @@ interface ProbeOptions {
   isOpen(): boolean;
 }
 
-/** `/livez`: the process answers. `/readyz`: it can do its work, i.e. reach the database and its disk. No token needed. */
+/**
+ * `/livez`: the process answers. `/readyz`: the database and the disk can be reached. Neither needs a token.
+ */
 export function probes({ readiness, isStopping, isOpen }: ProbeOptions): Router {
   const router = Router();
   router.get('/livez', (_req, res) => {
@@ -26,15 +28,18 @@ export function probes({ readiness, isStopping, isOpen }: ProbeOptions): Router 
     if (isStopping()) throw new IngestError('shutting_down', 'The service is stopping.');
     await readiness.check();
     if (!isOpen())
-      throw new IngestError('database_unavailable', 'The database has not been reached since the start.');
+      throw new IngestError(
+        'database_unavailable',
+        'The service has not reached its database since it started.',
+      );
     res.set('Cache-Control', 'no-store').json({ status: 'ready' });
   });
   return router;
 }
 
 /**
- * Whether the service can do its work, asked on a connection of its own: requests that wait for one of the shared
- * connections do not make it unready, and probes take none from them.
+ * Whether the database and the disk can be reached, asked on a database connection of its own: requests that
+ * wait for a shared connection do not make the service unready, and probes take no connection from them.
  */
 export class Readiness {
   readonly #connection: ConnectOptions;
@@ -43,7 +48,7 @@ export class Readiness {
   #askedMs = Number.NEGATIVE_INFINITY;
   #answer: Promise<void> = Promise.resolve();
   #disk: Promise<void> | undefined;
-  /** What the disk answered last: a sync that takes a while, on a busy disk, is no fault yet. */
+  /** What the disk answered last. A sync that is still running on a busy disk is not a fault. */
   #diskFault: unknown;
 
   constructor(connection: ConnectOptions, dataDir: string) {
@@ -51,13 +56,13 @@ export class Readiness {
     this.#probeDisk = diskProbe(dataDir);
   }
 
-  /** Resolves within a second; rejects with what is wrong. */
+  /** Settles within a second; rejects with what is wrong. */
   check(): Promise<void> {
     const nowMs = performance.now();
-    if (nowMs - this.#askedMs >= ASKED_EVERY_MS) {
+    if (nowMs - this.#askedMs >= ASK_EVERY_MS) {
       this.#askedMs = nowMs;
       this.#answer = Promise.all([this.#checkDatabase(), this.#checkDisk()]).then(() => {});
-      this.#answer.catch(() => {}); // each asker hears of it
+      this.#answer.catch(() => {}); // every caller gets the rejection
     }
     return this.#answer;
   }
@@ -74,11 +79,14 @@ export class Readiness {
       await Promise.race([
         this.#ask(),
         delay(ANSWERS_WITHIN_MS, undefined, late).then(() => {
-          throw new IngestError('database_unavailable', 'PostgreSQL did not answer within a second.');
+          throw new IngestError(
+            'database_unavailable',
+            `PostgreSQL did not answer within ${ANSWERS_WITHIN_MS} ms.`,
+          );
         }),
       ]);
     } catch (error) {
-      void this.#endClient(); // the next question is asked on another one
+      void this.#endClient(); // the next check makes a new connection
       throw error;
     } finally {
       late.abort();

@@ -2,44 +2,68 @@ import { randomUUID } from 'node:crypto';
 import { STATUS_CODES } from 'node:http';
 import { type ErrorRequestHandler, type Request, type Response, Router } from 'express';
 import type { Logger } from 'pino';
-import { ERROR_CODES, type ErrorCode, isRetryable, printable, RUN_ERROR_CODES } from 'wire';
+import { ERROR_CODES, isRetryable, type Problem, printable, RUN_ERROR_CODES } from 'wire';
 import { describeError, IngestError, isDatabaseUnavailable } from '../errors.ts';
 
-/** RFC 9457 problem details. */
-interface Problem {
-  readonly type: string;
-  readonly title: string;
-  readonly status: number;
-  readonly detail: string;
-  readonly code: ErrorCode;
-  readonly retryable: boolean;
-  readonly request_id: string;
+/** The last handler: Express passes every thrown error and rejected promise here. */
+export function problemHandler(log: Logger): ErrorRequestHandler {
+  return (error, _req, res, next) => {
+    const known = toIngestError(error);
+    if (ERROR_CODES[known.code].status >= 500) {
+      log.error(
+        { requestId: res.locals.requestId, err: describeError(error), stack: (error as Error).stack },
+        known.message,
+      );
+    }
+    if (res.headersSent) next(error);
+    else sendProblem(res, known);
+  };
 }
 
-/** Every error as a code of the table; an unexpected one is `internal`, without details. */
+/**
+ * The error as one with a code of the table; an unexpected error is `internal`, and the client learns no
+ * details.
+ */
 export function toIngestError(error: unknown): IngestError {
   if (error instanceof IngestError) return error;
   if (isDatabaseUnavailable(error)) {
-    return new IngestError('database_unavailable', 'The database cannot be reached right now; try again.', {
+    return new IngestError('database_unavailable', 'The database cannot be reached; try again.', {
       cause: error,
     });
   }
   const { status } = error as { status?: unknown };
-  // What express throws of an address that cannot be decoded.
+  // Express throws such errors for an address that cannot be decoded.
   if (typeof status === 'number' && status >= 400 && status < 500) {
     return new IngestError('invalid_request', `The request cannot be read: ${(error as Error).message}.`, {
       cause: error,
     });
   }
-  return new IngestError('internal', 'The service met a fault of its own; the request id leads to its log.', {
-    cause: error,
-  });
+  return new IngestError(
+    'internal',
+    'The service failed with an unexpected error; its log has the details under this request_id.',
+    {
+      cause: error,
+    },
+  );
 }
 
+function sendProblem(res: Response, error: IngestError): void {
+  const problem = toProblem(error, res.locals.requestId);
+  const entry = ERROR_CODES[error.code];
+  const retryAfter =
+    error.retryAfterSeconds ?? ('retryAfterSeconds' in entry ? entry.retryAfterSeconds : undefined);
+  if (retryAfter !== undefined) res.setHeader('Retry-After', String(retryAfter));
+  if (problem.status === 401) res.setHeader('WWW-Authenticate', 'Bearer');
+  res.locals.problem = problem.code;
+  readOn(res.req);
+  res.status(problem.status).type('application/problem+json').send(JSON.stringify(problem));
+}
+
+/** RFC 9457 problem details. */
 function toProblem(error: IngestError, requestId: string): Problem {
   const { status, title } = ERROR_CODES[error.code];
   return {
-    // Relative to the request (RFC 9457 §3.1.1): this service itself has the page.
+    // Relative to the request (RFC 9457 §3.1.1): this service has the page.
     type: `/problems/${error.code}`,
     title,
     status,
@@ -50,22 +74,35 @@ function toProblem(error: IngestError, requestId: string): Problem {
   };
 }
 
-function sendProblem(res: Response, error: IngestError): void {
-  const problem = toProblem(error, res.locals.requestId);
-  const retryAfter = error.retryAfterSeconds ?? defaultRetryAfter(error.code);
-  if (retryAfter !== undefined) res.setHeader('Retry-After', String(retryAfter));
-  if (problem.status === 401) res.setHeader('WWW-Authenticate', 'Bearer');
-  res.locals.problem = problem.code;
-  readOn(res.req);
-  res.status(problem.status).type('application/problem+json').send(JSON.stringify(problem));
+/**
+ * A client may continue to send for this long after its request was refused; then its connection is closed.
+ */
+const READ_ON_MS = 5_000;
+
+/**
+ * Reads the rest of a refused body: if we closed the connection at once, TCP would reset it, and the client
+ * might never read the answer. (RFC 9112 §9.6: first close only our side.)
+ */
+function readOn(req: Request): void {
+  const { socket } = req;
+  if (req.complete || req.destroyed) return;
+  const timer = setTimeout(() => socket.destroy(), READ_ON_MS);
+  timer.unref();
+  let isToClose = false;
+  // Node calls this after the last answer of a connection.
+  socket.destroySoon = () => {
+    isToClose = true;
+    socket.end();
+  };
+  req.once('end', () => {
+    clearTimeout(timer);
+    Reflect.deleteProperty(socket, 'destroySoon');
+    if (isToClose) socket.destroySoon();
+  });
+  req.once('close', () => clearTimeout(timer)).resume();
 }
 
-function defaultRetryAfter(code: ErrorCode): number | undefined {
-  const entry = ERROR_CODES[code];
-  return 'retryAfterSeconds' in entry ? entry.retryAfterSeconds : undefined;
-}
-
-/** The whole answer, for a socket whose request has not become one. */
+/** The whole answer as text, for a socket whose bytes are not a request. */
 export function rawProblem(error: IngestError, headers: Readonly<Record<string, string>> = {}): string {
   const problem = toProblem(error, randomUUID());
   const body = JSON.stringify(problem);
@@ -82,53 +119,12 @@ export function rawProblem(error: IngestError, headers: Readonly<Record<string, 
   return `HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status]}\r\n${lines.join('')}\r\n${body}`;
 }
 
-/** How long a client may send on after it was refused; then its connection is closed. */
-const READ_ON_MS = 5_000;
-
-/**
- * Reads the rest of a body that was refused: closed at once, the connection would be reset, and the client
- * might never read why. (RFC 9112 §9.6: first only our side is closed.)
- */
-function readOn(req: Request): void {
-  const { socket } = req;
-  if (req.complete || req.destroyed) return;
-  const timer = setTimeout(() => socket.destroy(), READ_ON_MS);
-  timer.unref();
-  let isToClose = false;
-  // What Node calls after the last answer of a connection.
-  socket.destroySoon = () => {
-    isToClose = true;
-    socket.end();
-  };
-  req.once('end', () => {
-    clearTimeout(timer);
-    Reflect.deleteProperty(socket, 'destroySoon');
-    if (isToClose) socket.destroySoon();
-  });
-  req.once('close', () => clearTimeout(timer)).resume();
-}
-
-/** The last handler: express brings every rejected promise here. */
-export function problemHandler(log: Logger): ErrorRequestHandler {
-  return (error, _req, res, next) => {
-    const known = toIngestError(error);
-    if (ERROR_CODES[known.code].status >= 500) {
-      log.error(
-        { requestId: res.locals.requestId, err: describeError(error), stack: (error as Error).stack },
-        known.message,
-      );
-    }
-    if (res.headersSent) next(error);
-    else sendProblem(res, known);
-  };
-}
-
-/** Every code that has a page: those of problem documents, and those of failed runs. */
+/** Every code that has a page: the codes of problem documents, and those of failed runs. */
 export const PROBLEM_CODES: readonly string[] = [
   ...new Set([...Object.keys(ERROR_CODES), ...Object.keys(RUN_ERROR_CODES)]),
 ];
 
-/** `/problems` and `/problems/{code}`, where the `type` of a problem leads. Open to everybody: they say nothing of anybody. */
+/** `/problems`, and `/problems/{code}`, the `type` of a problem. Public: the pages contain no data. */
 export function problemPages(): Router {
   const router = Router();
   router.get('/problems', (_req, res) => {
@@ -140,25 +136,27 @@ export function problemPages(): Router {
   router.get('/problems/:code', (req, res) => {
     const { code } = req.params;
     if (!PROBLEM_CODES.includes(code)) {
-      throw new IngestError('unknown_address', `No error has the code "${code}"; /problems lists all.`);
+      throw new IngestError('unknown_address', `No error has the code "${code}"; /problems lists all codes.`);
     }
     sendPage(res, code, sectionsOf(code).join('\n      '));
   });
   return router;
 }
 
-/** A code may be a problem of a request, a reason why a run failed, or both. */
+/** A code can be the problem of a request, the reason why a run failed, or both. */
 function sectionsOf(code: string): readonly string[] {
   const sections: string[] = [];
   if (isCodeOf(ERROR_CODES, code)) {
-    const again = isRetryable(code)
-      ? 'the same request may succeed later'
-      : 'the same request will fail again';
+    const again = isRetryable(code) ? 'the same request may succeed later' : 'the same request fails again';
     sections.push(section(code, ERROR_CODES[code], `HTTP ${ERROR_CODES[code].status} · ${again}`));
   }
   if (isCodeOf(RUN_ERROR_CODES, code)) {
     sections.push(
-      section(code, RUN_ERROR_CODES[code], 'the run failed; readers see the run published before'),
+      section(
+        code,
+        RUN_ERROR_CODES[code],
+        'the run failed; readers still see the run that was published before',
+      ),
     );
   }
   return sections;
@@ -170,11 +168,7 @@ function isCodeOf<Table extends object>(table: Table, code: string): code is key
 
 function section(
   code: string,
-  {
-    title,
-    happened,
-    toDo,
-  }: { readonly title: string; readonly happened: string; readonly toDo: readonly string[] },
+  { title, happened, toDo }: { title: string; happened: string; toDo: readonly string[] },
   meaning: string,
 ): string {
   return `<h1>${title}</h1>
@@ -185,7 +179,7 @@ function section(
       <ul>${toDo.map((step) => `<li>${withCode(step)}</li>`).join('')}</ul>`;
 }
 
-/** The guides are Markdown with `code` in it, and nothing else. */
+/** The only markup in the guides is `code`. */
 function withCode(text: string): string {
   return text
     .replaceAll('&', '&amp;')

@@ -1,32 +1,48 @@
 import type { Request, Response } from 'express';
-import { isModelName, MODEL_NAME_RULE, type ModelName } from 'wire';
+import { FILE_NAME, FILE_NAME_RULE, type ModelName, parseModelName, RUN_KEY, RUN_KEY_RULE } from 'wire';
 import { z } from 'zod';
 import { IngestError } from '../errors.ts';
-import { chargeMemory, isStorableJson, receiveJson } from './json-body.ts';
+import { chargeMemory, receiveJson } from './json-body.ts';
 import { LongArray } from './json-text.ts';
 
-const PRINTABLE_KEY = /^[^\p{C}]{1,200}$/u;
-/** One name, no path: nothing that climbs, nothing that cannot be printed. */
-const FILE_NAME = /^(?!\.{1,2}$)[^/\\\p{C}]{1,255}$/u;
+export const runKey = z.string().regex(RUN_KEY, `must be ${RUN_KEY_RULE}`);
+export const fileName = z.string().regex(FILE_NAME, `must be ${FILE_NAME_RULE}`);
 
-const MOST_FILES = 100_000;
-
-export const runKey = z.string().regex(PRINTABLE_KEY, 'must be 1 to 200 printable characters');
-export const fileName = z
+/** Why somebody publishes, withdraws or retries; the audit log keeps it. */
+export const reason = z
   .string()
-  .regex(FILE_NAME, 'must be a file name of 1 to 255 printable characters, without slashes');
+  .trim()
+  .regex(/^[^\p{C}\p{Zl}\p{Zp}]{1,500}$/u, 'must be 1 to 500 printable characters on one line');
 
-/** PostgreSQL's `integer`: revisions, and the cursors that are one. */
+/** The largest `integer` of PostgreSQL, for revisions and the cursors made of them. */
 const MOST_INTEGER = 2 ** 31 - 1;
+/** In a JSON body. */
 export const revisionNumber = z.int().min(1).max(MOST_INTEGER);
-/** As a query has it. */
+/** In a query. */
 export const revisionText = z.coerce.number().int().min(1).max(MOST_INTEGER);
 
-/** How many a page of a list may have. */
+/** How many elements a page of a list may have. */
 export const pageLimit = z.coerce.number().int().min(1).max(1000).default(100);
 
-/** `openRevision` refuses an unlikely date, given or in the run key, by the database's clock. */
-const asOf = z.iso.datetime({ offset: true });
+export const CURSOR_RULE = 'must be the `nextCursor` of an earlier answer';
+
+/** @throws a 400 that lists the first faults, each with its place. */
+export function parseRequest<T>(schema: z.ZodType<T>, value: unknown, what: string): T {
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  throw invalid(what, faultsOf(result.error));
+}
+
+/** @throws a 400 that states the rule. */
+export function parseModelParam(text: string): ModelName {
+  try {
+    return parseModelName(text);
+  } catch (error) {
+    throw new IngestError('invalid_request', (error as Error).message, { cause: error });
+  }
+}
+
+const MOST_FILES = 100_000;
 
 const manifestFile = z.strictObject({
   name: fileName,
@@ -35,8 +51,9 @@ const manifestFile = z.strictObject({
   lines: z.int().min(0),
 });
 
+/** `openRevision` checks the date, given here or in the run key, against the database's clock. */
 const manifestHead = z.strictObject({
-  as_of: asOf.optional(),
+  as_of: z.iso.datetime({ offset: true }).optional(),
   source: z
     .record(z.string().max(100), z.unknown())
     .refine((source) => isStorableJson(source), {
@@ -53,16 +70,19 @@ export const manifestRequest = manifestHead.extend({
 });
 
 const MANIFEST_BYTES = 32 * 1024 * 1024;
-/** An entry of a file has four values and is one; all else has 1,000. */
+/** The entry of a file is an object with four values; the rest of a manifest may have 1,000 values. */
 const MANIFEST_VALUES = 5 * MOST_FILES + 1_000;
-/** What a file costs in memory from its entry to its rows, beside the text. */
+/** Memory that a file takes from its entry to its rows, besides the text. */
 const BYTES_PER_FILE = 512;
+/** Stands for an entry that is not valid, so that the indexes of later entries stay right. */
+const INVALID_FILE = { name: '', bytes: 0, sha256: '', lines: 0 };
 
 /**
- * Reads a manifest as it arrives: each slice of its files is checked, and what is wrong answered, before the next one is
- * parsed. So neither a hostile manifest nor an honest one of 100,000 files holds other requests up.
+ * Reads a manifest while it arrives: each slice of its files is checked, and its faults are answered, before
+ * the next slice is parsed. So neither a hostile manifest nor a correct one of 100,000 files delays other
+ * requests.
  *
- * @throws a 400 that names the first faults and where they are.
+ * @throws a 400 that lists the first faults, each with its place.
  */
 export async function readManifest(req: Request, res: Response): Promise<z.infer<typeof manifestRequest>> {
   const files: z.infer<typeof manifestFile>[] = [];
@@ -72,20 +92,21 @@ export async function readManifest(req: Request, res: Response): Promise<z.infer
   let totalBytes = 0;
   let totalLines = 0;
   const manifest = new LongArray(MANIFEST_VALUES, (entries) => {
-    if (files.length + entries.length > MOST_FILES) throw fail([`files: must be at most ${MOST_FILES}`]);
+    if (files.length + entries.length > MOST_FILES)
+      throw fail([`files: must have at most ${MOST_FILES} elements`]);
     chargeMemory(res, entries.length * BYTES_PER_FILE);
     for (const entry of entries) {
       const result = manifestFile.safeParse(entry);
       if (!result.success) faults.push(...faultsOf(result.error, ['files', files.length]));
       else if (names.has(result.data.name))
-        faults.push(`files.${files.length}.name: must not name a file twice`);
+        faults.push(`files.${files.length}.name: must be unique; an earlier file has the same name`);
       else {
         names.add(result.data.name);
         totalBytes += result.data.bytes;
         totalLines += result.data.lines;
       }
       if (faults.length >= MOST_FAULTS) throw fail();
-      files.push(result.data ?? NO_FILE);
+      files.push(result.data ?? INVALID_FILE);
     }
   });
   await receiveJson(req, res, { mostBytes: MANIFEST_BYTES, onChunk: (chunk) => manifest.read(chunk) });
@@ -95,22 +116,27 @@ export async function readManifest(req: Request, res: Response): Promise<z.infer
   if (!Array.isArray(none) || files.length === 0)
     faults.push('files: must be an array with at least one file');
   if (totalBytes > Number.MAX_SAFE_INTEGER || totalLines > Number.MAX_SAFE_INTEGER)
-    faults.push('files: must have less bytes and lines in all');
+    faults.push(`files: the sum of bytes, and that of lines, must be at most ${Number.MAX_SAFE_INTEGER}`);
   const parsed = manifestHead.safeParse(head);
   if (!parsed.success || faults.length > 0) throw fail(parsed.success ? [] : faultsOf(parsed.error));
   return { files, ...parsed.data };
 }
 
-/** In the place of a file that is not valid, so that the ones after it keep their numbers. */
-const NO_FILE = { name: '', bytes: 0, sha256: '', lines: 0 };
-const MOST_FAULTS = 10;
+const DEEPEST = 32;
 
-/** @throws a 400 that names every fault and where it is. */
-export function parseRequest<T>(schema: z.ZodType<T>, value: unknown, what: string): T {
-  const result = schema.safeParse(value);
-  if (result.success) return result.data;
-  throw invalid(what, faultsOf(result.error));
+/**
+ * True for parsed JSON that can be stored as jsonb: PostgreSQL refuses NUL and lone surrogates, and endless
+ * nesting would exhaust the stack of whatever reads it later.
+ */
+function isStorableJson(value: unknown, depth = 0): boolean {
+  if (typeof value === 'string') return value.isWellFormed() && !value.includes('\0');
+  if (typeof value !== 'object' || value === null) return true;
+  if (depth >= DEEPEST) return false;
+  if (Array.isArray(value)) return value.every((item) => isStorableJson(item, depth + 1));
+  return Object.entries(value).every(([key, item]) => isStorableJson(key) && isStorableJson(item, depth + 1));
 }
+
+const MOST_FAULTS = 10;
 
 function faultsOf({ issues }: z.ZodError, at: readonly PropertyKey[] = []): string[] {
   return issues.slice(0, MOST_FAULTS).map(({ path, message }) => {
@@ -123,14 +149,5 @@ function invalid(what: string, faults: readonly string[]): IngestError {
   return new IngestError(
     'invalid_request',
     `${what} is not valid. ${faults.slice(0, MOST_FAULTS).join('; ')}.`,
-  );
-}
-
-/** A name that cannot be a model's is answered like a model that is not there. */
-export function parseModelParam(text: string): ModelName {
-  if (isModelName(text)) return text;
-  throw new IngestError(
-    'invalid_request',
-    `${JSON.stringify(text.slice(0, 80))} is not a model name: it must be ${MODEL_NAME_RULE}.`,
   );
 }

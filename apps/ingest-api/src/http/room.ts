@@ -6,22 +6,22 @@ import { SENT_BY_UPLOAD } from '../runs/files.ts';
 import { freeBytes } from '../store/folder.ts';
 
 export interface RoomCheck {
-  /** @throws a 413 for a file that is larger than this service takes. */
+  /** @throws a 413 for a file that is larger than `maxUploadBytes`. */
   checkSize(name: string, sizeBytes: number): void;
-  /** What the disk has, what of it is promised, and the largest upload that it would still take. */
   room(): Promise<DiskRoom>;
   /**
-   * Looks at the disk, before a transaction begins. What it returns rejects with a 507 when the disk cannot take
-   * what is still to come, the `newBytes` that the transaction has declared included.
+   * Asks the disk for its free bytes, before a transaction begins. The function that it returns rejects with
+   * a 507 when the disk has no room for all declared bytes, including the `newBytes` that the transaction has
+   * declared.
    */
   measure(): Promise<(trx: Transaction<Database>, newBytes: number) => Promise<void>>;
 }
 
 export interface DiskRoom {
   readonly freeBytes: number;
-  /** Still to come of the uploads that were declared. */
+  /** Bytes of declared uploads that have not arrived yet. */
   readonly promisedBytes: number;
-  /** Kept free whatever comes: INGEST_MIN_FREE_BYTES. */
+  /** INGEST_MIN_FREE_BYTES. */
   readonly keptFreeBytes: number;
   readonly largestUploadBytes: number;
 }
@@ -33,7 +33,7 @@ interface RoomCheckOptions {
   readonly minFreeBytes: number;
 }
 
-/** Says no before the first byte is sent, not after the last gigabyte. */
+/** Refuses what does not fit when it is declared, before the first byte is sent. */
 export function roomCheck({ db, dataDir, maxUploadBytes, minFreeBytes }: RoomCheckOptions): RoomCheck {
   return {
     async room() {
@@ -50,7 +50,7 @@ export function roomCheck({ db, dataDir, maxUploadBytes, minFreeBytes }: RoomChe
       if (sizeBytes <= maxUploadBytes) return;
       throw new IngestError(
         'too_large',
-        `File "${name}" has ${sizeBytes} bytes; this service takes at most ${maxUploadBytes} a file. Split it, or have INGEST_MAX_UPLOAD_BYTES raised.`,
+        `File "${name}" has ${sizeBytes} bytes; the limit is ${maxUploadBytes} bytes per file. Split the file, or ask the operators to raise INGEST_MAX_UPLOAD_BYTES.`,
       );
     },
     async measure() {
@@ -62,14 +62,14 @@ export function roomCheck({ db, dataDir, maxUploadBytes, minFreeBytes }: RoomChe
         const room = left + newBytes;
         throw new IngestError(
           'insufficient_storage',
-          `The disk has room for ${Math.max(0, room)} more bytes, and this needs ${newBytes}. Ask the operators to make room, then run the same command again.`,
+          `The disk has room for ${Math.max(0, room)} more bytes, and this request needs ${newBytes}. Ask the operators to make room, then run the same command again.`,
         );
       };
     },
   };
 }
 
-/** Bytes that have been promised room already: the rest of every upload of a run that still waits for its files. */
+/** The missing bytes of every upload of a run that waits for its files: they have a promise of room. */
 async function outstandingBytes(db: Kysely<Database>): Promise<number> {
   const { rows } = await sql<{ bytes: number }>`
     SELECT coalesce(sum(u.bytes - u.offset_bytes), 0)::bigint AS bytes
@@ -83,8 +83,9 @@ async function outstandingBytes(db: Kysely<Database>): Promise<number> {
 }
 
 /**
- * Rejects with a 507 when a token would have more unfinished uploads, or more bytes on the disk, than it may: what it
- * has sent and nobody has removed, whatever became of the run, and what it has declared and may still send.
+ * Rejects with a 507 when a token would have more unfinished uploads, or more bytes on the disk, than its
+ * quota. Bytes that it has sent count until the file is removed, whatever became of the run; so do bytes that
+ * it has declared and may send.
  */
 export type UploadQuota = (
   trx: Transaction<Database>,
@@ -94,8 +95,8 @@ export type UploadQuota = (
 ) => Promise<void>;
 
 /**
- * One token cannot take the whole disk for itself. Two declarations at the very same moment may pass together; the
- * disk's own check stays.
+ * Keeps one token from using the whole disk. Two declarations at the same moment may pass together and exceed
+ * the quota; the check of the disk remains.
  */
 export function uploadQuota({
   maxOpenUploads,
@@ -106,21 +107,21 @@ export function uploadQuota({
     if (openUploads > maxOpenUploads) {
       throw new IngestError(
         'quota_exceeded',
-        `The token "${owner}" would have ${openUploads} unfinished uploads, ${newUploads} of them new; it may have ${maxOpenUploads}. Finish or withdraw some, or have INGEST_MAX_OPEN_UPLOADS raised.`,
+        `The token "${owner}" would have ${openUploads} unfinished uploads, ${newUploads} of them new; its quota is ${maxOpenUploads}. Finish or withdraw some, or ask the operators to raise INGEST_MAX_OPEN_UPLOADS.`,
         { retryAfterSeconds: 60 },
       );
     }
     if (bytes > maxTokenBytes) {
       throw new IngestError(
         'quota_exceeded',
-        `The token "${owner}" would have ${bytes} bytes on the disk, ${newBytes} of them new; it may have ${maxTokenBytes}. Files of withdrawn runs are removed after an hour, those of loaded runs after INGEST_KEEP_FILES_HOURS; or have INGEST_MAX_TOKEN_BYTES raised.`,
+        `The token "${owner}" would have ${bytes} bytes on the disk, ${newBytes} of them new; its quota is ${maxTokenBytes}. Files of withdrawn runs are removed after an hour, those of loaded runs after INGEST_KEEP_FILES_HOURS. Wait, or ask the operators to raise INGEST_MAX_TOKEN_BYTES.`,
         { retryAfterSeconds: 60 },
       );
     }
   };
 }
 
-/** What is declared in this very transaction is part of it. */
+/** Includes what this transaction has declared. */
 async function usage(
   trx: Transaction<Database>,
   owner: string,

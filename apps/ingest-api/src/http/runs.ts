@@ -1,37 +1,65 @@
 import { pipeline } from 'node:stream/promises';
-import type { Database } from 'db-schema';
-import { type Request, type RequestHandler, type Response, Router } from 'express';
+import type { Database, Scope } from 'db-schema';
+import { type Request, type Response, Router } from 'express';
 import type { Kysely } from 'kysely';
-import type { ModelName } from 'wire';
+import { type ModelName, RUN_STATE } from 'wire';
 import { z } from 'zod';
 import { IngestError } from '../errors.ts';
 import { retryRun, withdrawRun } from '../runs/actions.ts';
 import { declareRun } from '../runs/declare.ts';
 import { describeRun, progressOf } from '../runs/describe.ts';
 import { fileCursor, listRunFiles, rejectedLines } from '../runs/files.ts';
+import { runHistory } from '../runs/history.ts';
 import type { RunLimits } from '../runs/models.ts';
-import { findRevision, type RevisionKey } from '../runs/revisions.ts';
+import { findRevision } from '../runs/revisions.ts';
+import { listRuns } from '../runs/summaries.ts';
 import { allows } from '../runs/tokens.ts';
 import type { RunWatch } from '../runs/watch.ts';
-import { sendJson } from './answers.ts';
-import { principalOf, requireAccess } from './auth.ts';
-import { readJson } from './json-body.ts';
-import { reason } from './models.ts';
+import { principalOf, requireAccess, requireScope } from './auth.ts';
+import { readJson, sendJson } from './json-body.ts';
+import { modelOf } from './models.ts';
 import {
+  CURSOR_RULE,
   fileName,
   pageLimit,
   parseModelParam,
   parseRequest,
   readManifest,
+  reason,
   revisionNumber,
   revisionText,
   runKey,
 } from './requests.ts';
 import type { RoomCheck, UploadQuota } from './room.ts';
 
+export const runsQuery = z.strictObject({
+  model: z.string().optional().describe('only this model'),
+  state: z
+    .string()
+    .transform((text) => text.split(','))
+    .pipe(z.array(RUN_STATE))
+    .optional()
+    .describe('only these states, separated by commas'),
+  perModel: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .max(100)
+    .optional()
+    .describe('only the newest runs of each model, this many'),
+  limit: pageLimit,
+  cursor: z
+    .string()
+    .regex(/^r\d{1,10}$/, CURSOR_RULE)
+    .transform((text) => Number(text.slice(1)))
+    .pipe(revisionNumber)
+    .optional()
+    .describe('the `nextCursor` of the page before'),
+});
+
 const fileCursorText = z
   .string()
-  .regex(/^\d{1,10}\.[A-Za-z0-9_-]{1,1400}$/, 'must be a nextCursor of an answer before')
+  .regex(/^\d{1,10}\.[A-Za-z0-9_-]{1,1400}$/, CURSOR_RULE)
   .transform((text) => {
     const [revision = '', name = ''] = text.split('.');
     return { revision: Number(revision), after: Buffer.from(name, 'base64url').toString() };
@@ -42,13 +70,24 @@ export const filesQuery = z.strictObject({
   state: z
     .enum(['receiving', 'received', 'stalled'])
     .optional()
-    .describe('only these; `stalled` ones are among those that are `receiving`'),
+    .describe('only files in this state; `stalled` files are also `receiving`'),
   revision: revisionText.optional().describe('default: the newest; a cursor has its own'),
   limit: pageLimit,
   cursor: fileCursorText.optional().describe('the `nextCursor` of the page before'),
 });
 
-interface RunsRoutesOptions {
+export const rejectsQuery = z.strictObject({ revision: revisionText.optional() });
+
+/** In the body or in the query: not every client can send a body with DELETE. */
+export const actionRequest = z.strictObject({
+  reason: reason.optional(),
+  revision: revisionText.optional(),
+});
+
+/** The most samples of a chart; more are thinned out. */
+const MOST_SAMPLES = 300;
+
+interface RunRoutesOptions {
   readonly db: Kysely<Database>;
   readonly room: RoomCheck;
   readonly quota: UploadQuota;
@@ -56,13 +95,12 @@ interface RunsRoutesOptions {
   readonly watch: RunWatch;
 }
 
-export function runsRoutes({ db, room, quota, runLimits, watch }: RunsRoutesOptions): Router {
+/** Runs, in the order of a run's life: declared, watched, retried or withdrawn. */
+export function runRoutes({ db, room, quota, runLimits, watch }: RunRoutesOptions): Router {
   const router = Router();
 
   router.put('/v1/models/:model/runs/:run', async (req, res) => {
-    const model = parseModelParam(req.params.model);
-    requireAccess(res, 'push', model);
-    const run = parseRequest(runKey, req.params.run, 'The run key');
+    const { model, run } = runOf(req, res, 'push');
     const manifest = await readManifest(req, res);
     for (const file of manifest.files) room.checkSize(file.name, file.bytes);
     const reserveRoom = await room.measure();
@@ -82,30 +120,37 @@ export function runsRoutes({ db, room, quota, runLimits, watch }: RunsRoutesOpti
     res.status(isNew ? 201 : 200).json(await describeRun(db, model, run));
   });
 
+  router.get('/v1/runs', async (req, res) => {
+    requireScope(res, 'read');
+    const { model, state, perModel, cursor, limit } = parseRequest(runsQuery, req.query, 'The query');
+    if (model !== undefined) requireAccess(res, 'read', parseModelParam(model));
+    const page = await listRuns(db, {
+      models: model === undefined ? principalOf(res).models : [model],
+      limit,
+      ...(state === undefined ? {} : { states: state }),
+      ...(perModel === undefined ? {} : { perModel }),
+      ...(cursor === undefined ? {} : { before: cursor }),
+    });
+    sendJson(req, res, {
+      runs: page.runs,
+      nextCursor: page.nextBefore === null ? null : `r${page.nextBefore}`,
+    });
+  });
+
   router.get('/v1/models/:model/runs/:run', async (req, res) => {
-    const model = parseModelParam(req.params.model);
-    requireAccess(res, 'read', model);
-    const run = parseRequest(runKey, req.params.run, 'The run key');
+    const { model, run } = runOf(req, res, 'read');
     const view = await describeRun(db, model, run);
-    if (view === undefined) {
-      throw new IngestError(
-        'not_found',
-        `Model "${model}" has no run "${run}"; \`uploader push\` declares one.`,
-      );
-    }
+    if (view === undefined) throw noSuchRun(model, run);
     const progress = await progressOf(db, view, watch.throughput);
     if (progress !== null) watch.want();
     sendJson(req, res, { ...view, progress });
   });
 
   router.get('/v1/models/:model/runs/:run/files', async (req, res) => {
-    const model = parseModelParam(req.params.model);
-    requireAccess(res, 'read', model);
-    const run = parseRequest(runKey, req.params.run, 'The run key');
+    const key = runOf(req, res, 'read');
     const query = parseRequest(filesQuery, req.query, 'The query');
     const { revision_id, revision } = await findRevision(db, {
-      model,
-      run,
+      ...key,
       revision: query.cursor?.revision ?? query.revision,
     });
     const page = await listRunFiles(db, {
@@ -117,81 +162,74 @@ export function runsRoutes({ db, room, quota, runLimits, watch }: RunsRoutesOpti
     sendJson(req, res, { revision, files: page.files, nextCursor: fileCursor(revision, page) });
   });
 
-  return router;
-}
-
-/** Also taken from the query, as not every client can send a body with DELETE. */
-export const actionRequest = z.strictObject({
-  reason: reason.optional(),
-  revision: revisionText.optional(),
-});
-
-/** Load a run again, or withdraw it. Both answer the run. */
-export function runActionsRoutes({ db }: { readonly db: Kysely<Database> }): Router {
-  const router = Router();
-
-  const retry: RequestHandler = async (req, res) => {
-    const model = modelOf(req);
-    requireAccess(res, 'operate', model);
-    const { key, reason } = await parseAction(req, res, model);
-    await retryRun(db, { ...key, reason, actor: principalOf(res).name });
-    res.json(await describeRun(db, key.model, key.run));
-  };
-
-  const withdraw: RequestHandler = async (req, res) => {
-    const model = modelOf(req);
-    const principal = principalOf(res);
-    // A token that may only push may withdraw runs of its own: which they are, `withdrawRun` decides.
-    const mayEndOwn = !allows(principal, 'operate') && allows(principal, 'push');
-    requireAccess(res, mayEndOwn ? 'push' : 'operate', model);
-    const { key, reason } = await parseAction(req, res, model);
-    await withdrawRun(db, { ...key, reason, principal });
-    res.json(await describeRun(db, key.model, key.run));
-  };
-
-  router.post('/v1/models/:model/runs/:run/retry', retry);
-  router.delete('/v1/models/:model/runs/:run', withdraw);
-  return router;
-}
-
-function modelOf(req: Request): ModelName {
-  const { model } = req.params as { model: string };
-  return parseModelParam(model);
-}
-
-async function parseAction(
-  req: Request,
-  res: Response,
-  model: ModelName,
-): Promise<{ key: RevisionKey; reason: string | undefined }> {
-  const { run } = req.params as { run: string };
-  const body = (await readJson(req, res)) ?? {};
-  const isObject = typeof body === 'object' && !Array.isArray(body);
-  const given = parseRequest(actionRequest, isObject ? { ...req.query, ...body } : body, 'The request');
-  return {
-    key: { model, run: parseRequest(runKey, run, 'The run key'), revision: given.revision },
-    reason: given.reason,
-  };
-}
-
-export const rejectsQuery = z.strictObject({ revision: revisionText.optional() });
-
-/** `GET …/rejects`: the lines that were refused, as NDJSON, page by page from the database to the socket. */
-export function rejectsRoutes({ db }: { readonly db: Kysely<Database> }): Router {
-  const router = Router();
+  /** The rejected lines as NDJSON, page by page from the database to the socket. */
   router.get('/v1/models/:model/runs/:run/rejects', async (req, res) => {
-    const model = parseModelParam(req.params.model);
-    requireAccess(res, 'read', model);
-    const run = parseRequest(runKey, req.params.run, 'The run key');
+    const key = runOf(req, res, 'read');
     const { revision } = parseRequest(rejectsQuery, req.query, 'The query');
-    const pages = await rejectedLines(db, { model, run, revision });
+    const pages = await rejectedLines(db, { ...key, revision });
     res.set('Cache-Control', 'no-store').type('application/x-ndjson');
     await pipeline(async function* () {
       for await (const page of pages) yield page.map((line) => `${JSON.stringify(line)}\n`).join('');
     }, res).catch((error: unknown) => {
-      // Nobody is there to be told when the reader has hung up.
-      if (!res.destroyed) throw error;
+      if (!res.destroyed) throw error; // when the reader hangs up, nobody receives an error
     });
   });
+
+  router.get('/v1/models/:model/runs/:run/history', async (req, res) => {
+    const { model, run } = runOf(req, res, 'read');
+    const history = await runHistory(db, model, run);
+    const newest = history.revisions[0];
+    if (newest === undefined) throw noSuchRun(model, run);
+    const throughput = watch.throughput.samplesOf(model, run, newest.revision, MOST_SAMPLES);
+    sendJson(req, res, { ...history, throughput });
+  });
+
+  router.post('/v1/models/:model/runs/:run/retry', async (req, res) => {
+    const key = runOf(req, res, 'operate');
+    await retryRun(db, { ...key, ...(await parseAction(req, res)), actor: principalOf(res).name });
+    res.json(await describeRun(db, key.model, key.run));
+  });
+
+  router.delete('/v1/models/:model/runs/:run', async (req, res) => {
+    const principal = principalOf(res);
+    // A token with `push` alone may withdraw its own runs; `withdrawRun` decides which they are.
+    const mayEndOwn = !allows(principal, 'operate') && allows(principal, 'push');
+    const key = runOf(req, res, mayEndOwn ? 'push' : 'operate');
+    await withdrawRun(db, { ...key, ...(await parseAction(req, res)), principal });
+    res.json(await describeRun(db, key.model, key.run));
+  });
+
   return router;
+}
+
+/**
+ * The run that the address names.
+ *
+ * @throws a 404 for a model that the token does not cover, a 403 when the token lacks the scope.
+ */
+function runOf(
+  req: Request,
+  res: Response,
+  scope: Scope,
+): { readonly model: ModelName; readonly run: string } {
+  const model = modelOf(req, res, scope);
+  return { model, run: parseRequest(runKey, req.params.run, 'The run key') };
+}
+
+async function parseAction(req: Request, res: Response) {
+  const body = (await readJson(req, res)) ?? {};
+  const isObject = typeof body === 'object' && !Array.isArray(body);
+  const { reason, revision } = parseRequest(
+    actionRequest,
+    isObject ? { ...req.query, ...body } : body,
+    'The request',
+  );
+  return { reason, revision };
+}
+
+function noSuchRun(model: ModelName, run: string): IngestError {
+  return new IngestError(
+    'not_found',
+    `Model "${model}" has no run "${run}"; \`uploader push\` declares one.`,
+  );
 }

@@ -3,35 +3,38 @@ import { z } from 'zod';
 import { IngestError } from '../errors.ts';
 import type { Principal, Principals } from '../runs/tokens.ts';
 import { readJson } from './json-body.ts';
-import { limitRefusals, limitTokens, type Refusal } from './limits.ts';
+import { limitRefusals, limitSignIns, type Refusal } from './limits.ts';
 import { parseRequest } from './requests.ts';
 
 export const SESSION_COOKIE = 'ingest_session';
-/** Browsers take a cookie of this prefix only with `Secure`, for one host, and from no other one of its domain. */
+/**
+ * Browsers accept a cookie with this prefix only with `Secure`, and only from the very host that it is for.
+ */
 export const SECURE_SESSION_COOKIE = `__Host-${SESSION_COOKIE}`;
-/** The server ends it then; without the cookie the page would only ask in vain. */
-const LASTS_MS = 12 * 60 * 60_000;
+/** The service ends the session after the same time (`SESSION_HOURS`). */
+const COOKIE_MAX_AGE_MS = 12 * 60 * 60_000;
 
-/** Of an address, with tokens that are not valid. */
+/** From one address, with tokens that are not valid. */
 const FAILED_SIGN_INS_PER_MINUTE = 10;
-/** With one token, which is valid: each writes to the database. */
+/** With one valid token: each sign-in writes to the database. */
 const SIGN_INS_PER_MINUTE = 60;
 
 export const signInRequest = z.strictObject({
   token: z
     .string()
     .trim()
-    .regex(/^[A-Za-z0-9_-]{1,200}$/, 'must be a token as `ingest-api token create` printed it'),
+    .regex(/^[A-Za-z0-9_-]{1,200}$/, 'must be a token as `ingest-api token create` prints it'),
 });
 
 /**
- * The status page's sign-in: a token in, a session out. The cookie is the session's random id and never the token; the
- * service ends it at sign-out, after 12 hours, and with its token. Needs no token: it is the sign-in itself.
+ * The sign-in of the status page, which exchanges a token for a session. The cookie is the random id of the
+ * session, never the token. A session ends at sign-out, after 12 hours, and with its token. These routes need
+ * no token.
  */
 export function sessionRoutes(principals: Principals, refuse: Refusal): Router {
   const router = Router();
   const refuseSignIn = limitRefusals(FAILED_SIGN_INS_PER_MINUTE);
-  const limitSignIns = limitTokens(SIGN_INS_PER_MINUTE);
+  const countSignIn = limitSignIns(SIGN_INS_PER_MINUTE);
 
   router.get('/session', async (req, res) => {
     const id = sessionIdOf(req);
@@ -52,13 +55,13 @@ export function sessionRoutes(principals: Principals, refuse: Refusal): Router {
       throw refuseSignIn(req, 'The token is unknown, expired or revoked; ask the operators for a new one.');
     }
     res.locals.principal = principal;
-    limitSignIns(principal);
+    countSignIn(principal);
     const before = sessionIdOf(req);
     if (before !== undefined) await principals.endSession(before);
     const id = await principals.beginSession(principal);
     const secure = isSecure(req);
     const name = secure ? SECURE_SESSION_COOKIE : SESSION_COOKIE;
-    res.cookie(name, id, { ...ATTRIBUTES, secure, maxAge: LASTS_MS });
+    res.cookie(name, id, { ...ATTRIBUTES, secure, maxAge: COOKIE_MAX_AGE_MS });
     sendSession(res, principal);
   });
 
@@ -73,10 +76,13 @@ export function sessionRoutes(principals: Principals, refuse: Refusal): Router {
   return router;
 }
 
-/** Out of reach of scripts, and never sent by another site's page. */
+/** Scripts cannot read the cookie, and pages of other sites cannot make the browser send it. */
 const ATTRIBUTES = { httpOnly: true, sameSite: 'strict', path: '/' } as const;
 
-/** The session's id as the cookie has it. Over HTTPS no cookie counts that a page without it could have set. */
+/**
+ * The id in the cookie. Over HTTPS only the cookie with the prefix counts: a page over plain HTTP can set the
+ * other one.
+ */
 export function sessionIdOf(req: Request): string | undefined {
   const secured = cookie(req, SECURE_SESSION_COOKIE);
   return secured !== undefined || isSecure(req) ? secured : cookie(req, SESSION_COOKIE);
@@ -86,12 +92,15 @@ function cookie(req: Request, name: string): string | undefined {
   return new RegExp(`(?:^|;\\s*)${name}=([A-Za-z0-9_-]{1,200})(?:;|$)`).exec(req.headers.cookie ?? '')?.[1];
 }
 
-/** HTTPS from here to the browser: our own, that of a trusted proxy, or as our own page's browser says. */
+/**
+ * True when the browser uses HTTPS: to this service, to a trusted proxy, or as the `Origin` of our own page
+ * says.
+ */
 function isSecure(req: Request): boolean {
   return req.secure || ownOrigin(req)?.protocol === 'https:';
 }
 
-/** The Origin of the request when it is this service, as the browser sees it. */
+/** The `Origin` of the request when it is this service under the name that the browser uses. */
 function ownOrigin(req: Request): URL | undefined {
   const origin = URL.parse(req.get('origin') ?? '');
   return origin !== null && origin.host === req.get('host') ? origin : undefined;
@@ -113,12 +122,12 @@ function sendSession(res: Response, principal: Principal | undefined): void {
 
 const SAFE_METHODS = new Set(['GET', 'HEAD', 'OPTIONS']);
 
-/** A cookie is sent by the browser unasked: what it may change must have been asked for by our own page. */
+/** Browsers send a cookie with the requests of any page: a change must come from our own page. */
 export function requireSameOrigin(req: Request): void {
   if (SAFE_METHODS.has(req.method)) return;
   if (req.get('sec-fetch-site') === 'same-origin' || ownOrigin(req) !== undefined) return;
   throw new IngestError(
     'forbidden',
-    'A change that is signed in by cookie must come from the status page itself. Programs send "Authorization: Bearer TOKEN".',
+    'A request with a session cookie may change something only when the status page sends it. Programs send "Authorization: Bearer TOKEN".',
   );
 }

@@ -12,9 +12,9 @@ import { newUploadId, openSingleFileRun } from '../runs/declare.ts';
 import type { RunLimits } from '../runs/models.ts';
 import { allows, covers, type Principals } from '../runs/tokens.ts';
 import { type MovedRevision, queueCompleteRevisions } from '../runs/transitions.ts';
-import { findUpload, type LostBytes, type StandingUpload, withTrueOffset } from '../runs/uploads.ts';
+import { type FoundUpload, findUpload, type LostBytes, withTrueOffset } from '../runs/uploads.ts';
 import type { UploadLocks } from '../store/claims.ts';
-import { isUploadId } from '../store/files.ts';
+import { isUploadId } from '../store/folder.ts';
 import type { DurableStore } from '../store/tus-store.ts';
 import { gatherBody } from '../store/write.ts';
 import { principalOf, requireAccess, requireStillValid } from './auth.ts';
@@ -26,14 +26,11 @@ import type { RoomCheck, UploadQuota } from './room.ts';
 const PATH = '/v1/uploads';
 const OFFSET_STREAM = 'application/offset+octet-stream';
 
-const LOST_AND_NOT_NEEDED =
-  'The bytes of this upload are lost, and no run waits for them; declare the run again.';
-
 interface UploadRoutesOptions {
   readonly db: Kysely<Database>;
   readonly dataDir: string;
   readonly maxUploadBytes: number;
-  /** Bytes of an upload that is not finished stay for this long after the last progress. */
+  /** An unfinished upload is kept for this long after its last progress. */
   readonly expireUploadsMs: number;
   readonly store: DurableStore;
   readonly locks: UploadLocks;
@@ -46,8 +43,8 @@ interface UploadRoutesOptions {
 }
 
 /**
- * tus 1.0 on /v1/uploads: @tus/server speaks the protocol, and everything it would decide by itself (who,
- * where, when it is finished, what is left open) is decided here.
+ * tus 1.0 on /v1/uploads. @tus/server implements the protocol; this file decides what is specific to the service: who may
+ * write which upload, where the bytes are stored, and what happens when an upload is complete.
  */
 export function uploadRoutes(options: UploadRoutesOptions): Router {
   const { db, dataDir, locks, room, quota, principals, maxUploadBytes, expireUploadsMs } = options;
@@ -56,9 +53,9 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
     datastore: options.store,
     maxSize: maxUploadBytes,
     locker: locks,
-    lockDrainTimeout: 1, // the lock has waited already: a stalled holder is ended at once
+    lockDrainTimeout: 1, // `UploadLocks` has waited already: a stalled holder is stopped at once
     relativeLocation: true,
-    allowedOrigins: () => false, // no browser of another origin has any business here
+    allowedOrigins: () => false, // no pages of other origins
     getFileIdFromRequest: (_req, lastPath) => (isUploadId(lastPath ?? '') ? lastPath : undefined),
     namingFunction: newUploadId,
     onUploadCreate: async (req, upload) => {
@@ -73,7 +70,7 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
     onResponseError: (req, error) => {
       const known = fromTusError(error);
       responseOf(req).locals.error = known;
-      return { status_code: 500, body: '' }; // replaced below by the problem document
+      return { status_code: 500, body: '' }; // `speakTus` replaces it by the problem document
     },
   });
 
@@ -108,11 +105,11 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
   }
 
   /**
-   * `Upload-Expires` of an upload that is not finished (§Expiration): it stays for at least this long, and longer when
-   * bytes arrive for any file of its run. `Upload-Metadata` as the client sent it.
+   * `Upload-Expires` of an unfinished upload (§Expiration): the earliest time at which it may be removed. Bytes for any
+   * file of its run extend it. HEAD also gets `Upload-Metadata` as the client sent it.
    */
-  function addStanding(req: Request, res: Response, headers: Headers): void {
-    const upload = res.locals.upload as StandingUpload | undefined; // none for a creation
+  function addUploadHeaders(req: Request, res: Response, headers: Headers): void {
+    const upload = res.locals.upload as FoundUpload | undefined; // none for a creation
     const offset = headers.get('upload-offset');
     const sizeBytes = upload?.sizeBytes ?? Number(req.get('upload-length'));
     if (req.method !== 'OPTIONS' && Number(offset ?? 0) < sizeBytes) {
@@ -124,18 +121,18 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
   }
 
   /**
-   * HEAD of an upload that nobody writes: what the record says holds without its lock. One that is being written goes
-   * on to @tus/server, which waits for its turn: a stalled writer then gives way, and what it had counts.
+   * HEAD of an upload without a writer: its record is right without the lock. With a writer, @tus/server answers and waits
+   * for the lock: a stalled writer then releases it, and the bytes that it had received count.
    */
   const answerUnlocked: RequestHandler = (req, res, next) => {
-    const { isBeingWritten, offsetBytes, sizeBytes } = res.locals.upload as StandingUpload;
+    const { isBeingWritten, offsetBytes, sizeBytes } = res.locals.upload as FoundUpload;
     if (isBeingWritten) return next();
     const headers = new Headers({
       'Cache-Control': 'no-store',
       'Upload-Offset': String(offsetBytes),
       'Upload-Length': String(sizeBytes),
     });
-    addStanding(req, res, headers);
+    addUploadHeaders(req, res, headers);
     res.status(200).setHeaders(headers).end();
   };
 
@@ -144,7 +141,7 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
       requestWithNodeBody(req, res, res.locals.hasBytes === true ? OFFSET_STREAM : undefined),
     );
     if (response.status < 400) {
-      addStanding(req, res, response.headers);
+      addUploadHeaders(req, res, response.headers);
       await sendNodeResponse(res, response);
       return;
     }
@@ -159,13 +156,17 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
   router.use(`${PATH}/:id`, async (req, res, next) => {
     const { id } = req.params as { id: string };
     const upload = isUploadId(id) ? await findUpload(db, id) : undefined;
-    // One that belongs to another's model is answered as one that never was, word for word.
+    // An upload of a model that the token does not cover gets the same answer as one that does not exist.
     if (upload === undefined || !covers(principalOf(res), upload.model))
-      throw new IngestError('not_found', 'There is no such upload; declare the run again.');
+      throw new IngestError('not_found', 'There is no such upload. Declare the run again.');
     const mayEndAny = req.method === 'DELETE' && allows(principalOf(res), 'operate');
     requireAccess(res, mayEndAny ? 'operate' : 'push', upload.model);
     const found = await withTrueOffset(db, dataDir, upload, options.onLost);
-    if (found === undefined) throw new IngestError('upload_gone', LOST_AND_NOT_NEEDED);
+    if (found === undefined)
+      throw new IngestError(
+        'upload_gone',
+        'The disk lost bytes of this upload, and no run needs it any more. Declare the run again.',
+      );
     res.locals.upload = found;
     next();
   });
@@ -178,26 +179,19 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
   return router;
 }
 
-/** Express's response behind the web request that @tus/server works with. */
-function responseOf(req: ServerRequest): Response {
-  const res = req.runtime?.node?.res;
-  if (res === undefined) throw new Error('The tus server was given a request that is not from Node.');
-  return res as Response;
-}
-
-/** tus 1.0 lets a client override the method by a header; a proxy that filters by method could not see it. */
-const ignoreOverride: RequestHandler = (req: Request, _res, next) => {
-  delete req.headers['x-http-method-override'];
-  next();
-};
-
-/** tus 1.0 §Tus-Resumable: on every answer of these addresses, also where something before the routes refuses. */
+/** tus 1.0 §Tus-Resumable: on every response to these paths, including errors that are thrown before the routes. */
 export const tusVersionOnEveryAnswer: RequestHandler = (req, res, next) => {
   if (/^\/v1\/uploads(\/|$)/i.test(req.path)) res.set('Tus-Resumable', TUS_RESUMABLE);
   next();
 };
 
-/** tus 1.0 §Tus-Resumable: another version is a 412 that says which one is spoken, and nothing is done. */
+/** tus 1.0 lets a client override the method with a header. It is ignored: a proxy that filters by method does not see it. */
+const ignoreOverride: RequestHandler = (req: Request, _res, next) => {
+  delete req.headers['x-http-method-override'];
+  next();
+};
+
+/** tus 1.0 §Tus-Resumable: a request with another version gets 412 with the supported version, and changes nothing. */
 const requireTusVersion: RequestHandler = (req, res, next) => {
   const version = req.get('tus-resumable');
   if (req.method === 'OPTIONS' || version === TUS_RESUMABLE) return next();
@@ -208,7 +202,7 @@ const requireTusVersion: RequestHandler = (req, res, next) => {
   );
 };
 
-/** A PATCH has bytes, be they none; a POST may have some (creation-with-upload). */
+/** A PATCH always has a body, possibly empty; a POST may have one (creation-with-upload). */
 const requireTusBody: RequestHandler = (req, res, next) => {
   requireIdentity(req, res);
   if (req.method === 'PATCH' || hasBody(req)) {
@@ -218,126 +212,26 @@ const requireTusBody: RequestHandler = (req, res, next) => {
   next();
 };
 
-/** A creation whose first bytes cannot be all of the upload's declares nothing. */
+/** A creation with a body that is longer than the upload declares nothing. */
 const requireFittingLength: RequestHandler = (req, _res, next) => {
   const body = Number(req.headers['content-length'] ?? 0);
   const upload = req.get('upload-length') ?? '';
   if (/^\d+$/.test(upload) && body > Number(upload)) {
     throw new IngestError(
       'too_large',
-      `The body has ${body} bytes, and the upload ${upload} by its Upload-Length; nothing was declared.`,
+      `The body has ${body} bytes, more than the Upload-Length of ${upload}. Nothing was declared.`,
     );
   }
   next();
 };
 
-/** An upload that is not finished, and that no run waits for any more, takes no byte. */
-const requireAwaited: RequestHandler = (_req, res, next) => {
-  const { isAwaited, offsetBytes, sizeBytes } = res.locals.upload as StandingUpload;
-  if (isAwaited || offsetBytes === sizeBytes) return next();
-  throw new IngestError(
-    'upload_gone',
-    'The run that this upload belongs to is cancelled, or was replaced by a newer revision; declare the run again.',
-  );
-};
-
-const CODES_BY_STATUS: Readonly<Record<number, ErrorCode>> = {
-  400: 'invalid_request',
-  403: 'invalid_request',
-  404: 'not_found',
-  409: 'offset_conflict',
-  410: 'upload_gone',
-  412: 'precondition_failed',
-  413: 'too_large',
-  415: 'unsupported_media_type',
-  423: 'upload_locked',
-  501: 'invalid_request',
-};
-
-/** @tus/server throws plain objects of a status and a text. */
-function fromTusError(error: unknown): IngestError {
-  const { status_code, body } = error as { status_code?: unknown; body?: unknown };
-  if (error === ERRORS.INVALID_OFFSET) {
-    return new IngestError(
-      'offset_conflict',
-      'The upload stands at another offset; ask for it by HEAD and go on from there.',
-    );
-  }
-  const code = typeof status_code === 'number' ? CODES_BY_STATUS[status_code] : undefined;
-  return code === undefined ? toIngestError(error) : new IngestError(code, sentence(String(body)));
-}
-
-/** What @tus/server refuses before any handler runs it answers by itself, as text. */
-async function fromTusResponse(response: globalThis.Response): Promise<IngestError> {
-  return fromTusError({ status_code: response.status, body: await response.text() });
-}
-
-function sentence(text: string): string {
-  const line = text.trim();
-  return line.endsWith('.') ? line : `${line}.`;
-}
-
-/**
- * The request as @tus/server wants it, but for its body: that stays Node's own request. The web stream that
- * it would be made into, and the three streams that @tus/server makes of that, cost half the throughput. `mediaType` is the
- * one that was found good; @tus/server compares its letters, and does not fold their case.
- */
-function requestWithNodeBody(req: Request, res: Response, mediaType: string | undefined): ServerRequest {
-  const request = new NodeRequest({ req, res });
-  if (mediaType !== undefined) request.headers.set('content-type', mediaType);
-  return Object.defineProperty(request, 'body', { value: req });
-}
-
-/**
- * Replaces what @tus/server does between its checks and the store (`BaseHandler.writeToStore`, 2.4.5): bodies
- * go straight from Node's request to the disk. As there, more bytes than were announced are refused, and an
- * aborted context (another request has taken over, or the lock is lost) ends the body early: what had come is kept, and
- * its offset answered. Where nothing had come, the sender hears why: 204 would say that the service took none of its bytes.
- */
-function writeStraightToStore(
-  tus: Server,
-  store: DurableStore,
-  hooks: {
-    noteProgress(uploadId: string): void;
-    /** Rejects when whoever sends the body may not do so any more. */
-    assertStillAllowed(req: Request): Promise<void>;
-  },
-): void {
-  async function writeToStore(
-    body: Request,
-    upload: Upload,
-    limitBytes: number,
-    { signal }: CancellationContext,
-  ): Promise<number> {
-    if (limitBytes === 0) return upload.offset; // an empty PATCH only asks for the offset, and the finish hook
-    letBodyCome(body, body.res as Response);
-    const pieces = gatherBody(body, {
-      limitBytes,
-      signal,
-      tooMuch: () => ERRORS.ERR_MAX_SIZE_EXCEEDED,
-      onProgress: () => hooks.noteProgress(upload.id),
-    });
-    const offset = await store.write(pieces, upload.id, upload.offset, () => hooks.assertStillAllowed(body));
-    if (offset === upload.offset && signal.aborted) {
-      throw new IngestError(
-        'upload_locked',
-        'This request has lost the upload, to another one or with a connection to the database; ask for its offset and go on from there.',
-        { retryAfterSeconds: 1 },
-      );
-    }
-    return offset;
-  }
-  Object.assign(tus.handlers.PATCH, { writeToStore });
-  Object.assign(tus.handlers.POST, { writeToStore });
-}
-
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 const CONTROL = /\p{C}/u;
 
 /**
- * tus 1.0 §Upload-Metadata leaves open what the values are; @tus/server replaces what is no UTF-8, so that two
- * names become one, and PostgreSQL's jsonb takes no NUL. Here a value is printable text or the request is
- * refused. (The form, and that no key comes twice, @tus/server checks.)
+ * Values must be UTF-8 text without control characters. tus 1.0 §Upload-Metadata does not restrict them, but @tus/server
+ * replaces bytes that are not UTF-8, so that two names can become one, and PostgreSQL's jsonb does not accept NUL.
+ * (@tus/server checks the form of the header, and that no key occurs twice.)
  */
 const requireReadableMetadata: RequestHandler = (req, _res, next) => {
   const header = req.get('upload-metadata') ?? '';
@@ -358,4 +252,111 @@ function isPrintable(base64: string): boolean {
   } catch {
     return false; // not UTF-8
   }
+}
+
+/** An unfinished upload that no run waits for any more accepts no bytes. */
+const requireAwaited: RequestHandler = (_req, res, next) => {
+  const { isAwaited, offsetBytes, sizeBytes } = res.locals.upload as FoundUpload;
+  if (isAwaited || offsetBytes === sizeBytes) return next();
+  throw new IngestError(
+    'upload_gone',
+    'The run of this upload was cancelled, or replaced by a newer revision. Declare the run again.',
+  );
+};
+
+/**
+ * The web request that @tus/server expects, with Node's own request for its body: the web stream that it would become, and
+ * the three streams that @tus/server makes of that, halve the throughput. `mediaType` replaces the header, which was
+ * checked already: @tus/server compares it case-sensitively.
+ */
+function requestWithNodeBody(req: Request, res: Response, mediaType: string | undefined): ServerRequest {
+  const request = new NodeRequest({ req, res });
+  if (mediaType !== undefined) request.headers.set('content-type', mediaType);
+  return Object.defineProperty(request, 'body', { value: req });
+}
+
+/**
+ * Replaces the step of @tus/server between its checks and the store (`BaseHandler.writeToStore`, 2.4.5): bodies are written
+ * from Node's request to the disk without streams in between. As there, more bytes than declared are refused, and an
+ * aborted context (another request takes over, or the lock is lost) ends the body early: the bytes that have arrived are
+ * kept, and the response has their offset. When none have arrived, the response is an error: a 204 would not say why.
+ */
+function writeStraightToStore(
+  tus: Server,
+  store: DurableStore,
+  hooks: {
+    noteProgress(uploadId: string): void;
+    /** Rejects when the token of the request is no longer valid. */
+    assertStillAllowed(req: Request): Promise<void>;
+  },
+): void {
+  async function writeToStore(
+    body: Request,
+    upload: Upload,
+    limitBytes: number,
+    { signal }: CancellationContext,
+  ): Promise<number> {
+    if (limitBytes === 0) return upload.offset; // an empty PATCH writes nothing; the response has the offset
+    letBodyCome(body, body.res as Response);
+    const pieces = gatherBody(body, {
+      limitBytes,
+      signal,
+      tooMuch: () => ERRORS.ERR_MAX_SIZE_EXCEEDED,
+      onProgress: () => hooks.noteProgress(upload.id),
+    });
+    const offset = await store.write(pieces, upload.id, upload.offset, () => hooks.assertStillAllowed(body));
+    if (offset === upload.offset && signal.aborted) {
+      throw new IngestError(
+        'upload_locked',
+        'This request may not write the upload any more: another request took it over, or the service lost its database connection. Ask for the offset with HEAD and continue from there.',
+        { retryAfterSeconds: 1 },
+      );
+    }
+    return offset;
+  }
+  Object.assign(tus.handlers.PATCH, { writeToStore });
+  Object.assign(tus.handlers.POST, { writeToStore });
+}
+
+/** Express's response behind the web request that @tus/server works with. */
+function responseOf(req: ServerRequest): Response {
+  const res = req.runtime?.node?.res;
+  if (res === undefined) throw new Error('The tus server received a request without a Node response.');
+  return res as Response;
+}
+
+const CODES_BY_STATUS: Readonly<Record<number, ErrorCode>> = {
+  400: 'invalid_request',
+  403: 'invalid_request',
+  404: 'not_found',
+  409: 'offset_conflict',
+  410: 'upload_gone',
+  412: 'precondition_failed',
+  413: 'too_large',
+  415: 'unsupported_media_type',
+  423: 'upload_locked',
+  501: 'invalid_request',
+};
+
+/** @tus/server throws plain objects with a status and a text. */
+function fromTusError(error: unknown): IngestError {
+  const { status_code, body } = error as { status_code?: unknown; body?: unknown };
+  if (error === ERRORS.INVALID_OFFSET) {
+    return new IngestError(
+      'offset_conflict',
+      'The Upload-Offset of the request is not the offset of the upload. Ask for it with HEAD and continue from there.',
+    );
+  }
+  const code = typeof status_code === 'number' ? CODES_BY_STATUS[status_code] : undefined;
+  return code === undefined ? toIngestError(error) : new IngestError(code, sentence(String(body)));
+}
+
+/** Where @tus/server refuses a request before any handler runs, it answers itself, with text. */
+async function fromTusResponse(response: globalThis.Response): Promise<IngestError> {
+  return fromTusError({ status_code: response.status, body: await response.text() });
+}
+
+function sentence(text: string): string {
+  const line = text.trim();
+  return line.endsWith('.') ? line : `${line}.`;
 }

@@ -16,7 +16,7 @@ import {
   ScoreProfile,
 } from 'score-lines';
 import type { RunLimits } from '../runs/models.ts';
-import { seemsShort, uploadPath } from '../store/files.ts';
+import { seemsShort, uploadPath } from '../store/folder.ts';
 import type { ClaimedFile, ClaimedRevision } from './attempts.ts';
 import { contentFault, DataFault, type Mismatch, RejectList } from './faults.ts';
 

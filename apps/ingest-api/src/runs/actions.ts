@@ -2,7 +2,7 @@ import type { Database, GateResult } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
 import type { ModelName, RunState } from 'wire';
 import { IngestError } from '../errors.ts';
-import { removeUploadFile } from '../store/files.ts';
+import { removeUploadFile } from '../store/folder.ts';
 import { recordAudit } from './history.ts';
 import { lockModel } from './models.ts';
 import { type FoundRevision, isLockNotAvailable, lockRevision, type RevisionKey } from './revisions.ts';

@@ -1,14 +1,14 @@
 import type { Database } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
-import { removeUploadFiles } from '../store/files.ts';
+import { removeUploadFiles } from '../store/folder.ts';
 import { SENT_BY_UPLOAD } from './files.ts';
 import { recordAudit } from './history.ts';
 import { type MovedRevision, queryOf, transition } from './transitions.ts';
 
 interface FileRetention {
-  /** Files stay this long after the last load that used them. */
+  /** Files are kept for this long after the last load that used them. */
   readonly keepFilesMs: number;
-  /** A run that receives no byte for this long is cancelled. */
+  /** Runs that receive no bytes for this long are cancelled. */
   readonly expireUploadsMs: number;
 }
 
@@ -20,9 +20,9 @@ interface RemovalReport {
 }
 
 /**
- * Cancels runs that nobody sends any more, and removes the files that no run needs: neither one that waits for
- * its files or its load, nor one that was declared or loaded a short while ago. One sweep at a time; what a kill
- * leaves undone the next one does.
+ * Cancels runs that receive no bytes any more, and removes files that no run needs. A run needs its files while it waits
+ * for bytes or for its load, and for a time after it was declared or loaded. One sweep runs at a time; the next one
+ * completes a sweep that was killed.
  */
 export async function removeFiles(
   db: Kysely<Database>,
@@ -30,18 +30,18 @@ export async function removeFiles(
   retention: FileRetention,
 ): Promise<RemovalReport> {
   const expired = await asOnlySweep(db, [], async (trx) => {
-    const given = await expireRuns(trx, retention.expireUploadsMs);
-    await giveUpFiles(trx, retention.keepFilesMs);
+    const cancelled = await expireRuns(trx, retention.expireUploadsMs);
+    await markUnneededFiles(trx, retention.keepFilesMs);
     await forgetWriters(trx);
-    return given;
+    return cancelled;
   });
   const removed = await asOnlySweep(db, { removedFiles: 0, removedBytes: 0 }, (trx) =>
-    removeGivenUp(trx, dataDir),
+    removeMarkedFiles(trx, dataDir),
   );
   return { expired, ...removed };
 }
 
-/** @returns `otherwise` when somebody else sweeps just now. */
+/** @returns `otherwise` when another process is sweeping. */
 async function asOnlySweep<T>(
   db: Kysely<Database>,
   otherwise: T,
@@ -59,29 +59,7 @@ async function asOnlySweep<T>(
   });
 }
 
-/** What a kill leaves removed from the disk, and not yet recorded, the next sweep records. */
-async function removeGivenUp(trx: Transaction<Database>, dataDir: string) {
-  const given = await trx
-    .selectFrom('ingest.upload')
-    .select(['upload_id', 'offset_bytes'])
-    .where('removed_at', 'is not', null)
-    .where('file_removed_at', 'is', null)
-    .execute();
-  const ids = given.map(({ upload_id }) => upload_id);
-  await removeUploadFiles(dataDir, new Set(ids));
-  await sql`UPDATE ingest.upload SET file_removed_at = now() WHERE upload_id = ANY (${ids}::text[])`.execute(
-    trx,
-  );
-  const removedBytes = given.reduce((sum, { offset_bytes }) => sum + offset_bytes, 0);
-  return { removedFiles: given.length, removedBytes };
-}
-
-/** Writers that were killed: whoever looks for one that is not there knows that it is gone. */
-async function forgetWriters(trx: Transaction<Database>): Promise<void> {
-  await sql`DELETE FROM ingest.writer WHERE beat_at < now() - interval '10 minutes'`.execute(trx);
-}
-
-/** By last activity, not by age: an upload of days is fine as long as bytes arrive. */
+/** By last activity, not by age: an upload may take days while bytes arrive. */
 async function expireRuns(trx: Transaction<Database>, afterMs: number): Promise<readonly MovedRevision[]> {
   const expired = await transition(
     queryOf(trx),
@@ -98,13 +76,13 @@ async function expireRuns(trx: Transaction<Database>, afterMs: number): Promise<
 }
 
 /**
- * Locked first and judged after, in a statement of its own: a declaration that shares an upload (FOR SHARE) is
- * then seen, or sees that the upload is gone.
+ * One statement locks the uploads, and a second one checks them again: it sees each declaration that shares one of them
+ * (FOR SHARE), or that declaration sees that the upload is removed.
  */
-async function giveUpFiles(trx: Transaction<Database>, afterMs: number): Promise<void> {
+async function markUnneededFiles(trx: Transaction<Database>, afterMs: number): Promise<void> {
   const { rows } = await sql<{ upload_id: string }>`
     SELECT upload_id FROM ingest.upload u
-    WHERE u.removed_at IS NULL AND u.last_progress_at < ${before(whenAbandoned(afterMs))} AND ${isNotNeeded(afterMs)}
+    WHERE u.removed_at IS NULL AND u.last_progress_at < ${ago(withdrawnKeepMs(afterMs))} AND ${isNotNeeded(afterMs)}
     FOR UPDATE SKIP LOCKED`.execute(trx);
   if (rows.length === 0) return;
   await sql`
@@ -119,14 +97,36 @@ function isNotNeeded(afterMs: number) {
     SELECT FROM ingest.run_revision r
     WHERE ${sql.raw(SENT_BY_UPLOAD)}
       AND (r.state IN ('receiving', 'queued') OR coalesce(r.loaded_at, r.declared_at) >=
-        CASE WHEN r.state = 'cancelled' THEN ${before(whenAbandoned(afterMs))} ELSE ${before(afterMs)} END))`;
+        CASE WHEN r.state = 'cancelled' THEN ${ago(withdrawnKeepMs(afterMs))} ELSE ${ago(afterMs)} END))`;
 }
 
-/** Files of withdrawn runs stay for at most an hour: a push that follows may share them, and they count in the quota. */
-function whenAbandoned(afterMs: number): number {
+/** Files of cancelled runs are kept for at most an hour: the next push may share them, but they count in the quota. */
+function withdrawnKeepMs(afterMs: number): number {
   return Math.min(afterMs, 60 * 60 * 1000);
 }
 
-function before(ms: number) {
+function ago(ms: number) {
   return sql<Date>`now() - ${ms} * interval '1 millisecond'`;
+}
+
+/** Deletes the rows of killed writers. A writer without a row counts as gone (`store/writers.ts`). */
+async function forgetWriters(trx: Transaction<Database>): Promise<void> {
+  await sql`DELETE FROM ingest.writer WHERE beat_at < now() - interval '10 minutes'`.execute(trx);
+}
+
+/** A sweep that is killed before the commit leaves removed files unrecorded; the next sweep records them. */
+async function removeMarkedFiles(trx: Transaction<Database>, dataDir: string) {
+  const marked = await trx
+    .selectFrom('ingest.upload')
+    .select(['upload_id', 'offset_bytes'])
+    .where('removed_at', 'is not', null)
+    .where('file_removed_at', 'is', null)
+    .execute();
+  const ids = marked.map(({ upload_id }) => upload_id);
+  await removeUploadFiles(dataDir, new Set(ids));
+  await sql`UPDATE ingest.upload SET file_removed_at = now() WHERE upload_id = ANY (${ids}::text[])`.execute(
+    trx,
+  );
+  const removedBytes = marked.reduce((sum, { offset_bytes }) => sum + offset_bytes, 0);
+  return { removedFiles: marked.length, removedBytes };
 }

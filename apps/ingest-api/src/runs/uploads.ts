@@ -2,15 +2,31 @@ import type { Database } from 'db-schema';
 import { type Kysely, type Selectable, sql } from 'kysely';
 import type { ModelName } from 'wire';
 import { IngestError } from '../errors.ts';
-import { seemsShort, storedBytes, toDiskFault } from '../store/files.ts';
-import type { ClaimAnswer, UploadRecord, UploadRecords } from '../store/tus-store.ts';
+import type { UploadRecord, UploadRecords } from '../store/claims.ts';
+import { seemsShort, storedBytes, toDiskFault } from '../store/folder.ts';
 import { SENT_BY_UPLOAD } from './files.ts';
 import { type Query, queryOf, transition } from './transitions.ts';
 
-/** The tus server's records, in PostgreSQL. */
+/** The records of uploads that `store/` keeps in PostgreSQL. */
 export function uploadRecords(db: Kysely<Database>): UploadRecords {
   return {
-    claim: (uploadId, writer, insteadOf) => claimUpload(db, uploadId, writer, insteadOf),
+    async claim(uploadId, writer, insteadOf) {
+      const claimed = await db
+        .updateTable('ingest.upload')
+        .set({ writer })
+        .where('upload_id', '=', uploadId)
+        .where('removed_at', 'is', null)
+        .where(({ eb, or }) => or([eb('writer', 'is', null), eb('writer', '=', insteadOf ?? writer)]))
+        .returning(RECORD)
+        .executeTakeFirst();
+      if (claimed !== undefined) return { record: toRecord(uploadId, claimed) };
+      return db
+        .selectFrom('ingest.upload')
+        .select('writer')
+        .where('upload_id', '=', uploadId)
+        .where('removed_at', 'is', null)
+        .executeTakeFirst();
+    },
     async fence(uploadId, writer) {
       const fenced = await db
         .updateTable('ingest.upload')
@@ -41,7 +57,7 @@ export function uploadRecords(db: Kysely<Database>): UploadRecords {
         .set({
           offset_bytes: toBytes,
           last_progress_at: sql<Date>`now()`,
-          // One commit for the last byte, not three: each waits for the disk.
+          // One statement instead of three: each commit waits for the disk.
           received_at: sql<Date | null>`CASE WHEN ${isReceived} THEN now() END`,
           writer: sql<string | null>`CASE WHEN ${isReceived} THEN NULL ELSE writer END`,
         })
@@ -54,7 +70,7 @@ export function uploadRecords(db: Kysely<Database>): UploadRecords {
       if (row !== undefined) return row.isReceived;
       throw new IngestError(
         'upload_locked',
-        `Another request has taken upload ${uploadId} over, or its bytes were lost; ask for its offset and continue from there.`,
+        `Another request took upload ${uploadId} over, or the disk lost its bytes. Ask for the offset with HEAD and continue from there.`,
       );
     },
     async release(uploadId, writer) {
@@ -68,49 +84,39 @@ export function uploadRecords(db: Kysely<Database>): UploadRecords {
   };
 }
 
-/** In place of a writer that may write on, until another one has a file of its own: never the name of a process. */
+/** Replaces a writer that may still be writing, until the next one has a new file. Never the name of a process. */
 const NOBODY = 'nobody';
 
-async function claimUpload(
-  db: Kysely<Database>,
+const RECORD = ['bytes', 'offset_bytes', 'created_at', 'file'] as const;
+
+function toRecord(
   uploadId: string,
-  writer: string,
-  insteadOf: string | undefined,
-): Promise<ClaimAnswer> {
-  const claimed = await db
-    .updateTable('ingest.upload')
-    .set({ writer })
-    .where('upload_id', '=', uploadId)
-    .where('removed_at', 'is', null)
-    .where(({ eb, or }) => or([eb('writer', 'is', null), eb('writer', '=', insteadOf ?? writer)]))
-    .returning(RECORD)
-    .executeTakeFirst();
-  if (claimed !== undefined) return { record: toRecord(uploadId, claimed) };
-  return db
-    .selectFrom('ingest.upload')
-    .select('writer')
-    .where('upload_id', '=', uploadId)
-    .where('removed_at', 'is', null)
-    .executeTakeFirst();
+  row: Pick<Selectable<Database['ingest.upload']>, (typeof RECORD)[number]>,
+): UploadRecord {
+  return {
+    uploadId,
+    fileName: row.file ?? uploadId,
+    sizeBytes: row.bytes,
+    offsetBytes: row.offset_bytes,
+    createdAt: row.created_at,
+  };
 }
 
-export interface StandingUpload extends UploadRecord {
+/** An upload with what a request must know about it. */
+export interface FoundUpload extends UploadRecord {
   readonly model: ModelName;
   /** A run waits for it. */
   readonly isAwaited: boolean;
-  /** Or since when a run waits for it, when that is later. */
+  /** The time of the last bytes, or since when a run waits for the upload, if that is later. */
   readonly lastProgressAt: Date;
-  /** The header as its creator sent it; null for one that a manifest has declared. */
+  /** `Upload-Metadata` as its creator sent it; null for an upload that a manifest declared. */
   readonly metadata: string | null;
-  /** A process has begun to write it, and not ended. */
+  /** A process has claimed it, and not released it. */
   readonly isBeingWritten: boolean;
 }
 
-/** Undefined for one that never was or is gone. */
-export async function findUpload(
-  db: Kysely<Database>,
-  uploadId: string,
-): Promise<StandingUpload | undefined> {
+/** Undefined for an upload that does not exist or was removed. */
+export async function findUpload(db: Kysely<Database>, uploadId: string): Promise<FoundUpload | undefined> {
   const row = await db
     .selectFrom('ingest.upload as u')
     .select(['model', 'writer', 'metadata', 'last_progress_at', ...RECORD])
@@ -135,32 +141,17 @@ export async function findUpload(
   };
 }
 
-const RECORD = ['bytes', 'offset_bytes', 'created_at', 'file'] as const;
-
-function toRecord(
-  uploadId: string,
-  row: Pick<Selectable<Database['ingest.upload']>, (typeof RECORD)[number]>,
-): UploadRecord {
-  return {
-    uploadId,
-    fileName: row.file ?? uploadId,
-    sizeBytes: row.bytes,
-    offsetBytes: row.offset_bytes,
-    createdAt: row.created_at,
-  };
-}
-
-/** An upload whose file may not hold what was acknowledged. */
+/** An upload whose file may not hold the acknowledged bytes. */
 export interface Suspect {
   readonly uploadId: string;
   /**
-   * Set when its content was read and is not what was declared: when it had been received, as the database writes it. What
-   * was sent again since is left alone. Left out, the file is looked at: it may be short.
+   * The `received_at` (as PostgreSQL's text) of content that was read and is not what was declared. Content that was
+   * received again since is left alone. Without it, the size of the file is checked.
    */
   readonly wrongSince?: string;
 }
 
-/** An upload that went back to what its file holds; to nothing when what it holds is wrong. */
+/** An upload whose offset was set back to what its file holds; to 0 when the content is wrong. */
 export interface LostBytes {
   readonly uploadId: string;
   readonly recordedBytes: number;
@@ -174,13 +165,13 @@ interface SetBack {
 }
 
 /**
- * Sets uploads back to what is there, and the runs that wait with them to `receiving`, so that the same push sends
- * the rest at once. An upload that no run waits for is removed: nobody may take it for content that is there. The one
- * place that does so, for a start, a request and a load alike; to be called inside a transaction.
+ * Sets uploads back to what their files hold, and the waiting runs with them to `receiving`, so that the same push sends
+ * the rest at once. Removes an upload that no run waits for, so that no later run shares its missing content. The start
+ * of the service, requests and loads all use this function, inside a transaction.
  *
- * A run that a loader holds just now is left to that loader: it has the file open, or comes here by itself.
+ * Skips a run that a loader holds: the loader has the file open, or calls this function itself.
  *
- * @param actor who has found it, for the run's history.
+ * @param actor who found the loss, for the history of the run.
  */
 export async function setBackUploads(
   query: Query,
@@ -193,7 +184,7 @@ export async function setBackUploads(
   const lost: LostBytes[] = [];
   for (const { uploadId, fileName, recordedBytes, receivedAt } of uploads) {
     const wrongSince = wrong.get(uploadId);
-    // While the record is locked nobody moves its offset, and the file is never behind it.
+    // While the record is locked no writer moves its offset, and a sound file holds at least that many bytes.
     const stored = wrongSince === undefined ? await storedBytes(dataDir, fileName) : 0;
     if (wrongSince === undefined ? stored < recordedBytes : wrongSince === receivedAt)
       lost.push({ uploadId, recordedBytes, storedBytes: stored });
@@ -217,7 +208,7 @@ interface LockedUpload {
   readonly receivedAt: string | null;
 }
 
-/** In one order, so that two who lock some of the same never wait for each other. */
+/** In a fixed order, so that two transactions with common uploads cannot deadlock. */
 const LOCK_UPLOADS = `
   SELECT upload_id AS "uploadId", coalesce(file, upload_id) AS "fileName", offset_bytes AS "recordedBytes",
          received_at::text AS "receivedAt"
@@ -225,8 +216,8 @@ const LOCK_UPLOADS = `
   ORDER BY upload_id FOR NO KEY UPDATE`;
 
 /**
- * Whoever writes it now has a file open that is not what it seems, and may write on: the next one takes another file
- * (`upload-locks.ts`). The upload is given its time anew.
+ * A current writer has the damaged file open and may write on: its record gets `NOBODY`, so that the next writer
+ * continues in another file (`store/claims.ts`). The time until the upload expires starts again.
  */
 const SET_BACK_UPLOADS = `
   UPDATE ingest.upload u
@@ -238,7 +229,7 @@ const SET_BACK_UPLOADS = `
   FROM unnest($1::text[], $2::bigint[]) AS l (upload_id, stored_bytes)
   WHERE u.upload_id = l.upload_id`;
 
-/** Also for an upload that somebody else set back a moment ago. */
+/** Also runs of an upload that another transaction has just set back. */
 const SENT_BY_THESE = `r.revision_id = ANY (ARRAY(
   SELECT w.revision_id FROM ingest.run_revision w
   WHERE w.state IN ('receiving', 'queued') AND w.revision_id = ANY (ARRAY(
@@ -246,7 +237,7 @@ const SENT_BY_THESE = `r.revision_id = ANY (ARRAY(
     WHERE f.upload_id = ANY ($1::text[]) AND u.received_at IS NULL))
   FOR NO KEY UPDATE SKIP LOCKED))`;
 
-/** In the history of each run that waits for bytes again. */
+/** Writes the loss into the history of each run that waits for bytes again. */
 const RECORD_LOSS = `
   INSERT INTO ingest.audit_event (actor, action, model, run_key, revision, detail)
   SELECT $2, 'lose_bytes', r.model, r.run_key, r.revision,
@@ -259,32 +250,18 @@ const RECORD_LOSS = `
     JOIN ingest.run_file f ON f.upload_id = l."uploadId" GROUP BY f.revision_id) l USING (revision_id)
   WHERE r.revision_id = ANY ($1::int[])`;
 
-/** The same, as a transaction of the service. */
-async function setBackShort(
-  db: Kysely<Database>,
-  dataDir: string,
-  uploadIds: readonly string[],
-): Promise<readonly LostBytes[]> {
-  if (uploadIds.length === 0) return [];
-  const suspects = uploadIds.map((uploadId) => ({ uploadId }));
-  const { lost } = await db
-    .transaction()
-    .execute((trx) => setBackUploads(queryOf(trx), dataDir, suspects, 'service'));
-  return lost;
-}
-
 /**
- * An upload as its record and its file say, for a request that needs its bytes: when the file is short, the record is set
- * back first. Undefined when that leaves nobody who waits for it.
+ * The upload with an offset that its file really holds, for a request that needs its bytes: when the file is short, the
+ * record is set back first. Undefined when the upload is then removed, because no run waits for it.
  *
- * @throws a `storage_fault` when the disk does not tell.
+ * @throws a `storage_fault` when the disk fails.
  */
-export async function withTrueOffset<Upload extends StandingUpload & { readonly model: ModelName }>(
+export async function withTrueOffset(
   db: Kysely<Database>,
   dataDir: string,
-  upload: Upload,
+  upload: FoundUpload,
   onLost: (lost: readonly LostBytes[]) => void,
-): Promise<StandingUpload | undefined> {
+): Promise<FoundUpload | undefined> {
   const { uploadId, fileName, offsetBytes } = upload;
   try {
     if (!(await seemsShort(dataDir, fileName, offsetBytes))) return upload;
@@ -295,12 +272,12 @@ export async function withTrueOffset<Upload extends StandingUpload & { readonly 
   return findUpload(db, uploadId);
 }
 
-const LOOKED_AT_ONCE = 32;
+const COMPARED_AT_ONCE = 32;
 
 /**
- * Compares all uploads with the folder, which alone knows what is there: after an older copy of it was restored, files are
- * short or missing. For the start of a service. Requests that come meanwhile, and another service on the same folder, do
- * no harm: bytes are synced before they are recorded.
+ * Compares all uploads with their files when the service starts: after an older copy of the folder was restored, files are
+ * short or missing. Requests may arrive meanwhile, and another service may use the same folder: bytes are synced before
+ * they are recorded, so a file is never shorter than its record says unless it lost bytes.
  */
 export async function setBackAllShort(db: Kysely<Database>, dataDir: string): Promise<readonly LostBytes[]> {
   const uploads = await db
@@ -310,13 +287,27 @@ export async function setBackAllShort(db: Kysely<Database>, dataDir: string): Pr
     .where('offset_bytes', '>', 0)
     .execute();
   const lost: LostBytes[] = [];
-  for (let start = 0; start < uploads.length; start += LOOKED_AT_ONCE) {
-    const some = uploads.slice(start, start + LOOKED_AT_ONCE);
+  for (let start = 0; start < uploads.length; start += COMPARED_AT_ONCE) {
+    const some = uploads.slice(start, start + COMPARED_AT_ONCE);
     const short = await Promise.all(
       some.map(({ upload_id, file, offset_bytes }) => seemsShort(dataDir, file ?? upload_id, offset_bytes)),
     );
     const ids = some.filter((_, i) => short[i]).map(({ upload_id }) => upload_id);
     lost.push(...(await setBackShort(db, dataDir, ids)));
   }
+  return lost;
+}
+
+/** `setBackUploads` for uploads that may be short, in a transaction of its own. */
+async function setBackShort(
+  db: Kysely<Database>,
+  dataDir: string,
+  uploadIds: readonly string[],
+): Promise<readonly LostBytes[]> {
+  if (uploadIds.length === 0) return [];
+  const suspects = uploadIds.map((uploadId) => ({ uploadId }));
+  const { lost } = await db
+    .transaction()
+    .execute((trx) => setBackUploads(queryOf(trx), dataDir, suspects, 'service'));
   return lost;
 }

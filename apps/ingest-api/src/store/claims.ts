@@ -1,43 +1,32 @@
 import type { Lock, Locker, RequestRelease } from '@tus/utils';
 import type { ConnectOptions } from 'db-schema';
 import { IngestError } from '../errors.ts';
-import { copyAcknowledged, removeUploadFile, toDiskFault } from './files.ts';
-import type { UploadRecord, UploadRecords } from './tus-store.ts';
+import { copyAcknowledged, removeUploadFile, toDiskFault } from './folder.ts';
 import { hasEnded, isSameProcess, type WriterSession, WriterSessions } from './writers.ts';
 
-/** A holder that brought no byte for this long is asked to give way to a new request. */
+/** A holder that received no bytes for this long is asked to release the upload to a new request. */
 const STALLED_AFTER_MS = 1_500;
-/** A new request waits this long before its answer is 423. */
+/** A new request waits this long before it gets 423. */
 const WAIT_MS = 5_000;
-/** How often a process asks for an upload that another one writes, besides when it is told that it is free. */
+/** Interval at which a process asks again for an upload of another one, in case the notification of its release is lost. */
 const ASK_AGAIN_MS = 300;
-
-interface Held {
-  readonly requestRelease: RequestRelease;
-  readonly waiters: (() => void)[];
-  /** Infinity while it waits for another process: it cannot be stalled then. */
-  lastProgressMs: number;
-  claim: UploadClaim | undefined;
-  isWantedElsewhere: boolean;
-}
 
 interface UploadLocksOptions {
   readonly dataDir: string;
   readonly connection: ConnectOptions;
   readonly records: UploadRecords;
-  /** Called when the session that all uploads were written under is lost; their writers were asked to stop. */
+  /** Called when this process lost the session that it writes all uploads under; their requests were asked to stop. */
   onSessionLost(reason: string): void;
 }
 
 /**
- * One writer an upload at a time, in all processes. A new request queues behind the holder (no polling within
- * a process), takes over from one that is stalled, and is refused with 423 when the holder is alive and busy.
+ * Allows one writer per upload at a time, across all processes. A new request queues behind the holder (no polling within
+ * a process), takes over from a stalled one, and gets 423 when the holder is alive and busy.
  *
- * Among the requests of a process the queue below decides; the one whose turn it is then enters its process as the
- * writer in the upload's record (`upload-claim.ts`), which all processes share. Whether a writer that the record names is
- * alive, its beats tell (`writer-session.ts`). From one that is gone, but may only be frozen, the upload is taken over in a
- * file of its own. (tus 1.0 leaves locking to the server; @tus/server's own MemoryLocker
- * spins, and guards one process.)
+ * The queue below orders the requests of one process. The first in the queue then enters its process as the writer in the
+ * upload's record (`UploadClaim`), which all processes share. Beats show whether a writer that a record names is alive
+ * (`writers.ts`). When it is gone, it may only be frozen: the next writer continues in a new file. (tus 1.0 leaves locking
+ * to the server; the MemoryLocker of @tus/server spins, and guards one process.)
  */
 export class UploadLocks implements Locker {
   readonly #held = new Map<string, Held>();
@@ -55,7 +44,7 @@ export class UploadLocks implements Locker {
       connection,
       onWanted: (uploadId) => {
         const held = this.#held.get(uploadId);
-        if (held === undefined) void this.#takeOutName(uploadId);
+        if (held === undefined) void this.#removeStaleName(uploadId);
         if (held?.claim === undefined) return;
         held.isWantedElsewhere = true;
         releaseIfStalled(held);
@@ -75,7 +64,7 @@ export class UploadLocks implements Locker {
     };
   }
 
-  /** Says that the holder is alive: bytes came in. */
+  /** To be called when the holder receives bytes: it is not stalled. */
   noteProgress(uploadId: string): void {
     const held = this.#held.get(uploadId);
     if (held !== undefined) held.lastProgressMs = performance.now();
@@ -84,11 +73,11 @@ export class UploadLocks implements Locker {
   /** The right to write an upload that this process has locked. */
   claimOf(uploadId: string): UploadClaim {
     const claim = this.#held.get(uploadId)?.claim;
-    if (claim === undefined) throw new Error(`Upload ${uploadId} is to be written without its lock.`);
+    if (claim === undefined) throw new Error(`Upload ${uploadId} was accessed without its lock.`);
     return claim;
   }
 
-  /** Resolves when every lock is given back, and what was written under it recorded. Nobody is let in any more. */
+  /** Refuses new requests. Resolves when every lock is released, and the bytes written under it are recorded. */
   async close(): Promise<void> {
     this.#closing.abort();
     if (this.#held.size > 0) {
@@ -139,17 +128,17 @@ export class UploadLocks implements Locker {
         this.#hold(uploadId, requestRelease, waiters);
         resolve();
       };
-      const giveUp = (error: IngestError) => {
+      const leave = (error: IngestError) => {
         settle();
         waiters.splice(waiters.indexOf(grant), 1);
         reject(error);
       };
-      const onAbort = () => giveUp(endedWhileWaiting());
+      const onAbort = () => leave(endedWhileWaiting());
       const stallTimer = setInterval(() => {
         const holder = this.#held.get(uploadId);
         if (holder !== undefined) releaseIfStalled(holder);
       }, STALLED_AFTER_MS / 5);
-      const waitTimer = setTimeout(() => giveUp(stillBusy()), deadlineMs - performance.now());
+      const waitTimer = setTimeout(() => leave(stillBusy()), deadlineMs - performance.now());
       const settle = () => {
         clearInterval(stallTimer);
         clearTimeout(waitTimer);
@@ -160,39 +149,39 @@ export class UploadLocks implements Locker {
     });
   }
 
-  /** Resolves when no other process writes the upload, and the record names this one. */
+  /** Resolves when the record of the upload names this process as its writer. */
   async #claim(uploadId: string, signal: AbortSignal, deadlineMs: number): Promise<UploadClaim> {
     let insteadOf: string | undefined;
     for (;;) {
       const session = await this.#sessions.current();
       const answer = await this.#records.claim(uploadId, session.writer, insteadOf);
       if (answer === undefined)
-        throw new IngestError('not_found', 'There is no such upload; declare the run again.');
+        throw new IngestError('not_found', 'There is no such upload. Declare the run again.');
       if ('record' in answer) return new UploadClaim(this.#records, session, answer.record);
       const { writer } = answer;
-      if (writer === null) continue; // released a moment ago
-      // An earlier request of this process is over, as it is our turn now.
+      if (writer === null) continue; // it has just been released
+      // A name of this process is from a request that has ended: this one is first in the queue now.
       if (isSameProcess(writer, session.writer) || hasEnded(writer)) {
         insteadOf = writer;
         continue;
       }
       if (await session.isGone(writer)) {
-        const taken = await this.#takeOver(uploadId, writer, session);
-        if (taken === undefined) continue;
-        const claim = new UploadClaim(this.#records, session, taken);
+        const record = await this.#takeOver(uploadId, writer, session);
+        if (record === undefined) continue;
+        const claim = new UploadClaim(this.#records, session, record);
         if (!signal.aborted) return claim;
         await claim.release(false);
       }
       if (signal.aborted) throw endedWhileWaiting();
       if (performance.now() > deadlineMs) throw stillBusy();
-      await session.askFor(uploadId);
+      await session.notifyWanted(uploadId);
       await this.#freedElsewhere(uploadId);
     }
   }
 
   /**
-   * Continues the upload of a writer that is gone, and that may only be frozen, with a write under way: it is taken out of
-   * the record first, so that what it acknowledged is final, and then left alone with its file.
+   * Continues the upload of a writer that is gone, and that may only be frozen in the middle of a write. First removes it
+   * from the record, so that the acknowledged offset is final; then continues in another file, and leaves it the old one.
    */
   async #takeOver(
     uploadId: string,
@@ -204,7 +193,7 @@ export class UploadLocks implements Locker {
     try {
       const fileName = await copyAcknowledged(this.#dataDir, fenced);
       const isOurs = await this.#records.claimFenced(fenced, session.writer, fileName);
-      // What cannot be removed now is removed with the upload.
+      // If this fails, the file is removed with the upload.
       await removeUploadFile(this.#dataDir, isOurs ? fenced.fileName : fileName).catch(() => {});
       return isOurs ? { ...fenced, fileName } : undefined;
     } catch (error) {
@@ -213,16 +202,17 @@ export class UploadLocks implements Locker {
   }
 
   /**
-   * No request of ours has this upload, but its record may name us: where the answer to a claim, or to its release, was
-   * lost with a connection. Everybody is asked, so mostly it is another's. In a turn of its own, so that nobody claims it meanwhile.
+   * Another process wants an upload that no request of this process holds. Its record may still name this process, if a
+   * connection was lost before the answer to a claim or a release arrived; mostly it names another. Holds the upload
+   * meanwhile, so that no request of this process claims it.
    */
-  async #takeOutName(uploadId: string): Promise<void> {
+  async #removeStaleName(uploadId: string): Promise<void> {
     this.#hold(uploadId, () => {}, []);
     try {
       const session = await this.#sessions.current();
       await this.#records.release(uploadId, session.writer);
     } catch {
-      // The database is away: whoever wants the upload asks again.
+      // The database cannot be reached. The process that wants the upload asks again.
     } finally {
       await this.#release(uploadId);
     }
@@ -236,7 +226,7 @@ export class UploadLocks implements Locker {
         resolve();
       };
       const timer = setTimeout(done, ASK_AGAIN_MS);
-      this.#waitingElsewhere.set(uploadId, done); // one at a time: only the request whose turn it is comes here
+      this.#waitingElsewhere.set(uploadId, done); // only the first request of the queue waits here
     });
   }
 
@@ -263,28 +253,37 @@ export class UploadLocks implements Locker {
   }
 }
 
+interface Held {
+  readonly requestRelease: RequestRelease;
+  readonly waiters: (() => void)[];
+  /** Infinity while it waits for another process: meanwhile it is not stalled. */
+  lastProgressMs: number;
+  claim: UploadClaim | undefined;
+  isWantedElsewhere: boolean;
+}
+
 function releaseIfStalled(held: Held): void {
   if (performance.now() - held.lastProgressMs >= STALLED_AFTER_MS) held.requestRelease();
 }
 
 function endedWhileWaiting(): IngestError {
-  return new IngestError('upload_locked', 'The request ended while it waited for the upload.');
+  return new IngestError('upload_locked', 'The request ended while it waited for the lock of the upload.');
 }
 
 function stillBusy(): IngestError {
   return new IngestError(
     'upload_locked',
-    'Another request is writing this upload and is alive; wait for it, or try again in a moment.',
+    'Another request is writing this upload. Wait for it to end, or try again in a few seconds.',
     { retryAfterSeconds: 2 },
   );
 }
 
 /**
- * The right to write one upload: its record names our session as the writer, and takes no offset from anyone else. Valid as
- * long as that session can be trusted.
+ * The right to write one upload: its record names the session of this process as the writer, and no other writer can move
+ * its offset. Valid while that session can be trusted.
  */
 export class UploadClaim {
-  /** As it was when it was claimed. */
+  /** The record as it was when it was claimed. */
   readonly record: UploadRecord;
   readonly #records: UploadRecords;
   readonly #session: WriterSession;
@@ -298,16 +297,16 @@ export class UploadClaim {
     this.#recordedBytes = record.offsetBytes;
   }
 
-  /** Rejects with a 503 when somebody else might write the upload by now: our session is lost or silent. */
+  /** Rejects with a 503 when the session is lost or silent, so that another process may be writing the upload. */
   async assertHeld(): Promise<void> {
     if (await this.#session.isTrusted()) return;
     throw new IngestError(
       'database_unavailable',
-      'The lock of this upload was lost with its database connection; ask for the offset and go on from there.',
+      'The service lost the lock of this upload with its database connection. Ask for the offset with HEAD and continue from there.',
     );
   }
 
-  /** Records that everything up to `offsetBytes` is safe. With the last byte the upload is received, and the right spent. */
+  /** Records that the bytes up to `offsetBytes` are safe. With the last byte the upload is received, and the claim ends. */
   async advance(offsetBytes: number): Promise<void> {
     const { uploadId } = this.record;
     this.#isReleased = await this.#records.advance(
@@ -319,13 +318,54 @@ export class UploadClaim {
     this.#recordedBytes = offsetBytes;
   }
 
-  /** Never rejects: a name that stays in the record when the database is away is taken out when somebody wants the upload. */
-  async release(tellWaiters: boolean): Promise<void> {
+  /** Never rejects: a name that stays in the record is removed when another request wants the upload. */
+  async release(notifyWaiters: boolean): Promise<void> {
     const { uploadId } = this.record;
     if (!this.#isReleased) {
       this.#isReleased = true;
       await this.#records.release(uploadId, this.#session.writer).catch(() => {});
     }
-    if (tellWaiters) await this.#session.tellFreed(uploadId);
+    if (notifyWaiters) await this.#session.notifyFreed(uploadId);
   }
 }
+
+/** What the store must know about an upload. It is kept in PostgreSQL (`runs/uploads.ts`), so that no record can be torn. */
+export interface UploadRecord {
+  readonly uploadId: string;
+  /** In the folder of the uploads. */
+  readonly fileName: string;
+  readonly sizeBytes: number;
+  /** Synced bytes. */
+  readonly offsetBytes: number;
+  readonly createdAt: Date;
+}
+
+export interface UploadRecords {
+  /**
+   * Makes `writer` the only one whose `advance` succeeds. Changes nothing when the record names another writer, unless it is
+   * the one in `insteadOf`.
+   */
+  claim(uploadId: string, writer: string, insteadOf?: string): Promise<ClaimAnswer>;
+  /**
+   * Removes `writer`, which may only be frozen, from the record: it can no longer move the offset, and the next writer
+   * continues in another file. Undefined when it is not the upload's writer any more.
+   */
+  fence(uploadId: string, writer: string): Promise<UploadRecord | undefined>;
+  /** Claims a fenced upload, with `fileName` for its file. False when the record has changed since it was fenced. */
+  claimFenced(fenced: UploadRecord, writer: string, fileName: string): Promise<boolean>;
+  /**
+   * Moves the durable offset. Rejects when it is no longer `fromBytes`, or `writer` no longer the writer. With the last
+   * byte the upload is received, and the record names no writer.
+   *
+   * @returns whether the upload is received.
+   */
+  advance(uploadId: string, writer: string, fromBytes: number, toBytes: number): Promise<boolean>;
+  /** Removes `writer` from the record, if it is there. */
+  release(uploadId: string, writer: string): Promise<void>;
+}
+
+/**
+ * The record when it was claimed, else the writer that it names (null: one that has just released it). Undefined for an
+ * upload that does not exist or was removed.
+ */
+type ClaimAnswer = { readonly record: UploadRecord } | { readonly writer: string | null } | undefined;

@@ -1,41 +1,41 @@
 import type { FileHandle } from 'node:fs/promises';
 import type { IncomingMessage } from 'node:http';
 
-/** Small network chunks are gathered to about this much before they are written (traps: one write a chunk is slow). */
+/** Small network chunks are gathered into pieces of about this size: one write per chunk is slow. */
 const MOST_GATHERED_BYTES = 1024 * 1024;
 const LEAST_GATHERED_BYTES = 128 * 1024;
-/** A slow sender's bytes are given on after this time, however few they are: how far an upload is must be true at any rate. */
+/** The bytes of a slow sender are yielded after this time, however few: the offset must be current at any rate. */
 const LONGEST_GATHERED_MS = 250;
-/** What all bodies may gather together; as much again may be on its way to the disk (`e2e/many-uploads.test.ts`). */
+/** The limit for all bodies together; as many bytes again may be in the process of being written (`e2e/many-uploads.test.ts`). */
 const SHARED_BYTES = 32 * 1024 * 1024;
 
 let bodiesUnderWay = 0;
 
 interface GatherOptions {
-  /** More bytes than these end the gathering with what `tooMuch` makes. */
+  /** More bytes than this reject with the error of `tooMuch`. */
   readonly limitBytes: number;
   tooMuch(): unknown;
-  /** Aborted when another request takes over, or the lock is lost: what had come is still given. */
+  /** Aborted when another request takes over, or the lock is lost. The bytes that have arrived are still yielded. */
   readonly signal: AbortSignal;
-  /** Called as bytes come in, to tell a slow sender from a dead one. */
+  /** Called when bytes arrive, to distinguish a slow sender from a dead one. */
   onProgress(): void;
 }
 
 /**
- * The body of a request in pieces of about 1 MiB (less when many come at once, or slowly), the next one coming in while the
- * caller works on this one; when both are full the sender is held back. Ends with the body, with the connection, or with the signal:
- * what had come by then is given, as the sender can go on from there.
+ * Yields the body of a request in pieces of about 1 MiB (smaller when there are many bodies, or a slow sender). The next
+ * piece arrives while the caller works on this one; when both are full, the body is paused. Ends with the body, with the
+ * connection, or with the signal. The bytes that have arrived by then are yielded, so that the sender can continue from there.
  *
- * Straight from Node's request: a web stream in between halves the throughput (docs/decisions/0021).
+ * Reads Node's request directly: a web stream in between halves the throughput (docs/decisions/0021).
  *
- * @throws what `tooMuch` makes.
+ * @throws the error of `tooMuch`.
  */
 export async function* gatherBody(
   body: IncomingMessage,
   { limitBytes, tooMuch, signal, onProgress }: GatherOptions,
 ): AsyncGenerator<readonly Uint8Array[]> {
   bodiesUnderWay += 1;
-  let pieceBytes = shareOfMemory(); // the same for all of a piece: one that was full must not become too little
+  let pieceBytes = shareOfMemory(); // fixed per piece: if it grew, a full piece would wait for bytes of a paused body
   let gathered: Uint8Array[] = [];
   let gatheredBytes = 0;
   let totalBytes = 0;
@@ -65,7 +65,7 @@ export async function* gatherBody(
     wake();
   };
 
-  // While the request waited for its lock, it may have ended already: then no event comes any more.
+  // The request may have ended while it waited for its lock: then no event follows.
   if (signal.aborted || body.destroyed || body.readableEnded) isOver = true;
   else body.on('data', onData).on('end', end).on('error', end).on('close', end);
   signal.addEventListener('abort', end, { once: true });
@@ -82,7 +82,7 @@ export async function* gatherBody(
         });
       }
       if (isTooMuch) throw tooMuch();
-      if (gathered.length === 0) return; // it was woken with nothing: the body is over
+      if (gathered.length === 0) return; // woken without bytes: the body has ended
       const piece = gathered;
       gathered = [];
       gatheredBytes = 0;
@@ -103,32 +103,32 @@ function shareOfMemory(): number {
   return Math.max(LEAST_GATHERED_BYTES, Math.min(MOST_GATHERED_BYTES, SHARED_BYTES / bodiesUnderWay));
 }
 
-/** So many bytes of a request are synced at a time, so that little is left to wait for at its end. */
+/** The bytes of a request are synced whenever this many are new, so that little is left to sync at its end. */
 const SYNC_BYTES = 4 * 1024 * 1024;
-/** After this many their offset is recorded, so that a crash costs no more. */
+/** The offset is recorded whenever this many bytes are new: a crash costs about this much. */
 const RECORD_BYTES = 32 * 1024 * 1024;
-/** A slow sender's bytes are synced and recorded after this time: how far it is must be true at any rate (issue 19.9). */
+/** The bytes of a slow sender are synced and recorded after this time: the offset must be current at any rate. */
 const RECORD_AFTER_MS = 2_000;
-const LOOK_EVERY_MS = 250;
+const CHECK_EVERY_MS = 250;
 
 interface DurableWrite {
   readonly file: FileHandle;
   readonly pieces: AsyncIterable<readonly Uint8Array[]>;
-  /** Where the first byte goes; everything before it is on the disk already. */
+  /** The position of the first byte; all bytes before it are synced already. */
   readonly offsetBytes: number;
-  /** Called now and then, and at the end, with the offset up to which the file is safe; never twice at once. */
+  /** Called at intervals and at the end with the offset up to which the file is synced; never concurrently. */
   onDurable(offsetBytes: number): Promise<void>;
-  /** Called before each write; rejects when the right to write is lost. */
+  /** Called before each write. Rejects when the right to write is lost. */
   assertMayWrite(): Promise<void>;
 }
 
 /**
- * Writes pieces one after the other, the next one coming in meanwhile, and syncs them (fdatasync) beside the
- * writing: what has been written while one sync was under way belongs to the next.
+ * Writes pieces one after the other, while the next one arrives, and syncs them (fdatasync) concurrently: bytes that are
+ * written during one sync belong to the next.
  *
- * @returns the durable offset; `onDurable` has been told of it.
- * @throws the file system's error. Then nothing since the last `onDurable` counts: a failed sync is never
- *   tried again, as the kernel may have dropped the pages; the next writer truncates to the recorded offset.
+ * @returns the durable offset; `onDurable` was called with it.
+ * @throws the file system's error. Bytes after the last `onDurable` then do not count. A failed sync is never repeated,
+ *   because the kernel may have dropped the pages; the next writer truncates the file to the recorded offset.
  */
 export async function writeDurably({
   file,
@@ -171,20 +171,20 @@ export async function writeDurably({
     isSyncing = true;
     syncedBytes = writtenBytes;
     syncing = sync(syncedBytes);
-    heardLater(syncing);
+    awaitLater(syncing);
   };
-  // Not with the next piece, which may take its time. A sync that failed is not tried again, and never recorded.
+  // By a timer, because the next piece may be late. A failed sync is not repeated, and its bytes are never recorded.
   const timer = setInterval(() => {
     if (!isSyncing && !hasFailed && writtenBytes > recordedBytes && isLate()) startSync();
-  }, LOOK_EVERY_MS).unref();
+  }, CHECK_EVERY_MS).unref();
 
   try {
     for await (const piece of pieces) {
       await writing;
-      if (!isSyncing) await syncing; // it is over: whether it failed is heard here, not with the last byte
+      if (!isSyncing) await syncing; // it has ended: an error is thrown here, not only after the last byte
       if (!isSyncing && writtenBytes - syncedBytes >= SYNC_BYTES) startSync();
       writing = write(piece);
-      heardLater(writing);
+      awaitLater(writing);
     }
     clearInterval(timer);
     await writing;
@@ -197,17 +197,17 @@ export async function writeDurably({
     return writtenBytes;
   } finally {
     clearInterval(timer);
-    // The caller closes the file: nothing may be under way on it then.
+    // The caller closes the file: no call may be under way on it then.
     await Promise.allSettled([writing, syncing]);
   }
 }
 
-/** It is awaited later; this only keeps an early failure from being called unhandled. */
-function heardLater(promise: Promise<void>): void {
+/** The promise is awaited later. This only prevents an early failure from being reported as unhandled. */
+function awaitLater(promise: Promise<void>): void {
   promise.catch(() => {});
 }
 
-/** `writev` may write less than it was given: goes on until all of it is written. @returns how much that is. */
+/** Repeats `writev`, which may write fewer bytes than it got, until all are written. @returns the bytes of the piece. */
 async function writeAll(
   file: FileHandle,
   piece: readonly Uint8Array[],

@@ -3,56 +3,29 @@ import { readFileSync, readlinkSync } from 'node:fs';
 import { type ConnectOptions, connect, destroyConnection } from 'db-schema';
 import type pg from 'pg';
 
-/** A session that has not answered for this long is asked before it is trusted again: others may take it for gone. */
+/** A session without an answer for this long must answer before it is trusted again: others may consider its writer gone. */
 const TRUSTED_FOR_MS = 5_000;
 const BEAT_EVERY_MS = 1_000;
 const CONNECT_TIMEOUT_MS = 3_000;
 
-/** A writer whose last beat is older than this is gone: its process had stopped trusting its session before. */
+/** A writer whose last beat is older than this is gone: its process stopped trusting its session earlier. */
 export const GONE_AFTER_MS = TRUSTED_FOR_MS + 2 * BEAT_EVERY_MS;
 
 const CHANNEL = 'ingest_upload_lock';
 
 interface WriterSessionsOptions {
   readonly connection: ConnectOptions;
-  /** Another process waits for an upload, maybe one that we write. */
+  /** Another process waits for an upload, which this process may be writing. */
   onWanted(uploadId: string): void;
-  /** An upload that somebody waited for was released, by this process or another one. */
+  /** An upload that a request waited for was released, by this process or another one. */
   onFreed(uploadId: string): void;
   onLost(reason: string): void;
 }
 
-/** The session that a process writes uploads under: its beats tell all others whether it is alive. */
-export interface WriterSession {
-  readonly writer: string;
-  /** False from the moment on when others may take this writer for gone. Asks the database when it was silent. */
-  isTrusted(): Promise<boolean>;
-  /**
-   * True when that writer has not beaten for too long, or never did. It is then out for good: when it was only frozen, it
-   * finds its session lost.
-   */
-  isGone(writer: string): Promise<boolean>;
-  /** Asks whoever writes the upload to give way if it is stalled. Never rejects: who waits asks again by itself. */
-  askFor(uploadId: string): Promise<void>;
-  /** Never rejects: who waits asks again by itself. */
-  tellFreed(uploadId: string): Promise<void>;
-}
-
-interface Session {
-  readonly client: pg.Client;
-  readonly writer: string;
-  /** When the last question was sent that the server has answered: the session was alive then. */
-  confirmedMs: number;
-  isLost: boolean;
-  /** Settles with the newest question: they are asked one after the other, as pg will drop its own queue. */
-  lastAsked: Promise<unknown>;
-}
-
 /**
- * The sessions of a process, one after the other: a connection of their own, made when it is first needed and again when
- * it was lost, and a row that names the writer, in which it says every second that it lives, by the database's clock. A
- * frozen process keeps its connection and whatever lock it holds, so that only what it does can tell that it is alive.
- * Who writes must ask `isTrusted` before each write.
+ * The sessions of a process, one at a time. Each has a connection of its own, opened at the first use and again after a
+ * loss, and a row in `ingest.writer`, whose time it sets every second, by the database's clock. A frozen process keeps its
+ * connection and its locks; only its beats stop. `isTrusted` must be asked before each write.
  */
 export class WriterSessions {
   readonly #options: WriterSessionsOptions;
@@ -63,14 +36,14 @@ export class WriterSessions {
     this.#options = options;
   }
 
-  /** Rejects when the database is out of reach. */
+  /** Rejects when the database cannot be reached. */
   async current(): Promise<WriterSession> {
     const session = await this.#session();
     return {
       writer: session.writer,
       isTrusted: async () => isTrusted(session) || (await this.#confirm(session)),
       async isGone(writer) {
-        // Judged and taken out in one: a beat that comes later finds no row.
+        // One statement checks and deletes: a later beat finds no row.
         const { rows } = await ask<{ gone: boolean }>(
           session,
           `WITH gone AS (
@@ -82,10 +55,10 @@ export class WriterSessions {
         );
         return rows[0]?.gone === true;
       },
-      async askFor(uploadId) {
+      async notifyWanted(uploadId) {
         await ask(session, 'SELECT pg_notify($1, $2)', [CHANNEL, `wanted ${uploadId}`]).catch(() => {});
       },
-      async tellFreed(uploadId) {
+      async notifyFreed(uploadId) {
         await ask(session, 'SELECT pg_notify($1, $2)', [CHANNEL, `freed ${uploadId}`]).catch(() => {});
       },
     };
@@ -94,7 +67,7 @@ export class WriterSessions {
   async close(): Promise<void> {
     const session = await this.#opening?.catch(() => undefined);
     if (session === undefined) return;
-    // Nobody has to wait for a writer that ends in order.
+    // Other processes need not wait until this writer counts as gone.
     await ask(session, 'DELETE FROM ingest.writer WHERE writer = $1', [session.writer]).catch(() => {});
     session.isLost = true;
     await session.client.end().catch(() => {});
@@ -127,20 +100,20 @@ export class WriterSessions {
       if (what === 'wanted') this.#options.onWanted(uploadId);
       if (what === 'freed') this.#options.onFreed(uploadId);
     });
-    // A beat need not wait for the disk: after a crash of the server all sessions begin anew.
+    // A beat need not wait for the disk: a crash of the server ends all sessions.
     try {
       await client.query(`SET synchronous_commit = off; LISTEN ${CHANNEL}`);
       session.confirmedMs = performance.now();
       await client.query('INSERT INTO ingest.writer (writer) VALUES ($1)', [session.writer]);
     } catch (error) {
-      destroyConnection(client, 'it cannot be written under');
+      destroyConnection(client, 'the session could not be set up');
       throw error;
     }
     this.#keepTrusted(session);
     return session;
   }
 
-  /** Beats until the session is lost; one that does not answer in time is ended from here. */
+  /** Beats until the session is lost. Ends a session that does not answer in time. */
   #keepTrusted(session: Session): void {
     let askedMs: number | undefined;
     const loseIfSilent = () => {
@@ -156,14 +129,14 @@ export class WriterSessions {
           askedMs = undefined;
         });
       } else {
-        // Where this process itself was stopped, the answer is there already: it is read before.
+        // If this process itself was stopped, the answer may have arrived: it is read first.
         setImmediate(loseIfSilent);
       }
     }, BEAT_EVERY_MS);
     timer.unref();
   }
 
-  /** Beats. A row that is still there was there all the time: nobody has taken this writer for gone. */
+  /** Beats. While the row exists, no other process has considered this writer gone. */
   async #confirm(session: Session): Promise<boolean> {
     if (session.isLost) return false;
     const askedMs = performance.now();
@@ -174,7 +147,9 @@ export class WriterSessions {
         [session.writer],
       );
       if (rowCount === 0)
-        throw new Error('this process was silent for too long, and others took it for gone');
+        throw new Error(
+          'this process was silent for too long, and another one removed it from ingest.writer',
+        );
     } catch (error) {
       this.#lose(session, (error as Error).message);
       return false;
@@ -192,13 +167,39 @@ export class WriterSessions {
   }
 }
 
+/** The session under which a process writes uploads. Its beats show the other processes that it is alive. */
+export interface WriterSession {
+  readonly writer: string;
+  /** False once other processes may consider this writer gone. Asks the database when it was silent. */
+  isTrusted(): Promise<boolean>;
+  /**
+   * True when the last beat of that writer is too old, or it has no row. Its row is then deleted: a writer that was only
+   * frozen finds its session lost.
+   */
+  isGone(writer: string): Promise<boolean>;
+  /** Asks the writer of the upload to release it if it is stalled. Never rejects: a waiting request asks again. */
+  notifyWanted(uploadId: string): Promise<void>;
+  /** Never rejects: a waiting request asks again. */
+  notifyFreed(uploadId: string): Promise<void>;
+}
+
+interface Session {
+  readonly client: pg.Client;
+  readonly writer: string;
+  /** When the last query that the server has answered was sent: the session was alive then. */
+  confirmedMs: number;
+  isLost: boolean;
+  /** Settles with the newest query. They are sent one after the other here, because pg will drop its own queue. */
+  lastAsked: Promise<unknown>;
+}
+
 function ask<Row extends pg.QueryResultRow>(
   session: Session,
   sql: string,
   values?: unknown[],
 ): Promise<pg.QueryResult<Row>> {
   const answer = session.lastAsked.then(() => session.client.query<Row>(sql, values));
-  session.lastAsked = answer.catch(() => {}); // whoever asked hears of it
+  session.lastAsked = answer.catch(() => {}); // the caller gets the error
   return answer;
 }
 
@@ -207,11 +208,9 @@ function isTrusted(session: Session): boolean {
 }
 
 /**
- * Who writes uploads: a process, for as long as it keeps one session of its own with the database. A name is never used
- * twice: where its process id means something (boot and PID namespace), the process id, a random name of the process, and
- * the number of the session.
- *
- * @returns a maker of the names of one process: one for each session that it opens.
+ * The names of the writers of one process: each call returns the name for its next session. No name is used twice. It has
+ * four parts: the scope of the process id (boot and PID namespace), the process id, a random name of the process, and the
+ * number of the session.
  */
 export function writersOfProcess(): () => string {
   const ofThisProcess = `${pidSpace()} ${process.pid} ${randomBytes(8).toString('hex')}`;
@@ -227,7 +226,7 @@ export function isSameProcess(one: string, other: string): boolean {
   return ofProcess(one) === ofProcess(other);
 }
 
-/** True when the process of that writer has certainly ended. False may also mean that it cannot be seen from here. */
+/** True when the process of that writer has certainly ended. False may also mean that it is not visible from here. */
 export function hasEnded(writerName: string): boolean {
   const [space, pid] = writerName.split(' ');
   if (space !== pidSpace()) return false;
@@ -243,7 +242,7 @@ function ofProcess(writerName: string): string {
   return writerName.split(' ').slice(0, 3).join(' ');
 }
 
-/** Where Linux does not tell, a value that no other process has: then nobody is ever taken for ended. */
+/** Where Linux does not provide it, a value that no other process has: then `hasEnded` is always false. */
 function pidSpace(): string {
   try {
     const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();

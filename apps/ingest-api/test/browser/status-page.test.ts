@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { expect } from 'chai';
 import type { Browser, Page } from 'playwright-core';
+import { holdBackend } from '../support/hold-backend.ts';
 import {
   declare,
   eventually,
@@ -28,8 +29,7 @@ interface AxeResult {
   }[];
 }
 
-describe('the status page', function () {
-  this.timeout(60_000);
+describe('the status page', () => {
   let browser: Browser | undefined;
   let system: TestSystem;
   let token: string;
@@ -87,7 +87,7 @@ describe('the status page', function () {
   async function act(button: string, reason: string): Promise<void> {
     await page.getByRole('button', { name: button }).click();
     const dialog = page.getByRole('dialog');
-    await dialog.getByLabel('Why?').fill(reason);
+    await dialog.getByLabel('Reason').fill(reason);
     await dialog.getByRole('button', { name: button }).click();
     await dialog.waitFor({ state: 'detached' });
   }
@@ -188,8 +188,8 @@ describe('the status page', function () {
 
   it('shows the phase of a load while it goes on', async () => {
     const files = [{ name: 'a.jsonl', content: scoreLines(400_000) }];
-    const [pid] = await Promise.all([
-      stopBackendAt('pg_stat_progress_copy', 'bytes_processed > 0'),
+    const [letCopy] = await Promise.all([
+      holdBackend(system, 'pg_stat_progress_copy', 'bytes_processed > 0'),
       pushRun(system, 'slow', '2026-10', files),
     ]);
     try {
@@ -197,36 +197,27 @@ describe('the status page', function () {
       await seeState('loading');
       const phases = page.getByRole('list', { name: 'Phases of the load' });
       await phases.locator('[aria-current=step]', { hasText: 'Copying rows' }).waitFor();
-      await page.getByText(/ rows · .*(left of this step|no telling when it ends)/).waitFor();
+      await page.getByText(/ rows · .*(left in this step|time left unknown)/).waitFor();
     } finally {
-      process.kill(pid, 'SIGCONT');
+      letCopy();
     }
-    const builder = await stopBackendAt('pg_stat_progress_create_index', `phase LIKE 'building index: %'`);
+    const letBuild = await holdBackend(
+      system,
+      'pg_stat_progress_create_index',
+      `phase LIKE 'building index: %'`,
+    );
     try {
       const now = page.locator('[aria-current=step]', { hasText: 'Building the primary key' });
       await now.waitFor();
-      await page.getByText(/^(reading the rows|sorting, which|writing the index).* · 400,000 rows/).waitFor();
+      await page
+        .getByText(/^(reading the rows|sorting \(PostgreSQL|writing the index).* · 400,000 rows/)
+        .waitFor();
     } finally {
-      process.kill(builder, 'SIGCONT');
+      letBuild();
     }
     await seeState('published');
     expect(complaints).to.deep.equal([]);
   });
-
-  /** Holds the backend of the load in the middle of what it does, so that there is time to look. */
-  async function stopBackendAt(progressView: string, condition: string): Promise<number> {
-    const [backend] = await eventually(
-      () =>
-        system.query<{ pid: number }>(
-          `SELECT pid FROM ${progressView} WHERE datname = current_database() AND ${condition}`,
-        ),
-      (rows) => rows.length === 1,
-      PATIENCE_MS,
-    );
-    if (backend === undefined) throw new Error('There is no load.');
-    process.kill(backend.pid, 'SIGSTOP');
-    return backend.pid;
-  }
 
   it('says why a run was rejected, where, and shows the line', async () => {
     await signIn();
@@ -247,7 +238,11 @@ describe('the status page', function () {
     await signIn('#/runs/churn/2026-11');
     await seeState('held');
     expect(await shownRun('churn')).to.deep.equal(['2026-10']);
-    await page.getByRole('row', { name: /✕ broken/ }).waitFor();
+    await page.getByRole('row', { name: /at most 10 %.*400 %.*✕ broken/ }).waitFor();
+    await page
+      .getByRole('alert')
+      .getByText('Row count changed by 400 %; the contract allows 10 %.')
+      .waitFor();
 
     await act('Publish anyway', 'more customers since the merger');
     await seeState('published');
@@ -256,9 +251,30 @@ describe('the status page', function () {
 
     await page.getByRole('link', { name: 'Overview' }).click();
     await page.getByRole('link', { name: /^churn 2026-10: superseded/ }).click();
-    await act('Roll back to this run', 'the merger was called off');
+    await act('Publish this run', 'the merger was called off');
     await seeState('published');
     expect(await shownRun('churn')).to.deep.equal(['2026-10']);
+    expect(complaints).to.deep.equal([]);
+  });
+
+  it('publishes a run that breaks a gate once more, after readers saw another one', async () => {
+    await signIn('#/runs/churn/2026-11');
+    await seeState('superseded');
+    await act('Publish anyway', 'the merger takes place after all');
+    await seeState('published');
+    expect(await shownRun('churn')).to.deep.equal(['2026-11']);
+    expect(complaints).to.deep.equal([]);
+  });
+
+  it('says that files of a run are stalled, and what to do', async () => {
+    await declare(system, 'stuck', '2026-10', [{ name: 'a.jsonl', content: scoreLines(3) }]);
+    await system.query(`UPDATE ingest.upload SET last_progress_at = now() - interval '11 minutes'
+      WHERE model = 'stuck'`);
+    await signIn();
+    await page.getByText('Stalled files: 1 of 1. Last activity: 11 min').waitFor();
+    await page.goto(`${system.url}/#/runs/stuck/2026-10`);
+    await page.getByRole('alert').getByText('push the run again: only the missing bytes are sent').waitFor();
+    await page.getByRole('button', { name: 'Stalled 1', pressed: true }).waitFor();
     expect(complaints).to.deep.equal([]);
   });
 
@@ -268,8 +284,8 @@ describe('the status page', function () {
     await signIn('#/runs/mended/2026-10');
     await seeState('failed');
     await act('Load again', 'the disk was full');
-    await page.getByRole('row', { name: /retry.*the disk was full/ }).waitFor();
-    const loads = page.getByRole('region', { name: 'Loads that were tried' }).getByRole('row');
+    await page.getByRole('row', { name: /load requested.*the disk was full/ }).waitFor();
+    const loads = page.getByRole('region', { name: 'Load attempts' }).getByRole('row');
     await loads.nth(2).waitFor(); // heading, second try, first try
     await seeState('failed');
 
@@ -312,7 +328,7 @@ describe('the status page', function () {
     await seeState('failed');
     await act('Load again', evil('reason'));
     await untilFinal(system, 'evil', run, PATIENCE_MS);
-    await page.getByRole('row', { name: /retry/ }).waitFor();
+    await page.getByRole('row', { name: /load requested/ }).waitFor();
     await page.locator('.excerpt', { hasText: '<script>' }).waitFor();
     const text = (await page.locator('#app').textContent()) ?? '';
     for (const field of [...fields, ...airflow, 'reason', 'worker'])
@@ -330,14 +346,14 @@ describe('the status page', function () {
     await page.goto(`${system.url}/#/runs/fraud/2026-10`);
     await page.getByLabel('Token').fill(reader);
     await page.getByRole('button', { name: 'Sign in' }).click();
-    await page.getByText('needs a token with the scope').waitFor();
+    await page.getByText('a token that has the scope').waitFor();
     expect(await page.getByRole('button', { name: 'Load again' }).count()).to.equal(0);
   });
 
   it('asks every few seconds where no stream of events comes through', async () => {
     await page.route('**/v1/events', (route) => route.fulfill({ status: 502 }));
     await signIn();
-    await page.getByText('Every 5 s').waitFor();
+    await page.getByText('Updated every 5 s').waitFor();
     await declare(system, 'polled', '2026-10', [{ name: 'a.jsonl', content: scoreLines(3) }]);
     await page.getByRole('link', { name: /^polled 2026-10: receiving/ }).waitFor();
   });
@@ -360,11 +376,11 @@ describe('the status page', function () {
       await page.getByLabel('Token').waitFor();
       expect(await seriousFaults(), 'sign-in').to.deep.equal([]);
       await signIn();
-      await page.getByRole('heading', { name: 'Models and months' }).waitFor();
+      await page.getByRole('heading', { name: 'Runs by model and month' }).waitFor();
       expect(await seriousFaults(), 'overview').to.deep.equal([]);
       for (const run of colorScheme === 'light' ? ['fraud/2026-10'] : ['churn/2026-11']) {
         await page.goto(`${system.url}/#/runs/${run}`);
-        await page.getByRole('heading', { name: 'Who did what' }).waitFor();
+        await page.getByRole('heading', { name: 'Audit log' }).waitFor();
         expect(await seriousFaults(), run).to.deep.equal([]);
       }
     });

@@ -6,9 +6,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { startPostgres } from 'local-postgres';
 import type { Browser, Page } from 'playwright-core';
+import { holdBackend } from '../support/hold-backend.ts';
 import {
   declare,
-  eventually,
   getRun,
   patch,
   pushRun,
@@ -105,17 +105,11 @@ async function keepSending(system: TestSystem): Promise<void> {
 
 /** A load in the middle of the build of its key; its backend is held still for the picture. */
 async function pictureOfLoading(browser: Browser, system: TestSystem, operator: string): Promise<void> {
-  const [backend] = await eventually(
-    () =>
-      system.query<{ pid: number }>(
-        `SELECT pid FROM pg_stat_progress_create_index
-         WHERE datname = current_database() AND phase = 'building index: scanning table' AND blocks_done * 2 > blocks_total`,
-      ),
-    (rows) => rows.length === 1,
-    PATIENCE_MS,
+  const letGo = await holdBackend(
+    system,
+    'pg_stat_progress_create_index',
+    `phase = 'building index: scanning table' AND blocks_done * 2 > blocks_total`,
   );
-  if (backend === undefined) throw new Error('There is no load.');
-  process.kill(backend.pid, 'SIGSTOP');
   const context = await browser.newContext({ colorScheme: 'light', viewport: { width: 1280, height: 800 } });
   try {
     const page = await context.newPage();
@@ -124,7 +118,7 @@ async function pictureOfLoading(browser: Browser, system: TestSystem, operator: 
     await delay(1_500);
     await page.screenshot({ path: path.join(FOLDER, 'run-loading.png') });
   } finally {
-    process.kill(backend.pid, 'SIGCONT');
+    letGo();
     await context.close();
   }
 }
@@ -141,21 +135,21 @@ async function takePictures(browser: Browser, system: TestSystem, operator: stri
     const context = await browser.newContext({ colorScheme, viewport: { width: 1280, height: 800 } });
     const page = await context.newPage();
     await signIn(page, system, operator);
-    await page.getByRole('heading', { name: 'Models and months' }).waitFor();
+    await page.getByRole('heading', { name: 'Runs by model and month' }).waitFor();
     await delay(1_500);
     const picture = (name: string) => page.screenshot({ path: path.join(FOLDER, name), fullPage: true });
     await picture(`overview-${colorScheme}.png`);
     const runs = colorScheme === 'light' ? ['failed fraud_online', 'held loan_propensity'] : ['live churn'];
     for (const [name, model] of runs.map((text) => text.split(' '))) {
       await page.goto(`${system.url}/#/runs/${model}/2026-11`);
-      await page.getByRole('heading', { name: 'Who did what' }).waitFor();
+      await page.getByRole('heading', { name: 'Audit log' }).waitFor();
       await delay(1_000);
       await picture(`run-${name}.png`);
     }
     if (colorScheme === 'light') {
       await page.setViewportSize({ width: 390, height: 844 });
       await page.goto(`${system.url}/#/`);
-      await page.getByRole('heading', { name: 'Models and months' }).waitFor();
+      await page.getByRole('heading', { name: 'Runs by model and month' }).waitFor();
       await picture('phone.png');
     }
     await context.close();

@@ -4,7 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 export async function eventually<T>(
   probe: () => Promise<T>,
   isDone: (value: T) => boolean,
-  deadlineMs = 10_000,
+  deadlineMs = 30_000,
 ): Promise<T> {
   const endMs = Date.now() + deadlineMs;
   for (;;) {

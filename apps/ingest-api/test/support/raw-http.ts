@@ -18,6 +18,13 @@ export async function openSocket(url: string, localAddress = '127.0.0.1'): Promi
   return socket;
 }
 
+/** Resolves when the connection is closed, also by a reset, on which `once` would reject. */
+export function untilClosed(socket: Socket): Promise<void> {
+  return new Promise((resolve) => {
+    socket.once('close', () => resolve());
+  });
+}
+
 /** Sends bytes as they stand, which no HTTP client would, and reads until the server closes or is quiet. */
 export async function sendRaw(url: string, request: string | Buffer, quietMs = 1_000): Promise<RawAnswer> {
   const socket = await openSocket(url);

@@ -144,7 +144,7 @@ const DEFAULTS = {
   maxUploadBytes: 1024 ** 3,
   runLimits: RUN_LIMITS,
   minFreeBytes: 0,
-  idleTimeoutMs: 15_000,
+  idleTimeoutMs: 60_000,
   keepFilesMs: 24 * 60 * 60 * 1000,
   expireUploadsMs: 24 * 60 * 60 * 1000,
   guard: loadServeConfig({ DATABASE_URL: 'postgres://', INGEST_DATA_DIR: '.' }).guard,

@@ -1,4 +1,10 @@
-import { type CheckedRun, checkRun } from '../check/check-run.ts';
+import { open } from 'node:fs/promises';
+import { createScoreLineScanner, type LineCounts, type RejectedLine } from 'score-lines';
+import { EXIT_CODE_OF, type ExitCode } from 'wire';
+import { startReporter, type Terminal } from '../progress/reporter.ts';
+import { formatBytes, formatCount, formatDuration, newRunView, type RunView } from '../progress/view.ts';
+import { newPushView } from '../push/push.ts';
+import { describeBadLines, errorOf, errorOfAll, labelled } from '../results/outcome.ts';
 import {
   type CommandResult,
   describeIgnored,
@@ -6,20 +12,16 @@ import {
   ignoredOf,
   type RunError,
   WORD_OF,
-} from '../command-result.ts';
-import { EXIT_CODE_OF, type ExitCode, worstExitCode } from '../exit-codes.ts';
-import { formatBytes, formatCount, formatDuration } from '../progress/format.ts';
-import { newRunView } from '../progress/push-view.ts';
-import { startReporter } from '../progress/start-reporter.ts';
-import { describeBadLines, errorOf, errorOfAll, labelled } from '../push/outcome.ts';
-import { newPushView } from '../push/push-runs.ts';
-import { type Flags, loadLocalSettings } from '../settings/load-settings.ts';
-import { findRuns } from '../source/find-runs.ts';
-import type { Terminal } from '../terminal.ts';
+  worstExitCode,
+} from '../results/result.ts';
+import { type Flags, loadLocalSettings } from '../settings/settings.ts';
+import { findRuns, type SourceRun } from '../source/find-runs.ts';
+import { identify, refuseEmpty, unreadableSource } from '../source/hash.ts';
+import { readBlocks, readText } from '../source/read.ts';
 
 /** A run that could not be read to its end has its `error`, and no counts. */
 type UncheckedRun = { model: string; run: string; error: RunError };
-export type CheckResult = CommandResult & { runs: Array<CheckedRun | UncheckedRun>; ignored?: Ignored };
+type CheckResult = CommandResult & { runs: Array<CheckedRun | UncheckedRun>; ignored?: Ignored };
 
 /** `uploader check DIR`: what the service would say of each line, without a service. */
 export async function check(
@@ -75,4 +77,88 @@ function describeChecked(run: CheckedRun, elapsedMs: number): string {
   }
   if (run.rows === 0) return `${label}: there is no row in it, and a run without rows is refused; ${what}.`;
   return `${label}: no line would be refused, ${formatCount(run.rows, 'row')}; ${what}.`;
+}
+
+/** As the service tells the bad lines of a run. */
+type Rejects = {
+  total: number;
+  byCode: Record<string, number>;
+  first: Array<{
+    file: string;
+    line: number;
+    byte_offset: number;
+    code: string;
+    detail: string;
+    excerpt: string;
+  }>;
+};
+type CheckedRun = {
+  model: string;
+  run: string;
+  files: number;
+  bytes: number;
+  lines: number;
+  blank: number;
+  rows: number;
+  rejects: Rejects;
+};
+
+const SHOWN_REJECTS = 10;
+
+async function checkRun(run: SourceRun, view: RunView, signal: AbortSignal): Promise<CheckedRun> {
+  if (run.fault) throw run.fault;
+  refuseEmpty(run);
+  const sizes: number[] = [];
+  for (const file of run.files) sizes.push((await identify(file.path)).bytes);
+  view.totalBytes = sizes.reduce((sum, bytes) => sum + bytes, 0);
+  const rejects: Rejects = { total: 0, byCode: {}, first: [] };
+  const checked = { bytes: view.totalBytes, lines: 0, blank: 0, rows: 0 };
+  for (const [index, { name, path }] of run.files.entries()) {
+    const onReject = (rejected: RejectedLine) => addReject(rejects, name, rejected);
+    const counts = await checkFile(path, sizes[index] ?? 0, signal, onReject, (bytes) => {
+      view.hashedBytes += bytes;
+    });
+    checked.lines += counts.lines;
+    checked.blank += counts.blank;
+    checked.rows += counts.rows;
+  }
+  return { model: run.model, run: run.run, files: run.files.length, ...checked, rejects };
+}
+
+function addReject(rejects: Rejects, file: string, rejected: RejectedLine): void {
+  const { line, byteOffset, code, detail, excerpt } = rejected;
+  rejects.total += 1;
+  rejects.byCode[code] = (rejects.byCode[code] ?? 0) + 1;
+  if (rejects.first.length < SHOWN_REJECTS) {
+    rejects.first.push({ file, line, byte_offset: byteOffset, code, detail, excerpt });
+  }
+}
+
+/** Reads a file with the scanner that the service loads it with. `onBytes` is told of text, expanded if need be. */
+async function checkFile(
+  path: string,
+  sizeBytes: number,
+  signal: AbortSignal,
+  onReject: (rejected: RejectedLine) => void,
+  onBytes: (bytes: number) => void,
+): Promise<LineCounts> {
+  const handle = await open(path, 'r').catch((error: unknown) => {
+    throw unreadableSource(path, error);
+  });
+  try {
+    const scanner = createScoreLineScanner({ onReject });
+    for await (const text of readText(readBlocks(handle, path, sizeBytes, signal), path, sizeBytes)) {
+      discard(scanner.scan(text));
+      onBytes(text.length);
+    }
+    discard(scanner.finish());
+    return scanner.counts;
+  } finally {
+    await handle.close();
+  }
+}
+
+/** The rows are not wanted; their memory is given back at once, and not left to the garbage collector. */
+function discard(rows: Buffer): void {
+  if (rows.buffer instanceof ArrayBuffer && rows.byteLength > 0) rows.buffer.transfer(0);
 }

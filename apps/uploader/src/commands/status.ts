@@ -1,20 +1,16 @@
-import { type CommandResult, WORD_OF } from '../command-result.ts';
-import { EXIT_CODE_OF } from '../exit-codes.ts';
-import { newRunView } from '../progress/push-view.ts';
-import { describeBadLines, settlementOf } from '../push/outcome.ts';
-import { findRun } from '../service/find-run.ts';
+import { EXIT_CODE_OF } from 'wire';
+import type { Terminal } from '../progress/reporter.ts';
+import { describeLoad, formatBytes, formatPercent, newRunView, type RunView } from '../progress/view.ts';
+import { describeBadLines, describeShown, errorOfState, settlementOf } from '../results/outcome.ts';
+import { type CommandResult, UploaderError, WORD_OF } from '../results/result.ts';
+import { findRun, listRuns, rejectsUrl, waitForRun } from '../service/client.ts';
 import type { Run, RunSummary } from '../service/run-schema.ts';
-import { listRuns, rejectsUrl } from '../service/service-client.ts';
-import { waitForRun } from '../service/wait-for-run.ts';
-import type { Flags } from '../settings/load-settings.ts';
-import { describeOneRun, runTable } from '../status/run-table.ts';
-import type { Terminal } from '../terminal.ts';
-import { UploaderError } from '../uploader-error.ts';
-import { openServiceSession, type ServiceSession } from './service-session.ts';
+import { openServiceSession, type ServiceSession } from '../service/session.ts';
+import type { Flags } from '../settings/settings.ts';
 
 /** `more`: the list ends at --limit, the runs do not. */
 export type StatusResult = CommandResult & { runs: Array<Run | RunSummary>; more?: true };
-export type StatusQuery = { model?: string | undefined; run?: string | undefined; wait: boolean } & {
+type StatusQuery = { model?: string | undefined; run?: string | undefined; wait: boolean } & {
   limit: number | undefined;
   state: string | undefined;
 };
@@ -82,4 +78,74 @@ export function resultOfRun(run: Run, session: ServiceSession): StatusResult {
     runs: [run],
     ...(error ? { error } : {}),
   };
+}
+
+const HEADING = ['MODEL', 'RUN', 'REV', 'STATE', 'SHOWN', 'ROWS', 'SIZE', 'DECLARED', 'BY'];
+const RIGHT_ALIGNED = new Set(['REV', 'ROWS', 'SIZE']);
+
+/** Runs as a table of plain text, one a line, so that grep and awk may read it too. */
+function runTable(runs: RunSummary[]): string {
+  if (runs.length === 0) return 'There are no runs.';
+  const lines = [HEADING, ...runs.map(cellsOf)];
+  const widths = HEADING.map((_, column) => Math.max(...lines.map((line) => line[column]?.length ?? 0)));
+  const pad = (cell: string, column: number): string =>
+    RIGHT_ALIGNED.has(HEADING[column] ?? '')
+      ? cell.padStart(widths[column] ?? 0)
+      : cell.padEnd(widths[column] ?? 0);
+  return lines.map((line) => line.map(pad).join('  ').trimEnd()).join('\n');
+}
+
+function cellsOf(run: RunSummary): string[] {
+  return [
+    run.model,
+    run.run,
+    String(run.revision),
+    `${run.state}${howFar(run)}`,
+    seen(run),
+    run.rows?.toLocaleString('en') ?? '-',
+    formatBytes(run.bytes.total),
+    `${run.declaredAt.slice(0, 16).replace('T', ' ')}Z`,
+    run.pushedBy ?? '-',
+  ];
+}
+
+/** What readers of the model see. */
+function seen({ run, revision, shown }: RunSummary): string {
+  if (shown === null) return 'no run';
+  if (shown.run !== run) return shown.run;
+  return shown.revision === revision ? 'this' : `revision ${shown.revision}`;
+}
+
+function howFar({ state, bytes, load }: RunSummary): string {
+  if (state === 'receiving') return ` ${formatPercent(bytes.received, bytes.total)}`;
+  if (state === 'loading' && load?.phase === 'copying') {
+    return ` ${formatPercent(load.bytes ?? 0, bytes.total)}`;
+  }
+  return '';
+}
+
+function describeSeen(run: Run): string {
+  const notShown = describeShown(run);
+  if (notShown !== null) return notShown;
+  const { model, shown } = run;
+  if (shown === null) return `readers of scores.${model} see no run yet`;
+  if (shown.run !== run.run) return `readers of scores.${model} see ${shown.run}`;
+  return `readers of scores.${model} see ${shown.revision === run.revision ? 'this revision' : `revision ${shown.revision} of it`}`;
+}
+
+/** One run in a few lines. */
+function describeOneRun(run: Run, view: RunView): string {
+  const { files, bytes } = run;
+  const error = errorOfState(run);
+  const lines = [
+    `${view.label} revision ${run.revision}: ${run.state}`,
+    `  ${files.received} of ${files.total} files, ${formatBytes(bytes.received)} of ${formatBytes(bytes.total)} received`,
+    `  ${describeSeen(run)}`,
+    ...(run.rows ? [`  ${run.rows.toLocaleString('en')} rows`] : []),
+    ...(run.state === 'loading' && run.load ? [`  ${describeLoad(run.load, bytes.total)}`] : []),
+    ...(run.load?.lastError && run.state !== 'published' ? [`  last load: ${run.load.lastError}`] : []),
+    ...(error ? [`  ${error.detail}`] : []),
+    ...(run.pushedBy ? [`  pushed by ${run.pushedBy}`] : []),
+  ];
+  return lines.join('\n');
 }

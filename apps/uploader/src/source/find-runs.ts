@@ -1,9 +1,9 @@
 import type { Stats } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { join, matchesGlob, relative, resolve } from 'node:path';
-import { UploaderError } from '../uploader-error.ts';
-import { fileNameFault, modelNameFault, printable, runKeyFault } from './names.ts';
-import { unreadableReason, unreadableSource } from './source-fault.ts';
+import { fileNameFault, modelNameFault, printable, runKeyFault } from 'wire';
+import { UploaderError } from '../results/result.ts';
+import { unreadableReason, unreadableSource } from './hash.ts';
 
 export type SourceFile = { name: string; path: string };
 /** `files` may be empty: the run is then incomplete. A `fault` ends this run only, before anything of it is read. */
@@ -14,7 +14,7 @@ export type SourceRun = {
   files: SourceFile[];
   fault: UploaderError | null;
 };
-export type FoundRuns = {
+type FoundRuns = {
   runs: SourceRun[];
   /** About what lies in DIR and belongs to no run. */
   faults: UploaderError[];

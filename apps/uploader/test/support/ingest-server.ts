@@ -3,7 +3,8 @@ import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Run, RunState } from '../../src/service/run-schema.ts';
+import type { RunState } from 'wire';
+import type { Run } from '../../src/service/run-schema.ts';
 
 type DeclaredFile = { name: string; bytes: number; sha256: string; lines: number };
 type Upload = { bytes: number; sha256: string; offset: number; content: Hash };
@@ -15,6 +16,7 @@ type Revision = {
   mismatch: boolean;
 };
 
+const INSTANT = '2026-11-01T00:00:00.000Z';
 const PLACE = { file: 'a.jsonl', line: 7, byte_offset: 240 };
 const INVALID_JSON = { code: 'invalid_json', detail: 'A line is not JSON.', ...PLACE };
 const MISMATCH = { code: 'content_mismatch', detail: 'What arrived is not what was declared.' };
@@ -122,10 +124,15 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
         run: decodeURIComponent(run),
         revision: revision.revision,
         state,
-        as_of: '2026-11-01T00:00:00.000Z',
+        as_of: INSTANT,
         shown:
           state === 'published'
-            ? { run: decodeURIComponent(run), revision: revision.revision, as_of: '2026-11-01T00:00:00.000Z' }
+            ? {
+                run: decodeURIComponent(run),
+                revision: revision.revision,
+                as_of: INSTANT,
+                publishedAt: INSTANT,
+              }
             : null,
         rows: state === 'published' ? files.reduce((sum, file) => sum + file.lines, 0) : null,
         files: { total: files.length, received: received.length, stalled: 0 },
@@ -167,6 +174,8 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
         ...file,
         offset,
         state: offset === file.bytes ? 'received' : 'receiving',
+        lastProgressAt: INSTANT,
+        stalled: false,
         uploadUrl: uploadUrl(file),
       };
     });

@@ -1,11 +1,11 @@
 import { type Kysely, sql } from 'kysely';
 
 /**
- * Schema `ingest`: the one source of truth about models, runs, files, loads and tokens. Who owns what and who may
- * do what is not part of a migration: `grants.ts` puts that right at every `migrate`.
+ * Schema `ingest`: the only source of truth about models, runs, files, loads and tokens. Owners and grants
+ * are not part of a migration: `grants.ts` sets them at every `migrate`.
  *
- * The state `loading` is not stored: a revision is `queued`, and a loader's open transaction holds its row.
- * `publication` is the pointer of every model: its newest row is what `scores.<model>` shows.
+ * The state `loading` is not stored: the revision is `queued`, and a loader's open transaction holds its row.
+ * `publication` is the pointer of every model: `scores.<model>` shows its newest row.
  */
 const TABLES = sql`
 CREATE SCHEMA run_data;
@@ -22,8 +22,8 @@ CREATE TABLE ingest.api_token (
   revoked_at timestamptz,
   last_used_at timestamptz
 );
-COMMENT ON COLUMN ingest.api_token.name IS 'shared by a token and its successor, so that audit and quotas go on through a rotation';
-COMMENT ON COLUMN ingest.api_token.models IS 'the models this token covers; NULL covers all';
+COMMENT ON COLUMN ingest.api_token.name IS 'shared by a token and its successor, so that audit and quotas continue through a rotation';
+COMMENT ON COLUMN ingest.api_token.models IS 'the models that the token covers; NULL covers all';
 CREATE INDEX api_token_name ON ingest.api_token (name);
 
 CREATE TABLE ingest.session (
@@ -32,7 +32,7 @@ CREATE TABLE ingest.session (
   created_at timestamptz NOT NULL DEFAULT now(),
   expires_at timestamptz NOT NULL
 );
-COMMENT ON TABLE ingest.session IS 'sign-ins of the status page; each ends with its token, too';
+COMMENT ON TABLE ingest.session IS 'sign-ins on the status page; a session also ends when its token does';
 CREATE INDEX session_token ON ingest.session (token_id);
 
 CREATE TABLE ingest.model (
@@ -46,7 +46,7 @@ CREATE TABLE ingest.run (
   run_key text NOT NULL CHECK (char_length(run_key) BETWEEN 1 AND 200),
   PRIMARY KEY (model, run_key)
 );
-COMMENT ON TABLE ingest.run IS 'one row per run key; declarations of a run lock it, so that they happen one after the other';
+COMMENT ON TABLE ingest.run IS 'one row per run key; a declaration locks it, so that declarations of a run do not overlap';
 
 CREATE TABLE ingest.run_revision (
   revision_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -78,12 +78,12 @@ CREATE TABLE ingest.run_revision (
   FOREIGN KEY (model, run_key) REFERENCES ingest.run
 );
 COMMENT ON COLUMN ingest.run_revision.as_of_from IS 'given by the caller, read from the run key, or the time of the declaration';
-COMMENT ON COLUMN ingest.run_revision.manifest_sha256 IS 'identity of the content; NULL for a plain tus upload, which declares none';
+COMMENT ON COLUMN ingest.run_revision.manifest_sha256 IS 'identity of the content; NULL for a plain tus upload, which has no manifest';
 COMMENT ON COLUMN ingest.run_revision.total_lines IS 'lines that the manifest declares; NULL for a plain tus upload';
-COMMENT ON COLUMN ingest.run_revision.profile IS 'what the scores look like: rows, min, max, mean, stddev, deciles, bytes, seconds';
-COMMENT ON COLUMN ingest.run_revision.gates IS 'each gate of the contract as it was judged: expected, found, broken';
+COMMENT ON COLUMN ingest.run_revision.profile IS 'distribution of the scores: rows, min, max, mean, stddev, deciles, bin shares, bytes, seconds';
+COMMENT ON COLUMN ingest.run_revision.gates IS 'result of each gate of the contract: expected, found, broken';
 COMMENT ON COLUMN ingest.run_revision.compared_with IS 'the revision that was published when this one was judged';
-COMMENT ON COLUMN ingest.run_revision.retired_at IS 'when retention chose its rows for removal: they are dropped, or will be';
+COMMENT ON COLUMN ingest.run_revision.retired_at IS 'when retention selected its rows for removal: they are dropped, or will be';
 CREATE INDEX run_revision_queue ON ingest.run_revision (queued_at) WHERE state = 'queued';
 CREATE INDEX run_revision_receiving ON ingest.run_revision (revision_id) WHERE state = 'receiving';
 CREATE INDEX run_revision_moving ON ingest.run_revision (revision_id) WHERE state IN ('receiving', 'queued', 'published');
@@ -115,11 +115,11 @@ CREATE TABLE ingest.upload (
   file text,
   writer text
 );
-COMMENT ON COLUMN ingest.upload.offset_bytes IS 'bytes that are synced to the disk: never more than the file holds';
-COMMENT ON COLUMN ingest.upload.metadata IS 'the header Upload-Metadata as it was sent; NULL for what a manifest has declared';
-COMMENT ON COLUMN ingest.upload.file_removed_at IS 'its bytes are gone from the disk; removed_at says that they may go';
-COMMENT ON COLUMN ingest.upload.file IS 'the name of its file in the folder of the uploads; NULL for the upload id';
-COMMENT ON COLUMN ingest.upload.writer IS 'the writer that has not ended in order (docs/decisions/0020); NULL when nobody writes';
+COMMENT ON COLUMN ingest.upload.offset_bytes IS 'bytes that are synced to the disk: never more than the file has';
+COMMENT ON COLUMN ingest.upload.metadata IS 'the header Upload-Metadata as it was sent; NULL for a file of a manifest';
+COMMENT ON COLUMN ingest.upload.file_removed_at IS 'when its file was deleted; removed_at allows the deletion';
+COMMENT ON COLUMN ingest.upload.file IS 'name of its file in the folder of the uploads; NULL for the upload id';
+COMMENT ON COLUMN ingest.upload.writer IS 'the writer that has not released the upload (docs/decisions/0020); NULL when there is none';
 CREATE INDEX upload_unfinished ON ingest.upload (upload_id) WHERE received_at IS NULL;
 CREATE INDEX upload_content ON ingest.upload (model, sha256, bytes) WHERE removed_at IS NULL;
 CREATE INDEX upload_file_to_remove ON ingest.upload (upload_id) WHERE removed_at IS NOT NULL AND file_removed_at IS NULL;
@@ -129,7 +129,7 @@ CREATE TABLE ingest.writer (
   writer text PRIMARY KEY,
   beat_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-COMMENT ON TABLE ingest.writer IS 'the service processes that write uploads; one that does not beat is taken for gone';
+COMMENT ON TABLE ingest.writer IS 'the service processes that write uploads; a writer without a recent beat counts as gone';
 
 CREATE TABLE ingest.run_file (
   revision_id integer NOT NULL REFERENCES ingest.run_revision,
@@ -162,9 +162,9 @@ CREATE TABLE ingest.load_attempt (
   UNIQUE (revision_id, attempt)
 );
 CREATE INDEX load_attempt_unfinished ON ingest.load_attempt (updated_at) WHERE finished_at IS NULL;
-COMMENT ON COLUMN ingest.load_attempt.transaction_id IS 'the transaction of the load: while it is in progress the attempt is alive, whatever else anybody says';
-COMMENT ON COLUMN ingest.load_attempt.phase_seconds IS 'how long each phase took, of an attempt that has ended in order';
-COMMENT ON COLUMN ingest.load_attempt.key_build IS 'how far the build of the key is, as the loader sees it in a view that the service may not read';
+COMMENT ON COLUMN ingest.load_attempt.transaction_id IS 'the transaction of the load: the attempt is alive while it is in progress, whatever the other columns say';
+COMMENT ON COLUMN ingest.load_attempt.phase_seconds IS 'how long each phase took, for an attempt that ended regularly';
+COMMENT ON COLUMN ingest.load_attempt.key_build IS 'progress of the build of the key; the loader copies it from a view that the service may not read';
 
 CREATE TABLE ingest.rejected_line (
   reject_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -183,10 +183,10 @@ CREATE TABLE ingest.store (
   store_id uuid NOT NULL,
   generation bigint NOT NULL
 );
-COMMENT ON TABLE ingest.store IS 'which folder holds the bytes of the uploads: its marker says the same';
+COMMENT ON TABLE ingest.store IS 'identity of the folder with the bytes of the uploads; the marker in the folder has the same values';
 
 CREATE TABLE ingest.sweep (name text PRIMARY KEY);
-COMMENT ON TABLE ingest.sweep IS 'who cleans up locks the row of what it cleans up, so that one process at a time does it';
+COMMENT ON TABLE ingest.sweep IS 'a process that cleans up locks the row of its sweep, so that one process at a time does it';
 INSERT INTO ingest.sweep VALUES ('files'), ('rows');
 
 CREATE TABLE ingest.audit_event (

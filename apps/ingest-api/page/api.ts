@@ -1,0 +1,201 @@
+import type { FilePage, Run, RunHistory, RunList, RunSummary, Session, Status } from 'wire';
+
+export type {
+  FilePage,
+  Profile,
+  Run,
+  RunFile,
+  RunHistory,
+  RunState,
+  RunSummary,
+  Session,
+  Status,
+} from 'wire';
+
+export const getSession = () => ask<Session>('GET', '/session');
+export const signIn = (token: string) => ask<Session>('POST', '/session', { token });
+export const signOut = () => ask<Session>('DELETE', '/session');
+
+export const getStatus = () => ask<Status>('GET', '/v1/status');
+
+export const MOST_RUNS = 1_000;
+export const getRuns = () => ask<RunList>('GET', `/v1/runs?perModel=60&limit=${MOST_RUNS}`);
+
+export const getRun = (model: string, run: string) => ask<Run>('GET', runPath(model, run));
+export const getHistory = (model: string, run: string) =>
+  ask<RunHistory>('GET', `${runPath(model, run)}/history`);
+
+export type FileFilter = 'all' | 'receiving' | 'received' | 'stalled';
+
+export function getFiles(model: string, run: string, filter: FileFilter, cursor: string | null) {
+  const query = new URLSearchParams({ limit: '200' });
+  if (filter !== 'all') query.set('state', filter);
+  if (cursor !== null) query.set('cursor', cursor);
+  return ask<FilePage>('GET', `${runPath(model, run)}/files?${query}`);
+}
+
+export function rejectsPath({ model, run }: { readonly model: string; readonly run: string }): string {
+  return `${runPath(model, run)}/rejects`;
+}
+
+export const retryRun = (model: string, run: string, reason: string) =>
+  ask('POST', `${runPath(model, run)}/retry`, { reason });
+export const withdrawRun = (model: string, run: string, reason: string) =>
+  ask('DELETE', runPath(model, run), { reason });
+
+/** The ETag of what readers of a model see now. */
+export async function currentEtag(model: string): Promise<string> {
+  const response = await send('GET', modelPath(model));
+  return response.headers.get('etag') ?? '"0"';
+}
+
+/** Changes what readers of a model see, unless it has changed since `etag` was read (If-Match). */
+export async function publishRun(
+  model: string,
+  body: { run: string; revision: number; force: boolean; reason: string },
+  etag: string,
+): Promise<void> {
+  await ask('PUT', `${modelPath(model)}/current`, body, { 'If-Match': etag });
+}
+
+function modelPath(model: string): string {
+  return `/v1/models/${encodeURIComponent(model)}`;
+}
+
+function runPath(model: string, run: string): string {
+  return `${modelPath(model)}/runs/${encodeURIComponent(run)}`;
+}
+
+async function ask<T>(
+  method: string,
+  path: string,
+  body?: unknown,
+  headers: Record<string, string> = {},
+): Promise<T> {
+  const response = await send(method, path, body, headers);
+  return parseJson<T>(await response.text());
+}
+
+async function send(
+  method: string,
+  path: string,
+  body?: unknown,
+  headers: Record<string, string> = {},
+): Promise<Response> {
+  const response = await fetch(path, {
+    method,
+    headers: { ...(body === undefined ? {} : { 'Content-Type': 'application/json' }), ...headers },
+    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+  }).catch((error: unknown) => {
+    throw new ServiceProblem(
+      0,
+      `The service does not answer (${(error as Error).message}). Check that it runs and that this computer can reach it.`,
+    );
+  });
+  if (response.ok) return response;
+  const problem = (await response.json().catch(() => undefined)) as { detail?: string } | undefined;
+  throw new ServiceProblem(
+    response.status,
+    problem?.detail ??
+      `${method} ${path} failed with HTTP status ${response.status}. A proxy may have answered in place of the service.`,
+  );
+}
+
+/** An error answer of the service (RFC 9457); status 0 when there was no answer. */
+export class ServiceProblem extends Error {
+  override readonly name = 'ServiceProblem';
+  readonly status: number;
+
+  constructor(status: number, detail: string) {
+    super(detail);
+    this.status = status;
+  }
+}
+
+/**
+ * Parses an answer and makes its texts safe to show: characters that reverse the direction of writing or are invisible
+ * become `\u{202e}`. Senders choose some of these texts (host, user, DAG), and the page shows them among its own words.
+ */
+function parseJson<T>(json: string): T {
+  return JSON.parse(json, (_key, value: unknown) => (typeof value === 'string' ? printable(value) : value));
+}
+
+/** The same rule as `printable` of score-lines, a package that does not run in a browser. */
+function printable(text: string): string {
+  return text.replace(
+    /(?!\n)[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu,
+    (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`,
+  );
+}
+
+export type Liveness = 'live' | 'polling' | 'connecting';
+
+export interface LiveOptions {
+  onRun(run: RunSummary): void;
+  /** Changes may have been missed: read everything again. */
+  onReset(): void;
+  onLiveness(liveness: Liveness): void;
+}
+
+const FIRST_EVENT_WITHIN_MS = 8_000;
+const POLL_EVERY_MS = 5_000;
+const RETRY_STREAM_AFTER_MS = 30_000;
+
+/**
+ * Listens to /v1/events; the browser reconnects by itself, with Last-Event-ID. When no event arrives (a proxy may buffer
+ * answers), it polls every few seconds instead, and retries the stream later.
+ */
+export class LiveEvents {
+  readonly #options: LiveOptions;
+  #source: EventSource | undefined;
+  #polling: number | undefined;
+  #timers: number[] = [];
+
+  constructor(options: LiveOptions) {
+    this.#options = options;
+  }
+
+  start(): void {
+    this.stop();
+    this.#options.onLiveness('connecting');
+    const source = new EventSource('/v1/events');
+    this.#source = source;
+    const noEvent = window.setTimeout(() => this.#poll(), FIRST_EVENT_WITHIN_MS);
+    this.#timers.push(noEvent);
+    const heard = () => {
+      clearTimeout(noEvent);
+      this.#options.onLiveness('live');
+    };
+    source.addEventListener('open', heard);
+    source.addEventListener('reset', () => {
+      heard();
+      this.#options.onReset();
+    });
+    source.addEventListener('run', (event) => {
+      heard();
+      this.#options.onRun(parseJson<RunSummary>((event as MessageEvent<string>).data));
+    });
+    source.addEventListener('error', () => {
+      // CLOSED: the service refused the stream. Otherwise the browser is already reconnecting.
+      if (source.readyState === EventSource.CLOSED) this.#poll();
+      else this.#options.onLiveness('connecting');
+    });
+  }
+
+  stop(): void {
+    this.#source?.close();
+    this.#source = undefined;
+    for (const timer of this.#timers) clearTimeout(timer);
+    this.#timers = [];
+    clearInterval(this.#polling);
+    this.#polling = undefined;
+  }
+
+  #poll(): void {
+    this.stop();
+    this.#options.onLiveness('polling');
+    this.#options.onReset();
+    this.#polling = window.setInterval(() => this.#options.onReset(), POLL_EVERY_MS);
+    this.#timers.push(window.setTimeout(() => this.start(), RETRY_STREAM_AFTER_MS));
+  }
+}

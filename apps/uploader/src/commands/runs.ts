@@ -1,0 +1,81 @@
+import { EXIT_CODE_OF } from 'wire';
+import { HttpFault } from '../http/faults.ts';
+import type { Terminal } from '../progress/reporter.ts';
+import { formatCount } from '../progress/view.ts';
+import { EXIT_CODE_OF_STATE } from '../results/outcome.ts';
+import { type CommandResult, UploaderError } from '../results/result.ts';
+import { findRun, getModel, type Publication, publishRun, retryRun, waitForRun } from '../service/client.ts';
+import type { Model, Run } from '../service/run-schema.ts';
+import { openServiceSession, type ServiceSession } from '../service/session.ts';
+import type { Flags } from '../settings/settings.ts';
+import { resultOfRun, type StatusResult } from './status.ts';
+
+type RetryRequest = { model: string; run: string; reason: string | undefined };
+
+/** `uploader retry MODEL RUN`: has a failed run loaded again, and waits for its end. */
+export async function retry(
+  request: RetryRequest,
+  flags: Flags,
+  terminal: Terminal,
+  interrupt: AbortSignal,
+): Promise<StatusResult> {
+  const session = openServiceSession(flags, terminal, interrupt);
+  const { service, retries, settings, say } = session;
+  const queued = await queueAgain(request, session);
+  say(`${request.model}/${request.run} revision ${queued.revision}: ${queued.state}`);
+  if (!settings.wait) return { result: 'received', exitCode: 0, runs: [queued] };
+  const named = { model: request.model, run: request.run, pollMs: settings.pollMs };
+  return resultOfRun(await waitForRun(service, named, retries, say), session);
+}
+
+async function queueAgain({ model, run, reason }: RetryRequest, session: ServiceSession): Promise<Run> {
+  const { service, retries } = session;
+  try {
+    return await retryRun(service, model, run, reason, retries);
+  } catch (error) {
+    // The answer to a first try may have been lost: then the run is on its way, and may not be retried again.
+    const cause = error instanceof UploaderError ? error.cause : null;
+    if (!(cause instanceof HttpFault && cause.status === 409)) throw error;
+    const now = await findRun(service, model, run, retries);
+    if (now && (now.state === 'queued' || EXIT_CODE_OF_STATE[now.state] === null)) return now;
+    throw error;
+  }
+}
+
+type PublishResult = CommandResult & { model?: Model };
+
+/**
+ * `uploader publish MODEL RUN`: readers see this run from now on. The pointer is moved only if it still
+ * stands where it stood when this was asked for.
+ */
+export async function publish(
+  model: string,
+  publication: Publication,
+  flags: Flags,
+  terminal: Terminal,
+  interrupt: AbortSignal,
+): Promise<PublishResult> {
+  const session = openServiceSession(flags, terminal, interrupt);
+  const { service, retries } = session;
+  const before = await getModel(service, model, retries);
+  const moved = await publishRun(service, model, publication, before.tag, retries);
+  // Moved since: by our own request, if only its answer was lost; else by somebody else.
+  const now = moved ?? (await getModel(service, model, retries)).model;
+  if (moved || isWanted(now, publication)) {
+    session.print(describe(now));
+    return { result: 'published', exitCode: 0, model: now };
+  }
+  const detail = `${describe(now)} Somebody else published it meanwhile: look at it, and publish again if you still want to.`;
+  session.say(detail);
+  return { result: 'bad_data', exitCode: EXIT_CODE_OF.data, model: now, error: { code: 'moved', detail } };
+}
+
+function isWanted({ current }: Model, { run, revision }: Publication): boolean {
+  return current?.run === run && (revision === undefined || revision === current.revision);
+}
+
+function describe({ model, current }: Model): string {
+  if (!current) return `${model} shows no run.`;
+  const rows = current.rows ? `, ${formatCount(current.rows, 'row')}` : '';
+  return `${model} shows ${current.run} revision ${current.revision}${rows}.`;
+}

@@ -1,0 +1,186 @@
+import type { FaultKind } from 'wire';
+import * as z from 'zod';
+import { UploaderError } from '../results/result.ts';
+import type { ExchangeResponse } from './exchange.ts';
+
+/** RFC 9457, as far as the uploader acts on it. The service's own have a request id, other servers' do not. */
+const problemSchema = z.looseObject({
+  title: z.string().optional(),
+  detail: z.string().optional(),
+  code: z.string().optional(),
+  retryable: z.boolean().optional(),
+  request_id: z.string(),
+});
+type Problem = z.infer<typeof problemSchema>;
+
+/** An answer came, and it is not the one asked for. */
+export class HttpFault extends Error {
+  override readonly name = 'HttpFault';
+  readonly method: string;
+  readonly status: number;
+  /** null when the answer is not of the service itself: a proxy's HTML page, say; and of a HEAD, which has no body. */
+  readonly problem: Problem | null;
+  readonly retryAfterMs: number | null;
+
+  /** `said` is for an answer whose body does not tell what is wrong with it. */
+  constructor(response: ExchangeResponse, said?: string) {
+    const problem = readProblem(response);
+    const reason = said ?? problem?.detail ?? problem?.title ?? firstText(response.body);
+    const requestId = problem?.request_id ? ` (request ${problem.request_id})` : '';
+    super(
+      `${response.method} ${response.url} answered ${response.status}${reason ? `: ${reason}` : ''}${requestId}`,
+    );
+    this.method = response.method;
+    this.status = response.status;
+    this.problem = problem;
+    // Their date is compared with their clock: ours may be wrong, or jump.
+    const theirNowMs = Date.parse(response.headers.date ?? '');
+    const nowMs = Number.isNaN(theirNowMs) ? Date.now() : theirNowMs;
+    this.retryAfterMs = readRetryAfterMs(response.headers['retry-after'], nowMs);
+  }
+}
+
+function readProblem(response: ExchangeResponse): Problem | null {
+  if (!/^application\/problem\+json/i.test(response.headers['content-type'] ?? '')) return null;
+  try {
+    return problemSchema.safeParse(JSON.parse(response.body)).data ?? null;
+  } catch {
+    return null;
+  }
+}
+
+/** A page's words without its markup, cut: enough to recognise whose page it is. */
+function firstText(body: string): string {
+  const words = body.replace(/<(style|script)[\s\S]*?<\/\1>|<[^>]*>/gi, ' ').replace(/\s+/g, ' ');
+  const text = words.trim();
+  return text.length > 160 ? `${text.slice(0, 160)}…` : text;
+}
+
+/** RFC 9110 §10.2.3: seconds, or a date. */
+export function readRetryAfterMs(header: string | undefined, nowMs: number): number | null {
+  if (header === undefined) return null;
+  if (/^\s*\d+\s*$/.test(header)) return Number(header) * 1000;
+  const atMs = Date.parse(header);
+  return Number.isNaN(atMs) ? null : Math.max(0, atMs - nowMs);
+}
+
+/** No whole answer came. `code` is Node's (ECONNREFUSED, CERT_HAS_EXPIRED, HPE_...) or ESTALLED. */
+export class NetworkFault extends Error {
+  override readonly name = 'NetworkFault';
+  readonly code: string;
+
+  constructor(code: string, method: string, url: string, detail: string, options?: { cause: unknown }) {
+    super(`${method} ${url} got no answer: ${detail}`, options);
+    this.code = code;
+  }
+
+  static from(error: unknown, method: string, url: string): unknown {
+    if (!(error instanceof Error) || error instanceof NetworkFault) return error;
+    const first = firstOf(error);
+    const code = 'code' in first && typeof first.code === 'string' ? first.code : 'UNKNOWN';
+    return new NetworkFault(code, method, url, first.message || code, { cause: error });
+  }
+}
+
+/** A name with several addresses fails with one error for each: the first one tells enough. */
+function firstOf(error: Error): Error {
+  const inner = error instanceof AggregateError ? error.errors[0] : null;
+  return inner instanceof Error ? inner : error;
+}
+
+/**
+ * What was being asked: the same status means different things for a run and for an upload, and for a run
+ * that the service has answered for before.
+ */
+export type Asked = 'run' | 'known_run' | 'upload';
+
+type Verdict =
+  | { do: 'retry'; retryAfterMs: number | null }
+  /** The upload's resource is gone: the run has to be declared again. */
+  | { do: 'declare_again' }
+  | { do: 'give_up'; kind: FaultKind; advice: string };
+
+/**
+ * Certificate and protocol faults of TLS stay until somebody changes a setting. Every other fault of the
+ * network is worth another try: ECONNRESET, ECONNREFUSED, ETIMEDOUT, EPIPE, EAI_AGAIN, our own ESTALLED; and
+ * ENOTFOUND and EHOSTUNREACH too, which name services and rolling nodes bring about for minutes.
+ */
+const TLS_CODE =
+  /^(CERT_|ERR_TLS_|ERR_SSL_|ERR_OSSL_|UNABLE_TO_|SELF_SIGNED_CERT|DEPTH_ZERO_SELF_SIGNED_CERT|CRL_|HOSTNAME_MISMATCH|INVALID_CA|INVALID_PURPOSE|EPROTO$)/;
+
+const NEVER_RETRIED_5XX = [501, 505];
+const RETRIED_4XX = [408, 423, 425, 429];
+
+const WRONG_ADDRESS = 'Check UPLOADER_URL: this does not look like the ingest service.';
+
+const GIVE_UP: Record<number, { kind: FaultKind; advice: string }> = {
+  400: { kind: 'usage', advice: 'Correct what it names and push again.' },
+  401: {
+    kind: 'not_allowed',
+    advice: 'Give one that is valid in UPLOADER_TOKEN or --token-file, and push again.',
+  },
+  403: { kind: 'not_allowed', advice: 'The token does not cover this: ask for one that does.' },
+  405: { kind: 'usage', advice: WRONG_ADDRESS },
+  409: { kind: 'data', advice: 'Look at the run before you push again.' },
+  412: { kind: 'usage', advice: 'Check UPLOADER_URL: this server does not speak tus 1.0.' },
+  413: { kind: 'usage', advice: 'Raise the limit of the proxy or service, or lower --chunk-size.' },
+  415: { kind: 'bug', advice: 'This is a bug of the uploader, or a proxy changes its headers.' },
+  422: { kind: 'data', advice: 'Correct what it names and push again.' },
+};
+
+/** What an answer means that is not the service's own: its address leads elsewhere, or something is in front of it. */
+const NOT_OURS: Record<number, string> = {
+  401: 'This is not the ingest service, or a proxy in front of it asks for credentials of its own: check UPLOADER_URL and the proxy.',
+  403: 'A proxy or firewall in front of the service refuses the request, not the service: ask those who run it, or check UPLOADER_URL.',
+  407: 'A proxy asks for credentials: give them in HTTPS_PROXY, with NODE_USE_ENV_PROXY=1.',
+  413: 'A proxy in front of the service limits the size of a request: raise its limit (nginx: client_max_body_size), or lower --chunk-size.',
+};
+
+/** The one place that says what an error of the network or the service means. null: not an error of these. */
+export function judge(error: unknown, asked: Asked): Verdict | null {
+  if (error instanceof NetworkFault) {
+    if (!TLS_CODE.test(error.code)) return { do: 'retry', retryAfterMs: null };
+    const advice =
+      'Check UPLOADER_URL, and --ca (or NODE_EXTRA_CA_CERTS) if the certificate is signed by your own authority.';
+    return { do: 'give_up', kind: 'usage', advice };
+  }
+  if (error instanceof HttpFault) return judgeStatus(error, asked);
+  return null;
+}
+
+function judgeStatus(fault: HttpFault, asked: Asked): Verdict {
+  const { status, problem } = fault;
+  const retry: Verdict = { do: 'retry', retryAfterMs: fault.retryAfterMs };
+  // The address is right, it has worked: something on the way put a page in the place of the answer.
+  if (asked !== 'run' && status < 300) return retry;
+  if (asked === 'upload' && (status === 404 || status === 410)) return { do: 'declare_again' };
+  if (problem?.retryable === true || RETRIED_4XX.includes(status)) return retry;
+  if (status >= 500 && !NEVER_RETRIED_5XX.includes(status) && problem?.retryable !== false) return retry;
+  // tus 1.0 §PATCH: 409 is an offset that is not the server's; the next try asks for it first.
+  if (asked === 'upload' && status === 409) return retry;
+  // An answer to HEAD has no body that could tell whose it is.
+  if (problem === null && fault.method !== 'HEAD' && (status < 300 || status >= 400)) {
+    return { do: 'give_up', kind: 'usage', advice: NOT_OURS[status] ?? WRONG_ADDRESS };
+  }
+  if (problem?.code === 'unknown_address') {
+    return { do: 'give_up', kind: 'usage', advice: 'Check the path in UPLOADER_URL.' };
+  }
+  if (asked === 'upload' && status === 400)
+    return { do: 'give_up', kind: 'bug', advice: 'This is a bug of the uploader.' };
+  if (status === 404) {
+    const advice = 'The model is not known, or the token does not cover it.';
+    return { do: 'give_up', kind: 'not_allowed', advice };
+  }
+  if (status >= 300 && status < 400) {
+    return { do: 'give_up', kind: 'usage', advice: 'Set UPLOADER_URL to the address that it redirects to.' };
+  }
+  if (status >= 500) return { do: 'give_up', kind: 'bug', advice: 'Ask those who run the service.' };
+  return { do: 'give_up', ...(GIVE_UP[status] ?? { kind: 'usage', advice: WRONG_ADDRESS }) };
+}
+
+export function givenUp(error: unknown, verdict: Verdict & { do: 'give_up' }): UploaderError {
+  const message = error instanceof Error ? error.message : String(error);
+  return new UploaderError(verdict.kind, `${message.replace(/\.$/, '')}. ${verdict.advice}`, {
+    cause: error,
+  });
+}

@@ -1,0 +1,162 @@
+import type { RunState } from 'wire';
+import type { Run } from '../service/run-schema.ts';
+
+export type FileView = { name: string; totalBytes: number; sentBytes: number };
+
+/** What is known of one run at this moment; the push writes it, whatever shows progress reads it. */
+export type RunView = {
+  label: string;
+  stage: 'waiting' | 'checking' | 'hashing' | 'declaring' | 'sending' | 'in_service' | 'done';
+  totalBytes: number;
+  hashedBytes: number;
+  /** Held by the service, as far as it has said so. */
+  receivedBytes: number;
+  /** Given to the network by this process. */
+  sentBytes: number;
+  filesTotal: number;
+  filesReceived: number;
+  /** Being sent right now; `sentBytes` counts from the file's start. */
+  active: Map<string, FileView>;
+  load: Run['load'];
+  progress: Run['progress'];
+  revision: number | null;
+  serviceState: RunState | null;
+};
+
+export type PushView = { startedAtMs: number; runs: RunView[] };
+
+export function newRunView(label: string, filesTotal: number): RunView {
+  return {
+    label,
+    stage: 'waiting',
+    totalBytes: 0,
+    hashedBytes: 0,
+    receivedBytes: 0,
+    sentBytes: 0,
+    filesTotal,
+    filesReceived: 0,
+    active: new Map(),
+    load: null,
+    progress: null,
+    revision: null,
+    serviceState: null,
+  };
+}
+
+/** What the service holds, with what is on its way in the transfers of this moment. */
+export function bytesThere(view: RunView): number {
+  let bytes = view.receivedBytes;
+  for (const file of view.active.values()) bytes += file.sentBytes;
+  return Math.min(bytes, view.totalBytes);
+}
+
+/** One run in one line, without its label. */
+export function describeRun(view: RunView, bytesPerSecond: number): string {
+  const total = formatBytes(view.totalBytes);
+  switch (view.stage) {
+    case 'waiting':
+      return 'waiting for its turn';
+    case 'checking':
+      return `checking ${formatBytes(view.hashedBytes)} of ${total} (${formatPercent(view.hashedBytes, view.totalBytes)})`;
+    case 'hashing':
+      return `reading ${formatBytes(view.hashedBytes)} of ${total} (${formatPercent(view.hashedBytes, view.totalBytes)})`;
+    case 'declaring':
+      return 'declaring its files to the service';
+    case 'sending': {
+      const there = bytesThere(view);
+      const left =
+        bytesPerSecond > 0
+          ? `, ${formatDuration(((view.totalBytes - there) / bytesPerSecond) * 1000)} left`
+          : '';
+      const files = view.filesTotal > 1 ? `${view.filesReceived} of ${view.filesTotal} files, ` : '';
+      return `sending ${files}${formatBytes(there)} of ${total} (${formatPercent(there, view.totalBytes)}), ${formatBytes(bytesPerSecond)}/s${left}`;
+    }
+    case 'in_service':
+      return view.load
+        ? `${describeLoad(view.load, view.totalBytes)}${untilPublished(view)}`
+        : `${view.serviceState ?? 'waiting'} in the service`;
+    case 'done':
+      return view.serviceState ?? 'done';
+  }
+}
+
+function untilPublished({ progress }: RunView): string {
+  const seconds = progress?.loadEtaSeconds;
+  return typeof seconds === 'number' ? `, ${formatDuration(seconds * 1000)} until it is published` : '';
+}
+
+type Load = NonNullable<Run['load']>;
+
+const KEY_STEPS: Record<string, string> = {
+  scanning: 'reading the rows',
+  sorting: 'sorting',
+  writing: 'writing the index',
+};
+
+/** What the loader does with the run, and how far it is. */
+export function describeLoad(load: Load, totalBytes: number): string {
+  const attempt = load.attempt && load.attempt > 1 ? ` (attempt ${load.attempt})` : '';
+  if (!load.phase) return `queued in the service${attempt}`;
+  const bytes = load.phase === 'copying' && load.bytes ? [formatBytesOf(load.bytes, totalBytes)] : [];
+  const rows = load.rows ? [formatCount(load.rows, 'row')] : [];
+  return [`loading${attempt}: ${describePhase(load.phase, load.keyBuild)}`, ...bytes, ...rows].join(', ');
+}
+
+function describePhase(phase: string, keyBuild: Load['keyBuild']): string {
+  const step = phase === 'building_key' && keyBuild ? ` (${KEY_STEPS[keyBuild.step] ?? keyBuild.step})` : '';
+  return `${phase.replaceAll('_', ' ')}${step}`;
+}
+
+function formatBytesOf(bytes: number, totalBytes: number): string {
+  return `${formatBytes(bytes)} of ${formatBytes(totalBytes)}`;
+}
+
+/** The share of its phase that is done, in whatever it counts; null where nothing can be counted. */
+export function loadShare(load: Load, totalBytes: number): { done: number; total: number } | null {
+  if (load.phase === 'copying') return { done: load.bytes ?? 0, total: totalBytes };
+  if (load.phase === 'building_key') return load.keyBuild?.total ? load.keyBuild : null;
+  return { done: 1, total: 1 };
+}
+
+const UNITS = ['bytes', 'kB', 'MB', 'GB', 'TB'];
+
+/** 1234567 → `1.2 MB`. Powers of ten, as disks and networks are sold. */
+export function formatBytes(bytes: number): string {
+  let value = bytes;
+  let unit = 0;
+  while (value >= 999.5 && unit < UNITS.length - 1) {
+    value /= 1000;
+    unit++;
+  }
+  return `${unit === 0 || value >= 99.95 ? Math.round(value) : value.toFixed(1)} ${UNITS[unit]}`;
+}
+
+/** 3725000 → `1 h 2 min`; two units at most. */
+export function formatDuration(ms: number): string {
+  const seconds = Math.max(0, ms) / 1000;
+  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  if (seconds < 59.5) return `${Math.round(seconds)} s`;
+  const minutes = Math.floor(Math.round(seconds) / 60);
+  if (minutes < 60) return `${minutes} min ${Math.round(seconds) % 60} s`;
+  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+export function formatCount(count: number, noun: string): string {
+  return `${count.toLocaleString('en')} ${noun}${count === 1 ? '' : 's'}`;
+}
+
+export function formatPercent(part: number, whole: number): string {
+  return `${whole === 0 ? 100 : Math.floor((part / whole) * 100)} %`;
+}
+
+/** Bytes per second over about the last ten seconds, from a total that only grows. */
+export function createRate(windowMs = 10_000): (totalBytes: number, nowMs: number) => number {
+  const samples: Array<{ atMs: number; totalBytes: number }> = [];
+  return (totalBytes, nowMs) => {
+    samples.push({ atMs: nowMs, totalBytes });
+    while (samples.length > 2 && nowMs - (samples[0]?.atMs ?? nowMs) > windowMs) samples.shift();
+    const first = samples[0];
+    if (!first || nowMs - first.atMs < 1) return 0;
+    return ((totalBytes - first.totalBytes) / (nowMs - first.atMs)) * 1000;
+  };
+}

@@ -1,0 +1,149 @@
+import { hostname, userInfo } from 'node:os';
+import type { ExitCode, FilePage, RunFile } from 'wire';
+import { formatBytes, formatCount, newRunView, type PushView } from '../progress/view.ts';
+import { errorOf, errorOfAll, labelled } from '../results/outcome.ts';
+import {
+  type CommandResult,
+  type Ignored,
+  type RunError,
+  type UploaderError,
+  WORD_OF,
+  worstExitCode,
+} from '../results/result.ts';
+import { findRun, listFiles, type Manifest, type Retries, type ServiceAddress } from '../service/client.ts';
+import type { Run } from '../service/run-schema.ts';
+import type { SourceRun } from '../source/find-runs.ts';
+import { type HashedFile, hashRun, openHashCache } from '../source/hash.ts';
+import type { PushContext } from './push.ts';
+
+type PlannedRun = {
+  model: string;
+  run: string;
+  files: number;
+  bytes: number;
+  lines: number;
+  /** null: the service does not know the run yet. */
+  now: { revision: number; state: Run['state'] } | null;
+  wouldSendBytes: number;
+  newRevision: boolean;
+};
+type UnplannedRun = { model: string; run: string; error: RunError };
+export type PlanResult = CommandResult & { runs: Array<PlannedRun | UnplannedRun>; ignored?: Ignored };
+
+/**
+ * What a push would do: reads and hashes all, asks the service what it has, and changes nothing there.
+ *
+ * @param strayFaults about what belongs to no run.
+ */
+export async function planRuns(
+  runs: SourceRun[],
+  strayFaults: readonly UploaderError[],
+  view: PushView,
+  context: PushContext,
+): Promise<PlanResult> {
+  const planned: PlanResult['runs'] = [];
+  const codes: ExitCode[] = strayFaults.map((fault) => errorOf(fault).exitCode);
+  for (const [index, run] of runs.entries()) {
+    const runView = view.runs[index] ?? newRunView(run.run, run.files.length);
+    try {
+      if (run.fault) throw run.fault;
+      runView.stage = 'hashing';
+      const cache = await openHashCache(context.stateDir, run.folder, context.say);
+      const files = await hashRun(run, cache, context.limit.signal, runView);
+      runView.stage = 'declaring';
+      const retries = {
+        signal: context.limit.signal,
+        limit: context.limit,
+        onPause: (fault: Error, pauseMs: number) => context.sayPause(runView.label, fault, pauseMs),
+      };
+      const remote = await findRun(context.service, run.model, run.run, retries);
+      const known = remote ? await filesOf(remote, context.service, retries) : [];
+      planned.push(plan(run, files, remote, known));
+    } catch (error) {
+      const fault = errorOf(error);
+      codes.push(fault.exitCode);
+      planned.push({ model: run.model, run: run.run, error: fault.error });
+    } finally {
+      runView.stage = 'done';
+    }
+  }
+  const exitCode = worstExitCode(codes);
+  const result = exitCode === 0 ? 'dry_run' : WORD_OF[exitCode];
+  return { result, exitCode, runs: planned, ...errorOfAll(strayFaults) };
+}
+
+async function filesOf(run: Run, service: ServiceAddress, retries: Retries): Promise<RunFile[]> {
+  const files: RunFile[] = [];
+  let cursor: string | null = null;
+  do {
+    const page: FilePage = await listFiles(service, run.model, run.run, { cursor }, retries);
+    files.push(...page.files);
+    cursor = page.nextCursor;
+  } while (cursor !== null);
+  return files;
+}
+
+function plan(run: SourceRun, files: HashedFile[], remote: Run | null, there: RunFile[]): PlannedRun {
+  const known = new Map(there.map((file) => [`${file.sha256} ${file.bytes}`, file]));
+  const same = (file: HashedFile) => known.get(`${file.sha256} ${file.identity.bytes}`);
+  const isSame =
+    remote?.state !== 'cancelled' &&
+    remote?.files.total === files.length &&
+    files.every((file) => same(file)?.name === file.name);
+  const missing = files.map((file) => file.identity.bytes - (same(file)?.offset ?? 0));
+  return {
+    model: run.model,
+    run: run.run,
+    files: files.length,
+    bytes: files.reduce((sum, file) => sum + file.identity.bytes, 0),
+    lines: files.reduce((sum, file) => sum + file.lines, 0),
+    now: remote ? { revision: remote.revision, state: remote.state } : null,
+    wouldSendBytes: missing.reduce((sum, bytes) => sum + bytes, 0),
+    newRevision: !isSame,
+  };
+}
+
+export function describePlan(run: PlannedRun | UnplannedRun): string {
+  if ('error' in run) return labelled(`${run.model}/${run.run}`, run.error.detail);
+  const what = `${formatCount(run.files, 'file')}, ${formatBytes(run.bytes)}, ${formatCount(run.lines, 'line')}`;
+  const revision = run.newRevision
+    ? `would become revision ${(run.now?.revision ?? 0) + 1}`
+    : `is revision ${run.now?.revision}, ${run.now?.state}`;
+  return `${run.model}/${run.run}: ${what}: ${revision}; at most ${formatBytes(run.wouldSendBytes)} to send.`;
+}
+
+export function manifestOf(files: HashedFile[], context: PushContext): Manifest {
+  const { asOf } = context.settings;
+  return {
+    files: files.map(({ name, sha256, lines, identity }) => ({ name, bytes: identity.bytes, sha256, lines })),
+    ...(asOf ? { as_of: asOf } : {}),
+    source: context.source,
+  };
+}
+
+/** Who pushed, from where: for whoever asks later. Airflow's part is there when a task of it runs us. */
+export function sourceInfo(env: NodeJS.ProcessEnv, version: string): Record<string, unknown> {
+  const airflow = {
+    dag_id: env.AIRFLOW_CTX_DAG_ID,
+    task_id: env.AIRFLOW_CTX_TASK_ID,
+    run_id: env.AIRFLOW_CTX_DAG_RUN_ID,
+    try_number: env.AIRFLOW_CTX_TRY_NUMBER,
+  };
+  const known = Object.entries(airflow).filter(([, value]) => value);
+  return {
+    host: hostname(),
+    user: userName(env),
+    pid: process.pid,
+    uploader: version,
+    ...(known.length > 0 ? { airflow: Object.fromEntries(known) } : {}),
+  };
+}
+
+function userName(env: NodeJS.ProcessEnv): string {
+  try {
+    return userInfo().username;
+  } catch {
+    // A container's user id often has no name.
+    return env.USER ?? `uid ${process.getuid?.() ?? '?'}`;
+  }
+}

@@ -1,0 +1,291 @@
+import { pause, startTimeLimit, type TimeLimit } from '../http/exchange.ts';
+import { judge } from '../http/faults.ts';
+import { startReporter, type Terminal } from '../progress/reporter.ts';
+import { formatDuration, newRunView, type PushView, type RunView } from '../progress/view.ts';
+import {
+  describeBadLines,
+  describeOutcome,
+  describeShown,
+  EXIT_CODE_OF_STATE,
+  errorOf,
+  type PushResult,
+  type RunResult,
+  resultOfRuns,
+  settlementOf,
+} from '../results/outcome.ts';
+import { describeIgnored, ignoredOf, UploaderError, WORD_OF } from '../results/result.ts';
+import { createByteBudget, createSlots } from '../send/limits.ts';
+import { sendMissingFiles } from '../send/missing-files.ts';
+import { declareRun, getRun, rejectsUrl, type ServiceAddress } from '../service/client.ts';
+import type { Run } from '../service/run-schema.ts';
+import { serviceAddress } from '../service/session.ts';
+import { type Flags, loadSettings, type Settings } from '../settings/settings.ts';
+import { openStateDir, withRunLock } from '../settings/state.ts';
+import { findRuns, type SourceRun } from '../source/find-runs.ts';
+import { hashRun, openHashCache } from '../source/hash.ts';
+import { uploaderVersion } from '../version.ts';
+import { describeChange, describeDeclared } from './changes.ts';
+import { describePlan, manifestOf, type PlanResult, planRuns, sourceInfo } from './plan.ts';
+
+/** `uploader push DIR`. Throws when nothing could be begun; else each run's end is in the result. */
+export async function push(
+  dir: string,
+  flags: Flags,
+  terminal: Terminal,
+  interrupt: AbortSignal,
+): Promise<PushResult | PlanResult> {
+  const { env } = terminal;
+  const settings = loadSettings(flags, env);
+  if (settings.requireShown && !settings.wait) {
+    throw new UploaderError(
+      'usage',
+      '--require-shown waits until readers see the run, and --no-wait does not wait: use one of them.',
+    );
+  }
+  const { runs, faults, ignored } = await findRuns(dir, settings.model, settings.run, settings.ignore);
+  const view = newPushView(runs);
+  const reporter = await startReporter(terminal, view);
+  try {
+    for (const line of describeIgnored(ignored)) reporter.say(line);
+    const context = createPushContext({
+      settings,
+      service: serviceAddress(settings),
+      source: sourceInfo(env, uploaderVersion()),
+      limit: startTimeLimit(settings.maxDurationMs, interrupt),
+      say: reporter.say,
+      stateDir: await openStateDir(settings.stateDir, env, reporter.say),
+    });
+    const tell = (sentences: string[]) => {
+      // With --json stdout is for the machine, and the sentences go where progress goes.
+      for (const sentence of settings.json ? sentences : []) reporter.say(sentence);
+      reporter.stop();
+      for (const sentence of settings.json ? [] : sentences) terminal.writeOut(`${sentence}\n`);
+    };
+    if (settings.dryRun) {
+      const plan = await planRuns(runs, faults, view, context);
+      tell([...faults.map((fault) => fault.message), ...plan.runs.map(describePlan)]);
+      return { ...plan, ...ignoredOf(ignored) };
+    }
+    const results = await pushRuns(runs, view, context);
+    for (const line of results.flatMap((result) => result.badLines)) reporter.say(line);
+    const result = resultOfRuns(results, faults);
+    tell([...faults.map((fault) => fault.message), ...result.runs.map(describeOutcome)]);
+    return { ...result, ...ignoredOf(ignored) };
+  } finally {
+    reporter.stop();
+  }
+}
+
+type Slots = ReturnType<typeof createSlots>;
+
+/** A declaration is work for the service: it creates an upload for every file. */
+const DECLARED_AT_ONCE = 4;
+
+/** What all runs of one push share. */
+export type PushContext = {
+  settings: Settings;
+  service: ServiceAddress;
+  source: Record<string, unknown>;
+  limit: TimeLimit;
+  say: (sentence: string) => void;
+  sayPause: (what: string, fault: Error, pauseMs: number) => void;
+  /** One run after the other is read, so that the first is on its way soon and the disk reads in order. */
+  hashSlots: Slots;
+  declareSlots: Slots;
+  transferSlots: Slots;
+  /** --bwlimit, for all transfers together. */
+  budget: (bytes: number) => number;
+  /** The transfers of this moment, by upload. */
+  uploading: Map<string, Promise<void>>;
+  stateDir: string | null;
+};
+
+export function createPushContext(
+  fixed: Pick<PushContext, 'settings' | 'service' | 'source' | 'limit' | 'say' | 'stateDir'>,
+): PushContext {
+  return {
+    ...fixed,
+    sayPause: (what, fault, pauseMs) =>
+      fixed.say(`${what}: ${fault.message}; next try in ${formatDuration(pauseMs)}`),
+    hashSlots: createSlots(1),
+    declareSlots: createSlots(DECLARED_AT_ONCE),
+    transferSlots: createSlots(fixed.settings.transfers),
+    budget: createByteBudget(fixed.settings.bytesPerSecond),
+    uploading: new Map(),
+  };
+}
+
+export function newPushView(runs: SourceRun[]): PushView {
+  const views = runs.map((run) => newRunView(`${run.model}/${run.run}`, run.files.length));
+  return { startedAtMs: performance.now(), runs: views };
+}
+
+/** Pushes all runs; one run's fault does not stop the others. Results in the order of `runs`. */
+export function pushRuns(runs: SourceRun[], view: PushView, context: PushContext): Promise<RunResult[]> {
+  return Promise.all(
+    runs.map(async (run, index) => {
+      const runView = view.runs[index] ?? newRunView(run.run, run.files.length);
+      const seconds = () => Math.round(performance.now() - view.startedAtMs) / 1000;
+      try {
+        if (run.fault) throw run.fault;
+        const waiting = {
+          signal: context.limit.signal,
+          say: (sentence: string) => context.say(`${runView.label}: ${sentence}`),
+        };
+        const push = () => pushRun(run, runView, context);
+        return settled(
+          await withRunLock(context.stateDir, run.folder, waiting, push),
+          runView,
+          seconds(),
+          context,
+        );
+      } catch (error) {
+        return faulted(run, runView, seconds(), error);
+      } finally {
+        runView.stage = 'done';
+      }
+    }),
+  );
+}
+
+function settled(run: Run, view: RunView, seconds: number, { service, settings }: PushContext): RunResult {
+  const { result, exitCode, error } = settlementOf(run, settings.requireShown);
+  return {
+    outcome: {
+      model: run.model,
+      run: run.run,
+      revision: run.revision,
+      state: run.state,
+      shown: run.shown,
+      result,
+      notShown: describeShown(run),
+      rows: run.rows ?? null,
+      bytesSent: view.sentBytes,
+      bytesTotal: view.totalBytes,
+      seconds,
+      error,
+    },
+    exitCode,
+    badLines: describeBadLines(run, rejectsUrl(service, run.model, run.run)),
+  };
+}
+
+function faulted(run: SourceRun, view: RunView, seconds: number, fault: unknown): RunResult {
+  const { error, exitCode } = errorOf(fault);
+  return {
+    outcome: {
+      model: run.model,
+      run: run.run,
+      revision: view.revision,
+      state: view.serviceState,
+      shown: null,
+      result: WORD_OF[exitCode],
+      notShown: null,
+      rows: null,
+      bytesSent: view.sentBytes,
+      bytesTotal: view.totalBytes,
+      seconds,
+      error,
+    },
+    exitCode,
+    badLines: [],
+  };
+}
+
+const FIRST_POLL_MS = 250;
+/** The pause grows with the time that has passed: the end of what took 10 s is noticed within 1.5 s. */
+const POLLED_SHARE = 0.15;
+/** The service's word for bytes that are not those of the manifest: it forgets them, and takes them again. */
+const CONTENT_MISMATCH = 'content_mismatch';
+
+/**
+ * Makes the service's run equal to the folder and returns it settled (or, without waiting, received). What
+ * to do next is read from the service's answer each time round, never from what this process has done:
+ * another host may have sent half of it, and a transfer that looked finished may not have been.
+ */
+async function pushRun(run: SourceRun, view: RunView, context: PushContext): Promise<Run> {
+  const { settings, limit } = context;
+  const cache = await openHashCache(context.stateDir, run.folder, context.say);
+  const files = await context.hashSlots(() => {
+    view.stage = 'hashing';
+    return hashRun(run, cache, limit.signal, view);
+  });
+  const retries = {
+    signal: limit.signal,
+    limit,
+    onPause: (fault: Error, pauseMs: number) => context.sayPause(view.label, fault, pauseMs),
+  };
+  const declare = () =>
+    context.declareSlots(() =>
+      declareRun(context.service, run.model, run.run, manifestOf(files, context), retries),
+    );
+
+  view.stage = 'declaring';
+  let remote = await declare();
+  let { revision } = remote;
+  show(remote, view);
+  context.say(describeDeclared(remote, files, view));
+  let declaredAgain = false;
+  const waitingSinceMs = performance.now();
+  for (let round = 0; ; round++) {
+    if (remote.error?.code === CONTENT_MISMATCH) {
+      // Of what was declared and what arrived either may be wrong: next time both are made anew.
+      await cache.forget();
+      throw new UploaderError('try_again', `${remote.error.detail} Run the same command again.`);
+    }
+    if (EXIT_CODE_OF_STATE[remote.state] !== null) return remote;
+    const isMissing = remote.state === 'receiving' && remote.missing.files.length > 0;
+    if (!settings.wait && (remote.state !== 'receiving' || allReceived(remote))) return remote;
+    if (!isMissing || round > 0) {
+      const waitedMs = performance.now() - waitingSinceMs;
+      await pause(Math.min(Math.max(FIRST_POLL_MS, waitedMs * POLLED_SHARE), settings.pollMs), limit.signal);
+    }
+    if (isMissing) {
+      try {
+        view.stage = 'sending';
+        await sendMissingFiles(remote, files, view, context);
+      } catch (error) {
+        if (judge(error, 'upload')?.do !== 'declare_again') throw error;
+        if (declaredAgain) throw vanished(error);
+        declaredAgain = true;
+        remote = await declare();
+        revision = remote.revision;
+        show(remote, view);
+        continue;
+      }
+    }
+    const before = remote;
+    remote = await getRun(context.service, run.model, run.run, { ...retries, asked: 'known_run' });
+    if (remote.revision !== revision) throw replaced(view.label, revision, remote);
+    show(remote, view);
+    for (const sentence of describeChange(before, remote, view)) context.say(sentence);
+  }
+}
+
+const allReceived = ({ files }: Run): boolean => files.received === files.total;
+
+function show(remote: Run, view: RunView): void {
+  view.revision = remote.revision;
+  view.serviceState = remote.state;
+  view.load = remote.load;
+  view.progress = remote.progress;
+  view.filesReceived = remote.files.received;
+  view.receivedBytes = remote.bytes.received;
+  view.stage = 'in_service';
+}
+
+function vanished(fault: unknown): UploaderError {
+  return new UploaderError(
+    'try_again',
+    `${fault instanceof Error ? fault.message : fault}, although the run was declared again. Run the same command again.`,
+    { cause: fault },
+  );
+}
+
+function replaced(label: string, revision: number, now: Run): UploaderError {
+  const by = now.pushedBy ? ` by ${now.pushedBy}` : '';
+  return new UploaderError(
+    'data',
+    `${label}: revision ${revision} was replaced: revision ${now.revision} has been pushed${by} meanwhile (${now.state}). Find out which one is right before you push again.`,
+  );
+}

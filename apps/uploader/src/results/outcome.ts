@@ -1,0 +1,221 @@
+import type { RunState } from 'wire';
+import { EXIT_CODE_OF, type ExitCode } from 'wire';
+import { formatBytes, formatCount, formatDuration } from '../progress/view.ts';
+import type { Run, Shown } from '../service/run-schema.ts';
+import {
+  asUploaderError,
+  type CommandResult,
+  type Ignored,
+  Interrupted,
+  type ResultWord,
+  type RunError,
+  type UploaderError,
+  WORD_OF,
+  worstExitCode,
+} from './result.ts';
+
+/** How the push of one run ended, as --json prints it: scripts hold on to these names. */
+export type RunOutcome = {
+  model: string;
+  run: string;
+  revision: number | null;
+  state: RunState | null;
+  /** What `scores.<model>` shows readers at the end; null: nothing yet, or nobody could be asked. */
+  shown: Shown | null;
+  /** `published` only if readers see this very revision. */
+  result: ResultWord;
+  /** Of a run that is loaded and behind another: what readers see instead, and how to show this one. */
+  notShown: string | null;
+  rows: number | null;
+  bytesSent: number;
+  bytesTotal: number;
+  seconds: number;
+  error: RunError | null;
+};
+export type RunResult = {
+  outcome: RunOutcome;
+  exitCode: ExitCode;
+  badLines: string[];
+};
+
+/** What a run's state means to whoever pushed it; null: it is not settled yet. */
+export const EXIT_CODE_OF_STATE: Record<RunState, ExitCode | null> = {
+  receiving: null,
+  queued: null,
+  loading: null,
+  published: 0,
+  superseded: 0,
+  held: EXIT_CODE_OF.data,
+  failed: EXIT_CODE_OF.data,
+  cancelled: EXIT_CODE_OF.data,
+};
+
+interface Settlement {
+  readonly result: ResultWord;
+  readonly exitCode: ExitCode;
+  readonly error: RunError | null;
+}
+
+/**
+ * What a run's answer means to whoever waits for it. A run behind a later one is no fault, unless readers must see it
+ * (`requireShown`). One that is not settled is `received` to those who do not wait.
+ */
+export function settlementOf(run: Run, requireShown: boolean): Settlement {
+  const exitCode = EXIT_CODE_OF_STATE[run.state];
+  if (exitCode === null) return { result: 'received', exitCode: 0, error: errorOfState(run) };
+  if (exitCode !== 0) return { result: WORD_OF[exitCode], exitCode, error: errorOfState(run) };
+  if (run.state === 'published') return { result: 'published', exitCode: 0, error: null };
+  if (!requireShown) return { result: 'superseded', exitCode: 0, error: null };
+  const error = { code: 'not_shown', detail: describeShown(run) ?? 'It is not shown to readers.' };
+  return { result: 'superseded', exitCode: EXIT_CODE_OF.data, error };
+}
+
+/** What readers see instead of a run that is loaded; null when they see it, or when it is not loaded. */
+export function describeShown({ model, run, revision, as_of, state, shown }: Run): string | null {
+  if (state !== 'superseded') return null;
+  const toShow = `to show this one: uploader publish ${model} ${shellWord(run)} --reason TEXT`;
+  if (shown === null) return `not shown: readers of scores.${model} see no run; ${toShow}`;
+  if (shown.run === run) {
+    return `not shown: readers of scores.${model} see revision ${shown.revision} of this run, and this is revision ${revision}; ${toShow} --revision ${revision}`;
+  }
+  const why = Date.parse(shown.as_of) > Date.parse(as_of) ? ', which is later' : '';
+  return `not shown: readers of scores.${model} see ${shown.run} (as of ${day(shown.as_of)})${why}; ${toShow}`;
+}
+
+/** The day alone where the instant is its first; else the instant, in UTC. */
+function day(instant: string): string {
+  return instant.replace(/T00:00:00(?:\.0+)?Z$/, '');
+}
+
+const DETAIL_OF_STATE: Partial<Record<RunState, string>> = {
+  failed: 'Its data is at fault: push corrected files.',
+  cancelled: 'It was withdrawn, or replaced by a newer push, before it was loaded.',
+};
+
+export function errorOfState(run: Run): RunError | null {
+  if (run.error) {
+    const { code, detail, file, line, byte_offset } = run.error;
+    return {
+      code,
+      detail,
+      ...(file ? { file } : {}),
+      ...(typeof line === 'number' ? { line } : {}),
+      ...(typeof byte_offset === 'number' ? { byte_offset } : {}),
+    };
+  }
+  const detail = run.state === 'held' ? detailOfHeld(run) : DETAIL_OF_STATE[run.state];
+  return detail ? { code: run.state, detail } : null;
+}
+
+function detailOfHeld({ model, run, gates }: Run): string {
+  const broken = (gates ?? []).filter((gate) => gate.broken).map(describeGate);
+  const told = broken.length === 0 ? '' : ` (${broken.join('; ')})`;
+  return `It is loaded, and a quality gate holds it${told}. Push corrected files, or show it to readers all the same: uploader publish ${model} ${shellWord(run)} --force --reason TEXT.`;
+}
+
+function describeGate({ gate, expected, found }: NonNullable<Run['gates']>[number]): string {
+  return `${gate}: expected ${JSON.stringify(expected)}, found ${JSON.stringify(found)}`;
+}
+
+/** Run keys may hold anything that prints; most are words to a shell as they stand. */
+function shellWord(text: string): string {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`;
+}
+
+/**
+ * The first lines that the service refused, as a person wants to find them again.
+ *
+ * @param listedAt where the others can be seen.
+ */
+export function describeBadLines(run: Pick<Run, 'model' | 'run' | 'rejects'>, listedAt?: string): string[] {
+  const { model, run: key, rejects } = run;
+  const first = rejects?.first ?? [];
+  const told = new Set<string>();
+  const lines = first.map((reject) => {
+    // What is wrong is said once for each kind; the other lines show themselves.
+    const isNew = reject.detail && !told.has(`${reject.code} ${reject.file}`);
+    told.add(`${reject.code} ${reject.file}`);
+    const shown = reject.excerpt ? `${isNew ? ' The line: ' : ': '}${reject.excerpt}` : '';
+    const excerpt = `${isNew ? `: ${reject.detail}` : ''}${shown}`;
+    return `${model}/${key}/${reject.file}:${reject.line} (byte ${reject.byte_offset}) ${reject.code}${excerpt}`;
+  });
+  const more = (rejects?.total ?? 0) - first.length;
+  if (more <= 0) return lines;
+  if (listedAt === undefined) return [...lines, `${model}/${key}: … and ${more} more bad lines`];
+  const byCode = Object.entries(rejects?.byCode ?? {}).map(([code, count]) => `${count} ${code}`);
+  return [
+    ...lines,
+    `${model}/${key}: … and ${more} more bad lines (in all: ${byCode.join(', ')}). GET ${listedAt} lists them, the first 1,000; so does the status page.`,
+  ];
+}
+
+/** A fault about a file of the run begins with the run's name by itself. */
+export function labelled(label: string, detail: string): string {
+  return detail.startsWith(`${label}/`) ? detail : `${label}: ${detail}`;
+}
+
+/** What is told of faults that belong to no run. */
+export function errorOfAll(faults: readonly unknown[]): { error?: RunError } {
+  const [first, ...others] = faults.map((fault) => errorOf(fault).error);
+  if (first === undefined) return {};
+  return { error: { ...first, detail: [first, ...others].map(({ detail }) => detail).join(' ') } };
+}
+
+export function errorOf(fault: unknown): { error: RunError; exitCode: ExitCode } {
+  if (fault instanceof Interrupted) {
+    const exitCode = fault.signalName === 'SIGINT' ? 130 : 143;
+    return { error: { code: 'interrupted', detail: fault.message }, exitCode };
+  }
+  const known = asUploaderError(fault);
+  return { error: { code: known.kind, detail: known.message }, exitCode: EXIT_CODE_OF[known.kind] };
+}
+
+export type PushResult = CommandResult & { runs: RunOutcome[]; ignored?: Ignored };
+
+/** `faults` are about what belongs to no run. */
+export function resultOfRuns(results: RunResult[], faults: readonly UploaderError[]): PushResult {
+  const exitCode = worstExitCode([...results, ...faults.map(errorOf)].map((one) => one.exitCode));
+  const runs = results.map((result) => result.outcome);
+  return {
+    result: exitCode === 0 ? wordOfAll(runs) : WORD_OF[exitCode],
+    exitCode,
+    runs,
+    ...errorOfAll(faults),
+  };
+}
+
+/** `published` when readers see each run, or a later one of its model that was pushed with it: twelve months, say. */
+function wordOfAll(runs: readonly RunOutcome[]): ResultWord {
+  if (runs.some((run) => run.result === 'received')) return 'received';
+  const isShown = ({ model, result, shown }: RunOutcome) =>
+    result === 'published' ||
+    runs.some((other) => other.model === model && other.run === shown?.run && other.result === 'published');
+  return runs.every(isShown) ? 'published' : 'superseded';
+}
+
+/** One run's end for a person. */
+export function describeOutcome(run: RunOutcome): string {
+  const label = `${run.model}/${run.run}${run.revision === null ? '' : ` revision ${run.revision}`}`;
+  const state =
+    run.state === 'failed' ? 'failed' : `is ${run.state === 'receiving' ? 'received' : run.state}`;
+  if (run.error && run.error.code !== 'not_shown') {
+    const { detail, file, line } = run.error;
+    const told = line === undefined || (file !== undefined && detail.includes(file));
+    const place = told ? '' : ` (${file ?? '?'}:${line})`;
+    // A fault on the way here says nothing of the state that the run has there.
+    const settled = run.state === 'failed' || run.state === 'held' || run.state === 'cancelled';
+    return settled
+      ? `${label} ${state}: ${detail}${place}${seenInstead(run)}`
+      : `${labelled(label, detail)}${place}`;
+  }
+  const rows = run.rows === null ? '' : `, ${formatCount(run.rows, 'row')}`;
+  const sent = run.bytesSent === 0 ? 'nothing had to be sent' : `${formatBytes(run.bytesSent)} sent`;
+  const end = `${label} ${state}${rows}; ${sent}, ${formatDuration(run.seconds * 1000)} in all.`;
+  return run.notShown === null ? end : `${end}\n${run.model}/${run.run} is ${run.notShown}`;
+}
+
+/** After a fault of the run: what it did not change. */
+function seenInstead({ model, run, shown }: RunOutcome): string {
+  if (shown === null) return ` Readers of scores.${model} see no run yet.`;
+  return ` Readers of scores.${model} see ${shown.run === run ? `revision ${shown.revision} of this run` : shown.run}.`;
+}

@@ -1,0 +1,188 @@
+import { open } from 'node:fs/promises';
+import { DetailedError, type FileSource, Upload } from 'tus-js-client';
+import type { ExchangeResponse, StreamBody } from '../http/exchange.ts';
+import { HttpFault } from '../http/faults.ts';
+import { type RetryOptions, retrying } from '../http/retry.ts';
+import { UploaderError } from '../results/result.ts';
+import {
+  changedSource,
+  type HashedFile,
+  identityOf,
+  refuseChanged,
+  sameIdentity,
+  unreadableSource,
+} from '../source/hash.ts';
+import { tusHttpStack } from './tus-http-stack.ts';
+
+/** Two clients that push the same file get in each other's way a few times, and then one is through. */
+const MOST_CONFLICTS_IN_A_ROW = 10;
+
+/** Sends a file to its end, over as many tries as it takes. Throws what retrying() throws. */
+export async function sendFile(
+  send: SendOptions,
+  retries: Omit<RetryOptions, 'asked' | 'madeProgress'>,
+): Promise<void> {
+  let acknowledgedBytes = -1;
+  let bytesAtLastFault = -1;
+  let conflicts = 0;
+  let { offsetBytes } = send; // for the first try only
+  const onAcknowledged = (offsetBytes: number) => {
+    acknowledgedBytes = Math.max(acknowledgedBytes, offsetBytes);
+    send.onAcknowledged(offsetBytes);
+  };
+  const attempt = async () => {
+    try {
+      await refuseChanged(send.file);
+      await sendOnce({ ...send, offsetBytes, onAcknowledged });
+    } catch (error) {
+      offsetBytes = undefined;
+      const conflict = error instanceof HttpFault && error.status === 409;
+      conflicts = conflict ? conflicts + 1 : 0;
+      if (conflict && conflicts > MOST_CONFLICTS_IN_A_ROW) {
+        throw new UploaderError(
+          'bug',
+          `${error.message}, although each try began at the service's own offset.`,
+          {
+            cause: error,
+          },
+        );
+      }
+      throw error;
+    }
+    await refuseChanged(send.file);
+  };
+  const madeProgress = () => {
+    const moved = acknowledgedBytes > bytesAtLastFault;
+    bytesAtLastFault = acknowledgedBytes;
+    return moved;
+  };
+  await retrying(attempt, { ...retries, asked: 'upload', madeProgress });
+}
+
+type SendOptions = {
+  file: HashedFile;
+  uploadUrl: string;
+  /** Where the upload stands, when the service has said so a moment ago; otherwise it is asked. */
+  offsetBytes?: number | undefined;
+  headers: () => Record<string, string>;
+  chunkSizeBytes: number;
+  stallTimeoutMs: number;
+  signal: AbortSignal;
+  /** Body bytes handed to the network. */
+  onBytes: (bytes: number) => void;
+  /** See StreamBody. */
+  pauseMs: (bytes: number) => number;
+  /** The service holds this much of the file. */
+  onAcknowledged: (offsetBytes: number) => void;
+};
+
+const TRY_IS_OVER = new Error('This try is over.');
+
+/**
+ * One try: HEAD for the offset when it is not known, then PATCH after PATCH to the end. The library's part is the protocol; when
+ * to try again is decided outside, because it would retry for nine seconds, take a 429 for final and a 502
+ * on HEAD for a reason to start over. Resolving means only that all was sent: the run's state says the rest.
+ */
+async function sendOnce(options: SendOptions): Promise<void> {
+  const { signal } = options;
+  signal.throwIfAborted();
+  // Not AbortSignal.any(): the one signal of a push would gather a dependent for each of 10,000 files.
+  const ended = new AbortController();
+  const onAbort = () => ended.abort(signal.reason);
+  signal.addEventListener('abort', onAbort);
+  try {
+    await new Promise<void>((resolve, reject) => {
+      let lastAnswer: ExchangeResponse | undefined;
+      // The source is ours (`fileReader`); the library only wants to see that there is one.
+      const upload = new Upload(Buffer.from(options.file.path), {
+        uploadUrl: options.uploadUrl,
+        chunkSize: options.chunkSizeBytes,
+        retryDelays: null,
+        storeFingerprintForResuming: false,
+        fingerprint: async () => options.file.sha256,
+        fileReader: { openFile: async () => fileSlices(options.file, options) },
+        httpStack: tusHttpStack({
+          stallTimeoutMs: options.stallTimeoutMs,
+          headers: options.headers,
+          signal: ended.signal,
+          standing:
+            options.offsetBytes === undefined
+              ? undefined
+              : { offsetBytes: options.offsetBytes, sizeBytes: options.file.identity.bytes },
+        }),
+        onAfterResponse: (_request, response) => {
+          lastAnswer = response.getUnderlyingObject();
+          const offset = Number(response.getHeader('Upload-Offset') ?? Number.NaN);
+          if (response.getStatus() < 300 && Number.isInteger(offset)) options.onAcknowledged(offset);
+        },
+        onChunkComplete: (chunkBytes) => {
+          // The library would send the same again at once, for as long as it takes.
+          if (chunkBytes <= 0 && lastAnswer) reject(new HttpFault(lastAnswer, 'it took none of the bytes'));
+        },
+        onSuccess: () => resolve(),
+        onError: (error) => reject(unwrap(error)),
+      });
+      upload.start();
+    });
+  } finally {
+    // Whatever is still open belongs to a try that is over.
+    signal.removeEventListener('abort', onAbort);
+    ended.abort(TRY_IS_OVER);
+  }
+}
+
+/** The library wraps what went wrong into a text; what the verdict needs is the fault itself. */
+function unwrap(error: Error): unknown {
+  if (!(error instanceof DetailedError)) return error;
+  if (error.causingError) return error.causingError;
+  const response: ExchangeResponse | undefined = error.originalResponse?.getUnderlyingObject();
+  return response ? new HttpFault(response) : error;
+}
+
+// Small enough that the stall watchdog sees a slow line move, large enough that reading costs nothing.
+const READ_BYTES = 64 * 1024;
+
+/**
+ * The file as tus-js-client's source: each slice is a promise to read that range from disk, made good only
+ * when it is sent, and only if the file is still the one that was hashed. (The library's own source takes
+ * the file as it finds it, keeps its descriptors when a request fails, and hangs when the file has become
+ * shorter.)
+ */
+function fileSlices(file: HashedFile, flow: Pick<StreamBody, 'onBytes' | 'pauseMs'>): FileSource {
+  return {
+    size: file.identity.bytes,
+    slice: async (start, end) => ({
+      value: sliceBody(file, start, Math.min(end, file.identity.bytes), flow),
+      done: end >= file.identity.bytes,
+    }),
+    close: () => {},
+  };
+}
+
+/** tus-js-client reads `size` from it and hands it on to the HTTP stack as it is. */
+export type SliceBody = StreamBody & { size: number };
+
+function sliceBody(
+  file: HashedFile,
+  start: number,
+  end: number,
+  flow: Pick<StreamBody, 'onBytes' | 'pauseMs'>,
+): SliceBody {
+  return {
+    size: end - start,
+    sizeBytes: end - start,
+    ...flow,
+    tooShort: () => changedSource(file.path),
+    unreadable: (cause) => unreadableSource(file.path, cause),
+    open: async () => {
+      const handle = await open(file.path, 'r').catch((error: unknown) => {
+        throw unreadableSource(file.path, error);
+      });
+      if (!sameIdentity(identityOf(await handle.stat({ bigint: true })), file.identity)) {
+        await handle.close();
+        throw changedSource(file.path);
+      }
+      return handle.createReadStream({ start, end: end - 1, highWaterMark: READ_BYTES });
+    },
+  };
+}

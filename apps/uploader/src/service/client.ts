@@ -1,0 +1,268 @@
+import type { FilePage } from 'wire';
+import type * as z from 'zod';
+import { type ExchangeResponse, exchange, pause } from '../http/exchange.ts';
+import { HttpFault } from '../http/faults.ts';
+import { type RetryOptions, retrying } from '../http/retry.ts';
+import { newRunView, type RunView } from '../progress/view.ts';
+import { describeChange } from '../push/changes.ts';
+import { EXIT_CODE_OF_STATE } from '../results/outcome.ts';
+import { UploaderError } from '../results/result.ts';
+import {
+  filePageSchema,
+  type Model,
+  modelSchema,
+  type Run,
+  type RunSummary,
+  runListSchema,
+  runSchema,
+} from './run-schema.ts';
+
+/** `token` is read anew each time it is asked for: its file may have another one by then. */
+export type ServiceAddress = {
+  readonly url: string;
+  readonly token: string;
+  readonly stallTimeoutMs: number;
+  readonly userAgent: string;
+};
+type ManifestFile = { name: string; bytes: number; sha256: string; lines: number };
+export type Manifest = { files: ManifestFile[]; as_of?: string; source: Record<string, unknown> };
+export type Retries = Omit<RetryOptions, 'asked' | 'madeProgress'>;
+type Answer = ExchangeResponse & { json: unknown };
+type Request = {
+  method: 'GET' | 'PUT' | 'POST';
+  path: string;
+  body?: unknown;
+  headers?: Record<string, string>;
+  /** How many stall time-outs the answer may take. */
+  takes?: number;
+};
+
+/** The service creates an upload for every file before it answers: give thousands of them their time. */
+const DECLARING_TAKES = 5;
+const PAGE_FILES = 1000;
+
+export function commonHeaders(service: ServiceAddress): Record<string, string> {
+  return { Authorization: `Bearer ${service.token}`, 'User-Agent': service.userAgent };
+}
+
+/** Makes the run equal to the manifest; safe to repeat. */
+export async function declareRun(
+  service: ServiceAddress,
+  model: string,
+  run: string,
+  manifest: Manifest,
+  retries: Retries,
+): Promise<Run> {
+  const request: Request = {
+    method: 'PUT',
+    path: runPath(model, run),
+    body: manifest,
+    takes: DECLARING_TAKES,
+  };
+  return ask(service, request, runSchema, { ...retries, asked: 'run' });
+}
+
+export function getRun(
+  service: ServiceAddress,
+  model: string,
+  run: string,
+  retries: Retries & { asked: 'run' | 'known_run' },
+): Promise<Run> {
+  return ask(service, { method: 'GET', path: runPath(model, run) }, runSchema, retries);
+}
+
+/** A page of the run's files by name: those that need bytes, or all. */
+export function listFiles(
+  service: ServiceAddress,
+  model: string,
+  run: string,
+  page: { state?: 'receiving'; cursor: string | null },
+  retries: Retries,
+): Promise<FilePage> {
+  const query = new URLSearchParams({ limit: String(PAGE_FILES) });
+  if (page.state !== undefined) query.set('state', page.state);
+  if (page.cursor !== null) query.set('cursor', page.cursor);
+  const request: Request = { method: 'GET', path: `${runPath(model, run)}/files?${query}` };
+  return ask(service, request, filePageSchema, { ...retries, asked: 'known_run' });
+}
+
+type RunQuery = { model: string | null; state: string | null; limit: number };
+const PAGE_RUNS = 500;
+
+/**
+ * Runs by their newest revision, the one that was declared last first, page after page up to `limit`; and whether
+ * there are more.
+ */
+export async function listRuns(
+  service: ServiceAddress,
+  { model, state, limit }: RunQuery,
+  retries: Retries,
+): Promise<{ runs: RunSummary[]; more: boolean }> {
+  const runs: RunSummary[] = [];
+  let cursor: string | null | undefined = null;
+  do {
+    const query = new URLSearchParams({
+      limit: String(Math.min(PAGE_RUNS, limit - runs.length)),
+      ...(model ? { model } : {}),
+      ...(state ? { state } : {}),
+      ...(cursor ? { cursor } : {}),
+    });
+    const request: Request = { method: 'GET', path: `/v1/runs?${query}` };
+    const page = await ask(service, request, runListSchema, { ...retries, asked: 'run' });
+    runs.push(...page.runs);
+    cursor = page.nextCursor;
+  } while (cursor && runs.length < limit);
+  return { runs, more: Boolean(cursor) };
+}
+
+/** Has a failed run loaded again. */
+export function retryRun(
+  service: ServiceAddress,
+  model: string,
+  run: string,
+  reason: string | undefined,
+  retries: Retries,
+): Promise<Run> {
+  const request: Request = {
+    method: 'POST',
+    path: `${runPath(model, run)}/retry`,
+    body: reason === undefined ? {} : { reason },
+  };
+  return ask(service, request, runSchema, { ...retries, asked: 'run' });
+}
+
+/** The model, and the tag that says which publication was current. */
+export async function getModel(
+  service: ServiceAddress,
+  model: string,
+  retries: Retries,
+): Promise<{ model: Model; tag: string | undefined }> {
+  const request: Request = { method: 'GET', path: modelPath(model) };
+  const response = await exchangeJson(service, request, { ...retries, asked: 'run' });
+  return { model: readAnswer(response, modelSchema), tag: response.headers.etag };
+}
+
+export type Publication = { run: string; revision?: number; force?: boolean; reason: string };
+
+/** Moves the model's pointer. Resolves to null when it was moved by somebody else since `tag` was given out. */
+export async function publishRun(
+  service: ServiceAddress,
+  model: string,
+  publication: Publication,
+  tag: string | undefined,
+  retries: Retries,
+): Promise<Model | null> {
+  const request: Request = {
+    method: 'PUT',
+    path: `${modelPath(model)}/current`,
+    body: publication,
+    headers: tag === undefined ? {} : { 'If-Match': tag },
+  };
+  const response = await exchangeJson(service, request, { ...retries, asked: 'run' }, [200, 201, 412]);
+  return response.status === 412 ? null : readAnswer(response, modelSchema);
+}
+
+const modelPath = (model: string): string => `/v1/models/${encodeURIComponent(model)}`;
+/** Where the lines of a run that were refused are listed, for a person to fetch. */
+export function rejectsUrl(service: ServiceAddress, model: string, run: string): string {
+  return `${service.url}${runPath(model, run)}/rejects`;
+}
+
+const runPath = (model: string, run: string): string => `${modelPath(model)}/runs/${encodeURIComponent(run)}`;
+
+async function ask<T>(
+  service: ServiceAddress,
+  request: Request,
+  schema: z.ZodType<T>,
+  retries: Omit<RetryOptions, 'madeProgress'>,
+): Promise<T> {
+  return readAnswer(await exchangeJson(service, request, retries), schema);
+}
+
+/** Tries until one of the wanted statuses comes with JSON. */
+function exchangeJson(
+  service: ServiceAddress,
+  { method, path, body, headers, takes = 1 }: Request,
+  retries: Omit<RetryOptions, 'madeProgress'>,
+  wanted: readonly number[] = [200, 201],
+): Promise<Answer> {
+  const text = body === undefined ? undefined : JSON.stringify(body);
+  return retrying(async () => {
+    const response = await exchange({
+      method,
+      url: service.url + path,
+      headers: () => ({
+        ...commonHeaders(service),
+        ...(text === undefined ? {} : { 'Content-Type': 'application/json' }),
+        Accept: 'application/json',
+        ...headers,
+      }),
+      ...(text === undefined ? {} : { body: text }),
+      signal: retries.signal,
+      stallTimeoutMs: service.stallTimeoutMs * takes,
+    });
+    const json = wanted.includes(response.status) ? parseJson(response.body) : undefined;
+    if (json === undefined) throw new HttpFault(response);
+    return { ...response, json };
+  }, retries);
+}
+
+/** undefined when it is no JSON. */
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+function readAnswer<T>(response: Answer, schema: z.ZodType<T>): T {
+  const parsed = schema.safeParse(response.json);
+  if (parsed.success) return parsed.data;
+  const issue = parsed.error.issues[0];
+  throw new UploaderError(
+    'usage',
+    `${response.method} ${response.url} answered something that this uploader does not understand (${issue?.path.join('.')}: ${issue?.message}). Check UPLOADER_URL: this is not the ingest service, or one of another version than this uploader.`,
+  );
+}
+
+/** The run, or null when the service has none of this name, or none for this token: it does not tell which. */
+export async function findRun(
+  service: ServiceAddress,
+  model: string,
+  run: string,
+  retries: Retries,
+): Promise<Run | null> {
+  try {
+    return await getRun(service, model, run, { ...retries, asked: 'run' });
+  } catch (error) {
+    const fault = error instanceof UploaderError ? error.cause : null;
+    const isOurs404 = fault instanceof HttpFault && fault.status === 404 && fault.problem !== null;
+    if (isOurs404 && fault.problem?.code !== 'unknown_address') return null;
+    throw error;
+  }
+}
+
+const FIRST_POLL_MS = 250;
+
+/** Looks at the run until it is settled; one that is not there yet is waited for. Ends with the retries' limit. */
+export async function waitForRun(
+  service: ServiceAddress,
+  named: { model: string; run: string; pollMs: number },
+  retries: Retries,
+  say: (sentence: string) => void,
+): Promise<Run> {
+  const view: RunView = newRunView(`${named.model}/${named.run}`, 0);
+  let before: Run | null = null;
+  let pollMs = FIRST_POLL_MS;
+  for (;;) {
+    const now: Run | null = await findRun(service, named.model, named.run, retries);
+    if (now && EXIT_CODE_OF_STATE[now.state] !== null) return now;
+    if (now && before) for (const sentence of describeChange(before, now, view)) say(sentence);
+    if (now) view.totalBytes = now.bytes.total;
+    if (!now && pollMs === FIRST_POLL_MS) say(`${view.label} is not there yet; waiting for it.`);
+    before = now;
+    await pause(pollMs, retries.signal);
+    pollMs = Math.min(pollMs * 1.5, named.pollMs);
+  }
+}

@@ -1,0 +1,270 @@
+import { createHash } from 'node:crypto';
+import type { BigIntStats } from 'node:fs';
+import { type FileHandle, open, readFile, rm, stat } from 'node:fs/promises';
+import { printable } from 'wire';
+import * as z from 'zod';
+import { UploaderError } from '../results/result.ts';
+import { replaceFile, stateFilePath } from '../settings/state.ts';
+import { DATA_FILES, PASSED_OVER, type SourceFile, type SourceRun } from './find-runs.ts';
+import { readBlocks, readText } from './read.ts';
+
+export type HashedFile = SourceFile & { sha256: string; lines: number; identity: FileIdentity };
+
+/** A push that is killed while it hashes goes on from the last save. */
+const SAVE_EVERY_MS = 5000;
+
+/** Hashes what the cache does not know. Files come back in the order of `run.files`. */
+export async function hashRun(
+  run: SourceRun,
+  cache: HashCache,
+  signal: AbortSignal,
+  progress: { totalBytes: number; hashedBytes: number },
+): Promise<HashedFile[]> {
+  refuseEmpty(run);
+  const identified: Array<{ file: SourceFile; identity: FileIdentity }> = [];
+  for (const file of run.files) identified.push({ file, identity: await identify(file.path) });
+  progress.totalBytes = identified.reduce((sum, { identity }) => sum + identity.bytes, 0);
+
+  const hashed: HashedFile[] = [];
+  const onBytes = (bytes: number) => {
+    progress.hashedBytes += bytes;
+  };
+  let savedAt = performance.now();
+  try {
+    for (const { file, identity } of identified) {
+      signal.throwIfAborted();
+      let digest = cache.find(file.path, identity);
+      if (digest) onBytes(identity.bytes);
+      else {
+        digest = await hashFile(file.path, signal, onBytes);
+        cache.add(file.path, digest);
+      }
+      hashed.push({ ...file, ...digest });
+      if (performance.now() - savedAt > SAVE_EVERY_MS) {
+        await cache.save();
+        savedAt = performance.now();
+      }
+    }
+  } finally {
+    await cache.save();
+  }
+  return hashed;
+}
+
+export function refuseEmpty(run: SourceRun): void {
+  if (run.files.length > 0) return;
+  throw new UploaderError(
+    'source',
+    `${printable(run.folder)} holds no data file (${DATA_FILES}; ${PASSED_OVER} are passed over).`,
+  );
+}
+
+/** Throws when the file is not the one that was hashed any more. */
+export async function refuseChanged(file: HashedFile): Promise<void> {
+  if (!sameIdentity(await identify(file.path), file.identity)) throw changedSource(file.path);
+}
+
+export async function identify(path: string): Promise<FileIdentity> {
+  try {
+    return identityOf(await stat(path, { bigint: true }));
+  } catch (error) {
+    throw unreadableSource(path, error);
+  }
+}
+
+type FileDigest = { sha256: string; lines: number; identity: FileIdentity };
+
+/**
+ * sha256 and line count (a last line without its newline counts) in one pass. Of a compressed file the bytes
+ * are those that travel, the lines those of its text. Throws when the file changed in between.
+ */
+export async function hashFile(
+  path: string,
+  signal: AbortSignal,
+  onBytes: (bytes: number) => void,
+): Promise<FileDigest> {
+  let handle: FileHandle | undefined;
+  try {
+    handle = await open(path, 'r');
+    const before = identityOf(await handle.stat({ bigint: true }));
+    const hash = createHash('sha256');
+    let totalBytes = 0;
+    const hashed = tap(readBlocks(handle, path, before.bytes, signal), (block) => {
+      hash.update(block);
+      totalBytes += block.length;
+      onBytes(block.length);
+    });
+    let lines = 0;
+    let lastByte = 10;
+    for await (const text of readText(hashed, path, before.bytes)) {
+      lines += countNewlines(text);
+      lastByte = text.at(-1) ?? lastByte;
+    }
+    const after = identityOf(await handle.stat({ bigint: true }));
+    if (!sameIdentity(before, after) || totalBytes !== after.bytes) throw changedSource(path);
+    return { sha256: hash.digest('hex'), lines: lastByte === 10 ? lines : lines + 1, identity: after };
+  } catch (error) {
+    if (error instanceof Error && 'syscall' in error) throw unreadableSource(path, error);
+    throw error;
+  } finally {
+    await handle?.close();
+  }
+}
+
+async function* tap(blocks: AsyncIterable<Buffer>, see: (block: Buffer) => void): AsyncGenerator<Buffer> {
+  for await (const block of blocks) {
+    see(block);
+    yield block;
+  }
+}
+
+const cacheSchema = z.object({
+  version: z.literal(1),
+  files: z.record(
+    z.string(),
+    z.object({
+      sha256: z.string().regex(/^[0-9a-f]{64}$/),
+      lines: z.int().nonnegative(),
+      identity: z.object({ bytes: z.int().nonnegative(), mtimeNs: z.string(), inode: z.string() }),
+    }),
+  ),
+});
+
+/** A file that was written this shortly before it was hashed could be written again within the same mtime. */
+const SETTLED_AFTER_MS = 100;
+
+type HashCache = {
+  find(path: string, identity: FileIdentity): FileDigest | null;
+  add(path: string, digest: FileDigest): void;
+  /** Replaces the file on disk as a whole: a torn cache would only cost time, but it need not. */
+  save(): Promise<void>;
+  forget(): Promise<void>;
+};
+
+/**
+ * The hashes of one run's files, by absolute path, size, mtime and inode. Whatever is wrong with the cache
+ * only means hashing again: `warn` is told, the push goes on. It may be deleted at any time.
+ */
+export async function openHashCache(
+  stateDir: string | null,
+  runFolder: string,
+  warn: (sentence: string) => void,
+): Promise<HashCache> {
+  if (stateDir === null) {
+    return { find: () => null, add: () => {}, save: async () => {}, forget: async () => {} };
+  }
+  const path = stateFilePath(stateDir, runFolder, '.json');
+  const files = new Map<string, FileDigest>(Object.entries(await readEntries(path)));
+  let dirty = false;
+  return {
+    find(filePath, identity) {
+      const known = files.get(filePath);
+      return known && sameIdentity(known.identity, identity) ? known : null;
+    },
+    add(filePath, digest) {
+      if (Date.now() - Number(digest.identity.mtimeNs) / 1e6 < SETTLED_AFTER_MS) return;
+      files.set(filePath, digest);
+      dirty = true;
+    },
+    async save() {
+      if (!dirty) return;
+      dirty = false;
+      try {
+        await replaceFile(path, JSON.stringify({ version: 1, files: Object.fromEntries(files) }));
+      } catch (error) {
+        const reason = error instanceof Error ? error.message : String(error);
+        warn(`The hashes could not be kept in ${stateDir}, so the next push hashes again: ${reason}.`);
+      }
+    },
+    async forget() {
+      files.clear();
+      await rm(path, { force: true }).catch((error: unknown) =>
+        warn(`${path} could not be removed: ${error}.`),
+      );
+    },
+  };
+}
+
+async function readEntries(path: string) {
+  try {
+    const parsed = cacheSchema.safeParse(JSON.parse(await readFile(path, 'utf8')));
+    return parsed.success ? parsed.data.files : {};
+  } catch {
+    // Absent, unreadable or garbage: nothing is known, which is always a right answer here.
+    return {};
+  }
+}
+
+const NEWLINES = 0x0a0a0a0a;
+const LOW_BITS = 0x7f7f7f7f;
+const ONES = 0x01010101;
+
+/**
+ * The newlines of a buffer, four bytes at a time: 1.6 GB/s here, where a loop over bytes reaches 0.6 and
+ * indexOf() 0.5, which would make counting dearer than the sha256 it goes with.
+ */
+export function countNewlines(bytes: Buffer): number {
+  const wordsFrom = (4 - (bytes.byteOffset & 3)) & 3;
+  if (bytes.length < wordsFrom + 4) return countOneByOne(bytes, 0, bytes.length);
+  const words = new Uint32Array(bytes.buffer, bytes.byteOffset + wordsFrom, (bytes.length - wordsFrom) >>> 2);
+  let count = countOneByOne(bytes, 0, wordsFrom);
+  let index = 0;
+  while (index < words.length) {
+    // Each lane of `lanes` counts one of the four byte positions; after 255 words a lane could overflow.
+    const end = Math.min(words.length, index + 255);
+    let lanes = 0;
+    for (; index < end; index++) {
+      const zeroWhereNewline = (words[index] ?? 0) ^ NEWLINES;
+      const highBitWhereNot = ((zeroWhereNewline & LOW_BITS) + LOW_BITS) | zeroWhereNewline;
+      lanes = (lanes + ((~highBitWhereNot >>> 7) & ONES)) | 0;
+    }
+    count += (lanes & 255) + ((lanes >>> 8) & 255) + ((lanes >>> 16) & 255) + (lanes >>> 24);
+  }
+  return count + countOneByOne(bytes, wordsFrom + words.length * 4, bytes.length);
+}
+
+function countOneByOne(bytes: Buffer, from: number, to: number): number {
+  let count = 0;
+  for (let index = from; index < to; index++) if (bytes[index] === 10) count++;
+  return count;
+}
+
+/** What must not change between hashing a file and having sent it. */
+export type FileIdentity = { bytes: number; mtimeNs: string; inode: string };
+
+export function identityOf(stats: BigIntStats): FileIdentity {
+  return { bytes: Number(stats.size), mtimeNs: String(stats.mtimeNs), inode: String(stats.ino) };
+}
+
+export function sameIdentity(a: FileIdentity, b: FileIdentity): boolean {
+  return a.bytes === b.bytes && a.mtimeNs === b.mtimeNs && a.inode === b.inode;
+}
+
+const REASONS: Record<string, string> = {
+  ENOENT: 'it is not there',
+  EACCES: 'this user may not read it',
+  EPERM: 'this user may not read it',
+  ENOTDIR: 'a part of its path is not a folder',
+  ELOOP: 'its symbolic links lead in a circle',
+  EIO: 'the disk reports a read error',
+  ESTALE: 'its network file system has lost it (ESTALE); it was removed or replaced on the server',
+};
+
+/** A file system error, as the end of a sentence. */
+export function unreadableReason(error: unknown): string {
+  const code = error instanceof Error && 'code' in error ? String(error.code) : null;
+  const reason = (code && REASONS[code]) ?? (error instanceof Error ? error.message : String(error));
+  return `it cannot be read: ${reason}`;
+}
+
+export function unreadableSource(path: string, error: unknown): UploaderError {
+  const reason = unreadableReason(error).replace(/^it /, '');
+  return new UploaderError('source', `${printable(path)} ${reason}.`, { cause: error });
+}
+
+export function changedSource(path: string): UploaderError {
+  return new UploaderError(
+    'source',
+    `${printable(path)} changed while it was pushed. Push again when whatever writes it has finished.`,
+  );
+}

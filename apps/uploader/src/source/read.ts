@@ -1,0 +1,59 @@
+import type { open } from 'node:fs/promises';
+import { CompressionFault, compressionOf, expand } from 'score-lines';
+import { UploaderError } from '../results/result.ts';
+import { unreadableSource } from './hash.ts';
+
+type Handle = Awaited<ReturnType<typeof open>>;
+const BLOCK_BYTES = 1 << 20;
+
+/**
+ * A file's bytes, block after block; the next one is read while this one is used, and a block is the
+ * reader's only until it asks for another.
+ */
+export async function* readBlocks(
+  handle: Handle,
+  path: string,
+  sizeBytes: number,
+  signal: AbortSignal,
+): AsyncGenerator<Buffer> {
+  // Two of a full megabyte for each of 10,000 small files would be most of the work.
+  const blockBytes = Math.min(BLOCK_BYTES, sizeBytes + 1);
+  const blocks: [Buffer, Buffer] = [Buffer.allocUnsafe(blockBytes), Buffer.allocUnsafe(blockBytes)];
+  const read = () => {
+    const reading = handle.read(blocks[0], 0, blockBytes);
+    // Nobody awaits the last read when the reader stops early; its error would then end the process.
+    reading.catch(() => {});
+    return reading;
+  };
+  let reading = read();
+  for (;;) {
+    const { bytesRead } = await reading.catch((error: unknown) => {
+      throw unreadableSource(path, error);
+    });
+    signal.throwIfAborted();
+    if (bytesRead === 0) return;
+    const block = blocks[0].subarray(0, bytesRead);
+    blocks.reverse();
+    reading = read();
+    yield block;
+  }
+}
+
+/** The lines of a file as text: expanded when its name says that it is compressed, as the service does it. */
+export async function* readText(
+  blocks: AsyncIterable<Buffer>,
+  path: string,
+  sizeBytes: number,
+): AsyncGenerator<Buffer> {
+  const compression = compressionOf(path);
+  if (compression === undefined) {
+    yield* blocks;
+    return;
+  }
+  try {
+    yield* expand(blocks, compression, sizeBytes);
+  } catch (error) {
+    if (!(error instanceof CompressionFault)) throw error;
+    throw new UploaderError('data', `${path}: ${error.message}`, { cause: error });
+  }
+}

@@ -1,0 +1,168 @@
+import { readFile, stat } from 'node:fs/promises';
+import { basename, dirname, join, relative, resolve, sep } from 'node:path';
+import { watch as watchPaths } from 'chokidar';
+import { EXIT_CODE_OF } from 'wire';
+import { pause, startTimeLimit } from '../http/exchange.ts';
+import type { Terminal } from '../progress/reporter.ts';
+import { formatDuration } from '../progress/view.ts';
+import { sourceInfo } from '../push/plan.ts';
+import { createPushContext, newPushView, type PushContext, pushRuns } from '../push/push.ts';
+import { describeOutcome, errorOf, type RunResult } from '../results/outcome.ts';
+import { describeIgnored } from '../results/result.ts';
+import { serviceAddress } from '../service/session.ts';
+import { type Flags, loadSettings } from '../settings/settings.ts';
+import { openStateDir, replaceFile, stateFilePath } from '../settings/state.ts';
+import { findRuns } from '../source/find-runs.ts';
+import { type FileIdentity, identityOf, unreadableSource } from '../source/hash.ts';
+import { uploaderVersion } from '../version.ts';
+
+const TRY_AGAIN_AFTER_MS = 30_000;
+/** What the same marker need not be pushed for again. */
+const SETTLED: readonly number[] = [0, EXIT_CODE_OF.data];
+
+/** `uploader watch DIR`: pushes each run when its marker appears, a line a run, until a signal ends it. */
+export async function watch(
+  dir: string,
+  flags: Flags,
+  terminal: Terminal,
+  interrupt: AbortSignal,
+): Promise<never> {
+  const settings = loadSettings(flags, terminal.env);
+  const root = resolve(dir);
+  await stat(root).catch((error: unknown) => {
+    throw unreadableSource(root, error);
+  });
+  const say = (sentence: string) => terminal.writeError(`${sentence}\n`);
+  const shared = createPushContext({
+    settings,
+    service: serviceAddress(settings),
+    source: sourceInfo(terminal.env, uploaderVersion()),
+    limit: startTimeLimit(settings.maxDurationMs, interrupt),
+    say: () => {}, // a line a run, and what is in its way
+    stateDir: await openStateDir(settings.stateDir, terminal.env, say),
+  });
+  const context: PushContext = {
+    ...shared,
+    sayPause: (what, fault, pauseMs) =>
+      say(`${what}: ${fault.message}; next try in ${formatDuration(pauseMs)}`),
+  };
+  const print = ({ outcome, exitCode }: RunResult) =>
+    terminal.writeOut(
+      settings.json ? `${JSON.stringify({ ...outcome, exitCode })}\n` : `${describeOutcome(outcome)}\n`,
+    );
+
+  const running = new Map<string, Promise<void>>();
+  const onMarker = (folder: string) => {
+    const marked = markedRun(root, folder, settings.model, settings.run);
+    if (!marked) return;
+    // A marker that is written again while its run is pushed is looked at after that.
+    const before = running.get(folder) ?? Promise.resolve();
+    const after = before
+      .then(() => pushMarked(root, marked, context, interrupt, { print, say }))
+      .catch((error: unknown) => {
+        if (!interrupt.aborted) say(`${marked.model}/${marked.run}: ${errorOf(error).error.detail}`);
+      });
+    running.set(folder, after);
+  };
+  const stop = watchMarkers(root, layoutDepth(settings.model, settings.run), {
+    onMarker,
+    onError: (error) => say(`Watching ${root} failed: ${error instanceof Error ? error.message : error}.`),
+  });
+  say(`Watching ${root} for ${MARKER} files.`);
+  try {
+    await new Promise((_, reject) => {
+      if (interrupt.aborted) reject(interrupt.reason);
+      interrupt.addEventListener('abort', () => reject(interrupt.reason));
+    });
+  } finally {
+    await Promise.all([stop(), ...running.values()]);
+  }
+  throw interrupt.reason;
+}
+
+/** Pushes until the run is settled, or a person has to act. */
+async function pushMarked(
+  root: string,
+  marked: MarkedRun,
+  shared: PushContext,
+  interrupt: AbortSignal,
+  { print, say }: { print: (result: RunResult) => void; say: (sentence: string) => void },
+): Promise<void> {
+  for (;;) {
+    interrupt.throwIfAborted();
+    const marker = await markerOf(marked.folder);
+    if (!marker || (await wasPushed(shared.stateDir, marked.folder, marker))) return;
+    const { settings } = shared;
+    const { runs, ignored } = await findRuns(marked.folder, marked.model, marked.run, settings.ignore, root);
+    for (const line of describeIgnored(ignored)) say(`${marked.model}/${marked.run}: ${line}`);
+    const limit = startTimeLimit(settings.maxDurationMs, interrupt);
+    const [result] = await pushRuns(runs, newPushView(runs), { ...shared, limit });
+    if (!result || interrupt.aborted) return;
+    print(result);
+    if (SETTLED.includes(result.exitCode)) await rememberPushed(shared.stateDir, marked.folder, marker);
+    if (result.exitCode !== EXIT_CODE_OF.try_again) return;
+    await pause(TRY_AGAIN_AFTER_MS, interrupt);
+  }
+}
+
+type MarkedRun = { folder: string; model: string; run: string };
+
+/** How many folders lie between DIR and the files: what the flags leave out. */
+function layoutDepth(model: string | null, run: string | null): number {
+  return (model === null ? 1 : 0) + (run === null ? 1 : 0);
+}
+
+/** Which run a marker's folder is; null when it does not lie where the layout has its runs. */
+function markedRun(root: string, folder: string, model: string | null, run: string | null): MarkedRun | null {
+  const path = relative(root, folder);
+  const names = path === '' ? [] : path.split(sep);
+  if (names.length !== layoutDepth(model, run)) return null;
+  const [first = '', second = ''] = names;
+  return { folder, model: model ?? first, run: run ?? (model === null ? second : first) };
+}
+
+/** Tells of every marker that is there, appears or is written again, until it is stopped. */
+function watchMarkers(
+  root: string,
+  depth: number,
+  told: { onMarker: (folder: string) => void; onError: (error: unknown) => void },
+): () => Promise<void> {
+  const watcher = watchPaths(root, {
+    depth,
+    // Data files come and go by the thousand; only folders and markers are of interest.
+    ignored: (path, stats) => stats?.isFile() === true && basename(path) !== MARKER,
+  });
+  watcher.on('add', (path) => told.onMarker(dirname(path)));
+  watcher.on('change', (path) => told.onMarker(dirname(path)));
+  watcher.on('error', told.onError);
+  return () => watcher.close();
+}
+
+/** The file that says that a run's folder is complete, as Spark and Hadoop write it. */
+const MARKER = '_SUCCESS';
+
+/** null: the folder has no marker (any more). */
+async function markerOf(folder: string): Promise<FileIdentity | null> {
+  try {
+    return identityOf(await stat(join(folder, MARKER), { bigint: true }));
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * Whether this very marker has led to a push that is settled. Without a state folder, or when it was
+ * deleted, the run is pushed again, which sends nothing.
+ */
+async function wasPushed(stateDir: string | null, folder: string, marker: FileIdentity): Promise<boolean> {
+  if (stateDir === null) return false;
+  const known = await readFile(stateFilePath(stateDir, folder, '.pushed.json'), 'utf8').catch(() => '');
+  return known === textOf(marker);
+}
+
+async function rememberPushed(stateDir: string | null, folder: string, marker: FileIdentity): Promise<void> {
+  if (stateDir === null) return;
+  await replaceFile(stateFilePath(stateDir, folder, '.pushed.json'), textOf(marker)).catch(() => {});
+}
+
+const textOf = (marker: FileIdentity): string => JSON.stringify(marker);

@@ -1,0 +1,363 @@
+import { once } from 'node:events';
+import {
+  createServer as createHttpServer,
+  type IncomingMessage,
+  type ServerResponse,
+  request as send,
+} from 'node:http';
+import { createConnection, createServer, type Socket } from 'node:net';
+
+export type Verb = 'PUT' | 'GET' | 'HEAD' | 'PATCH' | 'POST';
+
+/** What happens to one request. Bytes are those of its body. */
+export type Fault =
+  /** A gateway in front of the service answers instead of it. */
+  | { do: 'answer'; status: number; headers?: Record<string, string>; body?: string }
+  | { do: 'reset' }
+  | { do: 'cut_body'; afterBytes: number }
+  /** The connection stays open and no more bytes are read, as when the host has lost its power. */
+  | { do: 'fall_silent'; afterBytes: number }
+  | { do: 'trickle_body'; afterBytes: number }
+  /** The service carries out the request; its answer is lost. */
+  | { do: 'lose_answer' }
+  | { do: 'cut_answer' }
+  | { do: 'trickle_answer' };
+
+export type PlannedFault = { on: Verb; fault: Fault };
+
+/** An HTTP proxy between uploader and service. It injects planned faults, as gateways and networks do. */
+export interface FaultProxy {
+  url: string;
+  port: number;
+  /** Each fault is used once, in this order for each verb. A request without a fault is forwarded. */
+  plan(faults: PlannedFault[]): void;
+  /** The planned faults that are not used yet. */
+  remaining(): PlannedFault[];
+  /** Every request so far, as `PATCH /v1/uploads/…`. */
+  requests: string[];
+  /** Body bytes of PATCH requests received so far. */
+  receivedBytes(): number;
+  /** The largest number of concurrent requests so far. */
+  mostAtOnce(): number;
+  /** Stops listening (ECONNREFUSED) and resets open connections, until `accept`. */
+  refuse(): Promise<void>;
+  accept(): Promise<void>;
+  /** Sends the next requests to another port (of a restarted service). */
+  target(port: number): void;
+  stop(): Promise<void>;
+}
+
+export async function startFaultProxy(targetPort: number): Promise<FaultProxy> {
+  let servicePort = targetPort;
+  let planned: PlannedFault[] = [];
+  let receivedBytes = 0;
+  let atOnce = 0;
+  let mostAtOnce = 0;
+  const requests: string[] = [];
+  const sockets = new Set<Socket>();
+
+  const server = createHttpServer((request, response) => {
+    requests.push(`${request.method} ${request.url}`);
+    atOnce += 1;
+    mostAtOnce = Math.max(mostAtOnce, atOnce);
+    response.on('close', () => {
+      atOnce -= 1;
+    });
+    const index = planned.findIndex(({ on }) => on === request.method);
+    const [next] = index < 0 ? [] : planned.splice(index, 1);
+    request.on('error', () => {});
+    response.on('error', () => {});
+    if (next?.fault.do === 'reset') request.socket.resetAndDestroy();
+    else if (next?.fault.do === 'answer') answer(request, response, next.fault);
+    else if (next?.fault.do === 'fall_silent' && next.fault.afterBytes === 0) request.pause();
+    else forward(request, response, next?.fault);
+  });
+  server.on('connection', (socket) => {
+    sockets.add(socket);
+    socket.on('close', () => sockets.delete(socket));
+  });
+
+  function forward(request: IncomingMessage, response: ServerResponse, fault: Fault | undefined): void {
+    const { method, url: path, headers } = request;
+    const upstream = send({ host: '127.0.0.1', port: servicePort, method, path, headers, agent: false });
+    upstream.on('error', () => request.socket.resetAndDestroy());
+    request.on('close', () => {
+      if (!request.complete) upstream.destroy();
+    });
+    response.on('close', () => upstream.destroy());
+    upstream.on('response', (answered) => forwardAnswer(answered, request, response, fault));
+
+    const endsAfterBytes = fault && 'afterBytes' in fault ? fault.afterBytes : Number.POSITIVE_INFINITY;
+    let bodyBytes = 0;
+    let ended = false;
+    request.on('data', (chunk: Buffer) => {
+      bodyBytes += chunk.length;
+      if (method === 'PATCH') receivedBytes += chunk.length;
+      const hasRoom = upstream.write(chunk);
+      if (bodyBytes < endsAfterBytes) {
+        if (!hasRoom) request.pause();
+        return;
+      }
+      if (ended) return;
+      ended = true;
+      request.pause();
+      upstream.off('drain', resume);
+      if (fault?.do === 'cut_body') request.socket.resetAndDestroy();
+      if (fault?.do === 'trickle_body') trickle(request, response);
+    });
+    const resume = () => request.resume();
+    upstream.on('drain', resume);
+    request.on('end', () => upstream.end());
+  }
+
+  function forwardAnswer(
+    answered: IncomingMessage,
+    request: IncomingMessage,
+    response: ServerResponse,
+    fault: Fault | undefined,
+  ): void {
+    if (fault?.do === 'lose_answer') {
+      answered.resume();
+      request.socket.resetAndDestroy();
+      return;
+    }
+    response.writeHead(answered.statusCode ?? 502, answered.headers);
+    if (fault?.do === 'cut_answer') {
+      response.write('{', () => request.socket.resetAndDestroy());
+    } else if (fault?.do === 'trickle_answer') {
+      response.flushHeaders();
+      answered.on('data', () => {});
+      const drip = setInterval(() => response.write(' '), 1000);
+      response.on('close', () => clearInterval(drip));
+    } else {
+      answered.on('error', () => request.socket.resetAndDestroy());
+      answered.pipe(response);
+    }
+  }
+
+  async function listen(port: number): Promise<number> {
+    server.listen(port, '127.0.0.1');
+    await once(server, 'listening');
+    const address = server.address();
+    if (address === null || typeof address === 'string') throw new Error('The proxy has no port.');
+    return address.port;
+  }
+
+  async function refuse(): Promise<void> {
+    const closed = once(server, 'close');
+    server.close();
+    for (const socket of sockets) socket.resetAndDestroy();
+    await closed;
+  }
+
+  const port = await listen(0);
+  return {
+    port,
+    url: `http://127.0.0.1:${port}`,
+    requests,
+    plan: (faults) => {
+      planned = [...faults];
+    },
+    remaining: () => planned,
+    receivedBytes: () => receivedBytes,
+    mostAtOnce: () => mostAtOnce,
+    refuse,
+    async accept() {
+      await listen(port);
+    },
+    target: (newPort) => {
+      servicePort = newPort;
+    },
+    async stop() {
+      if (server.listening) await refuse();
+    },
+  };
+}
+
+function answer(
+  request: IncomingMessage,
+  response: ServerResponse,
+  { status, headers, body }: Fault & { do: 'answer' },
+): void {
+  // Answers before the body has arrived, as a gateway without a service does, and discards the body.
+  request.resume();
+  const page = body ?? `<html><body><h1>${status}</h1> The gateway refuses the request.</body></html>`;
+  response.writeHead(status, { 'Content-Type': 'text/html', ...headers });
+  response.end(request.method === 'HEAD' ? undefined : page);
+}
+
+/** Reads a paused body at one byte a second. The unread bytes fill the buffers of the connection. */
+function trickle(request: IncomingMessage, response: ServerResponse): void {
+  const drip = setInterval(() => {
+    request.read(1);
+    // As the connection is not read, only a write shows that the client has closed it.
+    response.writeProcessing();
+  }, 1000);
+  request.on('close', () => clearInterval(drip));
+}
+
+/** A TCP proxy between uploader and service. It counts the bytes, and fails on request as a network does. */
+export interface TcpProxy {
+  port: number;
+  url: string;
+  /** Bytes from the clients to the service so far, headers included. */
+  sentBytes(): number;
+  receivedBytes(): number;
+  /** Resets every open connection, and accepts new ones. */
+  cut(): void;
+  /** Resets every open connection and every new one, until `restore`. */
+  block(): void;
+  /** Keeps connections open but forwards nothing, until `restore`. */
+  stall(): void;
+  restore(): void;
+  /** Sends the next connections to another port (of a restarted service). */
+  target(port: number): void;
+  stop(): Promise<void>;
+}
+
+export async function startTcpProxy(targetPort: number): Promise<TcpProxy> {
+  let port = targetPort;
+  let sentBytes = 0;
+  let receivedBytes = 0;
+  let state: 'passing' | 'blocked' | 'stalled' = 'passing';
+  const sockets = new Set<Socket>();
+
+  const server = createServer((client) => {
+    if (state === 'blocked') {
+      client.resetAndDestroy();
+      return;
+    }
+    const service = createConnection(port, '127.0.0.1');
+    join(client, service, (bytes) => {
+      sentBytes += bytes;
+    });
+    join(service, client, (bytes) => {
+      receivedBytes += bytes;
+    });
+    if (state === 'stalled') for (const socket of [client, service]) socket.pause();
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  if (address === null || typeof address === 'string') throw new Error('The proxy has no port.');
+
+  function join(from: Socket, to: Socket, count: (bytes: number) => void): void {
+    sockets.add(from);
+    from.on('data', (chunk) => {
+      count(chunk.length);
+      // Backpressure: the count is never far ahead of what the other side has received.
+      if (!to.write(chunk)) from.pause();
+    });
+    to.on('drain', () => {
+      if (state !== 'stalled') from.resume();
+    });
+    from.on('end', () => to.end());
+    from.on('error', () => to.destroy());
+    from.on('close', () => {
+      sockets.delete(from);
+      to.destroy();
+    });
+  }
+
+  function cut(): void {
+    for (const socket of sockets) socket.resetAndDestroy();
+  }
+
+  return {
+    port: address.port,
+    url: `http://127.0.0.1:${address.port}`,
+    sentBytes: () => sentBytes,
+    receivedBytes: () => receivedBytes,
+    cut,
+    block() {
+      state = 'blocked';
+      cut();
+    },
+    stall() {
+      state = 'stalled';
+      for (const socket of sockets) socket.pause();
+    },
+    restore() {
+      state = 'passing';
+      for (const socket of sockets) socket.resume();
+    },
+    target(newPort) {
+      port = newPort;
+    },
+    async stop() {
+      cut();
+      server.close();
+      await once(server, 'close');
+    },
+  };
+}
+
+/** A proxy between the loader and PostgreSQL. It can lose the answer to the COMMIT of a load. */
+export interface CommitProxy {
+  port: number;
+  /** Forwards the next COMMIT of a load, drops its answer and resets the connection. */
+  loseNextAnswer(): void;
+  lostAnswers(): number;
+  stop(): Promise<void>;
+}
+
+/** The start-up message of the connection that carries a load's transaction contains this. */
+const LOAD_CONNECTION = 'application_name\0ingest-api load\0';
+/** A simple query message: type, length (4 + 7 bytes), text. */
+const COMMIT = Buffer.from('Q\0\0\0\x0bCOMMIT\0', 'latin1');
+
+export async function startCommitProxy(postgresPort: number): Promise<CommitProxy> {
+  const sockets = new Set<Socket>();
+  let isArmed = false;
+  let lost = 0;
+  const server = createServer((client) => {
+    const postgres = createConnection(postgresPort, '127.0.0.1');
+    let isLoad = false;
+    let isLosing = false;
+    client.on('data', (chunk: Buffer) => {
+      isLoad ||= chunk.includes(LOAD_CONNECTION, 0, 'latin1');
+      if (isLoad && isArmed && chunk.includes(COMMIT)) {
+        isArmed = false;
+        isLosing = true;
+      }
+      postgres.write(chunk);
+    });
+    postgres.on('data', (chunk: Buffer) => {
+      if (!isLosing) {
+        client.write(chunk);
+        return;
+      }
+      lost += 1; // PostgreSQL has committed and answered
+      client.resetAndDestroy();
+      postgres.destroy();
+    });
+    for (const [socket, other] of [
+      [client, postgres],
+      [postgres, client],
+    ] as const) {
+      sockets.add(socket);
+      socket.on('end', () => other.end());
+      socket.on('error', () => other.destroy());
+      socket.on('close', () => {
+        sockets.delete(socket);
+        other.destroy();
+      });
+    }
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  if (address === null || typeof address === 'string') throw new Error('The proxy has no port.');
+  return {
+    port: address.port,
+    loseNextAnswer() {
+      isArmed = true;
+    },
+    lostAnswers: () => lost,
+    async stop() {
+      for (const socket of sockets) socket.destroy();
+      server.close();
+      await once(server, 'close');
+    },
+  };
+}
