@@ -75,7 +75,7 @@ describe('the path of a run', () => {
     expect(partitions).to.have.length(1);
   });
 
-  it('fails a run in which a key stands twice, and names it', async () => {
+  it('fails a run in which a key occurs twice, and names it', async () => {
     await pushRun(system, 'risk', 'twice', [
       { name: 'a.jsonl', content: scoreLines(5, 1) },
       { name: 'b.jsonl', content: scoreLines(5, 4) },
@@ -84,7 +84,7 @@ describe('the path of a run', () => {
     expect(run.state).to.equal('failed');
     expect(run.error?.code).to.equal('duplicate_keys');
     expect(run.error?.detail).to.contain(
-      '2 keys stand more than once in this run: "4" (2 times), "5" (2 times).',
+      '2 keys occur more than once in this run: "4" (2 times), "5" (2 times).',
     );
   });
 

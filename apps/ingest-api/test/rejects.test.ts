@@ -93,7 +93,7 @@ describe('lines that are refused', () => {
     expect(again.status).to.equal(409);
   });
 
-  it('of duplicate keys name each place where a key stands', async () => {
+  it('of duplicate keys name each place where it occurs', async () => {
     const first = scoreLines(5, 1);
     const second = `${scoreLines(2, 100)}{"score":7,"pk":"4"}\n{"pk":"\\u0035","score":1}\n{"pk":"5","score":2}`;
     await pushRun(system, 'twice', 'r', [
@@ -117,11 +117,11 @@ describe('lines that are refused', () => {
         detail,
       ]),
     ).to.deep.equal([
-      ['a.jsonl', 4, line(first, 4), 'The key "4" stands 2 times in this run.'],
-      ['b.jsonl', 3, line(second, 3), 'The key "4" stands 2 times in this run.'],
-      ['a.jsonl', 5, line(first, 5), 'The key "5" stands 3 times in this run.'],
-      ['b.jsonl', 4, line(second, 4), 'The key "5" stands 3 times in this run.'],
-      ['b.jsonl', 5, line(second, 5), 'The key "5" stands 3 times in this run.'],
+      ['a.jsonl', 4, line(first, 4), 'The key "4" occurs 2 times in this run.'],
+      ['b.jsonl', 3, line(second, 3), 'The key "4" occurs 2 times in this run.'],
+      ['a.jsonl', 5, line(first, 5), 'The key "5" occurs 3 times in this run.'],
+      ['b.jsonl', 4, line(second, 4), 'The key "5" occurs 3 times in this run.'],
+      ['b.jsonl', 5, line(second, 5), 'The key "5" occurs 3 times in this run.'],
     ]);
   });
 
@@ -148,7 +148,7 @@ describe('lines that are refused', () => {
     const shown = `"${'😀'.repeat(100)}…"`;
     expect(run.error?.detail).to.contain(`: ${shown} (2 times). Each`);
     expect((await rejectsOf('long', 'r'))[0]?.detail).to.equal(
-      `The key ${shown} stands 2 times in this run.`,
+      `The key ${shown} occurs 2 times in this run.`,
     );
   });
 

@@ -77,7 +77,7 @@ describe('retention', () => {
       token: operator,
     });
     expect(gone.status).to.equal(409);
-    expect(((await gone.json()) as { detail: string }).detail).to.contain('went with retention');
+    expect(((await gone.json()) as { detail: string }).detail).to.contain('Retention has deleted the rows');
     expect((await getRun(system, 'rows', 'r1')).mayDo).to.deep.equal(['withdraw']);
     expect((await getRun(system, 'rows', 'r3')).mayDo).to.deep.equal(['publish', 'withdraw']);
     const back = await system.request('PUT', '/v1/models/rows/current', {

@@ -77,7 +77,7 @@ describe('a run whose loaders vanish', () => {
     expect((await untilFinal(system, 'fraud', 'other', DEADLINE_MS)).state).to.equal('published');
     const lost = (await eventually(attempts, (rows) => rows.at(-1)?.outcome === 'lost', DEADLINE_MS)).at(-1);
     expect(lost).to.include({ attempt: 6, waits: true });
-    expect(lost?.error).to.contain('as 6 in a row have');
+    expect(lost?.error).to.contain('6 times in a row');
     const waiting = await getRun(system, 'churn', 'killer');
     expect(waiting).to.include({ state: 'queued' });
     expect(waiting.load?.lastError).to.contain("the kernel's log");

@@ -1,8 +1,7 @@
-import type { Database, KeyBuild, LoadPhase } from 'db-schema';
+import type { Database, KeyBuild, LoadOutcome, LoadPhase } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
 import type { ClientBase } from 'pg';
 import type { ModelName } from 'wire';
-import { retryDelayMs } from './loader.ts';
 
 /** A revision whose row this transaction holds, with what must be loaded. */
 export interface ClaimedRevision {
@@ -12,7 +11,7 @@ export interface ClaimedRevision {
   readonly revision: number;
   readonly asOf: Date;
   readonly declaredBy: string;
-  /** Of the claim: while it is in progress this load is alive. */
+  /** Of the claim: while it is in progress, this load is alive. */
   readonly transactionId: string;
   readonly files: readonly ClaimedFile[];
 }
@@ -22,9 +21,9 @@ export interface ClaimedFile {
   readonly uploadId: string;
   /** In the folder of the uploads. */
   readonly fileName: string;
-  /** As the database writes it, to the microsecond; null when bytes of it were lost since the run was queued. */
+  /** As the database writes it, to the microsecond; null when bytes of it were lost after the run was queued. */
   readonly receivedAt: string | null;
-  /** Nobody can send it again: the run has to be declared anew. */
+  /** Nobody can send it again: the run must be declared again. */
   readonly isRemoved: boolean;
   readonly bytes: number;
   /** Lower-case hex; null for a plain tus upload, which declares none. */
@@ -33,18 +32,18 @@ export interface ClaimedFile {
 }
 
 /**
- * Takes a queued revision that nobody holds and whose next try is due. The claim lasts as long as the client's open
- * transaction, and ends with it: that is the lease.
+ * Claims a queued revision that no loader holds and whose next attempt is due. The claim lasts as long as the client's
+ * open transaction: that is the lease.
  *
- * Models and tokens take turns: the run is next whose model and whose token were both served longest ago, so that
- * 300 runs of one model delay another model's run by no more than the loads that are already running. Of one model
- * and token the oldest is next.
+ * Models and tokens take turns: the next run is the one whose model and whose token were both served longest ago, so
+ * that 300 runs of one model delay another model's run by no more than the loads that already run. Of one model and
+ * token, the oldest run is next.
  */
 export async function claimNextLoad(client: ClientBase): Promise<ClaimedRevision | undefined> {
   const { rows } = await client.query<Omit<ClaimedRevision, 'files'>>(`
     WITH served AS MATERIALIZED (
       SELECT s.model, s.declared_by, a.attempt_id
-      FROM (SELECT * FROM ingest.load_attempt ORDER BY attempt_id DESC LIMIT ${REMEMBERED_LOADS}) a
+      FROM (SELECT * FROM ingest.load_attempt ORDER BY attempt_id DESC LIMIT ${REMEMBERED_ATTEMPTS}) a
       JOIN ingest.run_revision s USING (revision_id)),
     by_model AS MATERIALIZED (SELECT model, max(attempt_id) AS last FROM served GROUP BY model),
     by_token AS MATERIALIZED (SELECT declared_by, max(attempt_id) AS last FROM served GROUP BY declared_by)
@@ -72,16 +71,8 @@ export async function claimNextLoad(client: ClientBase): Promise<ClaimedRevision
   return { ...claimed, files: files.rows };
 }
 
-/** Turns are remembered this far back; more models and tokens than this at once begin anew. */
-const REMEMBERED_LOADS = 1_000;
-
-/** What is told of a running load, twice a second at most. */
-export interface LoadProgress {
-  phase: LoadPhase;
-  bytesDone: number;
-  rowsDone: number;
-  readonly phaseSeconds: Readonly<Partial<Record<LoadPhase, number>>>;
-}
+/** Turns are counted over this many attempts; a model or token whose last one is older counts as never served. */
+const REMEMBERED_ATTEMPTS = 1_000;
 
 interface StartedAttempt {
   readonly attemptId: number;
@@ -90,15 +81,13 @@ interface StartedAttempt {
 }
 
 /**
- * Notes that a load begins. An earlier attempt that never ended was lost with its loader: whoever holds the
- * claim now knows that nobody else works on the revision. After one loss it begins again at once; when the
- * loaders of a revision vanish one after the other it is likely to be what kills them (for want of memory, say),
- * and has to wait, so that others are loaded in between.
+ * Records that a load starts. If an earlier attempt is still open, its loader has vanished: this transaction holds the
+ * claim now, so nobody else works on the revision.
  *
- * Attempts are written outside the load's transaction (`side`), so that they can be seen while it runs and
- * survive its rollback; the claimed row itself is never touched from here.
+ * Attempts are written outside the load's transaction (`side`), so that others see them while it runs and they
+ * survive its rollback. Nothing here touches the claimed row.
  *
- * @returns `must wait` when the next try is due later; no attempt has begun then.
+ * @returns `must wait` when the next attempt is due later; then no attempt has started.
  */
 export async function startAttempt(
   side: Kysely<Database>,
@@ -106,7 +95,7 @@ export async function startAttempt(
   worker: string,
 ): Promise<StartedAttempt | 'must wait'> {
   return side.transaction().execute(async (trx) => {
-    if ((await noteLostAttempt(trx, revisionId)) === 'must wait') return 'must wait';
+    if ((await endLostAttempt(trx, revisionId)) === 'must wait') return 'must wait';
     const row = await trx
       .insertInto('ingest.load_attempt')
       .columns(['revision_id', 'worker', 'transaction_id', 'attempt'])
@@ -125,6 +114,39 @@ export async function startAttempt(
       .executeTakeFirstOrThrow();
     return { attemptId: row.attempt_id, attempt: row.attempt };
   });
+}
+
+/** How far a load is, and how long it and each of its phases have lasted. */
+export class LoadProgress {
+  bytesDone = 0;
+  rowsDone = 0;
+  readonly #startedMs = performance.now();
+  readonly #ended: Partial<Record<LoadPhase, number>> = {};
+  #phase: LoadPhase = 'copying';
+  #sinceMs = this.#startedMs;
+
+  get phase(): LoadPhase {
+    return this.#phase;
+  }
+
+  set phase(next: LoadPhase) {
+    this.#ended[this.#phase] = this.#secondsSince();
+    this.#phase = next;
+    this.#sinceMs = performance.now();
+  }
+
+  /** Of every phase so far, the present one included. */
+  get phaseSeconds(): Readonly<Partial<Record<LoadPhase, number>>> {
+    return { ...this.#ended, [this.#phase]: this.#secondsSince() };
+  }
+
+  get seconds(): number {
+    return (performance.now() - this.#startedMs) / 1000;
+  }
+
+  #secondsSince(): number {
+    return Math.round(performance.now() - this.#sinceMs) / 1000;
+  }
 }
 
 export async function reportProgress(
@@ -147,10 +169,35 @@ export async function reportProgress(
     .execute();
 }
 
+/** Ends the attempt inside the load's transaction, so that its outcome commits together with the load, or not at all. */
+export async function endAttempt(
+  client: ClientBase,
+  attemptId: number,
+  outcome: LoadOutcome,
+  reason: string | null,
+  progress: LoadProgress,
+): Promise<void> {
+  await client.query(
+    `UPDATE ingest.load_attempt
+     SET outcome = $2, finished_at = clock_timestamp(), updated_at = clock_timestamp(), phase = $3, bytes_done = $4, rows_done = $5,
+         phase_seconds = $6, error = $7
+     WHERE attempt_id = $1`,
+    [
+      attemptId,
+      outcome,
+      progress.phase,
+      progress.bytesDone,
+      progress.rowsDone,
+      JSON.stringify(progress.phaseSeconds),
+      reason,
+    ],
+  );
+}
+
 /**
- * The attempt met a fault of the machinery; its revision is tried again after `delayMs`.
+ * Ends an attempt whose load met a fault of the machinery; the next one is due after `delayMs`.
  *
- * @returns false when it had been ended before, by another loader: that is the newer truth, and stays.
+ * @returns false when another loader has ended it already: what that one wrote is newer, and stays.
  */
 export async function endAttemptForRetry(
   side: Kysely<Database>,
@@ -172,13 +219,23 @@ export async function endAttemptForRetry(
   return numUpdatedRows > 0n;
 }
 
+const FIRST_DELAY_MS = 1_000;
+const LONGEST_DELAY_MS = 5 * 60_000;
+
+/** Exponential backoff, half of it jitter: 1 s, 2 s, 4 s … 5 min. */
+export function retryDelayMs(attempt: number): number {
+  const full = Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** Math.min(attempt - 1, 20));
+  return Math.round(full / 2 + (Math.random() * full) / 2);
+}
+
 /**
  * Ends the attempt that a vanished loader has left open, if there is one. After the first loss the revision may be
- * loaded again at once; after more of them in a row its next try is due later, as it may be what ends its loaders.
+ * loaded again at once. When several loaders of a revision vanish in a row, it is probably what kills them (it needs too
+ * much memory, say), so its next attempt is due later, and other revisions are loaded in between.
  *
- * @param attemptId the attempt that was ended from outside; left out by whoever has the claim.
+ * @param attemptId the attempt whose connection was ended from outside; left out by the loader that has the claim.
  */
-export async function noteLostAttempt(
+export async function endLostAttempt(
   trx: Transaction<Database>,
   revisionId: number,
   attemptId?: number,
@@ -201,8 +258,7 @@ export async function noteLostAttempt(
   await trx
     .updateTable('ingest.load_attempt')
     .set({
-      error: sql<string>`coalesce(error, ${vanished(lost)})`, // whoever ended it from outside has said why
-
+      error: sql<string>`coalesce(error, ${lossOf(lost)})`, // whoever ended it from outside has written why
       next_try_at: sql<Date>`now() + ${delayMs} * interval '1 millisecond'`,
     })
     .where('revision_id', '=', revisionId)
@@ -211,8 +267,9 @@ export async function noteLostAttempt(
   return delayMs === 0 ? 'go on' : 'must wait';
 }
 
-function vanished(times: number): string {
-  const what = 'The loader that worked on it vanished (killed, or cut off from the database)';
-  if (times === 1) return `${what}; its transaction was rolled back.`;
-  return `${what}, as ${times} in a row have; its transaction was rolled back. See what ends them: the kernel's log says when memory was short.`;
+function lossOf(lostInARow: number): string {
+  const lost =
+    'The loader of this run vanished: it was killed, or lost its connection. PostgreSQL rolled its load back.';
+  if (lostInARow === 1) return lost;
+  return `${lost} This happened ${lostInARow} times in a row. Find out what ends the loaders: the kernel's log shows processes that were killed for lack of memory.`;
 }

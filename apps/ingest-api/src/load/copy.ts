@@ -18,14 +18,7 @@ import {
 import type { RunLimits } from '../runs/models.ts';
 import { seemsShort, uploadPath } from '../store/folder.ts';
 import type { ClaimedFile, ClaimedRevision } from './attempts.ts';
-import { contentFault, DataFault, RejectList } from './rejects.ts';
-
-interface CopyResult {
-  readonly bytes: number;
-  /** The lines that were left out, as the contract allows. */
-  readonly rejects: RejectList;
-  readonly scores: ScoreProfile;
-}
+import { contentFault, DataFault, type Mismatch, RejectList } from './faults.ts';
 
 interface CopyOptions {
   readonly dataDir: string;
@@ -37,24 +30,31 @@ interface CopyOptions {
   onProgress(bytes: number, rows: number): void;
 }
 
+interface CopyResult {
+  readonly bytes: number;
+  /** The lines that were left out, as the contract allows. */
+  readonly rejects: RejectList;
+  readonly scores: ScoreProfile;
+}
+
 /**
- * COPYs every file of a revision into the fresh partition, in one statement, hashing what it reads. Proves on
- * the way that the bytes are those that were declared, and that no line is unaccounted for.
+ * COPYs every file of a revision into the new partition, in one statement, and hashes what it reads. That proves that
+ * the bytes are those that were declared, and that every line is counted.
  *
- * Neither a bad line nor a bad file ends the reading: all of them are found. The COPY is then ended in order, so that the
- * transaction stays usable to record the failure in it.
+ * Neither a bad line nor a bad file stops the reading, so that all faults are found. The COPY is then ended in order, so
+ * that the transaction stays usable to record the failure in it.
  *
- * @throws {DataFault} more bad lines than are allowed, or content that is not what was declared, or cannot be
- *   expanded.
- * @throws {BytesLost} bytes are missing. After any other error the COPY is left open, and the connection must be ended:
- *   that ends it too.
+ * @throws {DataFault} more bad lines than are allowed, or content that differs from the declaration, is too large, or
+ *   cannot be expanded.
+ * @throws {BytesLost} bytes are missing. After any other error the COPY is left open, and the caller must end the
+ *   connection, which also ends the COPY.
  */
 export async function copyFiles(
   client: ClientBase,
   claimed: ClaimedRevision,
   options: CopyOptions,
 ): Promise<CopyResult> {
-  await refuseIncomplete(claimed.files, options);
+  await requireFiles(claimed.files, options);
   const copy = client.query(
     copyFrom(`COPY ${options.partition} (${COPY_COLUMNS.join(', ')}) FROM STDIN (FORMAT binary, FREEZE)`),
   );
@@ -67,15 +67,15 @@ export async function copyFiles(
   const mismatches: Mismatch[] = [];
   let fault: DataFault | undefined;
   for (const file of claimed.files) {
-    const isDoomed = fault !== undefined || mismatches.length > 0;
-    const copied = await (isDoomed ? checkFile : copyFile)(file, {
+    const willFail = fault !== undefined || mismatches.length > 0;
+    const copied = await (willFail ? compareFile : copyFile)(file, {
       dataDir: options.dataDir,
       sink,
       keyOrder,
       rejects,
       scores,
-      checkLimits: (decodedBytes, rows) =>
-        checkLimits(options.limits, total.decodedBytes + decodedBytes, total.rows + rows, file.name),
+      requireWithinLimits: (decodedBytes, rows) =>
+        requireWithinLimits(options.limits, total.decodedBytes + decodedBytes, total.rows + rows, file.name),
       onProgress: (bytes, rows) => options.onProgress(total.bytes + bytes, total.rows + rows),
     });
     if (copied.mismatch !== undefined) mismatches.push(copied.mismatch);
@@ -90,13 +90,13 @@ export async function copyFiles(
   if (fault !== undefined) throw fault;
   if (rejects.isTooLong) throw rejects.toFault();
   if (copy.rowCount !== total.rows) {
-    throw new Error(`PostgreSQL took ${copy.rowCount} rows of the ${total.rows} that were sent to it.`);
+    throw new Error(`PostgreSQL stored ${copy.rowCount} of the ${total.rows} rows that it received.`);
   }
   return { bytes: total.bytes, rejects, scores };
 }
 
-/** Before the first row is sent: when a file is missing, the others are only compared, and everything that is wrong is known. */
-async function refuseIncomplete(
+/** Before the first row is sent: when a file is missing, the others are only compared, so that all mismatches are known. */
+async function requireFiles(
   files: readonly ClaimedFile[],
   { dataDir, onProgress }: CopyOptions,
 ): Promise<void> {
@@ -105,7 +105,7 @@ async function refuseIncomplete(
   let doneBytes = 0;
   for (const file of files) {
     const target = { dataDir, onProgress: (bytes: number) => onProgress(doneBytes + bytes, 0) };
-    const mismatch = withoutUpload(file) ?? (await checkFile(file, target)).mismatch;
+    const mismatch = recordedLoss(file) ?? (await compareFile(file, target)).mismatch;
     if (mismatch !== undefined) mismatches.push(mismatch);
     doneBytes += file.bytes;
   }
@@ -114,21 +114,22 @@ async function refuseIncomplete(
 
 async function someAreMissing(files: readonly ClaimedFile[], dataDir: string): Promise<boolean> {
   for (const file of files) {
-    if (withoutUpload(file) !== undefined) return true;
+    if (recordedLoss(file) !== undefined) return true;
     if (await seemsShort(dataDir, file.fileName, file.bytes)) return true;
   }
   return false;
 }
 
-/** Another load, or a request, has found it out before. */
-function withoutUpload(file: ClaimedFile): Mismatch | undefined {
-  if (file.isRemoved) return { file, found: 'it was removed', kind: 'wrong' };
-  if (file.receivedAt === null) return { file, found: 'not received again yet', kind: 'short' };
+/** A loss that another load, or a request, has found and recorded. */
+function recordedLoss(file: ClaimedFile): Mismatch | undefined {
+  if (file.isRemoved) return { file, found: 'the service has removed it', kind: 'wrong' };
+  if (file.receivedAt === null)
+    return { file, found: 'some bytes are not received again yet', kind: 'short' };
   return undefined;
 }
 
-/** @throws {DataFault} when a run is larger than its model may be: a small compressed file may expand without end. */
-function checkLimits(
+/** @throws {DataFault} A small compressed file may expand without end, so this is asked with every chunk. */
+function requireWithinLimits(
   { maxBytes, maxRows }: RunLimits,
   decodedBytes: number,
   rows: number,
@@ -137,40 +138,28 @@ function checkLimits(
   if (decodedBytes <= maxBytes && rows <= maxRows) return;
   const found =
     decodedBytes > maxBytes
-      ? `more than ${maxBytes} bytes of lines (decompressed), the largest that is allowed (maxBytes)`
-      : `more than ${maxRows} rows, the most that is allowed (maxRows)`;
+      ? `more than ${maxBytes} bytes of lines, decompressed (maxBytes)`
+      : `more than ${maxRows} rows (maxRows)`;
   throw new DataFault({
     code: 'too_large',
-    detail: `The run has ${found}; the limit was passed in "${file}". Send less, or have the limit raised: ingest-api model set MODEL --max-bytes N --max-rows N.`,
+    detail: `The run is too large: with "${file}" it has ${found}. Send less, or ask the operators to raise the limit: ingest-api model set MODEL --max-bytes N --max-rows N.`,
     file,
   });
 }
 
-interface ReadTarget {
+interface CompareTarget {
   readonly dataDir: string;
-  /** The bytes of the file that were read, and the rows that came of them so far. */
+  /** The bytes of the file that were read, and the rows made from them, so far. */
   onProgress(bytes: number, rows: number): void;
 }
 
-interface CopyTarget extends ReadTarget {
+interface CopyTarget extends CompareTarget {
   readonly sink: CopySink;
   readonly keyOrder: KeyOrder;
   readonly rejects: RejectList;
   readonly scores: ScoreProfile;
   /** Throws a DataFault when the run is too large with these bytes of lines and rows of this file. */
-  checkLimits(decodedBytes: number, rows: number): void;
-}
-
-/** What is on the disk is not what was declared. */
-export interface Mismatch {
-  readonly file: ClaimedFile;
-  /** `100 bytes instead of 200`. */
-  readonly found: string;
-  /**
-   * `short`: the rest of it is lost, and to be sent again. `wrong`: all of it is to be sent again. `lines`: it is what was
-   * sent, but has another number of lines than was declared.
-   */
-  readonly kind: 'short' | 'wrong' | 'lines';
+  requireWithinLimits(decodedBytes: number, rows: number): void;
 }
 
 interface CopiedFile {
@@ -180,7 +169,7 @@ interface CopiedFile {
   readonly decodedBytes: number;
   readonly rows: number;
   readonly mismatch?: Mismatch | undefined;
-  /** It cannot be expanded, or is too large, though it is what was sent. */
+  /** The file is the one that was declared, but it cannot be expanded, or is too large. */
   readonly fault?: DataFault | undefined;
 }
 
@@ -206,7 +195,7 @@ async function copyFile(file: ClaimedFile, target: CopyTarget): Promise<CopiedFi
     for await (const chunk of lines) {
       decodedBytes += chunk.byteLength;
       const rows = scanner.scan(chunk);
-      target.checkLimits(decodedBytes, scanner.counts.rows);
+      target.requireWithinLimits(decodedBytes, scanner.counts.rows);
       await send(rows);
       target.onProgress(bytes, scanner.counts.rows);
     }
@@ -214,9 +203,9 @@ async function copyFile(file: ClaimedFile, target: CopyTarget): Promise<CopiedFi
   } catch (error) {
     const fault = error instanceof CompressionFault ? compressionFault(file, error) : error;
     if (!(fault instanceof DataFault) && !isMissing(error)) throw error;
-    // A file that is at fault is so at its source, or has become so on its way: its bytes tell.
-    const checked = await checkFile(file, target);
-    if (checked.mismatch !== undefined) return checked;
+    // The file may have been like that at its source, or have changed since: its bytes decide.
+    const compared = await compareFile(file, target);
+    if (compared.mismatch !== undefined) return compared;
     if (!(fault instanceof DataFault)) throw error;
     return { bytes, decodedBytes, rows: scanner.counts.rows, fault };
   }
@@ -225,24 +214,29 @@ async function copyFile(file: ClaimedFile, target: CopyTarget): Promise<CopiedFi
     bytes,
     decodedBytes,
     rows,
-    mismatch: compareWithManifest(file, { bytes, lines: lineCount, sha256: hash.digest('hex') }),
+    mismatch: mismatchOf(file, { bytes, lines: lineCount, sha256: hash.digest('hex') }),
   };
 }
 
-/** Compares only the bytes of a file, for a load that cannot succeed any more: all that is wrong is found in one load. */
-async function checkFile(file: ClaimedFile, target: ReadTarget): Promise<CopiedFile> {
+function compressionFault(file: ClaimedFile, { code, message }: CompressionFault): DataFault {
+  return new DataFault({ code, detail: `${file.name}: ${message}`, file: file.name });
+}
+
+/** Compares only the bytes of a file, for a load that cannot succeed any more: one load finds everything that is wrong. */
+async function compareFile(file: ClaimedFile, { dataDir, onProgress }: CompareTarget): Promise<CopiedFile> {
   const hash = createHash('sha256');
   let bytes = 0;
+  const onRead = (chunk: Buffer) => {
+    hash.update(chunk);
+    bytes += chunk.byteLength;
+    onProgress(bytes, 0);
+  };
   try {
-    for await (const chunk of readStored(file, target.dataDir)) {
-      hash.update(chunk);
-      bytes += chunk.byteLength;
-      target.onProgress(bytes, 0);
-    }
+    for await (const _ of readStored(file, dataDir, onRead));
   } catch (error) {
     if (!isMissing(error)) throw error;
   }
-  const mismatch = compareWithManifest(file, { bytes, lines: null, sha256: hash.digest('hex') });
+  const mismatch = mismatchOf(file, { bytes, lines: null, sha256: hash.digest('hex') });
   return { bytes, decodedBytes: 0, rows: 0, mismatch };
 }
 
@@ -257,46 +251,45 @@ interface Content {
   readonly sha256: string;
 }
 
-function compareWithManifest(file: ClaimedFile, { bytes, lines, sha256 }: Content): Mismatch | undefined {
+/** How what was found differs from what was declared; undefined when it does not. */
+function mismatchOf(file: ClaimedFile, { bytes, lines, sha256 }: Content): Mismatch | undefined {
   if (bytes < file.bytes) return { file, found: `${bytes} bytes instead of ${file.bytes}`, kind: 'short' };
-  const isWrong = bytes !== file.bytes || (file.sha256 !== null && sha256 !== file.sha256);
-  const differences = [
-    bytes === file.bytes ? '' : `${bytes} bytes instead of ${file.bytes}`,
-    file.sha256 === null || sha256 === file.sha256 ? '' : `sha256 ${sha256} instead of ${file.sha256}`,
-    file.lines === null || lines === null || lines === file.lines
-      ? ''
-      : `${lines} lines instead of ${file.lines}`,
-  ].filter((text) => text !== '');
-  if (differences.length === 0) return undefined;
-  return { file, found: differences.join(', '), kind: isWrong ? 'wrong' : 'lines' };
+  const differences: string[] = [];
+  if (bytes !== file.bytes) differences.push(`${bytes} bytes instead of ${file.bytes}`);
+  if (file.sha256 !== null && sha256 !== file.sha256)
+    differences.push(`sha256 ${sha256} instead of ${file.sha256}`);
+  const kind = differences.length > 0 ? 'wrong' : 'lines';
+  if (file.lines !== null && lines !== null && lines !== file.lines)
+    differences.push(`${lines} lines instead of ${file.lines}`);
+  return differences.length === 0 ? undefined : { file, found: differences.join(', '), kind };
 }
-
-function compressionFault(file: ClaimedFile, { code, message }: CompressionFault): DataFault {
-  return new DataFault({ code, detail: `${file.name}: ${message}`, file: file.name });
-}
-
-const CHUNK_BYTES = 1024 * 1024;
 
 /**
  * The lines of a file, expanded if its name says that it is compressed, in chunks that are the caller's until it asks
- * for the next one. `onRead` is called with what is read from the disk.
+ * for the next one. `onRead` receives what is read from the disk.
  */
 export function readLines(
   file: ClaimedFile,
   dataDir: string,
   onRead: (stored: Buffer) => void = () => {},
 ): AsyncIterable<Buffer> {
-  const stored = tell(readStored(file, dataDir), onRead);
+  const stored = readStored(file, dataDir, onRead);
   const compression = compressionOf(file.name);
   return compression === undefined ? stored : expand(stored, compression, file.bytes);
 }
 
+const CHUNK_BYTES = 1024 * 1024;
+
 /**
- * The bytes of a file as they were received, in chunks of 1 MiB, the next one being read while the caller works on this
- * one. Two buffers take turns: a chunk is the caller's until it asks for the next one.
+ * The bytes of a file as they were received, in chunks of 1 MiB. The next one is read while the caller works on this one:
+ * two buffers take turns, and a chunk is the caller's until it asks for the next one.
  */
-async function* readStored({ bytes, fileName }: ClaimedFile, dataDir: string): AsyncGenerator<Buffer> {
-  if (bytes === 0) return; // nothing was ever sent for an empty file, so there is none on the disk
+async function* readStored(
+  { bytes, fileName }: ClaimedFile,
+  dataDir: string,
+  onRead: (chunk: Buffer) => void,
+): AsyncGenerator<Buffer> {
+  if (bytes === 0) return; // nothing is ever sent of an empty file, so the disk has none
   const file = await open(uploadPath(dataDir, fileName), 'r');
   try {
     const buffers: [Buffer, Buffer] = [
@@ -310,7 +303,8 @@ async function* readStored({ bytes, fileName }: ClaimedFile, dataDir: string): A
       if (chunk.byteLength === 0) return;
       turn = turn === 0 ? 1 : 0;
       reading = readInto(file, buffers[turn]);
-      reading.catch(() => {}); // awaited in the next turn
+      reading.catch(() => {}); // awaited in the next round
+      onRead(chunk);
       yield chunk;
     }
   } finally {
@@ -323,14 +317,7 @@ async function readInto(file: FileHandle, buffer: Buffer): Promise<Buffer> {
   return buffer.subarray(0, bytesRead);
 }
 
-async function* tell(chunks: AsyncIterable<Buffer>, onRead: (chunk: Buffer) => void): AsyncGenerator<Buffer> {
-  for await (const chunk of chunks) {
-    onRead(chunk);
-    yield chunk;
-  }
-}
-
-/** Writes to a COPY with one piece on its way while the next one is made. */
+/** Writes to a COPY: the next piece is made while the one before is being sent. */
 class CopySink {
   readonly #copy: Writable;
   readonly #failed: Promise<never>;
@@ -340,9 +327,9 @@ class CopySink {
   constructor(copy: Writable) {
     this.#copy = copy;
     this.#failed = once(copy, 'error').then(([error]) => Promise.reject(error));
-    this.#failed.catch(() => {}); // heard by whichever write or end comes next
+    this.#failed.catch(() => {}); // the next write or end throws it
     copy.on('error', (error) => {
-      this.#error ??= error; // a lost connection tells twice
+      this.#error ??= error; // a lost connection raises two; the first one says why
     });
   }
 
@@ -356,7 +343,7 @@ class CopySink {
     this.#writable.catch(() => {});
   }
 
-  /** Resolves when PostgreSQL has taken every row. */
+  /** Resolves when PostgreSQL has received every row. */
   async end(): Promise<void> {
     const finished = once(this.#copy, 'finish');
     this.#copy.end();

@@ -1,16 +1,11 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { type ConnectOptions, connect, parentOf, partitionOf } from 'db-schema';
 import type pg from 'pg';
-import type { Client } from 'pg';
 import type { Logger } from 'pino';
 import { describeError, isDatabaseUnavailable, sqlStateOf } from '../errors.ts';
 import { KEEP_REVISIONS_DEFAULT } from '../runs/models.ts';
+import { isLockNotAvailable } from '../runs/revisions.ts';
 import { type MovedRevision, queryOf, transition } from '../runs/transitions.ts';
-
-/** Readers that stay longer are left to the next sweep. */
-const PATIENCE_MS = 30_000;
-/** How often a sweep says that it has not ended yet. */
-const STAYS_EVERY_MS = 15_000;
 
 interface RetentionContext {
   readonly connection: ConnectOptions;
@@ -18,19 +13,24 @@ interface RetentionContext {
   readonly signal: AbortSignal;
 }
 
-/** Sweeps every `everyMs`, until the signal is aborted: any number of loaders may, and one at a time does. */
+/** Sweeps every `everyMs` until the signal is aborted. Every loader runs it; one at a time sweeps. */
 export async function runRetention(context: RetentionContext, everyMs: number): Promise<void> {
   const { log, signal } = context;
   while (!signal.aborted) {
-    await sweepOnce(context).catch((error: unknown) => {
+    await sweep(context).catch((error: unknown) => {
       if (!signal.aborted) log.warn({ err: describeError(error) }, 'old rows could not be dropped');
     });
-    await delay(everyMs, undefined, { signal }).catch(() => {}); // aborted: that is how it ends
+    await delay(everyMs, undefined, { signal }).catch(() => {}); // aborted: the loader stops
   }
 }
 
-/** @throws whatever PostgreSQL answered; what is under way then is resumed by the next sweep. */
-async function sweepOnce(context: RetentionContext): Promise<void> {
+/** Rows whose readers stay longer are left to the next sweep. */
+const READERS_TIMEOUT_MS = 30_000;
+/** A sweep shows this often that it still works, so that it keeps its turn. */
+const KEEP_ALIVE_EVERY_MS = 15_000;
+
+/** @throws every error of PostgreSQL; the next sweep continues what this one has begun. */
+async function sweep(context: RetentionContext): Promise<void> {
   const { log } = context;
   await onConnection(context, (turn) =>
     onConnection(context, async (client) => {
@@ -39,14 +39,14 @@ async function sweepOnce(context: RetentionContext): Promise<void> {
       await turn.query(`BEGIN; SET LOCAL idle_in_transaction_session_timeout = '2min'`);
       const mine = await turn.query(`SELECT FROM ingest.sweep WHERE name = 'rows' FOR UPDATE SKIP LOCKED`);
       if (mine.rows.length === 0) return;
-      const staying = setInterval(() => turn.query('SELECT').catch(() => {}), STAYS_EVERY_MS);
-      const { dropped, waiting, refused } = await retireRevisions(client, PATIENCE_MS).finally(() =>
-        clearInterval(staying),
+      const keepAlive = setInterval(() => turn.query('SELECT').catch(() => {}), KEEP_ALIVE_EVERY_MS);
+      const { dropped, waiting, refused } = await retireRevisions(client, READERS_TIMEOUT_MS).finally(() =>
+        clearInterval(keepAlive),
       );
       for (const { model, run, revision } of dropped)
         log.info({ model, run, revision }, 'rows dropped: the revision is past retention');
       for (const { model, run, revision } of waiting)
-        log.info({ model, run, revision }, 'rows past retention stay for now, as readers are in their table');
+        log.info({ model, run, revision }, 'rows past retention are kept for now: readers use their table');
       for (const { model, run, revision, error } of refused)
         log.warn(
           { model, run, revision, err: describeError(error) },
@@ -68,28 +68,26 @@ async function onConnection(
   }
 }
 
-const LOCK_NOT_AVAILABLE = '55P03';
-
 interface RetirementReport {
-  /** Their rows are gone. */
+  /** Their rows are deleted. */
   readonly dropped: readonly MovedRevision[];
-  /** Readers are still in their model's table: their partition goes in a later sweep. */
+  /** Readers still use their model's table: a later sweep drops their partition. */
   readonly waiting: readonly MovedRevision[];
-  /** PostgreSQL refuses, because somebody's view hangs on the partition, say: tried again in each sweep. */
+  /** PostgreSQL refuses, for example because a view depends on the partition: each sweep tries again. */
   readonly refused: readonly (MovedRevision & { readonly error: unknown })[];
 }
 
 /**
- * Drops the rows of revisions that nobody can want any more: beyond the last N that were loaded beside the
- * published one (`keepRevisions` of the model's contract), and what was withdrawn. What is held stays until somebody
- * has decided, or newer held revisions of its model are many.
+ * Drops the rows of withdrawn revisions, and of those beyond the last N that were loaded beside the published one
+ * (`keepRevisions` of the model's contract). Held revisions stay until somebody decides, or until many later ones of
+ * their model are held.
  *
- * First they are marked, so that nobody publishes them; then their partitions are dropped, in statements that a kill
- * may end anywhere: the next sweep continues where this one stopped.
+ * Revisions are marked first, so that nobody publishes them; then their partitions are dropped. A kill may end these
+ * statements anywhere: the next sweep continues where this one stopped.
  *
- * @param patienceMs how long to wait for readers that are in the model's table.
+ * @param timeoutMs how long to wait for readers that use the model's table.
  */
-export async function retireRevisions(client: Client, patienceMs: number): Promise<RetirementReport> {
+export async function retireRevisions(client: pg.Client, timeoutMs: number): Promise<RetirementReport> {
   await client.query('BEGIN');
   await markRetired(client);
   await client.query('COMMIT');
@@ -98,11 +96,11 @@ export async function retireRevisions(client: Client, patienceMs: number): Promi
   const refused: (MovedRevision & { error: unknown })[] = [];
   for (const partition of await retiredPartitions(client)) {
     try {
-      const isGone = await dropPartition(client, partition, patienceMs);
-      (isGone ? dropped : waiting).push(partition);
+      const isDropped = await dropPartition(client, partition, timeoutMs);
+      (isDropped ? dropped : waiting).push(partition);
     } catch (error) {
       if (isDatabaseUnavailable(error)) throw error;
-      refused.push({ ...partition, error }); // the rows of others must not stay for it
+      refused.push({ ...partition, error }); // the rows of other revisions must not be kept because of it
     }
   }
   return { dropped, waiting, refused };
@@ -112,10 +110,10 @@ export async function retireRevisions(client: Client, patienceMs: number): Promi
 const KEPT_HELD = 12;
 
 /**
- * Of those that readers have seen N are kept to roll back to, and N of those that nobody ever published.
- * A row that is published meanwhile is looked at again by UPDATE, and does not match any more.
+ * Keeps N of the revisions that were published once, to roll back to, and N of those that never were. If a row is
+ * published meanwhile, UPDATE evaluates its condition again, and the row does not match any more.
  */
-async function markRetired(client: Client): Promise<void> {
+async function markRetired(client: pg.Client): Promise<void> {
   const decided = await transition(
     queryOf(client),
     'retire',
@@ -152,10 +150,14 @@ async function markRetired(client: Client): Promise<void> {
   );
 }
 
-type Partition = MovedRevision & { readonly attached: boolean; readonly pending: boolean };
+interface Partition extends MovedRevision {
+  readonly attached: boolean;
+  /** An earlier sweep has begun to detach it. */
+  readonly pending: boolean;
+}
 
-/** Those that an earlier sweep has begun with come first: a table can have one such at a time. */
-async function retiredPartitions(client: Client): Promise<Partition[]> {
+/** Pending ones first: a table can have one of them at a time. */
+async function retiredPartitions(client: pg.Client): Promise<Partition[]> {
   const { rows } = await client.query<Partition>(
     `SELECT r.revision_id AS "revisionId", r.model, r.run_key AS run, r.revision,
             i.inhrelid IS NOT NULL AS attached, coalesce(i.inhdetachpending, false) AS pending
@@ -169,25 +171,27 @@ async function retiredPartitions(client: Client): Promise<Partition[]> {
   return rows;
 }
 
+/** PostgreSQL's answer to DETACH while another partition of the table has a pending one. */
+const NOT_IN_PREREQUISITE_STATE = '55000';
+
 /**
- * DETACH CONCURRENTLY waits for readers and makes none wait, where plain DETACH and DROP would make all of them.
- * When it gives up the partition stays marked as about to go; FINALIZE then ends it. FINALIZE holds a lock that the
- * next ATTACH needs, so that it is given a moment only.
+ * DETACH CONCURRENTLY waits for readers and makes none wait; plain DETACH and DROP would make all of them wait. When it
+ * runs into its time-out, the partition stays marked as pending, and FINALIZE then ends it. FINALIZE holds a lock that
+ * the next ATTACH needs, so it has a short time-out.
  *
- * @returns false when readers were there for too long.
+ * @returns false when readers used the table for too long.
  */
-async function dropPartition(client: Client, partition: Partition, patienceMs: number): Promise<boolean> {
+async function dropPartition(client: pg.Client, partition: Partition, timeoutMs: number): Promise<boolean> {
   const { model, revisionId, attached, pending } = partition;
   const name = partitionOf(model, revisionId);
   const detach = `ALTER TABLE ${parentOf(model)} DETACH PARTITION ${name}`;
   try {
-    await client.query(`SET lock_timeout = ${pending ? Math.min(patienceMs, 1_000) : patienceMs}`);
+    await client.query(`SET lock_timeout = ${pending ? Math.min(timeoutMs, 1_000) : timeoutMs}`);
     if (attached) await client.query(`${detach} ${pending ? 'FINALIZE' : 'CONCURRENTLY'}`);
     await client.query(`DROP TABLE ${name}`);
     return true;
   } catch (error) {
-    // 55000: another partition of the table is still about to go.
-    if (!['55000', LOCK_NOT_AVAILABLE].includes(sqlStateOf(error) ?? '')) throw error;
-    return false;
+    if (isLockNotAvailable(error) || sqlStateOf(error) === NOT_IN_PREREQUISITE_STATE) return false;
+    throw error;
   }
 }

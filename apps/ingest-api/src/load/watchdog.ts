@@ -4,29 +4,28 @@ import { type Kysely, sql } from 'kysely';
 import type pg from 'pg';
 import { describeError, sqlStateOf } from '../errors.ts';
 import { wakeLoaders } from '../runs/transitions.ts';
-import { type LoadProgress, noteLostAttempt, reportProgress } from './attempts.ts';
-import { followKeyBuild } from './load.ts';
+import { endLostAttempt, type LoadProgress, reportProgress } from './attempts.ts';
 import type { LoaderContext } from './loader.ts';
 
 const TICK_MS = 500;
-/** A backend that works shows no sign of it while it sorts in memory: it gets this many times the patience. */
-const PATIENCE_WITH_WORK = 10;
+/** A backend that sorts in memory works without a sign of it: it has this many times the stall time-out. */
+const STALL_FACTOR_WHILE_WORKING = 10;
 
 interface LoadWatch {
   /** Why the watch has cut the connection, if it has. */
   readonly fault: string | undefined;
-  /** Rejects when the watch cuts the connection: what waits for a disk does not hear of that by itself. */
+  /** Rejects when the watch cuts the connection: code that waits for a disk does not notice that by itself. */
   readonly cut: Promise<never>;
   /** Ends the watch at once, also while a report waits for a row that the load itself holds. */
   stop(): void;
-  /** Resolves when the last report is over: to be awaited after the load's transaction has ended. */
+  /** Resolves when the last report has ended. Await it after the load's transaction has ended. */
   reported(): Promise<void>;
 }
 
 /**
- * Tells how far a load is, and ends one that does not move: a COPY that takes no byte, a backend that waits for
- * the same lock or disk all the time (`stallTimeoutMs`), a file that cannot be read. Its connection is cut,
- * which rolls it back, and it is tried again.
+ * Reports how far a load is, and ends one that does not move for `stallTimeoutMs`: PostgreSQL receives no byte of the
+ * COPY, its backend waits for one lock or disk all the time, or a file cannot be read. Cutting the connection rolls the
+ * load back, and it is tried again.
  */
 export function watchLoad(
   client: pg.Client,
@@ -46,19 +45,20 @@ export function watchLoad(
 
   const tick = async () => {
     const activity = await backendActivity(context.sidePool, backendPid);
-    keyBuild = followKeyBuild(keyBuild, activity?.index, progress.phaseSeconds.building_key ?? 0);
+    keyBuild = keyBuildAfter(keyBuild, activity?.index, progress.phaseSeconds.building_key ?? 0);
     await reportProgress(context.side, attemptId, progress, keyBuild);
     answeredAtMs = performance.now();
     if (isStopped) return;
-    const now = signOfLife(progress, activity);
+    const now = signOfProgress(progress, activity);
     if (now !== seen) movedAtMs = performance.now();
     seen = now;
-    const patience = progress.phase !== 'copying' && activity?.isWorking === true ? PATIENCE_WITH_WORK : 1;
-    const stillMs = performance.now() - movedAtMs;
-    if (stillMs > context.stallTimeoutMs * patience) cut(stallOf(progress.phase, stillMs, activity));
+    const isWorking = progress.phase !== 'copying' && activity?.isWorking === true;
+    const stallTimeoutMs = context.stallTimeoutMs * (isWorking ? STALL_FACTOR_WHILE_WORKING : 1);
+    const stalledMs = performance.now() - movedAtMs;
+    if (stalledMs > stallTimeoutMs) cut(stallOf(progress.phase, stalledMs, activity));
   };
   const { promise: wasCut, reject } = Promise.withResolvers<never>();
-  wasCut.catch(() => {}); // heard by whoever waits for the load
+  wasCut.catch(() => {}); // whoever waits for the load handles it
   const cut = (reason: string) => {
     if (fault !== undefined || isStopped) return;
     fault = reason;
@@ -67,14 +67,14 @@ export function watchLoad(
   };
   const timer = setInterval(() => {
     const nowMs = performance.now();
-    // This process was stopped itself: it says nothing about the others. When they have ended the load, that is heard.
+    // This process was frozen itself, which says nothing about the others. If they have ended the load, its connection says so.
     if (nowMs - tickedAtMs > TICK_MS + context.stallTimeoutMs / 2) movedAtMs = answeredAtMs = nowMs;
     tickedAtMs = nowMs;
     const unansweredMs = performance.now() - answeredAtMs;
     if (unansweredMs > context.stallTimeoutMs) {
       const seconds = Math.round(unansweredMs / 1000);
       cut(
-        `PostgreSQL did not answer on a second connection for ${seconds} s while the load was ${progress.phase}.`,
+        `PostgreSQL did not answer on a second connection for ${seconds} s during the phase ${progress.phase} of the load.`,
       );
     }
     working ??= tick()
@@ -101,29 +101,117 @@ export function watchLoad(
 }
 
 /** A text that stays the same while nothing moves. */
-function signOfLife(progress: LoadProgress, activity: BackendActivity | undefined): string {
+function signOfProgress(progress: LoadProgress, activity: BackendActivity | undefined): string {
   // While rows are sent, only they count: the states of the backend change with each packet.
   const backend = progress.phase === 'copying' ? '' : (activity?.sign ?? '');
   return `${progress.phase} ${progress.bytesDone} ${backend}`;
 }
 
-const DOES: Record<LoadPhase, string> = {
+const STALLED: Record<LoadPhase, string> = {
   copying: 'The COPY stalled',
   building_key: 'The build of the key stalled',
   attaching: 'Attaching the partition stalled',
   publishing: 'The publication stalled',
 };
 
-function stallOf(phase: LoadPhase, stillMs: number, activity: BackendActivity | undefined): string {
-  const seconds = Math.round(stillMs / 1000);
-  const what = `${DOES[phase] ?? 'The load stalled'}: nothing moved for ${seconds} s`;
-  if (activity === undefined) return `${what}, and its backend has gone.`;
-  if (phase === 'copying' && waitsForUs(activity))
+function stallOf(phase: LoadPhase, stalledMs: number, activity: BackendActivity | undefined): string {
+  const what = `${STALLED[phase]}: nothing moved for ${Math.round(stalledMs / 1000)} s`;
+  if (activity === undefined) return `${what}, and its backend has ended.`;
+  const { waitsFor } = activity;
+  if (phase === 'copying' && waitsFor === 'Client/ClientRead')
     return `${what}; PostgreSQL waits for rows, and the loader for the disk with the uploads.`;
-  return `${what}; PostgreSQL ${activity.waitsFor === undefined ? 'is at work' : `waits for ${activity.waitsFor}`}.`;
+  return `${what}; PostgreSQL ${waitsFor === undefined ? 'is working' : `waits for ${waitsFor}`}.`;
 }
 
-/** A load that is in progress, and that its loader does not report of. */
+interface BackendActivity {
+  /** A text that changes while the backend works on its statement. */
+  readonly sign: string;
+  /** What it waits for, as `pg_stat_activity` names it; undefined while it works. */
+  readonly waitsFor: string | undefined;
+  readonly isWorking: boolean;
+  /** The index that it builds, if it builds one. */
+  readonly index: IndexProgress | undefined;
+}
+
+type IndexProgress = Pick<KeyBuild, 'step' | 'done' | 'total'>;
+
+/** What PostgreSQL shows of a backend and of the index that it builds; undefined when the backend has ended. */
+async function backendActivity(pool: pg.Pool, backendPid: number): Promise<BackendActivity | undefined> {
+  const { rows } = await asLogin(pool, (client) =>
+    client.query<ActivityRow>(
+      `SELECT a.state, p.phase, p.blocks_done, p.blocks_total, p.tuples_done, p.tuples_total,
+              a.wait_event_type || '/' || a.wait_event AS wait,
+              concat_ws(' ', a.state, a.wait_event_type, a.wait_event, a.query_start,
+                        p.phase, p.blocks_done, p.tuples_done) AS sign
+       FROM pg_stat_activity a LEFT JOIN pg_stat_progress_create_index p USING (pid)
+       WHERE a.pid = $1`,
+      [backendPid],
+    ),
+  );
+  const [row] = rows;
+  if (row === undefined) return undefined;
+  return {
+    sign: row.sign,
+    waitsFor: row.wait ?? undefined,
+    isWorking: row.state === 'active' && row.wait === null,
+    index: indexProgress(row),
+  };
+}
+
+interface ActivityRow {
+  readonly sign: string;
+  readonly state: string;
+  readonly wait: string | null;
+  readonly phase: string | null;
+  readonly blocks_done: number;
+  readonly blocks_total: number;
+  readonly tuples_done: number;
+  readonly tuples_total: number;
+}
+
+/** The phases of a B-tree (PostgreSQL's manual, "CREATE INDEX Progress Reporting"); others count nothing. */
+function indexProgress(row: ActivityRow): IndexProgress | undefined {
+  switch (row.phase) {
+    case 'building index: scanning table':
+      return { step: 'scanning', done: row.blocks_done, total: row.blocks_total };
+    case 'building index: sorting live tuples':
+    case 'building index: sorting dead tuples':
+      return { step: 'sorting', done: 0, total: 0 };
+    case 'building index: loading tuples in tree':
+      return { step: 'writing', done: row.tuples_done, total: row.tuples_total };
+    default:
+      return undefined;
+  }
+}
+
+/** How far the build of the key is after one more tick; undefined while no key is built. */
+function keyBuildAfter(
+  before: KeyBuild | undefined,
+  index: IndexProgress | undefined,
+  seconds: number,
+): KeyBuild | undefined {
+  if (index === undefined) return undefined;
+  const stepBeganAt =
+    before === undefined || before.step !== index.step ? seconds : before.seconds - before.stepSeconds;
+  return { ...index, stepSeconds: seconds - stepBeganAt, seconds };
+}
+
+/** A transaction in the role of the login: the roles that it takes may neither see nor end its own sessions. */
+async function asLogin<T>(pool: pg.Pool, work: (client: pg.ClientBase) => Promise<T>): Promise<T> {
+  const client = await pool.connect();
+  let failed = true;
+  try {
+    await client.query('BEGIN; SET LOCAL ROLE NONE');
+    const result = await work(client);
+    await client.query('COMMIT');
+    failed = false;
+    return result;
+  } finally {
+    client.release(failed);
+  }
+}
+
+/** A load that is in progress, but whose loader does not report. */
 interface FrozenLoad {
   readonly attemptId: number;
   readonly revisionId: number;
@@ -137,8 +225,8 @@ interface FrozenLoad {
 }
 
 /**
- * Ends the loads of other loaders that are frozen (SIGSTOP, a paused VM, a host that swaps): such a one keeps its
- * connection, and with it the claim, for ever, and a COPY that waits for its client is not idle to PostgreSQL. A live
+ * Ends the loads of other loaders that are frozen (SIGSTOP, a paused VM, a host that swaps). A frozen loader keeps its
+ * connection, and with it the claim, for ever: to PostgreSQL, a COPY that waits for its client is not idle. A live
  * loader reports twice a second, also while PostgreSQL builds the key. Runs beside the loads of this loader, until the
  * signal is aborted.
  */
@@ -150,9 +238,9 @@ export async function endFrozenLoads(context: LoaderContext, everyMs: number): P
       for (const load of await frozenLoads(context)) await endLoad(context, load, reported);
     } catch (error) {
       if (!signal.aborted)
-        log.warn({ err: describeError(error) }, 'frozen loads could not be looked for; tried again');
+        log.warn({ err: describeError(error) }, 'the search for frozen loads failed; it will be repeated');
     }
-    await delay(everyMs, undefined, { signal }).catch(() => {}); // aborted: that is how it ends
+    await delay(everyMs, undefined, { signal }).catch(() => {}); // aborted: the loader stops
   }
 }
 
@@ -171,31 +259,31 @@ async function endLoad(context: LoaderContext, load: FrozenLoad, reported: Set<n
   const { side, log, worker } = context;
   const { attemptId, revisionId, silentSeconds } = load;
   const silent = `The loader ${load.worker} did not report for ${silentSeconds} s (frozen, or far too slow)`;
-  // Before it is ended: whoever claims the run in the same moment finds the reason there.
-  await noteReason(
+  // Before it is ended, so that whoever claims the run in the same moment finds the reason there.
+  await recordReason(
     side,
     attemptId,
-    `${silent}: ${worker} ended its connection, which rolled its transaction back.`,
+    `${silent}: ${worker} ended its connection, which rolled the load back.`,
   );
   const ending = await endBackend(context.sidePool, load);
-  if (ending === 'is over') return; // whoever claims the run next notes that it was lost
+  if (ending === 'is over') return; // whoever claims the run next records the loss
   if (ending !== 'ended') {
-    await noteReason(side, attemptId, `${silent}, and ${worker} may not end its connection: see its log.`);
+    await recordReason(side, attemptId, `${silent}, and ${worker} may not end its connection: see its log.`);
     if (reported.has(attemptId)) return;
     reported.add(attemptId);
     log.error(
       { ...load, ...ending },
-      `a load is frozen and cannot be ended: its login is "${ending.login}", and "${ending.ours}" may not end its sessions. Use one login for all loaders, or GRANT pg_signal_backend TO "${ending.ours}"; now: SELECT pg_terminate_backend(${ending.pid})`,
+      `a load is frozen and cannot be ended: its login is "${ending.login}", and "${ending.ours}" may not end the sessions of that login. Use one login for all loaders, or GRANT pg_signal_backend TO "${ending.ours}". To end this load now: SELECT pg_terminate_backend(${ending.pid})`,
     );
     return;
   }
-  await side.transaction().execute((trx) => noteLostAttempt(trx, revisionId, attemptId));
-  log.warn(load, 'a load was frozen and has been ended; its run is loaded again');
+  await side.transaction().execute((trx) => endLostAttempt(trx, revisionId, attemptId));
+  log.warn(load, 'a load was frozen; its connection was ended, and its run will be loaded again');
   await wakeLoaders(side);
 }
 
-/** A row that is locked is being finished by its load. */
-async function noteReason(side: Kysely<Database>, attemptId: number, reason: string): Promise<void> {
+/** Skips a row that is locked: its load is ending the attempt. */
+async function recordReason(side: Kysely<Database>, attemptId: number, reason: string): Promise<void> {
   await sql`
     UPDATE ingest.load_attempt SET error = ${reason}
     WHERE attempt_id IN (
@@ -209,117 +297,31 @@ interface NotAllowed {
   readonly ours: string;
 }
 
-/** A transaction is known by its id: whoever holds that lock is the load's backend, whatever else has happened since. */
+/** The holder of a transaction's lock on its own id is the load's backend, whatever else has happened since. */
 const ITS_BACKEND = `
   FROM pg_locks l JOIN pg_stat_activity s USING (pid)
   WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted AND l.transactionid::text = $1
-    AND coalesce(s.xact_start <= $2::timestamptz, true)`; // ids of a restored database may come again
+    AND coalesce(s.xact_start <= $2::timestamptz, true)`; // a restored database may use the same ids again
+
+const INSUFFICIENT_PRIVILEGE = '42501';
 
 async function endBackend(
   pool: pg.Pool,
   { xid, startedAt }: FrozenLoad,
 ): Promise<'ended' | 'is over' | NotAllowed> {
-  const client = await pool.connect();
-  let failed = true;
-  try {
-    // A login may end its own sessions, the role that it takes may not.
-    await client.query('BEGIN; SET LOCAL ROLE NONE');
+  return asLogin(pool, async (client) => {
     const { rows } = await client.query<NotAllowed>(
       `SELECT pid, coalesce(s.usename, '?') AS login, session_user AS ours ${ITS_BACKEND}`,
       [xid, startedAt],
     );
     const [backend] = rows;
-    if (backend === undefined) {
-      await client.query('COMMIT');
-      failed = false;
-      return 'is over';
-    }
+    if (backend === undefined) return 'is over';
     try {
       await client.query(`SELECT pg_terminate_backend(pid, 5000) ${ITS_BACKEND}`, [xid, startedAt]);
+      return 'ended';
     } catch (error) {
-      if (sqlStateOf(error) !== '42501') throw error;
-      await client.query('ROLLBACK');
-      failed = false;
-      return backend;
+      if (sqlStateOf(error) !== INSUFFICIENT_PRIVILEGE) throw error;
+      return backend; // the COMMIT of a failed transaction rolls it back
     }
-    await client.query('COMMIT');
-    failed = false;
-    return 'ended';
-  } finally {
-    client.release(failed);
-  }
-}
-
-interface BackendActivity {
-  /** A text that changes while the backend gets on with its statement. */
-  readonly sign: string;
-  /** What it waits for, as `pg_stat_activity` names it; undefined while it works. */
-  readonly waitsFor: string | undefined;
-  readonly isWorking: boolean;
-  /** The index that it builds, if it builds one. */
-  readonly index: IndexProgress | undefined;
-}
-
-export type IndexProgress = Pick<KeyBuild, 'step' | 'done' | 'total'>;
-
-/** What PostgreSQL tells of a backend and of the index it builds; undefined when it has gone. */
-async function backendActivity(pool: pg.Pool, backendPid: number): Promise<BackendActivity | undefined> {
-  const client = await pool.connect();
-  let failed = true;
-  try {
-    // A backend is shown to the login that it came in by, not to the role that both have taken.
-    await client.query('BEGIN; SET LOCAL ROLE NONE');
-    const { rows } = await client.query<ActivityRow>(
-      `SELECT a.state, p.phase, p.blocks_done, p.blocks_total, p.tuples_done, p.tuples_total,
-              a.wait_event_type || '/' || a.wait_event AS wait,
-              concat_ws(' ', a.state, a.wait_event_type, a.wait_event, a.query_start,
-                        p.phase, p.blocks_done, p.tuples_done) AS sign
-       FROM pg_stat_activity a LEFT JOIN pg_stat_progress_create_index p USING (pid)
-       WHERE a.pid = $1`,
-      [backendPid],
-    );
-    await client.query('COMMIT');
-    failed = false;
-    const [row] = rows;
-    if (row === undefined) return undefined;
-    return {
-      sign: row.sign,
-      waitsFor: row.wait ?? undefined,
-      isWorking: row.state === 'active' && row.wait === null,
-      index: indexProgress(row),
-    };
-  } finally {
-    client.release(failed);
-  }
-}
-
-interface ActivityRow {
-  readonly sign: string;
-  readonly state: string;
-  readonly wait: string | null;
-  readonly phase: string | null;
-  readonly blocks_done: number;
-  readonly blocks_total: number;
-  readonly tuples_done: number;
-  readonly tuples_total: number;
-}
-
-/** The phases of a B-tree (PostgreSQL's manual, "CREATE INDEX Progress Reporting"); others have nothing to tell. */
-function indexProgress(row: ActivityRow): IndexProgress | undefined {
-  switch (row.phase) {
-    case 'building index: scanning table':
-      return { step: 'scanning', done: row.blocks_done, total: row.blocks_total };
-    case 'building index: sorting live tuples':
-    case 'building index: sorting dead tuples':
-      return { step: 'sorting', done: 0, total: 0 };
-    case 'building index: loading tuples in tree':
-      return { step: 'writing', done: row.tuples_done, total: row.tuples_total };
-    default:
-      return undefined;
-  }
-}
-
-/** True when it waits for the next message of its client, i.e. of the loader. */
-function waitsForUs({ waitsFor }: BackendActivity): boolean {
-  return waitsFor === 'Client/ClientRead';
+  });
 }

@@ -2,13 +2,14 @@ import type { Database, KeyBuild, RevisionProfile } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
 import type { ModelName, Profile, Run, RunState } from 'wire';
 import { countFiles, fileCursor, keepsFiles, listRunFiles } from './files.ts';
-import { isLoading as hasLiveLoad } from './summaries.ts';
+import { cut, cutError, isLoading } from './summaries.ts';
 import type { ThroughputLog } from './throughput.ts';
 import { mayDo } from './transitions.ts';
 
-/** Of the files that need bytes as many are in the answer; the others are asked for page by page. */
+/** The answer has this many of the files that need bytes; the others are requested page by page. */
 const MISSING_FILES_SHOWN = 100;
 const REJECTS_SHOWN = 10;
+const LONGEST_TEXT = 4_000;
 
 /** The newest revision of a run; undefined when no such run was ever declared. */
 export async function describeRun(
@@ -19,7 +20,8 @@ export async function describeRun(
   const revision = await db
     .selectFrom('ingest.run_revision')
     .selectAll()
-    .select(hasLiveLoad(sql.ref('revision_id')).as('is_loading'))
+    .select(isLoading(sql.ref('revision_id')).as('is_loading'))
+    .select(cutError(sql.ref('error'), LONGEST_TEXT).as('shown_error'))
     .where('model', '=', model)
     .where('run_key', '=', run)
     .orderBy('revision', 'desc')
@@ -35,9 +37,9 @@ export async function describeRun(
     comparedWith(db, revision.compared_with),
     hasAllFiles(db, revision.revision_id),
   ]);
-  // A load that broke off says so a moment before its transaction is over.
-  const isLoading = revision.is_loading && load?.outcome == null;
-  const state: RunState = revision.state === 'queued' && isLoading ? 'loading' : revision.state;
+  // The attempt of a load that broke off ends a moment before its transaction.
+  const hasLiveLoad = revision.is_loading && load?.outcome == null;
+  const state: RunState = revision.state === 'queued' && hasLiveLoad ? 'loading' : revision.state;
   return {
     model,
     run,
@@ -56,7 +58,7 @@ export async function describeRun(
     rows: revision.row_count,
     ...counts,
     load,
-    error: revision.error === null ? null : { ...revision.error, detail: shorten(revision.error.detail) },
+    error: revision.shown_error,
     rejects: { total: revision.rejects?.total ?? 0, byCode: revision.rejects?.byCode ?? {}, first: rejects },
     gates: revision.gates === null ? null : [...revision.gates],
     profile: profileView(revision.profile),
@@ -68,12 +70,12 @@ export async function describeRun(
 
 const NOTHING_MISSING = { files: [], nextAfter: null };
 
-/** Those that the sender must go on with. */
+/** The files that the sender must continue with. */
 function missingFiles(db: Kysely<Database>, revisionId: number) {
   return listRunFiles(db, { revisionId, filter: 'receiving', limit: MISSING_FILES_SHOWN });
 }
 
-/** What `scores.<model>` shows now; null before the first publication. */
+/** The run that `scores.<model>` shows now; null before the first publication. */
 async function shownRun(db: Kysely<Database>, model: ModelName) {
   const row = await db
     .selectFrom('ingest.run_revision')
@@ -85,7 +87,6 @@ async function shownRun(db: Kysely<Database>, model: ModelName) {
   return { ...row, as_of: row.as_of.toISOString(), publishedAt: row.publishedAt.toISOString() };
 }
 
-/** Whether it can be loaded again without being sent again. */
 async function hasAllFiles(db: Kysely<Database>, revisionId: number): Promise<boolean> {
   const { rows } = await sql<{ kept: boolean }>`SELECT ${keepsFiles(sql.lit(revisionId))} AS kept`.execute(
     db,
@@ -97,6 +98,7 @@ async function lastLoadOf(db: Kysely<Database>, revisionId: number) {
   const row = await db
     .selectFrom('ingest.load_attempt')
     .selectAll()
+    .select(cut(sql.ref('error'), LONGEST_TEXT).as('shown_error'))
     .where('revision_id', '=', revisionId)
     .orderBy('attempt', 'desc')
     .limit(1)
@@ -114,7 +116,7 @@ async function lastLoadOf(db: Kysely<Database>, revisionId: number) {
     finishedAt: row.finished_at?.toISOString() ?? null,
     outcome: row.outcome,
     nextTryAt: row.next_try_at?.toISOString() ?? null,
-    lastError: row.error === null ? null : shorten(row.error),
+    lastError: row.shown_error,
   };
 }
 
@@ -128,14 +130,26 @@ async function firstRejectsOf(db: Kysely<Database>, revisionId: number) {
     .execute();
 }
 
-/** No answer grows with what a database or a file had to say. */
-const LONGEST_TEXT = 4_000;
-
-function shorten(text: string): string {
-  return text.length <= LONGEST_TEXT ? text : `${text.slice(0, LONGEST_TEXT)}…`;
+/** A profile as the API answers it, without the shares that later runs are compared with: they are of no use to people. */
+function profileView(profile: RevisionProfile | null): Profile | null {
+  if (profile === null) return null;
+  const { binShares: _, deciles, ...view } = profile;
+  return { ...view, deciles: [...deciles] };
 }
 
-/** How far the run is right now; null when nothing is going on. */
+/** The run that was published when a revision was judged, and its profile, to see what has changed since. */
+async function comparedWith(db: Kysely<Database>, revisionId: number | null) {
+  if (revisionId === null) return null;
+  const row = await db
+    .selectFrom('ingest.run_revision')
+    .select(['run_key', 'revision', 'profile'])
+    .where('revision_id', '=', revisionId)
+    .executeTakeFirst();
+  if (row === undefined) return null;
+  return { run: row.run_key, revision: row.revision, profile: profileView(row.profile) };
+}
+
+/** How far the run is now; null when it is neither received nor loaded. */
 export async function progressOf(
   db: Kysely<Database>,
   view: Pick<Run, 'model' | 'run' | 'revision' | 'state' | 'rows' | 'bytes' | 'lines' | 'load'>,
@@ -162,23 +176,8 @@ export async function progressOf(
     load.keyBuild === null
       ? null
       : secondsLeft(load.keyBuild, await expectedKeySeconds(db, model, load.rows));
-  // What comes after the key takes moments.
+  // The phases after the key take moments.
   return { step, ...copied, etaSeconds, loadEtaSeconds: etaSeconds };
-}
-
-/** Before this the rate of a step is mostly chance. */
-const RATE_AFTER_SECONDS = 1;
-
-/**
- * While the index is written, its own pace tells. Scan and sort do not tell how long the rest takes: there
- * earlier loads of the model do, until this one takes longer than they did.
- */
-export function secondsLeft(build: KeyBuild, expectedSeconds: number | null): number | null {
-  const { step, done, total, stepSeconds, seconds } = build;
-  if (step === 'writing' && done > 0 && stepSeconds >= RATE_AFTER_SECONDS)
-    return Math.ceil(((total - done) * stepSeconds) / done);
-  if (expectedSeconds === null || seconds >= expectedSeconds) return null;
-  return Math.ceil(expectedSeconds - seconds);
 }
 
 function pace(doneBytes: number, totalBytes: number, rate: number | null) {
@@ -199,11 +198,26 @@ function averageSince(startedAt: string, updatedAt: string, bytes: number): numb
   return seconds < 1 ? null : bytes / seconds;
 }
 
-const LOADS_LOOKED_AT = 5;
-/** A sort of half or of double the rows still takes about its share of the time; farther off nobody knows. */
+/** An earlier rate of a step is mostly chance. */
+const RATE_AFTER_SECONDS = 1;
+
+/**
+ * While the index is written, the estimate comes from its own rate. Scan and sort say nothing about the rest: there it
+ * comes from earlier loads of the model, until this one takes longer than they did.
+ */
+export function secondsLeft(build: KeyBuild, expectedSeconds: number | null): number | null {
+  const { step, done, total, stepSeconds, seconds } = build;
+  if (step === 'writing' && done > 0 && stepSeconds >= RATE_AFTER_SECONDS)
+    return Math.ceil(((total - done) * stepSeconds) / done);
+  if (expectedSeconds === null || seconds >= expectedSeconds) return null;
+  return Math.ceil(expectedSeconds - seconds);
+}
+
+const COMPARED_LOADS = 5;
+/** The time of a sort is about proportional to its rows, from half of them to double; beyond that it is unknown. */
 const COMPARABLE_SIZE = 2;
 
-/** How long the key of `rows` rows took in the model's last loads of that size, at the median; null without any. */
+/** How long a key of `rows` rows takes, from the median of the model's last loads of that size; null without any. */
 async function expectedKeySeconds(db: Kysely<Database>, model: string, rows: number): Promise<number | null> {
   const { rows: answer } = await sql<{ secondsPerRow: number | null }>`
     SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds / rows_done) AS "secondsPerRow"
@@ -214,26 +228,7 @@ async function expectedKeySeconds(db: Kysely<Database>, model: string, rows: num
         AND a.phase_seconds ? 'building_key'
         AND a.rows_done BETWEEN ${Math.ceil(rows / COMPARABLE_SIZE)} AND ${rows * COMPARABLE_SIZE}
         AND a.rows_done > 0
-      ORDER BY a.attempt_id DESC LIMIT ${LOADS_LOOKED_AT}) l`.execute(db);
+      ORDER BY a.attempt_id DESC LIMIT ${COMPARED_LOADS}) l`.execute(db);
   const perRow = answer[0]?.secondsPerRow ?? null;
   return perRow === null ? null : perRow * rows;
-}
-
-/** A profile as the API answers it; the shares that later runs are compared by are of no use to people. */
-function profileView(profile: RevisionProfile | null): Profile | null {
-  if (profile === null) return null;
-  const { binShares: _, deciles, ...view } = profile;
-  return { ...view, deciles: [...deciles] };
-}
-
-/** The run that was published when a revision was judged, and its profile: what changed against last month. */
-async function comparedWith(db: Kysely<Database>, revisionId: number | null) {
-  if (revisionId === null) return null;
-  const row = await db
-    .selectFrom('ingest.run_revision')
-    .select(['run_key', 'revision', 'profile'])
-    .where('revision_id', '=', revisionId)
-    .executeTakeFirst();
-  if (row === undefined) return null;
-  return { run: row.run_key, revision: row.revision, profile: profileView(row.profile) };
 }

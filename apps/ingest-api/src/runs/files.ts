@@ -2,35 +2,21 @@ import type { Database, StoredState } from 'db-schema';
 import { type Kysely, type RawBuilder, sql } from 'kysely';
 import type { RunFile } from 'wire';
 import { findRevision, type RevisionKey } from './revisions.ts';
-import { isStalled } from './summaries.ts';
-
-/** `stalled` files are among those that are `receiving`. */
-type FileFilter = 'receiving' | 'received' | 'stalled';
-
-/**
- * SQL: the revision `r` has a file that is sent by the upload `u`. As an array, so that the files are found by the upload:
- * without statistics, on a new database, a join reads all files of the revision for each upload, and a run may have
- * 100,000 of both.
- */
-export const SENT_BY_UPLOAD = `r.revision_id = ANY (ARRAY(
-  SELECT f.revision_id FROM ingest.run_file f WHERE f.upload_id = u.upload_id))`;
-
-/** Where a page of files begins. It names the revision, so that the pages of one listing are all of the same. */
-export function fileCursor(revision: number, { nextAfter }: FilePage): string | null {
-  return nextAfter === null ? null : `${revision}.${Buffer.from(nextAfter).toString('base64url')}`;
-}
-
-interface FilePage {
-  readonly files: RunFile[];
-  /** The name of the file that the next page begins after; null after the last one. */
-  readonly nextAfter: string | null;
-}
 
 interface FileQuery {
   readonly revisionId: number;
   readonly filter?: FileFilter | undefined;
   readonly after?: string | undefined;
   readonly limit: number;
+}
+
+/** `stalled` files are among those that are `receiving`. */
+type FileFilter = 'receiving' | 'received' | 'stalled';
+
+interface FilePage {
+  readonly files: RunFile[];
+  /** The last name of this page; null when no page follows. */
+  readonly nextAfter: string | null;
 }
 
 /** The files of a revision by name, a page at a time: a run may have 100,000. */
@@ -71,6 +57,11 @@ function isAmong(filter: FileFilter): RawBuilder<boolean> {
   return filter === 'received' ? sql`u.received_at IS NOT NULL` : sql`u.received_at IS NULL`;
 }
 
+/** The cursor of the next page. It names the revision, so that all pages of a listing are of the same one. */
+export function fileCursor(revision: number, { nextAfter }: FilePage): string | null {
+  return nextAfter === null ? null : `${revision}.${Buffer.from(nextAfter).toString('base64url')}`;
+}
+
 interface CountedRevision {
   readonly revision_id: number;
   readonly state: StoredState;
@@ -79,7 +70,7 @@ interface CountedRevision {
   readonly total_lines: number | null;
 }
 
-/** How much of a revision is there. What never changes is with the revision; files are only read while bytes may be missing. */
+/** How much of a revision has been received. Its files are only read while bytes may be missing; the revision has the totals. */
 export async function countFiles(db: Kysely<Database>, revision: CountedRevision) {
   const { file_count, total_bytes, total_lines } = revision;
   const counted = isComplete(revision) ? undefined : await countReceived(db, revision.revision_id);
@@ -108,7 +99,24 @@ async function countReceived(db: Kysely<Database>, revisionId: number) {
   return rows[0];
 }
 
-/** SQL: true while every file of the revision is kept, so that it can be loaded again. */
+/** A file counts as stalled after this long without a byte: twice the time after which the uploader cancels a request and tries again. */
+export const STALLED_AFTER_SECONDS = 120;
+
+/** SQL: true for an upload (the row `u`) that is not finished and is stalled. */
+export function isStalled(): RawBuilder<boolean> {
+  return sql<boolean>`(u.received_at IS NULL
+    AND u.last_progress_at < now() - ${sql.lit(STALLED_AFTER_SECONDS)} * interval '1 second')`;
+}
+
+/**
+ * SQL: true when the upload `u` sends a file of the revision `r`. As an array, so that the files are found by the upload:
+ * without statistics, on a new database, a join reads all files of the revision for each upload, and a run may have
+ * 100,000 of both.
+ */
+export const SENT_BY_UPLOAD = `r.revision_id = ANY (ARRAY(
+  SELECT f.revision_id FROM ingest.run_file f WHERE f.upload_id = u.upload_id))`;
+
+/** SQL: true while every file of the revision is kept, so that it can be loaded again without being sent again. */
 export function keepsFiles(revisionId: RawBuilder<unknown>): RawBuilder<boolean> {
   return sql<boolean>`NOT EXISTS (
     SELECT FROM ingest.run_file kf
@@ -116,10 +124,8 @@ export function keepsFiles(revisionId: RawBuilder<unknown>): RawBuilder<boolean>
       AND (SELECT ku.removed_at IS NOT NULL FROM ingest.upload ku WHERE ku.upload_id = kf.upload_id))`;
 }
 
-const PAGE_LINES = 500;
-
-/** A refused line, as the API answers it. */
-interface RefusedLine {
+/** A rejected line, as the API answers it. */
+interface RejectedLine {
   readonly file: string;
   readonly line: number;
   readonly byte_offset: number;
@@ -129,20 +135,25 @@ interface RefusedLine {
 }
 
 /**
- * The lines of a revision that were refused, in the order in which they were found, a page at a time (the loader keeps
- * the first 1,000).
+ * The rejected lines of a revision in the order in which they were found, a page at a time (the loader keeps the first
+ * 1,000).
  *
  * @throws a 404 when there is no such revision, before the first page.
  */
 export async function rejectedLines(
   db: Kysely<Database>,
   key: RevisionKey,
-): Promise<AsyncGenerator<readonly RefusedLine[]>> {
+): Promise<AsyncGenerator<readonly RejectedLine[]>> {
   const { revision_id } = await findRevision(db, key);
-  return pages(db, revision_id);
+  return pagesOfRejects(db, revision_id);
 }
 
-async function* pages(db: Kysely<Database>, revisionId: number): AsyncGenerator<readonly RefusedLine[]> {
+const PAGE_LINES = 500;
+
+async function* pagesOfRejects(
+  db: Kysely<Database>,
+  revisionId: number,
+): AsyncGenerator<readonly RejectedLine[]> {
   let lastId = 0;
   for (;;) {
     const rows = await db

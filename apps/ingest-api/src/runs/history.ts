@@ -29,7 +29,7 @@ interface AuditEvent {
   readonly detail?: Record<string, unknown>;
 }
 
-/** Keeps who did what; part of the caller's transaction, so that an act without its record cannot be. */
+/** Records who did what, in the caller's transaction: no action happens without its record. */
 export async function recordAudit(db: Kysely<Database>, event: AuditEvent): Promise<void> {
   await db
     .insertInto('ingest.audit_event')
@@ -44,15 +44,15 @@ export async function recordAudit(db: Kysely<Database>, event: AuditEvent): Prom
     .execute();
 }
 
-/** The newest of each: a history may be long, and an answer may not. */
+/** The newest of each: a history may be long, but an answer may not. */
 const SHOWN_REVISIONS = 50;
 const SHOWN_ATTEMPTS = 50;
 const SHOWN_EVENTS = 100;
 const SHOWN_PUBLICATIONS = 50;
-/** A longer detail is left out: whoever needs it reads `ingest.audit_event`. */
+/** A longer detail is left out; `ingest.audit_event` has it. */
 const LONGEST_DETAIL = 1_000;
 
-/** What has happened to a run, all its revisions: every load that was tried, and every act, the newest first. */
+/** What happened to a run in all its revisions: every attempt to load it, every action, every publication; the newest first. */
 export async function runHistory(db: Kysely<Database>, model: ModelName, run: string) {
   const [revisions, attempts, events, publications] = await Promise.all([
     db
@@ -81,7 +81,7 @@ export async function runHistory(db: Kysely<Database>, model: ModelName, run: st
     db
       .selectFrom('ingest.audit_event')
       .select(['at', 'actor', 'action', 'revision'])
-      // The source is with the run; here it would come again with each revision.
+      // The run has the source; here each revision would repeat it.
       .select(
         sql<Record<string, unknown> | null>`
           CASE WHEN length((detail - 'source')::text) <= ${sql.lit(LONGEST_DETAIL)} THEN detail - 'source' END`.as(

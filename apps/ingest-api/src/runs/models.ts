@@ -1,11 +1,12 @@
 import type { Contract, Database } from 'db-schema';
-import { type Kysely, sql, type Transaction } from 'kysely';
+import { type Kysely, sql } from 'kysely';
 import type { ModelName } from 'wire';
 import { z } from 'zod';
 import { IngestError } from '../errors.ts';
 import { recordAudit } from './history.ts';
+import type { Query } from './transitions.ts';
 
-/** A model as the API answers it. `publicationId` moves with each publication, and is its ETag. */
+/** A model as the API answers it. `publicationId` grows with each publication, and is its ETag. */
 export interface ModelView {
   readonly model: ModelName;
   readonly contract: Contract;
@@ -25,7 +26,7 @@ interface CurrentRun {
 interface ModelFilter {
   /** null covers every model. */
   readonly models: readonly string[] | null;
-  /** The name of the model that the page before ended with. */
+  /** The last name of the page before. */
   readonly after?: string | undefined;
   readonly limit: number;
 }
@@ -59,57 +60,13 @@ export async function findModel(db: Kysely<Database>, model: ModelName): Promise
   if (found !== undefined) return found;
   throw new IngestError(
     'not_found',
-    `There is no model "${model}"; its first push, or PUT /v1/models/${model}, makes it.`,
+    `There is no model "${model}"; its first push, or PUT /v1/models/${model}, creates it.`,
   );
-}
-
-/** Replaces a model's contract, and makes the model if it is new. Runs are held to it from their next load on. */
-export async function setContract(
-  db: Kysely<Database>,
-  model: ModelName,
-  contract: Contract,
-  actor: string,
-): Promise<void> {
-  await db.transaction().execute(async (trx) => {
-    await trx
-      .insertInto('ingest.model')
-      .values({ name: model, contract: JSON.stringify(contract) })
-      .onConflict((conflict) => conflict.column('name').doUpdateSet({ contract: JSON.stringify(contract) }))
-      .execute();
-    await recordAudit(trx, { actor, action: 'set_contract', model, detail: { contract } });
-  });
-}
-
-/** Publications of a model come one after the other, by hand and by loaders; the lock ends with the transaction. */
-export async function lockModel(trx: Transaction<Database>, model: ModelName): Promise<void> {
-  const row = await trx
-    .selectFrom('ingest.model')
-    .select('name')
-    .where('name', '=', model)
-    .forNoKeyUpdate()
-    .executeTakeFirst();
-  if (row === undefined) throw new IngestError('not_found', `There is no model "${model}".`);
-}
-
-/** Bad lines that a run may have when its contract says nothing of them. */
-export const MAX_REJECTED_LINES_DEFAULT = 0;
-/** Loaded revisions that are kept beside the published one when the contract says nothing of them. */
-export const KEEP_REVISIONS_DEFAULT = 3;
-
-/** What a run may have when its contract says nothing of it: PostgreSQL's disk is shared by all models. */
-export interface RunLimits {
-  readonly maxRows: number;
-  /** Of lines, decompressed. */
-  readonly maxBytes: number;
-}
-
-export function limitsOf(contract: Contract, defaults: RunLimits): RunLimits {
-  return { maxRows: contract.maxRows ?? defaults.maxRows, maxBytes: contract.maxBytes ?? defaults.maxBytes };
 }
 
 const count = z.int().min(0);
 
-/** What a model's runs are held to: the body of `PUT /v1/models/{model}`. What is left out is not asked for. */
+/** What a model's runs must fulfil: the body of `PUT /v1/models/{model}`. What is left out is not checked, or has the service's default. */
 export const contractRequest = z
   .strictObject({
     scoreMin: z.number().optional(),
@@ -126,3 +83,54 @@ export const contractRequest = z
     ({ scoreMin, scoreMax }) => scoreMin === undefined || scoreMax === undefined || scoreMin <= scoreMax,
     'scoreMin must not be above scoreMax',
   ) satisfies z.ZodType<Contract>;
+
+/** Replaces a model's contract, and creates the model if it is new. A load reads it when it starts (limits) and when it publishes (gates). */
+export async function setContract(
+  db: Kysely<Database>,
+  model: ModelName,
+  contract: Contract,
+  actor: string,
+): Promise<void> {
+  await db.transaction().execute(async (trx) => {
+    await trx
+      .insertInto('ingest.model')
+      .values({ name: model, contract: JSON.stringify(contract) })
+      .onConflict((conflict) => conflict.column('name').doUpdateSet({ contract: JSON.stringify(contract) }))
+      .execute();
+    await recordAudit(trx, { actor, action: 'set_contract', model, detail: { contract } });
+  });
+}
+
+/** The contract of a model, whose row stays locked until the transaction ends: its publications happen one after the other. */
+export async function lockModel(query: Query, model: ModelName): Promise<Contract> {
+  const [row] = await query<{ contract: Contract }>(
+    'SELECT contract FROM ingest.model WHERE name = $1 FOR NO KEY UPDATE',
+    [model],
+  );
+  if (row === undefined) throw new IngestError('not_found', `There is no model "${model}".`);
+  return row.contract;
+}
+
+/** The contract of a model; a model that does not exist asks for nothing. */
+export async function contractOf(query: Query, model: ModelName): Promise<Contract> {
+  const [row] = await query<{ contract: Contract }>('SELECT contract FROM ingest.model WHERE name = $1', [
+    model,
+  ]);
+  return row?.contract ?? {};
+}
+
+/** Bad lines that a run may have when its model's contract does not say. */
+export const MAX_REJECTED_LINES_DEFAULT = 0;
+/** Loaded revisions that are kept beside the published one when the contract does not say. */
+export const KEEP_REVISIONS_DEFAULT = 3;
+
+/** The most that a run may have when its model's contract does not say: all models share PostgreSQL's disk. */
+export interface RunLimits {
+  readonly maxRows: number;
+  /** Of lines, decompressed. */
+  readonly maxBytes: number;
+}
+
+export function limitsOf(contract: Contract, defaults: RunLimits): RunLimits {
+  return { maxRows: contract.maxRows ?? defaults.maxRows, maxBytes: contract.maxBytes ?? defaults.maxBytes };
+}

@@ -3,12 +3,10 @@ import type { Kysely, Transaction } from 'kysely';
 import type { ModelName } from 'wire';
 import { IngestError, sqlStateOf } from '../errors.ts';
 
-const LOCK_NOT_AVAILABLE = '55P03';
-
 export interface RevisionKey {
   readonly model: ModelName;
   readonly run: string;
-  /** The newest one when it is left out. */
+  /** Left out: the newest one. */
   readonly revision?: number | undefined;
 }
 
@@ -38,9 +36,9 @@ function noSuchRevision(model: ModelName, run: string, revision: number | undefi
 export type FoundRevision = Awaited<ReturnType<typeof lockRevision>>;
 
 /**
- * The revision that somebody wants to act on, its row locked until the transaction ends.
+ * The revision that somebody wants to change, its row locked until the transaction ends.
  *
- * @throws a 404 when there is none; a 409 while a loader holds it, which may take minutes to wait for.
+ * @throws a 404 when there is none; a 409 while a loader holds it, which may last for minutes.
  */
 export async function lockRevision(trx: Transaction<Database>, { model, run, revision }: RevisionKey) {
   try {
@@ -57,14 +55,19 @@ export async function lockRevision(trx: Transaction<Database>, { model, run, rev
       .executeTakeFirst();
     if (row !== undefined) return row;
   } catch (error) {
-    if (sqlStateOf(error) !== LOCK_NOT_AVAILABLE) throw error;
+    if (!isLockNotAvailable(error)) throw error;
     throw new IngestError(
       'conflict',
-      `Run "${run}" of model "${model}" is being loaded right now; wait until that is over.`,
+      `Run "${run}" of model "${model}" is being loaded; wait until the load has ended.`,
       { cause: error },
     );
   }
   throw noSuchRevision(model, run, revision);
+}
+
+/** True for a lock that another transaction held for longer than `lock_timeout`, or at the time of a NOWAIT. */
+export function isLockNotAvailable(error: unknown): boolean {
+  return sqlStateOf(error) === '55P03';
 }
 
 /** Where a revision is in the order of its model's runs. */
@@ -77,8 +80,8 @@ export interface RunPosition {
 
 /**
  * Whether `candidate` is shown instead of `current` (design: "Which run is current"). A new revision of the current
- * run replaces it. Otherwise the later `asOf` is shown; of two equal ones the run key that is later in natural order
- * (`part 10` after `part 9`), and then the one that was declared later: ids grow with declarations.
+ * run replaces it. Otherwise the later `asOf` is shown; if they are equal, the run key that is later in natural order
+ * (`part 10` after `part 9`); if these are equal too, the one that was declared later: ids grow with declarations.
  */
 export function isNewer(candidate: RunPosition, current: RunPosition): boolean {
   if (candidate.run === current.run) return candidate.revision > current.revision;
@@ -91,22 +94,22 @@ export function isNewer(candidate: RunPosition, current: RunPosition): boolean {
 const naturalOrder = new Intl.Collator('en', { numeric: true });
 
 /**
- * A date that the caller gave, or the one that the run key states; undefined leaves it to the database's clock at the
+ * The date that the caller gave, or else the one in the run key. Undefined leaves it to the database's clock at the
  * declaration, so that no clock of a client or a service decides which of two runs is shown.
  */
-export function asOfOf(
+export function asOfFor(
   given: Date | undefined,
   runKey: string,
 ): { readonly asOf: Date | undefined; readonly from: AsOfFrom } {
   if (given !== undefined) return { asOf: given, from: 'given' };
-  const stated = dateInRunKey(runKey);
-  return stated === undefined ? { asOf: undefined, from: 'declared' } : { asOf: stated, from: 'run_key' };
+  const found = dateInRunKey(runKey);
+  return found === undefined ? { asOf: undefined, from: 'declared' } : { asOf: found, from: 'run_key' };
 }
 
 /**
  * ISO 8601, extended (`2026-11`, `2026-11-03`, `2026-11-01T00:00:00+00:00`) or basic with the whole date (`20261103`,
  * `20261101T000000`), wherever it is in the key (`dt=2026-11-03`, `scheduled__2026-11-01T00:00:00+00:00`), but never
- * as a piece of a longer word or number.
+ * as a part of a longer word or number.
  */
 const OFFSET = String.raw`(?<offset>Z|[+-]\d{2}(?::?\d{2})?)?`;
 const EXTENDED = new RegExp(
@@ -118,7 +121,7 @@ const BASIC = new RegExp(
   'u',
 );
 
-/** The first date that a run key states, in UTC unless it names an offset; undefined when it states none. */
+/** The first date in a run key, in UTC unless it has an offset; undefined when there is none. */
 export function dateInRunKey(runKey: string): Date | undefined {
   const groups = (EXTENDED.exec(runKey) ?? BASIC.exec(runKey))?.groups;
   if (groups === undefined) return undefined;
@@ -126,7 +129,7 @@ export function dateInRunKey(runKey: string): Date | undefined {
   const milliseconds = fraction.slice(0, 3).padEnd(3, '0');
   const stated = `${year}-${month}-${day}T${hour}:${minute}:${second}.${milliseconds}`;
   const date = new Date(`${stated}${offsetOf(groups.offset)}`);
-  // JavaScript takes 2026-02-30 for 2 March; a date that does not exist is not a date.
+  // JavaScript reads 2026-02-30 as 2 March; a date that does not exist is not a date.
   const isReal = !Number.isNaN(date.getTime()) && new Date(`${stated}Z`).toISOString() === `${stated}Z`;
   return isReal ? date : undefined;
 }

@@ -1,8 +1,9 @@
 import type { Database } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
-import { isLoading, isStalled, STALLED_AFTER_SECONDS } from './summaries.ts';
+import { isStalled, STALLED_AFTER_SECONDS } from './files.ts';
+import { isLoading } from './summaries.ts';
 
-/** The whole service at one look; of runs, those of `models` (null: all). */
+/** The state of the whole service; it counts the runs of `models` (null: all). */
 export async function statusOverview(db: Kysely<Database>, models: readonly string[] | null) {
   const [queue, receiving, loaders, states] = await Promise.all([
     queueOf(db, models),
@@ -63,8 +64,8 @@ async function receivingOf(db: Kysely<Database>, models: readonly string[] | nul
 }
 
 /**
- * Each loader listens to the queue on one connection of that name. Other roles' connections show their
- * name to everybody in `pg_stat_activity`, but not what they do.
+ * Each loader listens to the queue on one connection of this name. `pg_stat_activity` shows the names of other roles'
+ * connections to everybody, but not their statements.
  */
 async function countLoaders(db: Kysely<Database>): Promise<number> {
   const { rows } = await sql<{ loaders: number }>`
@@ -88,7 +89,7 @@ async function statesOf(
 
 export type ServiceFigures = Awaited<ReturnType<typeof serviceFigures>>;
 
-/** Totals over all that was ever recorded, and how it stands now: what monitoring asks every few seconds. */
+/** Totals since the service was installed, and the present state: what monitoring reads every few seconds. */
 export async function serviceFigures(db: Kysely<Database>) {
   const [overview, published, uploads, loads, phases, loaded, sums] = await Promise.all([
     statusOverview(db, null),

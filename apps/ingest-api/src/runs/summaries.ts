@@ -1,15 +1,219 @@
 import type { AsOfFrom, Database, GateResult, LoadPhase, RevisionError } from 'db-schema';
 import { type Kysely, type RawBuilder, sql } from 'kysely';
 import type { RunState, RunSummary } from 'wire';
-import { keepsFiles } from './files.ts';
+import { isStalled, keepsFiles } from './files.ts';
 import { mayDo } from './transitions.ts';
+
+interface RunFilter {
+  /** null covers every model. */
+  readonly models: readonly string[] | null;
+  readonly states?: readonly RunState[];
+  /** This many of each model, the newest ones. */
+  readonly perModel?: number;
+  /** The last `revisionId` of the page before. */
+  readonly before?: number;
+  readonly limit: number;
+}
+
+interface RunPage {
+  readonly runs: readonly RunSummary[];
+  /** Where the next page begins; null after the last one. */
+  readonly nextBefore: number | null;
+}
+
+/** Runs by their newest revision; the one that was declared last is first. */
+export async function listRuns(db: Kysely<Database>, filter: RunFilter): Promise<RunPage> {
+  const conditions = [sql`true`];
+  if (filter.models !== null) conditions.push(sql`r.model = ANY (${[...filter.models]}::text[])`);
+  if (filter.before !== undefined) conditions.push(sql`r.revision_id < ${filter.before}`);
+  if (filter.states !== undefined)
+    conditions.push(sql`${shownState()} = ANY (${[...filter.states]}::text[])`);
+  if (filter.perModel !== undefined) conditions.push(sql`k.place <= ${filter.perModel}`);
+  const rows = await summaries(db, newestRuns(sql.join(conditions, sql` AND `), filter.limit + 1));
+  const page = rows.slice(0, filter.limit);
+  return {
+    runs: page.map(toSummary),
+    nextBefore: rows.length > page.length ? (page.at(-1)?.revision_id ?? null) : null,
+  };
+}
+
+/**
+ * Runs that need a human: failed or held, with a stalled file, or with a load that was tried more than once. All others
+ * are left out before anything is summed up: hundreds of them may be in progress.
+ */
+export async function listRunsNeedingAttention(
+  db: Kysely<Database>,
+  models: readonly string[] | null,
+  limit: number,
+): Promise<readonly RunSummary[]> {
+  const isCovered = models === null ? sql`true` : sql`r.model = ANY (${[...models]}::text[])`;
+  const needsAttention = sql`${isCovered} AND (
+    r.state IN ('failed', 'held')
+    OR (r.state = 'receiving' AND r.revision_id IN (
+      SELECT f.revision_id FROM ingest.upload u JOIN ingest.run_file f USING (upload_id) WHERE ${isStalled()}))
+    OR (r.state = 'queued' AND EXISTS (
+      SELECT FROM ingest.load_attempt a WHERE a.revision_id = r.revision_id AND a.attempt > 1)))`;
+  const rows = await summaries(db, newestRuns(needsAttention, limit));
+  return rows.map(toSummary);
+}
+
+interface MovingPage {
+  readonly runs: readonly RunSummary[];
+  /** By the database's clock. */
+  readonly at: Date;
+  /** The revision that the next page begins after; null after the last one. */
+  readonly nextAfter: number | null;
+}
+
+/** Runs that may change without a request, or are shown to readers, a page at a time: one token may declare thousands. */
+export async function listMovingRuns(
+  db: Kysely<Database>,
+  after: number,
+  limit: number,
+): Promise<MovingPage> {
+  const rows = await summaries(
+    db,
+    newestOf(sql`
+      SELECT revision_id AS candidate_id, model, run_key FROM ingest.run_revision
+      WHERE state IN ('receiving', 'queued', 'published') AND revision_id > ${after}
+      ORDER BY revision_id LIMIT ${limit}`),
+  );
+  // A run may occur twice, when its published and its newest revision are both candidates.
+  const last = Math.max(after, ...rows.map((row) => row.candidate_id ?? 0));
+  return { ...pageOf(rows), nextAfter: rows.length < limit ? null : last };
+}
+
+export interface RunKey {
+  readonly model: string;
+  readonly run: string;
+}
+
+/** The runs with these keys; one that does not exist is left out. */
+export async function listRunsByKey(
+  db: Kysely<Database>,
+  keys: readonly RunKey[],
+): Promise<Omit<MovingPage, 'nextAfter'>> {
+  const models = keys.map(({ model }) => model);
+  const runs = keys.map(({ run }) => run);
+  const rows = await summaries(
+    db,
+    newestOf(sql`SELECT NULL::integer AS candidate_id, k.*
+      FROM unnest(${models}::text[], ${runs}::text[]) AS k(model, run_key)`),
+  );
+  return pageOf(rows);
+}
+
+function pageOf(rows: readonly SummaryRow[]): Omit<MovingPage, 'nextAfter'> {
+  return { runs: rows.map(toSummary), at: rows[0]?.selected_at ?? new Date(0) };
+}
+
+function newestRuns(condition: RawBuilder<unknown>, limit: number): RawBuilder<unknown> {
+  return sql`
+    SELECT r.*, NULL::integer AS candidate_id, ${shownState()} AS shown_state FROM (
+      SELECT n.revision_id, row_number() OVER (PARTITION BY n.model ORDER BY n.as_of DESC, n.revision_id DESC) AS place
+      FROM ( -- few columns, in the order of the index: nothing wide is sorted
+        SELECT DISTINCT ON (model, run_key) model, revision_id, as_of FROM ingest.run_revision
+        ORDER BY model DESC, run_key DESC, revision DESC) n) k
+    JOIN ingest.run_revision r USING (revision_id)
+    WHERE ${condition} ORDER BY r.revision_id DESC LIMIT ${limit}`;
+}
+
+/** The newest revisions of the runs that `candidates` names. */
+function newestOf(candidates: RawBuilder<unknown>): RawBuilder<unknown> {
+  return sql`
+    SELECT r.*, k.candidate_id, ${shownState()} AS shown_state FROM (${candidates}) k
+    JOIN LATERAL (
+      SELECT * FROM ingest.run_revision n WHERE n.model = k.model AND n.run_key = k.run_key
+      ORDER BY n.revision DESC LIMIT 1) r ON true`;
+}
+
+function shownState(): RawBuilder<RunState> {
+  return sql<RunState>`CASE WHEN r.state = 'queued' AND ${isLoading(sql.ref('r.revision_id'))} THEN 'loading' ELSE r.state END`;
+}
+
+/** A loader reports twice a second; one that has not reported for this long is frozen. */
+const REPORTS_WITHIN = '2 minutes';
+
+/**
+ * SQL: true while a loader works on the revision of that id: it has an attempt that has not ended, the transaction of
+ * that attempt is in progress, and the loader reports. No other login of the database can pretend that, or hide it: it
+ * depends on no lock that they can take. (A restored database may have ids from the future, for which
+ * `pg_xact_status` raises an error.)
+ */
+export function isLoading(revisionId: RawBuilder<number>): RawBuilder<boolean> {
+  return sql<boolean>`EXISTS (
+    SELECT FROM ingest.load_attempt l
+    WHERE l.revision_id = ${revisionId} AND l.finished_at IS NULL
+      AND l.updated_at > now() - ${sql.lit(REPORTS_WITHIN)}::interval
+      AND CASE WHEN l.transaction_id < pg_snapshot_xmax(pg_current_snapshot())
+               THEN pg_xact_status(l.transaction_id) = 'in progress' END)`;
+}
+
+/** @param chosen revisions with `shown_state` and `candidate_id`. Only the files of incomplete ones are counted. */
+async function summaries(db: Kysely<Database>, chosen: RawBuilder<unknown>): Promise<readonly SummaryRow[]> {
+  const { rows } = await sql<SummaryRow>`
+    WITH c AS MATERIALIZED (${chosen}),
+    files AS ( -- in one pass for all runs: a query per run might read every upload each time
+      SELECT i.revision_id, count(u.received_at) AS received_files,
+             count(*) FILTER (WHERE ${isStalled()}) AS stalled_files,
+             sum(u.offset_bytes)::bigint AS received_bytes,
+             max(u.last_progress_at) AS last_progress_at
+      FROM (SELECT DISTINCT revision_id FROM c WHERE state IN ('receiving', 'cancelled')) i
+      JOIN ingest.run_file f USING (revision_id) JOIN ingest.upload u USING (upload_id)
+      GROUP BY i.revision_id)
+    SELECT c.revision_id, c.candidate_id, c.model, c.run_key, c.revision, c.shown_state, c.as_of, c.declared_at,
+           c.queued_at, c.loaded_at, c.published_at, c.declared_by, c.row_count, c.file_count, c.total_bytes,
+           c.total_lines, ${cutError(sql.ref('c.error'))} AS error,
+           CASE WHEN c.state = 'held' THEN c.gates END AS gates, now() AS selected_at,
+           c.as_of_from, c.retired_at IS NULL AS keeps_rows,
+           c.state <> 'failed' OR ${keepsFiles(sql.ref('c.revision_id'))} AS keeps_files,
+           CASE WHEN p.revision_id IS NOT NULL THEN json_build_object(
+             'run', p.run_key, 'revision', p.revision, 'as_of', ${iso(sql.ref('p.as_of'))},
+             'publishedAt', ${iso(sql.ref('p.published_at'))}) END AS shown,
+           coalesce(f.received_files, c.file_count) AS received_files, coalesce(f.stalled_files, 0) AS stalled_files,
+           coalesce(f.received_bytes, c.total_bytes) AS received_bytes, f.last_progress_at,
+           a.attempt, a.worker, a.phase, a.bytes_done, a.rows_done, a.started_at, a.finished_at, a.next_try_at,
+           ${cut(sql.ref('a.error'))} AS load_error
+    FROM c
+    LEFT JOIN ingest.run_revision p ON p.model = c.model AND p.state = 'published'
+    LEFT JOIN files f ON f.revision_id = c.revision_id
+    LEFT JOIN LATERAL (
+      SELECT * FROM ingest.load_attempt a WHERE a.revision_id = c.revision_id ORDER BY a.attempt DESC LIMIT 1) a ON true
+    ORDER BY c.revision_id DESC`.execute(db);
+  return rows;
+}
+
+/** As JSON.stringify writes a Date. */
+function iso(column: RawBuilder<unknown>): RawBuilder<string> {
+  return sql<string>`to_char(${column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`;
+}
+
+/** In a list; a single run has room for more. */
+const LONGEST_TEXT = 1_000;
+
+/** SQL: a text of this length at most, so that no answer grows with the messages of a database or the content of a file. */
+export function cut(column: RawBuilder<unknown>, longest = LONGEST_TEXT): RawBuilder<string | null> {
+  const length = sql.lit(longest);
+  return sql<
+    string | null
+  >`CASE WHEN length(${column}) > ${length} THEN left(${column}, ${length}) || '…' ELSE ${column} END`;
+}
+
+/** SQL: the error of a revision, its detail cut. */
+export function cutError(
+  column: RawBuilder<unknown>,
+  longest = LONGEST_TEXT,
+): RawBuilder<RevisionError | null> {
+  const detail = cut(sql`(${column}->>'detail')`, longest);
+  return sql<RevisionError | null>`jsonb_set(${column}, '{detail}', to_jsonb(${detail}))`;
+}
 
 /** As `summaries` selects it. */
 interface SummaryRow {
   readonly revision_id: number;
-  /** Which candidate led to this run, where a page of candidates was asked for. */
+  /** The candidate that led to this run, when a page of candidates was requested. */
   readonly candidate_id: number | null;
-  readonly looked_at: Date;
+  readonly selected_at: Date;
   readonly model: string;
   readonly run_key: string;
   readonly revision: number;
@@ -86,211 +290,4 @@ function toSummary(row: SummaryRow): RunSummary {
     brokenGates: row.shown_state === 'held' ? (row.gates ?? []).filter(({ broken }) => broken) : [],
     mayDo: mayDo(row.shown_state, { keepsRows: row.keeps_rows, keepsFiles: row.keeps_files }),
   };
-}
-
-interface RunFilter {
-  /** null covers every model. */
-  readonly models: readonly string[] | null;
-  readonly states?: readonly RunState[];
-  /** Only the newest runs of each model, this many. */
-  readonly perModel?: number;
-  /** The `revisionId` that the page before ended with. */
-  readonly before?: number;
-  readonly limit: number;
-}
-
-interface RunPage {
-  readonly runs: readonly RunSummary[];
-  /** Where the next page begins; null after the last one. */
-  readonly nextBefore: number | null;
-}
-
-/** Runs by their newest revision, the one that was declared last first. */
-export async function listRuns(db: Kysely<Database>, filter: RunFilter): Promise<RunPage> {
-  const conditions = [sql`true`];
-  if (filter.models !== null) conditions.push(sql`r.model = ANY (${[...filter.models]}::text[])`);
-  if (filter.before !== undefined) conditions.push(sql`r.revision_id < ${filter.before}`);
-  if (filter.states !== undefined)
-    conditions.push(sql`${shownState()} = ANY (${[...filter.states]}::text[])`);
-  if (filter.perModel !== undefined) conditions.push(sql`k.place <= ${filter.perModel}`);
-  const rows = await summaries(db, newestRuns(sql.join(conditions, sql` AND `), filter.limit + 1));
-  const page = rows.slice(0, filter.limit);
-  return {
-    runs: page.map(toSummary),
-    nextBefore: rows.length > page.length ? (page.at(-1)?.revision_id ?? null) : null,
-  };
-}
-
-/**
- * Runs that somebody should look at: failed or held, a file stalled, a load tried more than once. All that are
- * fine are left out before anything is summed up: there may be hundreds of them on their way.
- */
-export async function listRunsNeedingAttention(
-  db: Kysely<Database>,
-  models: readonly string[] | null,
-  limit: number,
-): Promise<readonly RunSummary[]> {
-  const isCovered = models === null ? sql`true` : sql`r.model = ANY (${[...models]}::text[])`;
-  const needsAttention = sql`${isCovered} AND (
-    r.state IN ('failed', 'held')
-    OR (r.state = 'receiving' AND r.revision_id IN (
-      SELECT f.revision_id FROM ingest.upload u JOIN ingest.run_file f USING (upload_id) WHERE ${isStalled()}))
-    OR (r.state = 'queued' AND EXISTS (
-      SELECT FROM ingest.load_attempt a WHERE a.revision_id = r.revision_id AND a.attempt > 1)))`;
-  const rows = await summaries(db, newestRuns(needsAttention, limit));
-  return rows.map(toSummary);
-}
-
-interface MovingPage {
-  readonly runs: readonly RunSummary[];
-  /** By the database's clock. */
-  readonly at: Date;
-  /** The revision that the next page begins after; null after the last one. */
-  readonly nextAfter: number | null;
-}
-
-/** Runs that may move by themselves, or are shown to readers, a page at a time: one token may declare thousands. */
-export async function listMovingRuns(
-  db: Kysely<Database>,
-  after: number,
-  limit: number,
-): Promise<MovingPage> {
-  const rows = await summaries(
-    db,
-    newestOf(sql`
-      SELECT revision_id AS candidate_id, model, run_key FROM ingest.run_revision
-      WHERE state IN ('receiving', 'queued', 'published') AND revision_id > ${after}
-      ORDER BY revision_id LIMIT ${limit}`),
-  );
-  // A run whose newest revision is another one comes twice: its candidates are its published and its newest revision.
-  const last = Math.max(after, ...rows.map((row) => row.candidate_id ?? 0));
-  return { ...pageOf(rows), nextAfter: rows.length < limit ? null : last };
-}
-
-export interface RunKey {
-  readonly model: string;
-  readonly run: string;
-}
-
-/** Those runs; one that does not exist is left out. */
-export async function listRunsByKey(
-  db: Kysely<Database>,
-  keys: readonly RunKey[],
-): Promise<Omit<MovingPage, 'nextAfter'>> {
-  const models = keys.map(({ model }) => model);
-  const runs = keys.map(({ run }) => run);
-  const rows = await summaries(
-    db,
-    newestOf(sql`SELECT NULL::integer AS candidate_id, k.*
-      FROM unnest(${models}::text[], ${runs}::text[]) AS k(model, run_key)`),
-  );
-  return pageOf(rows);
-}
-
-function pageOf(rows: readonly SummaryRow[]): Omit<MovingPage, 'nextAfter'> {
-  return { runs: rows.map(toSummary), at: rows[0]?.looked_at ?? new Date(0) };
-}
-
-function shownState(): RawBuilder<RunState> {
-  return sql<RunState>`CASE WHEN r.state = 'queued' AND ${isLoading(sql.ref('r.revision_id'))} THEN 'loading' ELSE r.state END`;
-}
-
-function newestRuns(condition: RawBuilder<unknown>, limit: number): RawBuilder<unknown> {
-  return sql`
-    SELECT r.*, NULL::integer AS candidate_id, ${shownState()} AS shown_state FROM (
-      SELECT n.revision_id, row_number() OVER (PARTITION BY n.model ORDER BY n.as_of DESC, n.revision_id DESC) AS place
-      FROM ( -- few columns, in the order of the index: nothing wide is sorted
-        SELECT DISTINCT ON (model, run_key) model, revision_id, as_of FROM ingest.run_revision
-        ORDER BY model DESC, run_key DESC, revision DESC) n) k
-    JOIN ingest.run_revision r USING (revision_id)
-    WHERE ${condition} ORDER BY r.revision_id DESC LIMIT ${limit}`;
-}
-
-/** The newest revisions of the runs that `candidates` names. */
-function newestOf(candidates: RawBuilder<unknown>): RawBuilder<unknown> {
-  return sql`
-    SELECT r.*, k.candidate_id, ${shownState()} AS shown_state FROM (${candidates}) k
-    JOIN LATERAL (
-      SELECT * FROM ingest.run_revision n WHERE n.model = k.model AND n.run_key = k.run_key
-      ORDER BY n.revision DESC LIMIT 1) r ON true`;
-}
-
-/** As JSON.stringify writes a Date. */
-function iso(column: RawBuilder<unknown>): RawBuilder<string> {
-  return sql<string>`to_char(${column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`;
-}
-
-/** Texts in a list are cut to this length, so that no answer grows with what a database or a file had to say. */
-const LONGEST_TEXT = 1_000;
-
-export function cut(column: RawBuilder<unknown>): RawBuilder<string | null> {
-  return sql<string | null>`left(${column}, ${sql.lit(LONGEST_TEXT)})`;
-}
-
-export function cutError(column: RawBuilder<unknown>): RawBuilder<RevisionError | null> {
-  return sql<RevisionError | null>`jsonb_set(${column}, '{detail}', to_jsonb(left(${column}->>'detail', ${sql.lit(LONGEST_TEXT)})))`;
-}
-
-/** @param chosen revisions with `shown_state` and `candidate_id`. Only files of those that are not complete are counted. */
-async function summaries(db: Kysely<Database>, chosen: RawBuilder<unknown>): Promise<readonly SummaryRow[]> {
-  const { rows } = await sql<SummaryRow>`
-    WITH c AS MATERIALIZED (${chosen}),
-    files AS ( -- in one pass for all of them: asked for run by run, each might read every upload
-      SELECT i.revision_id, count(u.received_at) AS received_files,
-             count(*) FILTER (WHERE ${isStalled()}) AS stalled_files,
-             sum(u.offset_bytes)::bigint AS received_bytes,
-             max(u.last_progress_at) AS last_progress_at
-      FROM (SELECT DISTINCT revision_id FROM c WHERE state IN ('receiving', 'cancelled')) i
-      JOIN ingest.run_file f USING (revision_id) JOIN ingest.upload u USING (upload_id)
-      GROUP BY i.revision_id)
-    SELECT c.revision_id, c.candidate_id, c.model, c.run_key, c.revision, c.shown_state, c.as_of, c.declared_at,
-           c.queued_at, c.loaded_at, c.published_at, c.declared_by, c.row_count, c.file_count, c.total_bytes,
-           c.total_lines, ${cutError(sql.ref('c.error'))} AS error,
-           CASE WHEN c.state = 'held' THEN c.gates END AS gates, now() AS looked_at,
-           c.as_of_from, c.retired_at IS NULL AS keeps_rows,
-           c.state <> 'failed' OR ${keepsFiles(sql.ref('c.revision_id'))} AS keeps_files,
-           CASE WHEN p.revision_id IS NOT NULL THEN json_build_object(
-             'run', p.run_key, 'revision', p.revision, 'as_of', ${iso(sql.ref('p.as_of'))},
-             'publishedAt', ${iso(sql.ref('p.published_at'))}) END AS shown,
-           coalesce(f.received_files, c.file_count) AS received_files, coalesce(f.stalled_files, 0) AS stalled_files,
-           coalesce(f.received_bytes, c.total_bytes) AS received_bytes, f.last_progress_at,
-           a.attempt, a.worker, a.phase, a.bytes_done, a.rows_done, a.started_at, a.finished_at, a.next_try_at,
-           ${cut(sql.ref('a.error'))} AS load_error
-    FROM c
-    LEFT JOIN ingest.run_revision p ON p.model = c.model AND p.state = 'published'
-    LEFT JOIN files f ON f.revision_id = c.revision_id
-    LEFT JOIN LATERAL (
-      SELECT * FROM ingest.load_attempt a WHERE a.revision_id = c.revision_id ORDER BY a.attempt DESC LIMIT 1) a ON true
-    ORDER BY c.revision_id DESC`.execute(db);
-  return rows;
-}
-
-/** A loader reports twice a second; one that has not reported for this long is frozen, and does not load. */
-const REPORTS_WITHIN = '2 minutes';
-
-/**
- * SQL: true while a loader works on the revision of that id: its newest attempt has not ended, the transaction of that
- * attempt is in progress, and it reports. Nobody else can make that so, or hide it: no lock that a login of the
- * database can take is part of it. (An id from the future comes from a restored database; PostgreSQL refuses to tell
- * of it.)
- */
-export function isLoading(revisionId: RawBuilder<number>): RawBuilder<boolean> {
-  return sql<boolean>`EXISTS (
-    SELECT FROM ingest.load_attempt l
-    WHERE l.revision_id = ${revisionId} AND l.finished_at IS NULL
-      AND l.updated_at > now() - ${sql.lit(REPORTS_WITHIN)}::interval
-      AND CASE WHEN l.transaction_id < pg_snapshot_xmax(pg_current_snapshot())
-               THEN pg_xact_status(l.transaction_id) = 'in progress' END)`;
-}
-
-/**
- * A file that has brought no byte for so long counts as stalled: twice the pause after which the uploader
- * gives a request up and tries again.
- */
-export const STALLED_AFTER_SECONDS = 120;
-
-/** SQL: true for an upload (the row `u`) that is not finished and has stopped. */
-export function isStalled(): RawBuilder<boolean> {
-  return sql<boolean>`(u.received_at IS NULL
-    AND u.last_progress_at < now() - ${sql.lit(STALLED_AFTER_SECONDS)} * interval '1 second')`;
 }

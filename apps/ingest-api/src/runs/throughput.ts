@@ -10,24 +10,24 @@ interface ThroughputSample {
 /** By the database's clock. */
 interface Sample {
   atMs: number;
-  /** When `receivedBytes` was true: an upload's offset is recorded every 2 s or 32 MiB, not at each look. */
+  /** When `receivedBytes` was true: an upload's offset is recorded every 2 s or 32 MiB, which is less often than it is sampled. */
   receivedAtMs: number;
   readonly receivedBytes: number;
   readonly loadedBytes: number;
   readonly loadedRows: number;
 }
 
-/** Half an hour at one look a second; older samples are thinned out then. */
+/** Half an hour at one sample a second; then older samples are thinned out. */
 const MOST_SAMPLES_OF_A_RUN = 1_800;
-/** Of all runs together, some 100 bytes each: with many runs each keeps fewer, and none is left out. */
+/** Of all runs together, about 100 bytes each: with many runs each keeps fewer, and none is left out. */
 const MOST_SAMPLES = 100_000;
 const LEAST_SAMPLES_OF_A_RUN = 8;
-/** Runs that have ended, of which somebody may still look at the chart. */
+/** Runs that have ended, but whose chart may still be open. */
 const KEPT_ENDED_RUNS = 200;
 
 const RATE_WINDOW_MS = 30_000;
 const SHORTEST_WINDOW_MS = 800;
-/** A pause of this length is an interruption, not a part of the pace. */
+/** A pause of this length is an interruption, and does not count in the rate. */
 const INTERRUPTION_MS = 15_000;
 /** An offset that has not been recorded for longer than this has not moved since. */
 const RECORDED_WITHIN_MS = 3_000;
@@ -35,14 +35,14 @@ const RECORDED_WITHIN_MS = 3_000;
 type Counter = 'receivedBytes' | 'loadedBytes';
 
 /**
- * How far each run was at each look, in memory: what rates and the page's chart are made of. A restart
- * forgets it, which costs a chart, and no truth.
+ * How far each run was at each sample, in memory: rates and the page's chart are made from it. A restart loses it, and with
+ * it only the chart and the rates.
  */
 export class ThroughputLog {
-  /** Those that were sampled last are last. */
+  /** In the order of their last samples. */
   readonly #runs = new Map<string, Sample[]>();
 
-  /** @param now the database's time of the look. */
+  /** @param now the database's time of the sample. */
   sample(runs: readonly RunSummary[], now: Date): void {
     const atMs = now.getTime();
     for (const run of runs) {
@@ -59,10 +59,10 @@ export class ThroughputLog {
         loadedBytes: run.load?.bytes ?? 0,
         loadedRows: run.load?.rows ?? 0,
       };
-      // A run that was over when it was first seen has nothing to plot.
+      // A run that had ended when it was first seen has nothing to plot.
       if (last === undefined && !isMoving(run)) continue;
       if (!isMoving(run) && isSame(last, sample)) continue;
-      // Of a run that does not move, when that began and when it was last seen so is enough.
+      // For a run that does not move, the first and the last of equal samples are enough.
       if (isSame(last, sample) && isSame(samples.at(-2), sample)) samples.pop();
       samples.push(sample);
       this.#runs.delete(key);
@@ -70,7 +70,7 @@ export class ThroughputLog {
     }
   }
 
-  /** Ends a look at all runs that may move, which began at `since`: forgets ended runs beyond those that are kept. */
+  /** To be called when all runs that may move have been sampled since `since`: forgets ended runs beyond those that are kept. */
   tidy(since: Date): void {
     const sinceMs = since.getTime();
     const ended = [...this.#runs].filter(([, samples]) => (samples.at(-1)?.atMs ?? 0) < sinceMs);
@@ -88,7 +88,7 @@ export class ThroughputLog {
     return { runs: this.#runs.size, samples };
   }
 
-  /** At most `most` of them, over the whole time. */
+  /** At most `most` samples, over the whole time. */
   samplesOf(model: string, run: string, revision: number, most: number): readonly ThroughputSample[] {
     const samples = this.#runs.get(keyOf(model, run, revision)) ?? [];
     const every = Math.max(1, Math.ceil(samples.length / most));
@@ -103,8 +103,8 @@ export class ThroughputLog {
   }
 
   /**
-   * Over the last half minute, short pauses included. What was before an interruption, or before the first byte, or
-   * of an earlier try, does not count. null when there are no two looks to compare.
+   * Over the last half minute, short pauses included. What was before an interruption, before the first byte, or in an
+   * earlier attempt does not count. null when there are no two samples to compare.
    */
   bytesPerSecond(model: string, run: string, revision: number, of: Counter): number | null {
     const samples = this.#runs.get(keyOf(model, run, revision)) ?? [];
@@ -116,21 +116,21 @@ export class ThroughputLog {
   }
 }
 
-/** From which sample on the pace up to the last one is measured. */
+/** The sample from which the rate up to the last one is measured. */
 function baseOf(samples: readonly Sample[], of: Counter): number {
   let base = samples.length - 1;
   const last = samples[base];
   while (base > 0) {
     const [before, now] = [samples[base - 1], samples[base]];
     if (last === undefined || before === undefined || now === undefined) break;
-    if (before[of] > now[of]) break; // a load that was begun anew
+    if (before[of] > now[of]) break; // a new attempt
     if (before[of] < now[of]) {
-      // Bytes came before their first record: when, nobody knows. What is loaded is told twice a second.
+      // Bytes arrived at an unknown time before their first record. Loaded bytes are reported twice a second.
       if (before[of] === 0) return of === 'loadedBytes' ? base - 1 : base;
       if (isInterruption(samples, base - 1, of)) return base;
     }
     const isOutside = timeOf(last, of) - timeOf(before, of) > RATE_WINDOW_MS;
-    // With few samples the one before the window is the best there is.
+    // With few samples, the one before the window is the best one.
     if (isOutside && timeOf(last, of) - timeOf(now, of) >= RATE_WINDOW_MS / 2) break;
     base -= 1;
     if (isOutside) break;
@@ -138,7 +138,7 @@ function baseOf(samples: readonly Sample[], of: Counter): number {
   return base;
 }
 
-/** Whether nothing had moved for long at that sample. */
+/** True when nothing had moved for `INTERRUPTION_MS` at that sample. */
 function isInterruption(samples: readonly Sample[], index: number, of: Counter): boolean {
   const end = samples[index];
   for (let start = index; end !== undefined && start >= 0; start -= 1) {
@@ -153,7 +153,7 @@ function timeOf(sample: Sample, of: Counter): number {
   return of === 'receivedBytes' ? sample.receivedAtMs : sample.atMs;
 }
 
-/** The newest quarter whole, of the older ones as many as there is room for. */
+/** All of the newest quarter, and as many of the older ones as there is room for. */
 function thinned(samples: readonly Sample[], most: number): Sample[] {
   const whole = Math.ceil(most / 4);
   const older = samples.slice(0, samples.length - whole);

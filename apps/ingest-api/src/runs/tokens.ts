@@ -5,30 +5,30 @@ import { type Kysely, sql, type Transaction } from 'kysely';
 import type { ModelName } from 'wire';
 import { recordAudit } from './history.ts';
 
-/** Who a request comes from, and what that one may do. */
+/** Who sends a request, and what the sender may do. */
 export interface Principal {
   readonly tokenId: number;
   readonly name: string;
   readonly scopes: readonly Scope[];
   /** null covers every model. */
   readonly models: readonly string[] | null;
-  /** What was shown: the digest of the token, or of the session that was begun with it. */
+  /** The kind and the digest of what the sender presented: the token, or a session that was started with it. */
   readonly credential: string;
 }
 
-/** True when the bearer may see and touch that model at all. */
+/** True when the bearer may see and change that model at all. */
 export function covers(principal: Principal, model: string): boolean {
   return principal.models === null || principal.models.includes(model);
 }
 
-/** `admin` may do all; who may push or operate may also read. */
+/** `admin` includes every scope; `push` and `operate` include `read`. */
 export function allows(principal: Principal, scope: Scope): boolean {
   const { scopes } = principal;
   if (scopes.includes('admin') || scopes.includes(scope)) return true;
   return scope === 'read' && (scopes.includes('push') || scopes.includes('operate'));
 }
 
-/** A token lives while it is neither revoked nor expired. Write it into a WHERE. */
+/** SQL: true for a token that is neither revoked nor expired. */
 const isLive = sql<boolean>`(revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()))`;
 
 export interface NewToken {
@@ -38,19 +38,19 @@ export interface NewToken {
   readonly expiresAt: Date | null;
 }
 
-/** 256 random bits; the prefix lets secret scanners know one. */
+/** Lets secret scanners recognise a token. */
 const PREFIX = 'si_';
 
 /**
- * Makes a token and returns it: the only time that it is seen. Stored is its SHA-256.
+ * Creates a token of 256 random bits and returns it. The database stores only its SHA-256, so nobody can read it again.
  *
- * @throws when a token of that name lives.
+ * @throws when a live token has that name.
  */
 export async function createToken(db: Kysely<Database>, token: NewToken, actor: string): Promise<string> {
   return db.transaction().execute(async (trx) => {
     if ((await lockLiveTokens(trx, token.name)).length > 0) {
       throw new Error(
-        `There is a live token named "${token.name}" already; make its successor with \`ingest-api token rotate ${token.name}\`, or choose another name.`,
+        `A live token is already named "${token.name}". Create its successor with \`ingest-api token rotate ${token.name}\`, or choose another name.`,
       );
     }
     return insertToken(trx, token, actor);
@@ -58,10 +58,10 @@ export async function createToken(db: Kysely<Database>, token: NewToken, actor: 
 }
 
 /**
- * Makes the successor of a live token, with its name, scopes and models. Both live, so that clients can be
- * moved one by one; then the older one is revoked.
+ * Creates the successor of a live token, with its name, scopes and models. Both are valid, so that clients can be moved one
+ * by one before the older one is revoked.
  *
- * @throws when there is no live token of that name, or two already.
+ * @throws when no live token has that name, or two have it already.
  */
 export async function rotateToken(
   db: Kysely<Database>,
@@ -72,10 +72,10 @@ export async function rotateToken(
   return db.transaction().execute(async (trx) => {
     const [token, second] = await lockLiveTokens(trx, name);
     if (token === undefined)
-      throw new Error(`There is no live token named "${name}"; \`ingest-api token create\` makes one.`);
+      throw new Error(`No live token is named "${name}"; create one with \`ingest-api token create\`.`);
     if (second !== undefined) {
       throw new Error(
-        `Two tokens named "${name}" live already; revoke the older one first: \`ingest-api token revoke ${name} --keep-newest\`.`,
+        `Two live tokens are already named "${name}". Revoke the older one first: \`ingest-api token revoke ${name} --keep-newest\`.`,
       );
     }
     return insertToken(trx, { name, scopes: token.scopes, models: token.models, expiresAt }, actor);
@@ -83,8 +83,8 @@ export async function rotateToken(
 }
 
 /**
- * The live tokens of a name. Until the transaction ends nobody else makes one: the table's own lock keeps changes out
- * and lets readers in, and only who may write tokens can take it (any login can take an advisory lock).
+ * The live tokens of a name. Nobody else creates one until the transaction ends: the lock of the table blocks writers and
+ * no readers, and only logins that may write tokens can take it (any login can take an advisory lock).
  */
 async function lockLiveTokens(trx: Transaction<Database>, name: string) {
   await sql`LOCK TABLE ingest.api_token IN SHARE ROW EXCLUSIVE MODE`.execute(trx);
@@ -121,9 +121,9 @@ async function insertToken(
 }
 
 /**
- * Ends the live tokens of a name at once, or all but the newest of them; with a token its sessions and streams end.
+ * Revokes the live tokens of a name, or all but the newest of them. The sessions and streams of a token end with it.
  *
- * @returns how many it ended.
+ * @returns the number of revoked tokens.
  */
 export async function revokeTokens(
   db: Kysely<Database>,
@@ -156,7 +156,7 @@ export async function revokeTokens(
   });
 }
 
-/** Every token that was ever made, by name, the newest first; never the token itself. */
+/** Every token that was ever created, by name, the newest first; never the secret itself. */
 export function listTokens(db: Kysely<Database>) {
   return db
     .selectFrom('ingest.api_token')
@@ -185,35 +185,35 @@ function sha256(text: string): Buffer {
   return createHash('sha256').update(text).digest();
 }
 
-/** A token that was revoked, or a session that another process has ended, is let in for this long at most. */
+/** A revoked token, or a session that another process has ended, is accepted for this long at most. */
 const FRESH_FOR_MS = 1_000;
-/** However many unknown tokens arrive, the database is asked no more often than this. */
-const ASK_EVERY_MS = 250;
-/** Of credentials that were unknown a moment ago; they are random, so they do not become valid later. */
+/** The database is queried no more often than this, however many unknown tokens arrive. */
+const QUERY_EVERY_MS = 250;
+/** Unknown credentials that are remembered; they are random, so they do not become valid later. */
 const REMEMBERED_REFUSALS = 1_000;
-const NOTE_USE_EVERY_MS = 60_000;
+const RECORD_USE_EVERY_MS = 60_000;
 
 const SESSION_HOURS = 12;
-/** The oldest ones of a token end when more are begun. */
-const SESSIONS_A_TOKEN = 100;
+/** When a token has more, its oldest ones end. */
+const SESSIONS_PER_TOKEN = 100;
 
 type Credential = 'token' | 'session';
 
 /**
- * Who tokens and sessions belong to. All that live are read by one query, at most once a second for those who are known;
- * who is not known may be new, and waits for the next query, which all of them share. So a flood of bad tokens costs the
- * database nothing, and a good token needs no look-up that the flood could delay.
+ * The owners of tokens and sessions. One query reads all live ones, at most once a second for credentials that are known. An
+ * unknown credential may be new, and waits for the next query, which all unknown ones share. So a flood of bad tokens adds
+ * at most four queries a second, and good tokens do not queue behind it.
  *
- * Found by SHA-256: the time that it takes tells nothing of a secret.
+ * They are found by SHA-256: the time of a search reveals nothing about a secret.
  */
 export class Principals {
   readonly #db: Kysely<Database>;
   #live: ReadonlyMap<string, Principal> = new Map();
-  #askedAtMs = Number.NEGATIVE_INFINITY;
-  #lastTryMs = Number.NEGATIVE_INFINITY;
-  /** What was read before is out of date: this process has ended a session since. */
+  #readAtMs = Number.NEGATIVE_INFINITY;
+  #lastQueryMs = Number.NEGATIVE_INFINITY;
+  /** When this process last ended a session: what it read before is out of date. */
   #changedAtMs = Number.NEGATIVE_INFINITY;
-  #asking: Promise<void> | undefined;
+  #reading: Promise<void> | undefined;
   readonly #refused = new Set<string>();
   readonly #usedAtMs = new Map<number, number>();
 
@@ -230,17 +230,17 @@ export class Principals {
       if (this.#refused.has(credential)) return undefined;
       principal = (await this.#readSince(nowMs)).get(credential);
     }
-    if (principal === undefined) this.#noteRefusal(credential);
-    else await this.#noteUse(principal);
+    if (principal === undefined) this.#rememberRefusal(credential);
+    else await this.#recordUse(principal);
     return principal;
   }
 
-  /** The same one as it is now; undefined when its token was revoked or has expired, or its session has ended. */
+  /** The principal as it is now; undefined when its token was revoked or has expired, or its session has ended. */
   async current({ credential }: Principal): Promise<Principal | undefined> {
     return (await this.#readSince(performance.now() - FRESH_FOR_MS)).get(credential);
   }
 
-  /** @returns the session's id: 256 random bits, of which the database has the SHA-256 only. */
+  /** @returns the session's id: 256 random bits, of which the database stores only the SHA-256. */
   async beginSession({ tokenId, name }: Principal): Promise<string> {
     const secret = randomBytes(32).toString('base64url');
     await this.#db.transaction().execute(async (trx) => {
@@ -255,15 +255,15 @@ export class Principals {
       await sql`
         DELETE FROM ingest.session WHERE session_sha256 IN (
           SELECT session_sha256 FROM ingest.session WHERE token_id = ${tokenId}
-          ORDER BY created_at DESC, session_sha256 OFFSET ${SESSIONS_A_TOKEN})`.execute(trx);
+          ORDER BY created_at DESC, session_sha256 OFFSET ${SESSIONS_PER_TOKEN})`.execute(trx);
       await recordAudit(trx, { actor: name, action: 'sign_in' });
     });
     return secret;
   }
 
-  /** Ends a session at once here, and within a second in other processes. */
+  /** Ends a session: at once in this process, within a second in others. */
   async endSession(secret: string): Promise<void> {
-    const principal = await this.find('session', secret); // an unknown one costs no query
+    const principal = await this.find('session', secret); // an unknown one needs no transaction
     if (principal === undefined) return;
     await this.#db.transaction().execute(async (trx) => {
       await trx.deleteFrom('ingest.session').where('session_sha256', '=', sha256(secret)).execute();
@@ -272,22 +272,22 @@ export class Principals {
     this.#changedAtMs = performance.now();
   }
 
-  /** What live credentials were at `sinceMs` or later. */
+  /** The live credentials as of `sinceMs` or later. */
   async #readSince(sinceMs: number): Promise<ReadonlyMap<string, Principal>> {
-    while (this.#askedAtMs < Math.max(sinceMs, this.#changedAtMs)) {
-      this.#asking ??= this.#read().finally(() => {
-        this.#asking = undefined;
+    while (this.#readAtMs < Math.max(sinceMs, this.#changedAtMs)) {
+      this.#reading ??= this.#read().finally(() => {
+        this.#reading = undefined;
       });
-      await this.#asking;
+      await this.#reading;
     }
     return this.#live;
   }
 
   async #read(): Promise<void> {
-    const waitMs = this.#lastTryMs + ASK_EVERY_MS - performance.now();
+    const waitMs = this.#lastQueryMs + QUERY_EVERY_MS - performance.now();
     if (waitMs > 0) await delay(waitMs);
-    const askedAtMs = performance.now();
-    this.#lastTryMs = askedAtMs;
+    const startedMs = performance.now();
+    this.#lastQueryMs = startedMs;
     const { rows } = await sql<LiveRow>`
       SELECT t.token_id, t.name, t.scopes, t.models, t.token_sha256, s.session_sha256
       FROM ingest.api_token t
@@ -300,10 +300,10 @@ export class Principals {
       if (session_sha256 !== null) add(keyOf('session', session_sha256));
     }
     this.#live = live;
-    this.#askedAtMs = askedAtMs;
+    this.#readAtMs = startedMs;
   }
 
-  #noteRefusal(credential: string): void {
+  #rememberRefusal(credential: string): void {
     this.#refused.add(credential);
     if (this.#refused.size <= REMEMBERED_REFUSALS) return;
     for (const oldest of this.#refused) {
@@ -312,16 +312,16 @@ export class Principals {
     }
   }
 
-  async #noteUse({ tokenId }: Principal): Promise<void> {
+  async #recordUse({ tokenId }: Principal): Promise<void> {
     const nowMs = performance.now();
     const usedAtMs = this.#usedAtMs.get(tokenId);
-    if (usedAtMs !== undefined && nowMs - usedAtMs < NOTE_USE_EVERY_MS) return;
+    if (usedAtMs !== undefined && nowMs - usedAtMs < RECORD_USE_EVERY_MS) return;
     this.#usedAtMs.set(tokenId, nowMs);
     try {
       await sql`
         UPDATE ingest.api_token SET last_used_at = now()
         WHERE token_id = ${tokenId}
-          AND (last_used_at IS NULL OR last_used_at < now() - ${NOTE_USE_EVERY_MS} * interval '1 millisecond')`.execute(
+          AND (last_used_at IS NULL OR last_used_at < now() - ${RECORD_USE_EVERY_MS} * interval '1 millisecond')`.execute(
         this.#db,
       );
     } catch (error) {

@@ -12,7 +12,7 @@ import { sqlStateOf } from '../errors.ts';
 interface Transition {
   readonly from: readonly StoredState[];
   readonly to: StoredState;
-  /** Which program makes it; `caller` is whoever sends a request to the service. */
+  /** The program that makes it; `caller` is whoever sends a request to the service. */
   readonly by: string;
   readonly when: string;
   /** What the statement writes besides the state. */
@@ -156,7 +156,7 @@ export async function transition(
   ];
   return query<MovedRevision>(
     `UPDATE ingest.run_revision r SET ${[`state = '${to}'`, ...others].join(', ')}
-     WHERE r.state IN (${from.map((state) => `'${state}'`).join(', ')}) AND ${where}
+     WHERE r.state IN (${from.map((state) => `'${state}'`).join(', ')}) AND (${where})
      RETURNING r.revision_id AS "revisionId", r.model, r.run_key AS run, r.revision`,
     [...values, ...Object.values(columns)],
   );

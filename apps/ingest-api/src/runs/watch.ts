@@ -22,41 +22,41 @@ interface RunWatchOptions {
 
 const WATCHED_EVERY_MS = 1_000;
 const UNWATCHED_EVERY_MS = 4_000;
-/** Whoever has asked how fast a run is will ask again. */
+/** A client that asks for rates will probably ask again. */
 const WANTED_FOR_MS = 15_000;
-/** Between two looks it waits this many times as long as the last one took: however many runs there are, it takes a tenth of a core. */
-const PAUSE_PER_LOOK = 10;
-/** But no longer than this: a look also takes long when the database has much else to do. */
+/** Between two polls it waits this many times as long as the last one took: it uses a tenth of a core, however many runs there are. */
+const PAUSE_PER_POLL = 10;
+/** But no longer than this: a poll is also slow when the database is busy with other work. */
 const LONGEST_PAUSE_MS = 15_000;
 const TICK_MS = 200;
 const PAGE_RUNS = 2_000;
-/** After as many changes everybody else has a turn: requests, and streams that wait for their clients. */
-const TOLD_AT_ONCE = 100;
+/** After this many runs, other work of the process has a turn: requests, and streams that wait for their clients. */
+const NOTED_AT_ONCE = 100;
 const KEPT_CHANGES = 1_000;
-/** Acts get their ids before they commit: one may appear after later ones. */
-const EVENTS_LOOKED_BACK = 200;
+/** Audit events get their ids before they commit: one may appear after later ones. */
+const EVENTS_READ_AGAIN = 200;
 const MOST_EVENTS_AT_ONCE = 5_000;
 
 /**
- * Looks at all runs that may move, and tells listeners which ones did. It looks rather than being notified, as
- * most of what changes is progress; one look a second serves every listener. It goes on without listeners,
- * more slowly, so that rates are known to whoever asks first.
+ * Polls all runs that may move, and tells listeners which ones changed. It polls, as most changes are progress, about which
+ * nothing notifies; one poll a second serves every listener. Without listeners it continues more slowly, so that rates are
+ * known to the first client that asks.
  */
 export class RunWatch {
   readonly throughput = new ThroughputLog();
   readonly #options: RunWatchOptions;
   readonly #listeners = new Set<(change: RunChange | 'stopping') => void>();
-  /** Of each run that may move, or was just looked at: a digest of what was told last. */
-  #told = new Map<string, string>();
-  /** Runs that acts have touched since the last look that went well. */
+  /** For each run that may move, or that the last poll read: a digest of what listeners know. */
+  #known = new Map<string, string>();
+  /** Runs that actions have touched since the last successful poll. */
   readonly #touched = new Set<string>();
-  #hasLooked = false;
+  #hasPolled = false;
   readonly #changes: RunChange[] = [];
   #sequence = 0;
   #lastEventId: number | undefined;
   #recentEvents: ReadonlySet<number> = new Set();
   #timer: NodeJS.Timeout | undefined;
-  #isLooking = false;
+  #isPolling = false;
   #wantedUntilMs = 0;
   #endedMs = performance.now();
   #tookMs = 0;
@@ -70,13 +70,13 @@ export class RunWatch {
     return this;
   }
 
-  /** @returns what ends the subscription. */
+  /** @returns a function that ends the subscription. */
   subscribe(listener: (change: RunChange | 'stopping') => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   }
 
-  /** Somebody asks for rates: they are worth a look a second for a while. */
+  /** To be called when a client asks for rates: it then polls once a second for a while. */
   want(): void {
     this.#wantedUntilMs = performance.now() + WANTED_FOR_MS;
   }
@@ -85,11 +85,11 @@ export class RunWatch {
     return this.#sequence;
   }
 
-  /** The changes after `sequence`; undefined when they are not kept any more, so that all must be read anew. */
+  /** The changes after `sequence`; undefined when they are not kept any more, and all runs must be read again. */
   since(sequence: number): readonly RunChange[] | undefined {
     const first = this.#changes[0]?.sequence ?? this.#sequence + 1;
     if (sequence > this.#sequence || sequence < first - 1) return undefined;
-    return this.#changes.slice(sequence + 1 - first); // there is none missing among them
+    return this.#changes.slice(sequence + 1 - first); // none is missing among them
   }
 
   async #tick(): Promise<void> {
@@ -100,28 +100,28 @@ export class RunWatch {
     }
     const isWatched = this.#listeners.size > 0 || performance.now() < this.#wantedUntilMs;
     const everyMs = isWatched ? WATCHED_EVERY_MS : UNWATCHED_EVERY_MS;
-    const pauseMs = Math.max(everyMs, Math.min(this.#tookMs * PAUSE_PER_LOOK, LONGEST_PAUSE_MS));
-    if (this.#isLooking || performance.now() < this.#endedMs + pauseMs) return;
-    this.#isLooking = true;
+    const pauseMs = Math.max(everyMs, Math.min(this.#tookMs * PAUSE_PER_POLL, LONGEST_PAUSE_MS));
+    if (this.#isPolling || performance.now() < this.#endedMs + pauseMs) return;
+    this.#isPolling = true;
     const beganMs = performance.now();
     try {
-      await this.#look();
+      await this.#poll();
     } catch (error) {
       this.#options.onFault(error);
     }
-    this.#isLooking = false;
+    this.#isPolling = false;
     this.#endedMs = performance.now();
     this.#tookMs = this.#endedMs - beganMs;
   }
 
-  async #look(): Promise<void> {
+  async #poll(): Promise<void> {
     const { db } = this.#options;
     const beganAt = await this.#readEvents();
-    const told = new Map<string, string>();
+    const known = new Map<string, string>();
     const note = async (page: { readonly runs: readonly RunSummary[]; readonly at: Date }) => {
       for (const [index, run] of page.runs.entries()) {
-        if (index % TOLD_AT_ONCE === TOLD_AT_ONCE - 1) await nextTurn();
-        this.#note(run, told);
+        if (index % NOTED_AT_ONCE === NOTED_AT_ONCE - 1) await nextTurn();
+        this.#note(run, known);
       }
       this.throughput.sample(page.runs, page.at);
     };
@@ -130,26 +130,26 @@ export class RunWatch {
       await note(page);
       after = page.nextAfter;
     }
-    // What has ended since the last look, and what acts have touched that does not move by itself.
-    const others = [...new Set([...this.#told.keys(), ...this.#touched])].filter((key) => !told.has(key));
+    // Runs that have ended since the last poll, and runs at rest that actions have touched.
+    const others = [...new Set([...this.#known.keys(), ...this.#touched])].filter((key) => !known.has(key));
     const keys = others.map(toRunKey);
     for (let start = 0; start < keys.length; start += PAGE_RUNS)
       await note(await listRunsByKey(db, keys.slice(start, start + PAGE_RUNS)));
-    for (const key of others) told.delete(key); // told once more, and then left alone until an act brings it back
-    this.#told = told;
+    for (const key of others) known.delete(key); // reported once more, and then not read until an action touches it
+    this.#known = known;
     this.#touched.clear();
-    this.#hasLooked = true;
+    this.#hasPolled = true;
     this.throughput.tidy(beganAt);
   }
 
-  #note(run: RunSummary, told: Map<string, string>): void {
+  #note(run: RunSummary, known: Map<string, string>): void {
     const key = fromRunKey(run);
     const json = JSON.stringify(run);
     const digest = hash('sha256', json, 'base64url');
-    const isChanged = (told.get(key) ?? this.#told.get(key)) !== digest;
-    told.set(key, digest);
-    // What was there before is news only to those who came before the first look.
-    if (!isChanged || (!this.#hasLooked && this.#listeners.size === 0)) return;
+    const isChanged = (known.get(key) ?? this.#known.get(key)) !== digest;
+    known.set(key, digest);
+    // What the first poll finds is only new to those who subscribed before it.
+    if (!isChanged || (!this.#hasPolled && this.#listeners.size === 0)) return;
     const change = { sequence: ++this.#sequence, run, json };
     this.#changes.push(change);
     if (this.#changes.length > KEPT_CHANGES) this.#changes.shift();
@@ -157,7 +157,7 @@ export class RunWatch {
   }
 
   /**
-   * Notes which runs acts have touched since the last look; at the first one, none.
+   * Notes which runs actions have touched since the last poll; none at the first one.
    *
    * @returns the database's time.
    */
@@ -169,7 +169,7 @@ export class RunWatch {
     const events = await db
       .selectFrom('ingest.audit_event')
       .select(['event_id', 'model', 'run_key'])
-      .where('event_id', '>', (this.#lastEventId ?? newest) - EVENTS_LOOKED_BACK)
+      .where('event_id', '>', (this.#lastEventId ?? newest) - EVENTS_READ_AGAIN)
       .orderBy('event_id')
       .limit(MOST_EVENTS_AT_ONCE)
       .execute();
@@ -181,7 +181,7 @@ export class RunWatch {
     const last = events.at(-1)?.event_id ?? newest;
     this.#lastEventId = last;
     this.#recentEvents = new Set(
-      events.map(({ event_id }) => event_id).filter((id) => id > last - EVENTS_LOOKED_BACK),
+      events.map(({ event_id }) => event_id).filter((id) => id > last - EVENTS_READ_AGAIN),
     );
     return at;
   }
