@@ -4,9 +4,17 @@ import type { Terminal } from '../progress/reporter.ts';
 import { formatCount } from '../progress/view.ts';
 import { EXIT_CODE_OF_STATE } from '../results/outcome.ts';
 import { type CommandResult, UploaderError } from '../results/result.ts';
-import { findRun, getModel, type Publication, publishRun, retryRun, waitForRun } from '../service/client.ts';
+import {
+  findRun,
+  getModel,
+  openServiceSession,
+  type Publication,
+  publishRun,
+  retryRun,
+  type ServiceSession,
+  waitForRun,
+} from '../service/client.ts';
 import type { Model, Run } from '../service/run-schema.ts';
-import { openServiceSession, type ServiceSession } from '../service/session.ts';
 import type { Flags } from '../settings/settings.ts';
 import { resultOfRun, type StatusResult } from './status.ts';
 

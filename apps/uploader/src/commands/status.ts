@@ -3,9 +3,15 @@ import type { Terminal } from '../progress/reporter.ts';
 import { describeLoad, formatBytes, formatPercent, newRunView, type RunView } from '../progress/view.ts';
 import { describeBadLines, describeShown, errorOfState, settlementOf } from '../results/outcome.ts';
 import { type CommandResult, UploaderError, WORD_OF } from '../results/result.ts';
-import { findRun, listRuns, rejectsUrl, waitForRun } from '../service/client.ts';
+import {
+  findRun,
+  listRuns,
+  openServiceSession,
+  rejectsUrl,
+  type ServiceSession,
+  waitForRun,
+} from '../service/client.ts';
 import type { Run, RunSummary } from '../service/run-schema.ts';
-import { openServiceSession, type ServiceSession } from '../service/session.ts';
 import type { Flags } from '../settings/settings.ts';
 
 /** `more`: the list ends at --limit, the runs do not. */

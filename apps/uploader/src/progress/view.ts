@@ -1,5 +1,8 @@
 import type { RunState } from 'wire';
+import { EXIT_CODE_OF_STATE } from '../results/outcome.ts';
+import { UploaderError } from '../results/result.ts';
 import type { Run } from '../service/run-schema.ts';
+import type { HashedFile } from '../source/hash.ts';
 
 export type FileView = { name: string; totalBytes: number; sentBytes: number };
 
@@ -159,4 +162,45 @@ export function createRate(windowMs = 10_000): (totalBytes: number, nowMs: numbe
     if (!first || nowMs - first.atMs < 1) return 0;
     return ((totalBytes - first.totalBytes) / (nowMs - first.atMs)) * 1000;
   };
+}
+
+/** The answer of the service to the manifest, in a sentence. */
+export function describeDeclared(remote: Run, files: HashedFile[], view: RunView): string {
+  if (remote.files.total !== files.length || remote.bytes.total !== view.totalBytes)
+    throw miscounted(remote, files, view);
+  const lines = files.reduce((sum, file) => sum + file.lines, 0);
+  const what = `${view.label}: revision ${remote.revision}, ${formatCount(files.length, 'file')}, ${formatBytes(view.totalBytes)}, ${formatCount(lines, 'line')}`;
+  if (remote.state !== 'receiving') return `${what}: the service has it (${remote.state})`;
+  const toSend = `${formatBytes(view.totalBytes - view.receivedBytes)} to send`;
+  return view.receivedBytes === 0
+    ? `${what}: new run: ${toSend}`
+    : `${what}: the service has ${formatBytes(view.receivedBytes)}, ${toSend}`;
+}
+
+function miscounted({ files: { total }, bytes }: Run, files: HashedFile[], view: RunView): UploaderError {
+  return new UploaderError(
+    'bug',
+    `${view.label}: the service counts ${formatCount(total, 'file')} with ${bytes.total} bytes; this push declared ${formatCount(files.length, 'file')} with ${view.totalBytes} bytes.`,
+  );
+}
+
+/** What changed between two answers, one sentence each. The result says how a run ended. */
+export function describeChange(before: Run, now: Run, view: RunView): string[] {
+  const sentences: string[] = [];
+  const phase = now.load?.phase;
+  if (now.load && phase && phase !== before.load?.phase) {
+    sentences.push(`${view.label}: ${describeLoad(now.load, view.totalBytes)}`);
+    // `loading` is reported with its phase, which follows at once.
+  } else if (
+    now.state !== before.state &&
+    now.state !== 'loading' &&
+    EXIT_CODE_OF_STATE[now.state] === null
+  ) {
+    sentences.push(`${view.label}: ${now.state}`);
+  }
+  if (now.load?.lastError && now.load.lastError !== before.load?.lastError) {
+    const next = now.load.nextTryAt ? `; the service retries it, not before ${now.load.nextTryAt}` : '';
+    sentences.push(`${view.label}: a load failed: ${now.load.lastError}${next}`);
+  }
+  return sentences;
 }

@@ -1,7 +1,14 @@
 import { pause, startTimeLimit, type TimeLimit } from '../http/exchange.ts';
 import { judge } from '../http/faults.ts';
 import { startReporter, type Terminal } from '../progress/reporter.ts';
-import { formatDuration, newRunView, type PushView, type RunView } from '../progress/view.ts';
+import {
+  describeChange,
+  describeDeclared,
+  formatDuration,
+  newRunView,
+  type PushView,
+  type RunView,
+} from '../progress/view.ts';
 import {
   describeBadLines,
   describeOutcome,
@@ -14,17 +21,14 @@ import {
   settlementOf,
 } from '../results/outcome.ts';
 import { describeIgnored, ignoredOf, UploaderError, WORD_OF } from '../results/result.ts';
-import { createByteBudget, createSlots } from '../send/limits.ts';
-import { sendMissingFiles } from '../send/missing-files.ts';
-import { declareRun, getRun, rejectsUrl, type ServiceAddress } from '../service/client.ts';
+import { createByteBudget, createSlots, sendMissingFiles } from '../send/missing-files.ts';
+import { declareRun, getRun, rejectsUrl, type ServiceAddress, serviceAddress } from '../service/client.ts';
 import type { Run } from '../service/run-schema.ts';
-import { serviceAddress } from '../service/session.ts';
 import { type Flags, loadSettings, type Settings } from '../settings/settings.ts';
 import { openStateDir, withRunLock } from '../settings/state.ts';
 import { findRuns, type SourceRun } from '../source/find-runs.ts';
 import { hashRun, openHashCache } from '../source/hash.ts';
 import { uploaderVersion } from '../version.ts';
-import { describeChange, describeDeclared } from './changes.ts';
 import { describePlan, manifestOf, type PlanResult, planRuns, sourceInfo } from './plan.ts';
 
 /** `uploader push DIR`. Throws when it could not start; otherwise the result says how each run ended. */

@@ -9,7 +9,7 @@ import { sourceInfo } from '../push/plan.ts';
 import { createPushContext, newPushView, type PushContext, pushRuns } from '../push/push.ts';
 import { describeOutcome, errorOf, type RunResult } from '../results/outcome.ts';
 import { describeIgnored } from '../results/result.ts';
-import { serviceAddress } from '../service/session.ts';
+import { serviceAddress } from '../service/client.ts';
 import { type Flags, loadSettings } from '../settings/settings.ts';
 import { openStateDir, replaceFile, stateFilePath } from '../settings/state.ts';
 import { findRuns } from '../source/find-runs.ts';
