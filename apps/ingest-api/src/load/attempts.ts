@@ -21,7 +21,9 @@ export interface ClaimedFile {
   readonly uploadId: string;
   /** In the folder of the uploads. */
   readonly fileName: string;
-  /** As the database writes it, to the microsecond; null when bytes of it were lost after the run was queued. */
+  /**
+   * As the database writes it, to the microsecond; null when bytes of it were lost after the run was queued.
+   */
   readonly receivedAt: string | null;
   /** Nobody can send it again: the run must be declared again. */
   readonly isRemoved: boolean;
@@ -32,12 +34,12 @@ export interface ClaimedFile {
 }
 
 /**
- * Claims a queued revision that no loader holds and whose next attempt is due. The claim lasts as long as the client's
- * open transaction: that is the lease.
+ * Claims a queued revision that no loader holds and whose next attempt is due. The claim lasts as long as the
+ * client's open transaction: that is the lease.
  *
- * Models and tokens take turns: the next run is the one whose model and whose token were both served longest ago, so
- * that 300 runs of one model delay another model's run by no more than the loads that already run. Of one model and
- * token, the oldest run is next.
+ * Models and tokens take turns: the next run is the one whose model and whose token were both served longest
+ * ago, so that 300 runs of one model delay another model's run by no more than the loads that already run. Of
+ * one model and token, the oldest run is next.
  */
 export async function claimNextLoad(client: ClientBase): Promise<ClaimedRevision | undefined> {
   const { rows } = await client.query<Omit<ClaimedRevision, 'files'>>(`
@@ -71,7 +73,9 @@ export async function claimNextLoad(client: ClientBase): Promise<ClaimedRevision
   return { ...claimed, files: files.rows };
 }
 
-/** Turns are counted over this many attempts; a model or token whose last one is older counts as never served. */
+/**
+ * Turns are counted over this many attempts; a model or token whose last one is older counts as never served.
+ */
 const REMEMBERED_ATTEMPTS = 1_000;
 
 interface StartedAttempt {
@@ -81,11 +85,11 @@ interface StartedAttempt {
 }
 
 /**
- * Records that a load starts. If an earlier attempt is still open, its loader has vanished: this transaction holds the
- * claim now, so nobody else works on the revision.
+ * Records that a load starts. If an earlier attempt is still open, its loader has vanished: this transaction
+ * holds the claim now, so nobody else works on the revision.
  *
- * Attempts are written outside the load's transaction (`side`), so that others see them while it runs and they
- * survive its rollback. Nothing here touches the claimed row.
+ * Attempts are written outside the load's transaction (`side`), so that others see them while it runs and
+ * they survive its rollback. Nothing here touches the claimed row.
  *
  * @returns `must wait` when the next attempt is due later; then no attempt has started.
  */
@@ -169,7 +173,10 @@ export async function reportProgress(
     .execute();
 }
 
-/** Ends the attempt inside the load's transaction, so that its outcome commits together with the load, or not at all. */
+/**
+ * Ends the attempt inside the load's transaction, so that its outcome commits together with the load, or not
+ * at all.
+ */
 export async function endAttempt(
   client: ClientBase,
   attemptId: number,
@@ -229,11 +236,13 @@ export function retryDelayMs(attempt: number): number {
 }
 
 /**
- * Ends the attempt that a vanished loader has left open, if there is one. After the first loss the revision may be
- * loaded again at once. When several loaders of a revision vanish in a row, it is probably what kills them (it needs too
- * much memory, say), so its next attempt is due later, and other revisions are loaded in between.
+ * Ends the attempt that a vanished loader has left open, if there is one. After the first loss the revision
+ * may be loaded again at once. When several loaders of a revision vanish in a row, it is probably what kills
+ * them (it needs too much memory, say), so its next attempt is due later, and other revisions are loaded in
+ * between.
  *
- * @param attemptId the attempt whose connection was ended from outside; left out by the loader that has the claim.
+ * @param attemptId the attempt whose connection was ended from outside; left out by the loader that has the
+ *   claim.
  */
 export async function endLostAttempt(
   trx: Transaction<Database>,

@@ -38,16 +38,16 @@ interface CopyResult {
 }
 
 /**
- * COPYs every file of a revision into the new partition, in one statement, and hashes what it reads. That proves that
- * the bytes are those that were declared, and that every line is counted.
+ * COPYs every file of a revision into the new partition, in one statement, and hashes what it reads. That
+ * proves that the bytes are those that were declared, and that every line is counted.
  *
- * Neither a bad line nor a bad file stops the reading, so that all faults are found. The COPY is then ended in order, so
- * that the transaction stays usable to record the failure in it.
+ * Neither a bad line nor a bad file stops the reading, so that all faults are found. The COPY is then ended
+ * in order, so that the transaction stays usable to record the failure in it.
  *
- * @throws {DataFault} more bad lines than are allowed, or content that differs from the declaration, is too large, or
- *   cannot be expanded.
- * @throws {BytesLost} bytes are missing. After any other error the COPY is left open, and the caller must end the
- *   connection, which also ends the COPY.
+ * @throws {DataFault} more bad lines than are allowed, or content that differs from the declaration, is too
+ *   large, or cannot be expanded.
+ * @throws {BytesLost} bytes are missing. After any other error the COPY is left open, and the caller must end
+ *   the connection, which also ends the COPY.
  */
 export async function copyFiles(
   client: ClientBase,
@@ -95,7 +95,10 @@ export async function copyFiles(
   return { bytes: total.bytes, rejects, scores };
 }
 
-/** Before the first row is sent: when a file is missing, the others are only compared, so that all mismatches are known. */
+/**
+ * Before the first row is sent: when a file is missing, the others are only compared, so that all mismatches
+ * are known.
+ */
 async function requireFiles(
   files: readonly ClaimedFile[],
   { dataDir, onProgress }: CopyOptions,
@@ -222,7 +225,10 @@ function compressionFault(file: ClaimedFile, { code, message }: CompressionFault
   return new DataFault({ code, detail: `${file.name}: ${message}`, file: file.name });
 }
 
-/** Compares only the bytes of a file, for a load that cannot succeed any more: one load finds everything that is wrong. */
+/**
+ * Compares only the bytes of a file, for a load that cannot succeed any more: one load finds everything that
+ * is wrong.
+ */
 async function compareFile(file: ClaimedFile, { dataDir, onProgress }: CompareTarget): Promise<CopiedFile> {
   const hash = createHash('sha256');
   let bytes = 0;
@@ -265,8 +271,8 @@ function mismatchOf(file: ClaimedFile, { bytes, lines, sha256 }: Content): Misma
 }
 
 /**
- * The lines of a file, expanded if its name says that it is compressed, in chunks that are the caller's until it asks
- * for the next one. `onRead` receives what is read from the disk.
+ * The lines of a file, expanded if its name says that it is compressed, in chunks that are the caller's until
+ * it asks for the next one. `onRead` receives what is read from the disk.
  */
 export function readLines(
   file: ClaimedFile,
@@ -281,8 +287,8 @@ export function readLines(
 const CHUNK_BYTES = 1024 * 1024;
 
 /**
- * The bytes of a file as they were received, in chunks of 1 MiB. The next one is read while the caller works on this one:
- * two buffers take turns, and a chunk is the caller's until it asks for the next one.
+ * The bytes of a file as they were received, in chunks of 1 MiB. The next one is read while the caller works
+ * on this one: two buffers take turns, and a chunk is the caller's until it asks for the next one.
  */
 async function* readStored(
   { bytes, fileName }: ClaimedFile,

@@ -9,8 +9,8 @@ import { type Suspect, setBackUploads } from '../runs/uploads.ts';
 import type { ClaimedFile, ClaimedRevision } from './attempts.ts';
 
 /**
- * The data is at fault: the same bytes would fail again. Carries what the run says about it. Everything else that is
- * thrown during a load, except `BytesLost`, is a fault of the machinery, and the load is tried again.
+ * The data is at fault: the same bytes would fail again. Carries what the run says about it. Everything else
+ * that is thrown during a load, except `BytesLost`, is a fault of the machinery, and the load is tried again.
  */
 export class DataFault extends Error {
   override readonly name = 'DataFault';
@@ -113,13 +113,15 @@ export interface Mismatch {
   /** `100 bytes instead of 200`. */
   readonly found: string;
   /**
-   * `short`: bytes are missing, and only these are sent again. `wrong`: all of the file is sent again. `lines`: the bytes
-   * are those that were sent, but they have another number of lines than was declared.
+   * `short`: bytes are missing, and only these are sent again. `wrong`: all of the file is sent again.
+   * `lines`: the bytes are those that were sent, but they have another number of lines than was declared.
    */
   readonly kind: 'short' | 'wrong' | 'lines';
 }
 
-/** Bytes that were received are not on the disk any more: the run is not at fault, and waits for them again. */
+/**
+ * Bytes that were received are not on the disk any more: the run is not at fault, and waits for them again.
+ */
 export class BytesLost extends Error {
   override readonly name = 'BytesLost';
   readonly suspects: readonly Suspect[];
@@ -132,7 +134,10 @@ export class BytesLost extends Error {
   }
 }
 
-/** The fault of all mismatches of a run together: bytes that are missing can still arrive, wrong bytes fail the run. */
+/**
+ * The fault of all mismatches of a run together: bytes that are missing can still arrive, wrong bytes fail
+ * the run.
+ */
 export function contentFault(mismatches: readonly Mismatch[]): DataFault | BytesLost {
   const [first] = mismatches;
   if (first === undefined) throw new Error('There is no mismatch.');
@@ -164,8 +169,8 @@ function suspectOf({ file, kind }: Mismatch): Suspect {
 }
 
 /**
- * Records, in the load's own transaction, that the data is at fault. Uploads with wrong content must be sent again,
- * for whichever run they are needed.
+ * Records, in the load's own transaction, that the data is at fault. Uploads with wrong content must be sent
+ * again, for whichever run they are needed.
  */
 export async function recordDataFault(
   client: ClientBase,
@@ -218,16 +223,19 @@ export async function recordLostBytes(
   if (!revisionIds.includes(revisionId)) throw fault;
 }
 
-/** Data exception, integrity constraint violation, program limit exceeded: errors that the rows themselves cause. */
+/**
+ * Data exception, integrity constraint violation, program limit exceeded: errors that the rows themselves
+ * cause.
+ */
 const ROW_ERRORS = [/^22/, /^23/, /^54/];
 
 /**
- * The fault of rows that PostgreSQL refuses although the scanner accepted them: because of a constraint that somebody
- * added, or of a limit that the scanner does not know. Any other error of PostgreSQL (memory, disk, privilege, lock,
- * connection, damaged table) may be fixed while the run waits.
+ * The fault of rows that PostgreSQL refuses although the scanner accepted them: because of a constraint that
+ * somebody added, or of a limit that the scanner does not know. Any other error of PostgreSQL (memory, disk,
+ * privilege, lock, connection, damaged table) may be fixed while the run waits.
  *
- * @returns undefined unless the attempt before met the same error: one refusal may come from a crash nearby, two prove
- *   that the bytes are to blame.
+ * @returns undefined unless the attempt before met the same error: one refusal may come from a crash nearby,
+ *   two prove that the bytes are to blame.
  */
 export async function refusalOfRows(
   side: Kysely<Database>,
@@ -251,7 +259,10 @@ export async function refusalOfRows(
   });
 }
 
-/** Records a refusal. Call it after the load's own transaction has ended, as that one holds the revision's row. */
+/**
+ * Records a refusal. Call it after the load's own transaction has ended, as that one holds the revision's
+ * row.
+ */
 export async function recordRefusal(
   side: Kysely<Database>,
   revisionId: number,

@@ -9,8 +9,8 @@ import { DataFault, type FileReject } from './faults.ts';
 const UNIQUE_VIOLATION = '23505';
 
 /**
- * Builds the primary key after the rows are in: several times faster than keeping it up to date during the COPY. Under a
- * savepoint, so that the rows can still be asked for their duplicates.
+ * Builds the primary key after the rows are in: several times faster than keeping it up to date during the
+ * COPY. Under a savepoint, so that the rows can still be asked for their duplicates.
  *
  * @throws {DataFault} names the keys that occur more than once.
  */
@@ -39,7 +39,10 @@ const PLACES_PER_KEY = 20;
 const KEYS_IN_DETAIL = 5;
 /** A key may have 2,048 bytes, and is repeated in each of its 20 places. */
 const SHOWN_KEY_CHARACTERS = 100;
-/** The transaction's connection is idle while the files are read again; the server ends it after 5 min of that. */
+/**
+ * The transaction's connection is idle while the files are read again; the server ends it after 5 min of
+ * that.
+ */
 const KEEP_ALIVE_EVERY_MS = 30_000;
 
 interface DuplicateKey {
@@ -51,7 +54,10 @@ interface DuplicateKey {
   readonly lines: number;
 }
 
-/** The keys come from the rows in the partition; rows do not know their lines, so the places come from reading the files again. */
+/**
+ * The keys come from the rows in the partition; rows do not know their lines, so the places come from reading
+ * the files again.
+ */
 async function duplicateKeys(
   client: ClientBase,
   partition: string,

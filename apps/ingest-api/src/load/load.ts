@@ -23,8 +23,8 @@ export interface EndedLoad {
 }
 
 /**
- * Loads a claimed revision inside the claim's own transaction: partition, COPY, key, attach, publish, and the outcome of
- * the attempt. After COMMIT all of it is there, or nothing.
+ * Loads a claimed revision inside the claim's own transaction: partition, COPY, key, attach, publish, and the
+ * outcome of the attempt. After COMMIT all of it is there, or nothing.
  *
  * @returns the outcome, not yet committed.
  * @throws every fault of the machinery; the transaction must then be rolled back.

@@ -33,8 +33,9 @@ export interface LoaderContext {
 }
 
 /**
- * Loads queued revisions, one at a time, until `context.signal` is aborted. A NOTIFY wakes it; every `pollIntervalMs` it
- * also reads the queue for what nothing notifies about: an attempt that is due, a loader that died.
+ * Loads queued revisions, one at a time, until `context.signal` is aborted. A NOTIFY wakes it; every
+ * `pollIntervalMs` it also reads the queue for what nothing notifies about: an attempt that is due, a loader
+ * that died.
  */
 export async function runLoader(context: LoaderContext, pollIntervalMs: number): Promise<void> {
   const queue = new QueueListener(context);
@@ -58,8 +59,8 @@ export async function runLoader(context: LoaderContext, pollIntervalMs: number):
 const CLAIM_TIMEOUT_MS = 30_000;
 
 /**
- * Claims and loads one revision, if one is due, on a connection of its own. A fault of the machinery is recorded on the
- * attempt, and any loader tries the revision again later.
+ * Claims and loads one revision, if one is due, on a connection of its own. A fault of the machinery is
+ * recorded on the attempt, and any loader tries the revision again later.
  *
  * @returns false when nothing was due.
  * @throws when the claim fails, or a fault cannot be recorded: the database cannot be reached.
@@ -80,12 +81,13 @@ async function loadNext(context: LoaderContext): Promise<boolean> {
 }
 
 /**
- * The server notices within 2 s that this process has ended, even while it builds an index, and rolls back. It notices
- * a dead host by the TCP settings of every connection (`connect.ts`), and a process that is silent between two
- * statements by the time-out for idle transactions.
+ * The server notices within 2 s that this process has ended, even while it builds an index, and rolls back.
+ * It notices a dead host by the TCP settings of every connection (`connect.ts`), and a process that is silent
+ * between two statements by the time-out for idle transactions.
  *
- * No I/O workers that read ahead (PostgreSQL 18): the rows that the key is built from were written a moment ago, in
- * order, and the kernel reads ahead where they are not in memory any more. The workers would take the cores that sort.
+ * No I/O workers that read ahead (PostgreSQL 18): the rows that the key is built from were written a moment
+ * ago, in order, and the kernel reads ahead where they are not in memory any more. The workers would take the
+ * cores that sort.
  */
 async function beginLoad(client: pg.Client, { maintenanceWorkMem }: LoaderContext): Promise<void> {
   await client.query('BEGIN');
@@ -125,7 +127,8 @@ async function attemptLoad(
       loadRevision(client, claimed, { ...context, attemptId, progress }),
       watch.cut,
     ]);
-    // The transaction holds the attempt's row now: a report would wait for COMMIT, and COMMIT must not wait for it.
+    // The transaction holds the attempt's row now: a report would wait for COMMIT, and COMMIT must not wait
+    // for it.
     watch.stop();
     await commit(client, side, attemptId, context.stallTimeoutMs);
     await watch.reported();
@@ -168,7 +171,10 @@ async function backendPidOf(client: pg.Client): Promise<number> {
   return row.pid;
 }
 
-/** A connection that is lost at COMMIT leaves the outcome unknown, not failed: the attempt's row, which is part of it, decides. */
+/**
+ * A connection that is lost at COMMIT leaves the outcome unknown, not failed: the attempt's row, which is
+ * part of it, decides.
+ */
 async function commit(
   client: pg.Client,
   side: Kysely<Database>,
@@ -190,7 +196,10 @@ async function commit(
   }
 }
 
-/** Cuts the connection when `work` takes longer: a server that hangs answers nothing, not even a cancel request. */
+/**
+ * Cuts the connection when `work` takes longer: a server that hangs answers nothing, not even a cancel
+ * request.
+ */
 async function withTimeout<T>(client: pg.Client, timeoutMs: number, work: () => Promise<T>): Promise<T> {
   const reason = `PostgreSQL did not answer within ${Math.round(timeoutMs / 1000)} s.`;
   const timer = setTimeout(() => destroyConnection(client, reason), timeoutMs);
@@ -201,7 +210,9 @@ async function withTimeout<T>(client: pg.Client, timeoutMs: number, work: () => 
   }
 }
 
-/** Receives the NOTIFY of a queued revision on a connection of its own, which it opens again when it is lost. */
+/**
+ * Receives the NOTIFY of a queued revision on a connection of its own, which it opens again when it is lost.
+ */
 class QueueListener {
   readonly #context: LoaderContext;
   #client: pg.Client | undefined;
@@ -229,7 +240,10 @@ class QueueListener {
     this.#client = client;
   }
 
-  /** Resolves at once when a NOTIFY has arrived since the last call; else with the next one, after `timeoutMs`, or when the loader stops. */
+  /**
+   * Resolves at once when a NOTIFY has arrived since the last call; else with the next one, after
+   * `timeoutMs`, or when the loader stops.
+   */
   async notified(timeoutMs: number): Promise<void> {
     const { signal } = this.#context;
     if (!this.#hasNotice && !signal.aborted) {

@@ -24,9 +24,10 @@ interface LoadedRevision {
 }
 
 /**
- * Makes the loaded revision the one that readers see. If they see a newer run already, it becomes `superseded`, and may
- * be published by hand; if it breaks a gate of the model's contract, it becomes `held` until a human decides. Its
- * partition is attached only when it is published, so that nobody can read it before.
+ * Makes the loaded revision the one that readers see. If they see a newer run already, it becomes
+ * `superseded`, and may be published by hand; if it breaks a gate of the model's contract, it becomes `held`
+ * until a human decides. Its partition is attached only when it is published, so that nobody can read it
+ * before.
  */
 export async function publishRevision(
   client: ClientBase,
@@ -80,9 +81,9 @@ async function currentRevision(client: ClientBase, model: string): Promise<Curre
 }
 
 /**
- * Compares a loaded revision with the model's contract and with the published run. What the contract does not ask for,
- * and what has nothing to be compared with, is not judged. The score shift is the population stability index over the
- * published run's deciles (docs/decisions/0030).
+ * Compares a loaded revision with the model's contract and with the published run. What the contract does not
+ * ask for, and what has nothing to be compared with, is not judged. The score shift is the population
+ * stability index over the published run's deciles (docs/decisions/0030).
  */
 function judge(
   contract: Contract,
@@ -134,10 +135,10 @@ const PAUSE_MS = 250;
 const ATTACH_TIMEOUT_MS = 10 * 60_000;
 
 /**
- * Attaches the loaded partition. ATTACH needs a lock on the parent that readers do not mind, but that another load's
- * ATTACH, or a maintenance command, may hold for a while. An error here would throw away the whole load, so it asks
- * again and again, each time for a short while only (readers never queue behind it). Everyone who attaches a partition
- * locks the model's row first, so two of them never wait for each other.
+ * Attaches the loaded partition. ATTACH needs a lock on the parent that readers do not mind, but that another
+ * load's ATTACH, or a maintenance command, may hold for a while. An error here would throw away the whole
+ * load, so it asks again and again, each time for a short while only (readers never queue behind it).
+ * Everyone who attaches a partition locks the model's row first, so two of them never wait for each other.
  */
 async function attachPartition(client: ClientBase, revisionId: number): Promise<void> {
   const deadlineMs = Date.now() + ATTACH_TIMEOUT_MS;

@@ -34,8 +34,8 @@ async function sweep(context: RetentionContext): Promise<void> {
   const { log } = context;
   await onConnection(context, (turn) =>
     onConnection(context, async (client) => {
-      // A lock that readers cannot take, for as long as the sweep: DETACH CONCURRENTLY allows no transaction around it.
-      // A loader that is frozen loses its turn.
+      // A lock that readers cannot take, for as long as the sweep: DETACH CONCURRENTLY allows no transaction
+      // around it. A loader that is frozen loses its turn.
       await turn.query(`BEGIN; SET LOCAL idle_in_transaction_session_timeout = '2min'`);
       const mine = await turn.query(`SELECT FROM ingest.sweep WHERE name = 'rows' FOR UPDATE SKIP LOCKED`);
       if (mine.rows.length === 0) return;
@@ -78,12 +78,12 @@ interface RetirementReport {
 }
 
 /**
- * Drops the rows of withdrawn revisions, and of those beyond the last N that were loaded beside the published one
- * (`keepRevisions` of the model's contract). Held revisions stay until somebody decides, or until many later ones of
- * their model are held.
+ * Drops the rows of withdrawn revisions, and of those beyond the last N that were loaded beside the published
+ * one (`keepRevisions` of the model's contract). Held revisions stay until somebody decides, or until many
+ * later ones of their model are held.
  *
- * Revisions are marked first, so that nobody publishes them; then their partitions are dropped. A kill may end these
- * statements anywhere: the next sweep continues where this one stopped.
+ * Revisions are marked first, so that nobody publishes them; then their partitions are dropped. A kill may
+ * end these statements anywhere: the next sweep continues where this one stopped.
  *
  * @param timeoutMs how long to wait for readers that use the model's table.
  */
@@ -106,12 +106,15 @@ export async function retireRevisions(client: pg.Client, timeoutMs: number): Pro
   return { dropped, waiting, refused };
 }
 
-/** Held revisions of a model that wait for a decision; older ones count as decided, so that they cannot fill the disk. */
+/**
+ * Held revisions of a model that wait for a decision; older ones count as decided, so that they cannot fill
+ * the disk.
+ */
 const KEPT_HELD = 12;
 
 /**
- * Keeps N of the revisions that were published once, to roll back to, and N of those that never were. If a row is
- * published meanwhile, UPDATE evaluates its condition again, and the row does not match any more.
+ * Keeps N of the revisions that were published once, to roll back to, and N of those that never were. If a
+ * row is published meanwhile, UPDATE evaluates its condition again, and the row does not match any more.
  */
 async function markRetired(client: pg.Client): Promise<void> {
   const decided = await transition(
@@ -175,9 +178,9 @@ async function retiredPartitions(client: pg.Client): Promise<Partition[]> {
 const NOT_IN_PREREQUISITE_STATE = '55000';
 
 /**
- * DETACH CONCURRENTLY waits for readers and makes none wait; plain DETACH and DROP would make all of them wait. When it
- * runs into its time-out, the partition stays marked as pending, and FINALIZE then ends it. FINALIZE holds a lock that
- * the next ATTACH needs, so it has a short time-out.
+ * DETACH CONCURRENTLY waits for readers and makes none wait; plain DETACH and DROP would make all of them
+ * wait. When it runs into its time-out, the partition stays marked as pending, and FINALIZE then ends it.
+ * FINALIZE holds a lock that the next ATTACH needs, so it has a short time-out.
  *
  * @returns false when readers used the table for too long.
  */

@@ -14,7 +14,9 @@ const STALL_FACTOR_WHILE_WORKING = 10;
 interface LoadWatch {
   /** Why the watch has cut the connection, if it has. */
   readonly fault: string | undefined;
-  /** Rejects when the watch cuts the connection: code that waits for a disk does not notice that by itself. */
+  /**
+   * Rejects when the watch cuts the connection: code that waits for a disk does not notice that by itself.
+   */
   readonly cut: Promise<never>;
   /** Ends the watch at once, also while a report waits for a row that the load itself holds. */
   stop(): void;
@@ -23,9 +25,9 @@ interface LoadWatch {
 }
 
 /**
- * Reports how far a load is, and ends one that does not move for `stallTimeoutMs`: PostgreSQL receives no byte of the
- * COPY, its backend waits for one lock or disk all the time, or a file cannot be read. Cutting the connection rolls the
- * load back, and it is tried again.
+ * Reports how far a load is, and ends one that does not move for `stallTimeoutMs`: PostgreSQL receives no
+ * byte of the COPY, its backend waits for one lock or disk all the time, or a file cannot be read. Cutting
+ * the connection rolls the load back, and it is tried again.
  */
 export function watchLoad(
   client: pg.Client,
@@ -67,7 +69,8 @@ export function watchLoad(
   };
   const timer = setInterval(() => {
     const nowMs = performance.now();
-    // This process was frozen itself, which says nothing about the others. If they have ended the load, its connection says so.
+    // This process was frozen itself, which says nothing about the others. If they have ended the load, its
+    // connection says so.
     if (nowMs - tickedAtMs > TICK_MS + context.stallTimeoutMs / 2) movedAtMs = answeredAtMs = nowMs;
     tickedAtMs = nowMs;
     const unansweredMs = performance.now() - answeredAtMs;
@@ -135,7 +138,9 @@ interface BackendActivity {
 
 type IndexProgress = Pick<KeyBuild, 'step' | 'done' | 'total'>;
 
-/** What PostgreSQL shows of a backend and of the index that it builds; undefined when the backend has ended. */
+/**
+ * What PostgreSQL shows of a backend and of the index that it builds; undefined when the backend has ended.
+ */
 async function backendActivity(pool: pg.Pool, backendPid: number): Promise<BackendActivity | undefined> {
   const { rows } = await asLogin(pool, (client) =>
     client.query<ActivityRow>(
@@ -196,7 +201,9 @@ function keyBuildAfter(
   return { ...index, stepSeconds: seconds - stepBeganAt, seconds };
 }
 
-/** A transaction in the role of the login: the roles that it takes may neither see nor end its own sessions. */
+/**
+ * A transaction in the role of the login: the roles that it takes may neither see nor end its own sessions.
+ */
 async function asLogin<T>(pool: pg.Pool, work: (client: pg.ClientBase) => Promise<T>): Promise<T> {
   const client = await pool.connect();
   let failed = true;
@@ -225,10 +232,10 @@ interface FrozenLoad {
 }
 
 /**
- * Ends the loads of other loaders that are frozen (SIGSTOP, a paused VM, a host that swaps). A frozen loader keeps its
- * connection, and with it the claim, for ever: to PostgreSQL, a COPY that waits for its client is not idle. A live
- * loader reports twice a second, also while PostgreSQL builds the key. Runs beside the loads of this loader, until the
- * signal is aborted.
+ * Ends the loads of other loaders that are frozen (SIGSTOP, a paused VM, a host that swaps). A frozen loader
+ * keeps its connection, and with it the claim, for ever: to PostgreSQL, a COPY that waits for its client is
+ * not idle. A live loader reports twice a second, also while PostgreSQL builds the key. Runs beside the loads
+ * of this loader, until the signal is aborted.
  */
 export async function endFrozenLoads(context: LoaderContext, everyMs: number): Promise<void> {
   const { log, signal } = context;
@@ -297,7 +304,9 @@ interface NotAllowed {
   readonly ours: string;
 }
 
-/** The holder of a transaction's lock on its own id is the load's backend, whatever else has happened since. */
+/**
+ * The holder of a transaction's lock on its own id is the load's backend, whatever else has happened since.
+ */
 const ITS_BACKEND = `
   FROM pg_locks l JOIN pg_stat_activity s USING (pid)
   WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted AND l.transactionid::text = $1

@@ -14,13 +14,15 @@ interface PublishRequest extends RevisionKey {
   readonly force: boolean;
   readonly reason: string;
   readonly actor: string;
-  /** The publication that the caller has seen as the current one (0: none); undefined skips the comparison. */
+  /**
+   * The publication that the caller has seen as the current one (0: none); undefined skips the comparison.
+   */
   readonly expectedPublicationId?: number | undefined;
 }
 
 /**
- * Makes a loaded revision the one that readers see: one that is held, or an older one to roll back to. It writes a row and
- * moves no score. A second request for the published revision changes nothing.
+ * Makes a loaded revision the one that readers see: one that is held, or an older one to roll back to. It
+ * writes a row and moves no score. A second request for the published revision changes nothing.
  */
 export async function publishByHand(db: Kysely<Database>, request: PublishRequest): Promise<void> {
   const { model, run, actor, reason, force } = request;
@@ -100,7 +102,10 @@ function brokenGates(run: string, broken: readonly GateResult[]): IngestError {
 
 const ATTACH_TIMEOUT = '5s';
 
-/** Readers see a partition only when it is attached. Another ATTACH, or a maintenance command, may have the lock for a moment. */
+/**
+ * Readers see a partition only when it is attached. Another ATTACH, or a maintenance command, may have the
+ * lock for a moment.
+ */
 async function attachPartition(trx: Transaction<Database>, target: FoundRevision): Promise<void> {
   try {
     await sql`SET LOCAL lock_timeout = ${sql.lit(ATTACH_TIMEOUT)}`.execute(trx);
@@ -121,8 +126,8 @@ interface RetryRequest extends RevisionKey {
 }
 
 /**
- * Loads a failed revision again from its files (the contract of its model may have changed), or makes the next attempt of
- * a queued one due now.
+ * Loads a failed revision again from its files (the contract of its model may have changed), or makes the
+ * next attempt of a queued one due now.
  */
 export async function retryRun(db: Kysely<Database>, request: RetryRequest): Promise<void> {
   const { actor, model, run, reason } = request;
@@ -188,8 +193,8 @@ export async function withdrawRun(db: Kysely<Database>, request: WithdrawRequest
 const NAMED_RUNS = 100;
 
 /**
- * tus termination: cancels an upload that is not finished, and the runs that wait for it. A finished file belongs to its
- * run and stays.
+ * tus termination: cancels an upload that is not finished, and the runs that wait for it. A finished file
+ * belongs to its run and stays.
  */
 export async function withdrawUpload(
   db: Kysely<Database>,
@@ -250,9 +255,9 @@ export async function withdrawUpload(
 }
 
 /**
- * Who may end a run, by whatever route: `operate` any run; `push` only runs that the same token declared, while they are
- * being received. (A new declaration of a run also cancels what of it is not loaded. It needs no such permission: to push
- * a run is to replace it.)
+ * Who may end a run, by whatever route: `operate` any run; `push` only runs that the same token declared,
+ * while they are being received. (A new declaration of a run also cancels what of it is not loaded. It needs
+ * no such permission: to push a run is to replace it.)
  *
  * @throws a 403 that names the token that declared the run.
  */

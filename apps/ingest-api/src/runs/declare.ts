@@ -17,7 +17,9 @@ interface Declaration {
   readonly declaredBy: string;
   /** The most that a run may have when its model's contract does not say. */
   readonly limits: RunLimits;
-  /** Called at the end of the transaction with the bytes that are still to come; rejects when they do not fit. */
+  /**
+   * Called at the end of the transaction with the bytes that are still to come; rejects when they do not fit.
+   */
   reserve(trx: Transaction<Database>, newBytes: number): Promise<void>;
 }
 
@@ -38,9 +40,9 @@ interface Declared {
 }
 
 /**
- * Makes the run equal to the manifest: the newest revision if it has the same content, else a new one, which replaces
- * older ones that are not loaded yet. Content that another revision of the model has sent, in whole or in part, is not
- * sent again: the upload is shared.
+ * Makes the run equal to the manifest: the newest revision if it has the same content, else a new one, which
+ * replaces older ones that are not loaded yet. Content that another revision of the model has sent, in whole
+ * or in part, is not sent again: the upload is shared.
  */
 export async function declareRun(db: Kysely<Database>, declaration: Declaration): Promise<Declared> {
   const { model, run, files, asOf, source } = declaration;
@@ -81,8 +83,8 @@ interface SingleFile {
 }
 
 /**
- * A run of one file that a plain tus client creates by POST, without a manifest. Each POST is a new revision, as nothing
- * is known of its content before it is loaded.
+ * A run of one file that a plain tus client creates by POST, without a manifest. Each POST is a new revision,
+ * as nothing is known of its content before it is loaded.
  */
 export async function openSingleFileRun(db: Kysely<Database>, file: SingleFile): Promise<void> {
   const { model, run, declaredBy, limits } = file;
@@ -125,7 +127,10 @@ export async function openSingleFileRun(db: Kysely<Database>, file: SingleFile):
   });
 }
 
-/** Declarations of one run happen one after the other, by the lock of its row; those of other runs do not wait. */
+/**
+ * Declarations of one run happen one after the other, by the lock of its row; those of other runs do not
+ * wait.
+ */
 async function lockRunKey(trx: Transaction<Database>, model: ModelName, run: string): Promise<void> {
   await trx
     .insertInto('ingest.model')
@@ -210,8 +215,8 @@ interface NewRevision {
  * Adds the next revision of a run, whose key is locked. It has no file yet.
  *
  * @returns the revision's id.
- * @throws a 400 for a date outside the years 1 to 9999, or more than a year ahead of the database's clock: such a run
- *   would hide every later one; a 413 for a run that is larger than its model may be.
+ * @throws a 400 for a date outside the years 1 to 9999, or more than a year ahead of the database's clock:
+ *   such a run would hide every later one; a 413 for a run that is larger than its model may be.
  */
 async function openRevision(
   trx: Transaction<Database>,
@@ -259,7 +264,9 @@ async function requireLikelyDate(trx: Transaction<Database>, asOf: Date, from: A
   );
 }
 
-/** What is known before the first byte is sent. A compressed file may have more lines; the load counts them. */
+/**
+ * What is known before the first byte is sent. A compressed file may have more lines; the load counts them.
+ */
 async function requireWithinLimits(
   trx: Transaction<Database>,
   model: ModelName,
@@ -280,8 +287,8 @@ async function requireWithinLimits(
 }
 
 /**
- * Cancels older revisions of the run that are not loaded: they have no purpose now. One that a loader holds is left to
- * it (its row is locked): it will be loaded, and the newer one replaces it.
+ * Cancels older revisions of the run that are not loaded: they have no purpose now. One that a loader holds
+ * is left to it (its row is locked): it will be loaded, and the newer one replaces it.
  */
 async function cancelNotLoaded(trx: Transaction<Database>, model: ModelName, run: string): Promise<void> {
   await transition(
@@ -295,7 +302,10 @@ async function cancelNotLoaded(trx: Transaction<Database>, model: ModelName, run
   );
 }
 
-/** Files that one round of statements attaches: each round keeps this process busy for some 20 ms, and other requests wait. */
+/**
+ * Files that one round of statements attaches: each round keeps this process busy for some 20 ms, and other
+ * requests wait.
+ */
 const SLICE = 2_000;
 
 /** @returns the bytes that are still to be sent. */

@@ -130,7 +130,10 @@ async function firstRejectsOf(db: Kysely<Database>, revisionId: number) {
     .execute();
 }
 
-/** A profile as the API answers it, without the shares that later runs are compared with: they are of no use to people. */
+/**
+ * A profile as the API answers it, without the shares that later runs are compared with: they are of no use
+ * to people.
+ */
 function profileView(profile: RevisionProfile | null): Profile | null {
   if (profile === null) return null;
   const { binShares: _, deciles, ...view } = profile;
@@ -202,8 +205,8 @@ function averageSince(startedAt: string, updatedAt: string, bytes: number): numb
 const RATE_AFTER_SECONDS = 1;
 
 /**
- * While the index is written, the estimate comes from its own rate. Scan and sort say nothing about the rest: there it
- * comes from earlier loads of the model, until this one takes longer than they did.
+ * While the index is written, the estimate comes from its own rate. Scan and sort say nothing about the rest:
+ * there it comes from earlier loads of the model, until this one takes longer than they did.
  */
 export function secondsLeft(build: KeyBuild, expectedSeconds: number | null): number | null {
   const { step, done, total, stepSeconds, seconds } = build;
@@ -214,10 +217,16 @@ export function secondsLeft(build: KeyBuild, expectedSeconds: number | null): nu
 }
 
 const COMPARED_LOADS = 5;
-/** The time of a sort is about proportional to its rows, from half of them to double; beyond that it is unknown. */
+/**
+ * The time of a sort is about proportional to its rows, from half of them to double; beyond that it is
+ * unknown.
+ */
 const COMPARABLE_SIZE = 2;
 
-/** How long a key of `rows` rows takes, from the median of the model's last loads of that size; null without any. */
+/**
+ * How long a key of `rows` rows takes, from the median of the model's last loads of that size; null without
+ * any.
+ */
 async function expectedKeySeconds(db: Kysely<Database>, model: string, rows: number): Promise<number | null> {
   const { rows: answer } = await sql<{ secondsPerRow: number | null }>`
     SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds / rows_done) AS "secondsPerRow"

@@ -70,7 +70,10 @@ interface CountedRevision {
   readonly total_lines: number | null;
 }
 
-/** How much of a revision has been received. Its files are only read while bytes may be missing; the revision has the totals. */
+/**
+ * How much of a revision has been received. Its files are only read while bytes may be missing; the revision
+ * has the totals.
+ */
 export async function countFiles(db: Kysely<Database>, revision: CountedRevision) {
   const { file_count, total_bytes, total_lines } = revision;
   const counted = isComplete(revision) ? undefined : await countReceived(db, revision.revision_id);
@@ -99,7 +102,10 @@ async function countReceived(db: Kysely<Database>, revisionId: number) {
   return rows[0];
 }
 
-/** A file counts as stalled after this long without a byte: twice the time after which the uploader cancels a request and tries again. */
+/**
+ * A file counts as stalled after this long without a byte: twice the time after which the uploader cancels a
+ * request and tries again.
+ */
 export const STALLED_AFTER_SECONDS = 120;
 
 /** SQL: true for an upload (the row `u`) that is not finished and is stalled. */
@@ -109,14 +115,17 @@ export function isStalled(): RawBuilder<boolean> {
 }
 
 /**
- * SQL: true when the upload `u` sends a file of the revision `r`. As an array, so that the files are found by the upload:
- * without statistics, on a new database, a join reads all files of the revision for each upload, and a run may have
- * 100,000 of both.
+ * SQL: true when the upload `u` sends a file of the revision `r`. As an array, so that the files are found by
+ * the upload: without statistics, on a new database, a join reads all files of the revision for each upload,
+ * and a run may have 100,000 of both.
  */
 export const SENT_BY_UPLOAD = `r.revision_id = ANY (ARRAY(
   SELECT f.revision_id FROM ingest.run_file f WHERE f.upload_id = u.upload_id))`;
 
-/** SQL: true while every file of the revision is kept, so that it can be loaded again without being sent again. */
+/**
+ * SQL: true while every file of the revision is kept, so that it can be loaded again without being sent
+ * again.
+ */
 export function keepsFiles(revisionId: RawBuilder<unknown>): RawBuilder<boolean> {
   return sql<boolean>`NOT EXISTS (
     SELECT FROM ingest.run_file kf
@@ -135,8 +144,8 @@ interface RejectedLine {
 }
 
 /**
- * The rejected lines of a revision in the order in which they were found, a page at a time (the loader keeps the first
- * 1,000).
+ * The rejected lines of a revision in the order in which they were found, a page at a time (the loader keeps
+ * the first 1,000).
  *
  * @throws a 404 when there is no such revision, before the first page.
  */

@@ -52,7 +52,10 @@ const SHOWN_PUBLICATIONS = 50;
 /** A longer detail is left out; `ingest.audit_event` has it. */
 const LONGEST_DETAIL = 1_000;
 
-/** What happened to a run in all its revisions: every attempt to load it, every action, every publication; the newest first. */
+/**
+ * What happened to a run in all its revisions: every attempt to load it, every action, every publication; the
+ * newest first.
+ */
 export async function runHistory(db: Kysely<Database>, model: ModelName, run: string) {
   const [revisions, attempts, events, publications] = await Promise.all([
     db

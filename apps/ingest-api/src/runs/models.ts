@@ -66,7 +66,10 @@ export async function findModel(db: Kysely<Database>, model: ModelName): Promise
 
 const count = z.int().min(0);
 
-/** What a model's runs must fulfil: the body of `PUT /v1/models/{model}`. What is left out is not checked, or has the service's default. */
+/**
+ * What a model's runs must fulfil: the body of `PUT /v1/models/{model}`. What is left out is not checked, or
+ * has the service's default.
+ */
 export const contractRequest = z
   .strictObject({
     scoreMin: z.number().optional(),
@@ -84,7 +87,10 @@ export const contractRequest = z
     'scoreMin must not be above scoreMax',
   ) satisfies z.ZodType<Contract>;
 
-/** Replaces a model's contract, and creates the model if it is new. A load reads it when it starts (limits) and when it publishes (gates). */
+/**
+ * Replaces a model's contract, and creates the model if it is new. A load reads it when it starts (limits)
+ * and when it publishes (gates).
+ */
 export async function setContract(
   db: Kysely<Database>,
   model: ModelName,
@@ -101,7 +107,10 @@ export async function setContract(
   });
 }
 
-/** The contract of a model, whose row stays locked until the transaction ends: its publications happen one after the other. */
+/**
+ * The contract of a model, whose row stays locked until the transaction ends: its publications happen one
+ * after the other.
+ */
 export async function lockModel(query: Query, model: ModelName): Promise<Contract> {
   const [row] = await query<{ contract: Contract }>(
     'SELECT contract FROM ingest.model WHERE name = $1 FOR NO KEY UPDATE',
@@ -124,7 +133,9 @@ export const MAX_REJECTED_LINES_DEFAULT = 0;
 /** Loaded revisions that are kept beside the published one when the contract does not say. */
 export const KEEP_REVISIONS_DEFAULT = 3;
 
-/** The most that a run may have when its model's contract does not say: all models share PostgreSQL's disk. */
+/**
+ * The most that a run may have when its model's contract does not say: all models share PostgreSQL's disk.
+ */
 export interface RunLimits {
   readonly maxRows: number;
   /** Of lines, decompressed. */

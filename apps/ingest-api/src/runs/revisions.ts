@@ -65,7 +65,9 @@ export async function lockRevision(trx: Transaction<Database>, { model, run, rev
   throw noSuchRevision(model, run, revision);
 }
 
-/** True for a lock that another transaction held for longer than `lock_timeout`, or at the time of a NOWAIT. */
+/**
+ * True for a lock that another transaction held for longer than `lock_timeout`, or at the time of a NOWAIT.
+ */
 export function isLockNotAvailable(error: unknown): boolean {
   return sqlStateOf(error) === '55P03';
 }
@@ -79,9 +81,10 @@ export interface RunPosition {
 }
 
 /**
- * Whether `candidate` is shown instead of `current` (design: "Which run is current"). A new revision of the current
- * run replaces it. Otherwise the later `asOf` is shown; if they are equal, the run key that is later in natural order
- * (`part 10` after `part 9`); if these are equal too, the one that was declared later: ids grow with declarations.
+ * Whether `candidate` is shown instead of `current` (design: "Which run is current"). A new revision of the
+ * current run replaces it. Otherwise the later `asOf` is shown; if they are equal, the run key that is later
+ * in natural order (`part 10` after `part 9`); if these are equal too, the one that was declared later: ids
+ * grow with declarations.
  */
 export function isNewer(candidate: RunPosition, current: RunPosition): boolean {
   if (candidate.run === current.run) return candidate.revision > current.revision;
@@ -94,8 +97,8 @@ export function isNewer(candidate: RunPosition, current: RunPosition): boolean {
 const naturalOrder = new Intl.Collator('en', { numeric: true });
 
 /**
- * The date that the caller gave, or else the one in the run key. Undefined leaves it to the database's clock at the
- * declaration, so that no clock of a client or a service decides which of two runs is shown.
+ * The date that the caller gave, or else the one in the run key. Undefined leaves it to the database's clock
+ * at the declaration, so that no clock of a client or a service decides which of two runs is shown.
  */
 export function asOfFor(
   given: Date | undefined,
@@ -107,9 +110,9 @@ export function asOfFor(
 }
 
 /**
- * ISO 8601, extended (`2026-11`, `2026-11-03`, `2026-11-01T00:00:00+00:00`) or basic with the whole date (`20261103`,
- * `20261101T000000`), wherever it is in the key (`dt=2026-11-03`, `scheduled__2026-11-01T00:00:00+00:00`), but never
- * as a part of a longer word or number.
+ * ISO 8601, extended (`2026-11`, `2026-11-03`, `2026-11-01T00:00:00+00:00`) or basic with the whole date
+ * (`20261103`, `20261101T000000`), wherever it is in the key (`dt=2026-11-03`,
+ * `scheduled__2026-11-01T00:00:00+00:00`), but never as a part of a longer word or number.
  */
 const OFFSET = String.raw`(?<offset>Z|[+-]\d{2}(?::?\d{2})?)?`;
 const EXTENDED = new RegExp(

@@ -64,8 +64,8 @@ async function receivingOf(db: Kysely<Database>, models: readonly string[] | nul
 }
 
 /**
- * Each loader listens to the queue on one connection of this name. `pg_stat_activity` shows the names of other roles'
- * connections to everybody, but not their statements.
+ * Each loader listens to the queue on one connection of this name. `pg_stat_activity` shows the names of
+ * other roles' connections to everybody, but not their statements.
  */
 async function countLoaders(db: Kysely<Database>): Promise<number> {
   const { rows } = await sql<{ loaders: number }>`

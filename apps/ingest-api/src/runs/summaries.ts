@@ -38,8 +38,8 @@ export async function listRuns(db: Kysely<Database>, filter: RunFilter): Promise
 }
 
 /**
- * Runs that need a human: failed or held, with a stalled file, or with a load that was tried more than once. All others
- * are left out before anything is summed up: hundreds of them may be in progress.
+ * Runs that need a human: failed or held, with a stalled file, or with a load that was tried more than once.
+ * All others are left out before anything is summed up: hundreds of them may be in progress.
  */
 export async function listRunsNeedingAttention(
   db: Kysely<Database>,
@@ -65,7 +65,10 @@ interface MovingPage {
   readonly nextAfter: number | null;
 }
 
-/** Runs that may change without a request, or are shown to readers, a page at a time: one token may declare thousands. */
+/**
+ * Runs that may change without a request, or are shown to readers, a page at a time: one token may declare
+ * thousands.
+ */
 export async function listMovingRuns(
   db: Kysely<Database>,
   after: number,
@@ -135,10 +138,10 @@ function shownState(): RawBuilder<RunState> {
 const REPORTS_WITHIN = '2 minutes';
 
 /**
- * SQL: true while a loader works on the revision of that id: it has an attempt that has not ended, the transaction of
- * that attempt is in progress, and the loader reports. No other login of the database can pretend that, or hide it: it
- * depends on no lock that they can take. (A restored database may have ids from the future, for which
- * `pg_xact_status` raises an error.)
+ * SQL: true while a loader works on the revision of that id: it has an attempt that has not ended, the
+ * transaction of that attempt is in progress, and the loader reports. No other login of the database can
+ * pretend that, or hide it: it depends on no lock that they can take. (A restored database may have ids from
+ * the future, for which `pg_xact_status` raises an error.)
  */
 export function isLoading(revisionId: RawBuilder<number>): RawBuilder<boolean> {
   return sql<boolean>`EXISTS (
@@ -149,7 +152,10 @@ export function isLoading(revisionId: RawBuilder<number>): RawBuilder<boolean> {
                THEN pg_xact_status(l.transaction_id) = 'in progress' END)`;
 }
 
-/** @param chosen revisions with `shown_state` and `candidate_id`. Only the files of incomplete ones are counted. */
+/**
+ * @param chosen revisions with `shown_state` and `candidate_id`. Only the files of incomplete ones are
+ *   counted.
+ */
 async function summaries(db: Kysely<Database>, chosen: RawBuilder<unknown>): Promise<readonly SummaryRow[]> {
   const { rows } = await sql<SummaryRow>`
     WITH c AS MATERIALIZED (${chosen}),
@@ -191,7 +197,10 @@ function iso(column: RawBuilder<unknown>): RawBuilder<string> {
 /** In a list; a single run has room for more. */
 const LONGEST_TEXT = 1_000;
 
-/** SQL: a text of this length at most, so that no answer grows with the messages of a database or the content of a file. */
+/**
+ * SQL: a text of this length at most, so that no answer grows with the messages of a database or the content
+ * of a file.
+ */
 export function cut(column: RawBuilder<unknown>, longest = LONGEST_TEXT): RawBuilder<string | null> {
   const length = sql.lit(longest);
   return sql<

@@ -10,7 +10,10 @@ interface ThroughputSample {
 /** By the database's clock. */
 interface Sample {
   atMs: number;
-  /** When `receivedBytes` was true: an upload's offset is recorded every 2 s or 32 MiB, which is less often than it is sampled. */
+  /**
+   * When `receivedBytes` was true: an upload's offset is recorded every 2 s or 32 MiB, which is less often
+   * than it is sampled.
+   */
   receivedAtMs: number;
   readonly receivedBytes: number;
   readonly loadedBytes: number;
@@ -35,8 +38,8 @@ const RECORDED_WITHIN_MS = 3_000;
 type Counter = 'receivedBytes' | 'loadedBytes';
 
 /**
- * How far each run was at each sample, in memory: rates and the page's chart are made from it. A restart loses it, and with
- * it only the chart and the rates.
+ * How far each run was at each sample, in memory: rates and the page's chart are made from it. A restart
+ * loses it, and with it only the chart and the rates.
  */
 export class ThroughputLog {
   /** In the order of their last samples. */
@@ -70,7 +73,10 @@ export class ThroughputLog {
     }
   }
 
-  /** To be called when all runs that may move have been sampled since `since`: forgets ended runs beyond those that are kept. */
+  /**
+   * To be called when all runs that may move have been sampled since `since`: forgets ended runs beyond those
+   * that are kept.
+   */
   tidy(since: Date): void {
     const sinceMs = since.getTime();
     const ended = [...this.#runs].filter(([, samples]) => (samples.at(-1)?.atMs ?? 0) < sinceMs);
@@ -103,8 +109,8 @@ export class ThroughputLog {
   }
 
   /**
-   * Over the last half minute, short pauses included. What was before an interruption, before the first byte, or in an
-   * earlier attempt does not count. null when there are no two samples to compare.
+   * Over the last half minute, short pauses included. What was before an interruption, before the first byte,
+   * or in an earlier attempt does not count. null when there are no two samples to compare.
    */
   bytesPerSecond(model: string, run: string, revision: number, of: Counter): number | null {
     const samples = this.#runs.get(keyOf(model, run, revision)) ?? [];

@@ -12,7 +12,9 @@ export interface Principal {
   readonly scopes: readonly Scope[];
   /** null covers every model. */
   readonly models: readonly string[] | null;
-  /** The kind and the digest of what the sender presented: the token, or a session that was started with it. */
+  /**
+   * The kind and the digest of what the sender presented: the token, or a session that was started with it.
+   */
   readonly credential: string;
 }
 
@@ -42,7 +44,8 @@ export interface NewToken {
 const PREFIX = 'si_';
 
 /**
- * Creates a token of 256 random bits and returns it. The database stores only its SHA-256, so nobody can read it again.
+ * Creates a token of 256 random bits and returns it. The database stores only its SHA-256, so nobody can read
+ * it again.
  *
  * @throws when a live token has that name.
  */
@@ -58,8 +61,8 @@ export async function createToken(db: Kysely<Database>, token: NewToken, actor: 
 }
 
 /**
- * Creates the successor of a live token, with its name, scopes and models. Both are valid, so that clients can be moved one
- * by one before the older one is revoked.
+ * Creates the successor of a live token, with its name, scopes and models. Both are valid, so that clients
+ * can be moved one by one before the older one is revoked.
  *
  * @throws when no live token has that name, or two have it already.
  */
@@ -83,8 +86,9 @@ export async function rotateToken(
 }
 
 /**
- * The live tokens of a name. Nobody else creates one until the transaction ends: the lock of the table blocks writers and
- * no readers, and only logins that may write tokens can take it (any login can take an advisory lock).
+ * The live tokens of a name. Nobody else creates one until the transaction ends: the lock of the table blocks
+ * writers and no readers, and only logins that may write tokens can take it (any login can take an advisory
+ * lock).
  */
 async function lockLiveTokens(trx: Transaction<Database>, name: string) {
   await sql`LOCK TABLE ingest.api_token IN SHARE ROW EXCLUSIVE MODE`.execute(trx);
@@ -121,7 +125,8 @@ async function insertToken(
 }
 
 /**
- * Revokes the live tokens of a name, or all but the newest of them. The sessions and streams of a token end with it.
+ * Revokes the live tokens of a name, or all but the newest of them. The sessions and streams of a token end
+ * with it.
  *
  * @returns the number of revoked tokens.
  */
@@ -200,9 +205,9 @@ const SESSIONS_PER_TOKEN = 100;
 type Credential = 'token' | 'session';
 
 /**
- * The owners of tokens and sessions. One query reads all live ones, at most once a second for credentials that are known. An
- * unknown credential may be new, and waits for the next query, which all unknown ones share. So a flood of bad tokens adds
- * at most four queries a second, and good tokens do not queue behind it.
+ * The owners of tokens and sessions. One query reads all live ones, at most once a second for credentials
+ * that are known. An unknown credential may be new, and waits for the next query, which all unknown ones
+ * share. So a flood of bad tokens adds at most four queries a second, and good tokens do not queue behind it.
  *
  * They are found by SHA-256: the time of a search reveals nothing about a secret.
  */
@@ -235,7 +240,10 @@ export class Principals {
     return principal;
   }
 
-  /** The principal as it is now; undefined when its token was revoked or has expired, or its session has ended. */
+  /**
+   * The principal as it is now; undefined when its token was revoked or has expired, or its session has
+   * ended.
+   */
   async current({ credential }: Principal): Promise<Principal | undefined> {
     return (await this.#readSince(performance.now() - FRESH_FOR_MS)).get(credential);
   }

@@ -1,7 +1,8 @@
 /**
- * The life of a revision. `TRANSITIONS` lists every change of its state, and `transition` is the only code that writes
- * `ingest.run_revision.state`: for service and loader, for callers and operators. (Proven by `transitions.test.ts`.)
- * A fault of the machinery (network, database, disk) is never a state: the work is tried again.
+ * The life of a revision. `TRANSITIONS` lists every change of its state, and `transition` is the only code
+ * that writes `ingest.run_revision.state`: for service and loader, for callers and operators. (Proven by
+ * `transitions.test.ts`.) A fault of the machinery (network, database, disk) is never a state: the work is
+ * tried again.
  */
 import type { Database, StoredState } from 'db-schema';
 import { CompiledQuery, type Kysely } from 'kysely';
@@ -19,7 +20,10 @@ interface Transition {
   readonly set?: string;
 }
 
-/** While a loader works on a `queued` revision, it is shown as `loading`: its row is locked until the load's COMMIT. */
+/**
+ * While a loader works on a `queued` revision, it is shown as `loading`: its row is locked until the load's
+ * COMMIT.
+ */
 export const TRANSITIONS = {
   queue: {
     from: ['receiving'],
@@ -117,7 +121,10 @@ export const TRANSITIONS = {
 
 export type TransitionName = keyof typeof TRANSITIONS;
 
-/** One statement on whichever connection a transaction has: Kysely's in the service, a client of its own in the loader. */
+/**
+ * One statement on whichever connection a transaction has: Kysely's in the service, a client of its own in
+ * the loader.
+ */
 export type Query = <Row>(text: string, values: readonly unknown[]) => Promise<readonly Row[]>;
 
 export function queryOf(connection: ClientBase | Kysely<Database>): Query {
@@ -136,7 +143,8 @@ export interface MovedRevision {
 }
 
 /**
- * Makes a transition for each revision `r` that matches `where` and is in a state that the transition starts from.
+ * Makes a transition for each revision `r` that matches `where` and is in a state that the transition starts
+ * from.
  *
  * @param where SQL; `$1` is the first of `values`.
  * @param columns what else is written to the row; a JSON column takes text.
@@ -189,16 +197,17 @@ export function startsFrom(name: TransitionName, state: RunState): boolean {
 type Candidates = { readonly revisionId: number } | { readonly uploadId: string } | 'all';
 
 /**
- * Queues revisions that have received all their files, and wakes the loaders. Idempotent: called after each finished
- * file, and by the sweep for what a crash left undone.
+ * Queues revisions that have received all their files, and wakes the loaders. Idempotent: called after each
+ * finished file, and by the sweep for what a crash left undone.
  *
- * Files are sent in the order of their names, so the file with the last name is the most likely to be missing: it is
- * checked first, which spares reading through a run of 10,000 files after each of them. (Not as NOT EXISTS: the planner
- * drops ORDER BY and LIMIT there, and reads every upload of the service. Not as a join: without statistics, on a new
- * database, it becomes a hash of all files, 13 ms per file at 3,000 files.)
+ * Files are sent in the order of their names, so the file with the last name is the most likely to be
+ * missing: it is checked first, which spares reading through a run of 10,000 files after each of them. (Not
+ * as NOT EXISTS: the planner drops ORDER BY and LIMIT there, and reads every upload of the service. Not as a
+ * join: without statistics, on a new database, it becomes a hash of all files, 13 ms per file at 3,000
+ * files.)
  *
- * It must be a statement of its own, after the file's `received_at` has committed: of two files that finish at
- * the same time, the later one sees both.
+ * It must be a statement of its own, after the file's `received_at` has committed: of two files that finish
+ * at the same time, the later one sees both.
  */
 export async function queueCompleteRevisions(
   db: Kysely<Database>,
@@ -219,7 +228,10 @@ export async function queueCompleteRevisions(
   return queued;
 }
 
-/** Files that finish at the same time would wait for each other's rows, if each looked at the runs of all of them. */
+/**
+ * Files that finish at the same time would wait for each other's rows, if each looked at the runs of all of
+ * them.
+ */
 function candidatesSql(candidates: Candidates): { where: string; values: readonly unknown[] } {
   if (candidates === 'all') return { where: 'true', values: [] };
   if ('revisionId' in candidates) return { where: 'r.revision_id = $1', values: [candidates.revisionId] };
@@ -237,9 +249,9 @@ export const QUEUE_CHANNEL = 'ingest_queue';
 const NOTIFY_QUEUE_FULL = '54000';
 
 /**
- * Wakes idle loaders; without it they read the queue every `INGEST_POLL_INTERVAL_MS`. A statement of its own, after the
- * queued row has committed: PostgreSQL holds one lock for all that notify until their commits are on the disk, and a
- * full queue must not undo anything.
+ * Wakes idle loaders; without it they read the queue every `INGEST_POLL_INTERVAL_MS`. A statement of its own,
+ * after the queued row has committed: PostgreSQL holds one lock for all that notify until their commits are
+ * on the disk, and a full queue must not undo anything.
  */
 export async function wakeLoaders(db: Kysely<Database>): Promise<void> {
   try {

@@ -24,13 +24,19 @@ const WATCHED_EVERY_MS = 1_000;
 const UNWATCHED_EVERY_MS = 4_000;
 /** A client that asks for rates will probably ask again. */
 const WANTED_FOR_MS = 15_000;
-/** Between two polls it waits this many times as long as the last one took: it uses a tenth of a core, however many runs there are. */
+/**
+ * Between two polls it waits this many times as long as the last one took: it uses a tenth of a core, however
+ * many runs there are.
+ */
 const PAUSE_PER_POLL = 10;
 /** But no longer than this: a poll is also slow when the database is busy with other work. */
 const LONGEST_PAUSE_MS = 15_000;
 const TICK_MS = 200;
 const PAGE_RUNS = 2_000;
-/** After this many runs, other work of the process has a turn: requests, and streams that wait for their clients. */
+/**
+ * After this many runs, other work of the process has a turn: requests, and streams that wait for their
+ * clients.
+ */
 const NOTED_AT_ONCE = 100;
 const KEPT_CHANGES = 1_000;
 /** Audit events get their ids before they commit: one may appear after later ones. */
@@ -38,9 +44,9 @@ const EVENTS_READ_AGAIN = 200;
 const MOST_EVENTS_AT_ONCE = 5_000;
 
 /**
- * Polls all runs that may move, and tells listeners which ones changed. It polls, as most changes are progress, about which
- * nothing notifies; one poll a second serves every listener. Without listeners it continues more slowly, so that rates are
- * known to the first client that asks.
+ * Polls all runs that may move, and tells listeners which ones changed. It polls, as most changes are
+ * progress, about which nothing notifies; one poll a second serves every listener. Without listeners it
+ * continues more slowly, so that rates are known to the first client that asks.
  */
 export class RunWatch {
   readonly throughput = new ThroughputLog();
@@ -85,7 +91,9 @@ export class RunWatch {
     return this.#sequence;
   }
 
-  /** The changes after `sequence`; undefined when they are not kept any more, and all runs must be read again. */
+  /**
+   * The changes after `sequence`; undefined when they are not kept any more, and all runs must be read again.
+   */
   since(sequence: number): readonly RunChange[] | undefined {
     const first = this.#changes[0]?.sequence ?? this.#sequence + 1;
     if (sequence > this.#sequence || sequence < first - 1) return undefined;
