@@ -58,12 +58,11 @@ try {
 /** Publishes a revision as the loader does. @returns its id. */
 async function publish(revision: number): Promise<number> {
   await owner.query('BEGIN');
-  await owner.query(`UPDATE ingest.run_revision SET state = 'superseded' WHERE state = 'published'`);
   const inserted = await owner.query<{ id: number }>(
     `WITH k AS (INSERT INTO ingest.run VALUES ($1, $2))
      INSERT INTO ingest.run_revision (model, run_key, revision, state, as_of, declared_by, published_at, row_count)
-     VALUES ($1, $2, 1, 'published', now(), 'bench', now(), $3) RETURNING revision_id AS id`,
-    [model, `run ${revision}`, rows],
+     VALUES ($1, $2, 1, $4, now(), 'bench', now(), $3) RETURNING revision_id AS id`,
+    [model, `run ${revision}`, rows, revision === revisions ? 'published' : 'superseded'],
   );
   const id = inserted.rows[0]?.id ?? 0;
   const partition = partitionOf(model, id);

@@ -9,7 +9,7 @@ import type { ClaimedRevision, LoadProgress } from './attempts.ts';
 
 const TRANSITION_TO = {
   published: 'publish',
-  superseded: 'load_behind',
+  superseded: 'supersede',
   held: 'hold',
 } as const satisfies Record<string, TransitionName>;
 
@@ -44,9 +44,9 @@ export async function publishRevision(
   const outcome = outcomeOf(claimed, current, gates);
   if (outcome === 'published') await attachPartition(client, revisionId);
   progress.phase = 'publishing';
-  if (outcome === 'published') await transition(query, 'step_down', 'r.model = $1', [model]);
+  if (outcome === 'published') await transition(query, 'replace_published', 'r.model = $1', [model]);
   // An older content of the same run needs no decision any more.
-  await transition(query, 'outdate', 'r.model = $1 AND r.run_key = $2 AND r.revision < $3', [
+  await transition(query, 'replace_held', 'r.model = $1 AND r.run_key = $2 AND r.revision < $3', [
     model,
     claimed.run,
     claimed.revision,

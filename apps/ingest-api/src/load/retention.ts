@@ -119,7 +119,7 @@ const KEPT_HELD = 12;
 async function markRetired(client: pg.Client): Promise<void> {
   const decided = await transition(
     queryOf(client),
-    'retire',
+    'limit_held',
     `r.revision_id = ANY (ARRAY(
        SELECT revision_id FROM (
          SELECT revision_id, row_number() OVER (PARTITION BY model ORDER BY loaded_at DESC, revision_id DESC) AS place

@@ -36,7 +36,7 @@ export async function publishByHand(db: Kysely<Database>, request: PublishReques
     const broken = (target.gates ?? []).filter((gate) => gate.broken);
     if (broken.length > 0 && !force) throw brokenGates(run, broken);
     await attachPartition(trx, target);
-    const [previous] = await transition(query, 'step_down', 'r.model = $1', [model]);
+    const [previous] = await transition(query, 'replace_published', 'r.model = $1', [model]);
     await transition(query, 'publish_by_hand', 'r.revision_id = $1', [target.revision_id]);
     await trx
       .insertInto('ingest.publication')

@@ -71,7 +71,7 @@ export const TRANSITIONS = {
     when: 'it is loaded, no run with a later date is published, and a gate is broken',
     set: 'loaded_at = clock_timestamp(), published_at = NULL, error = NULL',
   },
-  load_behind: {
+  supersede: {
     from: ['queued'],
     to: 'superseded',
     by: 'loader',
@@ -99,19 +99,19 @@ export const TRANSITIONS = {
     when: 'PUT …/current, while its rows are kept',
     set: 'published_at = clock_timestamp()',
   },
-  step_down: {
+  replace_published: {
     from: ['published'],
     to: 'superseded',
     by: 'loader or caller',
     when: 'another revision of the model is published',
   },
-  outdate: {
+  replace_held: {
     from: ['held'],
     to: 'superseded',
     by: 'loader',
     when: 'a later revision of the same run is loaded',
   },
-  retire: {
+  limit_held: {
     from: ['held'],
     to: 'superseded',
     by: 'loader',
