@@ -57,39 +57,20 @@ function textOf(option: string | boolean | undefined): string | undefined {
   return typeof option === 'string' ? option : undefined;
 }
 
-/** Options of the table, with their defaults. */
-function addSettings(command: Command, ...keys: (keyof typeof SETTINGS)[]): Command {
-  for (const key of keys) {
-    const { flag, help, defaultText } = SETTINGS[key];
-    const takesValue = flag.includes('<');
-    const option = new Option(flag, takesValue && defaultText ? `${help} (default: ${defaultText})` : help);
-    // A list: each use of the flag adds to it.
-    if (key === 'ignore')
-      option.argParser((globs: string, before: string | undefined) =>
-        before === undefined ? globs : `${before},${globs}`,
+/** A command with the options that the table gives it. */
+function addCommand(program: Command, name: string): Command {
+  const command = program.command(name);
+  for (const { flag, commands, help, default: value, without, repeatable } of Object.values(SETTINGS)) {
+    if (!commands.some((one) => one === name)) continue;
+    const shown = flag.includes('<') ? value || without : undefined;
+    const option = new Option(flag, shown === undefined ? help : `${help} (default: ${shown})`);
+    if (repeatable)
+      option.argParser((text: string, before: string | undefined) =>
+        before === undefined ? text : `${before},${text}`,
       );
     command.addOption(option);
   }
   return command;
-}
-
-function addServiceOptions(command: Command): Command {
-  addSettings(command, 'url');
-  command.option('--token-file <file>', 'file that holds the token');
-  addSettings(command, 'ca', 'clientCert', 'clientKey');
-  command.option('--config <file>', CONFIG_HELP);
-  return addSettings(command, 'maxDurationMs', 'stallTimeoutMs');
-}
-
-const CONFIG_HELP = 'config file (default: ~/.config/uploader/config.json)';
-const LAYOUT = ['model', 'run', 'ignore'] as const;
-const TRANSFER = ['asOf', 'transfers', 'chunkSizeBytes', 'bytesPerSecond', 'stateDir'] as const;
-
-function addResultOptions(command: Command): Command {
-  return addSettings(command, 'json').option(
-    '--result-file <file>',
-    'also write the result to this file, in JSON',
-  );
 }
 
 const PUSH_EXAMPLES = `
@@ -113,9 +94,9 @@ In an Airflow BashOperator (the last line is the task's XCom):
     uploader push "$OUT" --model churn --run "{{ run_id }}" --as-of "{{ ds | default('') }}" --json
 If the folder /airflow/xcom exists, the result is also written to /airflow/xcom/return.json.
 
-The token comes from UPLOADER_TOKEN, UPLOADER_TOKEN_FILE or --token-file. Every option can also be set as
-UPLOADER_<NAME> (UPLOADER_TRANSFERS=8) or in the config file ({"url": "...", "tokenFile": "...", "transfers": 8});
-options override the environment, which overrides the file.
+The token comes from UPLOADER_TOKEN, UPLOADER_TOKEN_FILE or --token-file. Every option is also a variable
+UPLOADER_<NAME> (UPLOADER_TRANSFERS=8, UPLOADER_WAIT=false) and, except --config and --result-file, a key of the config file
+({"url": "...", "tokenFile": "...", "transfers": 8}); options override the environment, which overrides the file.
 
 Exit codes; with several runs the first of 1, 2, 77, 66, 65, 75, 0 that occurs:
     0  published, now or before, or loaded and behind a later run, which is named (with --require-shown: 65);
@@ -128,15 +109,12 @@ Exit codes; with several runs the first of 1, 2, 77, 66, 65, 75, 0 that occurs:
 `;
 
 function addPush(program: Command, { terminal, interrupt, finish }: CliContext): void {
-  const command = program
-    .command('push')
+  addCommand(program, 'push')
     .argument('<dir>', 'folder that holds the runs')
     .summary('send runs and wait until they are published')
     .description(
       'Makes runs in the service equal to local folders. Safe to repeat: sends only what is missing.',
-    );
-  addSettings(command, ...LAYOUT, ...TRANSFER, 'wait', 'requireShown', 'dryRun');
-  addSettings(addServiceOptions(addResultOptions(command)), 'pollMs')
+    )
     .addHelpText('after', PUSH_EXAMPLES)
     .action(async (dir: string, options: Options) => {
       finish(await push(dir, flagsOf(options), terminal, interrupt));
@@ -167,19 +145,14 @@ The audit log keeps who did it, when and why. Needs a token with the scope opera
 
 /** The commands that act on runs in the service. */
 function addServiceCommands(program: Command, { terminal, interrupt, finish }: CliContext): void {
-  const statusCommand = program
-    .command('status')
+  addCommand(program, 'status')
     .argument('[model]')
     .argument('[run]')
     .summary('show runs, or the state of one run')
     .description('Shows the newest runs, those of a model, or one run.')
     .option('--wait', 'wait until the run has ended')
     .option('--limit <count>', 'of a list: at most this many runs (default: 50)', wholeNumber)
-    .addOption(
-      new Option('--state <state>', 'of a list: only runs in this state').choices(RUN_STATE.options),
-    );
-  addSettings(statusCommand, 'requireShown');
-  addSettings(addServiceOptions(addResultOptions(statusCommand)), 'pollMs')
+    .addOption(new Option('--state <state>', 'of a list: only runs in this state').choices(RUN_STATE.options))
     .addHelpText('after', STATUS_EXAMPLES)
     .action(async (model: string | undefined, run: string | undefined, given: Options) => {
       const { wait, limit, state, ...options } = given;
@@ -192,16 +165,14 @@ function addServiceCommands(program: Command, { terminal, interrupt, finish }: C
       finish(await status({ ...query, state: textOf(state) }, flagsOf(options), terminal, interrupt));
     });
 
-  const publishCommand = program
-    .command('publish')
+  addCommand(program, 'publish')
     .argument('<model>')
     .argument('<run>')
     .summary('show readers another run: a held or an older one')
     .description('Makes a loaded run the one that readers see. No data is moved.')
     .requiredOption('--reason <text>', 'why; the audit log keeps it')
     .option('--revision <number>', 'this revision (default: the newest of the run)', wholeNumber)
-    .option('--force', 'although it breaks a gate');
-  addServiceOptions(addResultOptions(publishCommand))
+    .option('--force', 'although it breaks a gate')
     .addHelpText('after', PUBLISH_EXAMPLES)
     .action(async (model: string, run: string, given: Options & { revision?: string }) => {
       const { reason, force, revision, ...options } = given;
@@ -214,8 +185,7 @@ function addServiceCommands(program: Command, { terminal, interrupt, finish }: C
       finish(await publish(model, publication, flagsOf(options), terminal, interrupt));
     });
 
-  const retryCommand = program
-    .command('retry')
+  addCommand(program, 'retry')
     .argument('<model>')
     .argument('<run>')
     .summary('load a failed run again')
@@ -223,8 +193,6 @@ function addServiceCommands(program: Command, { terminal, interrupt, finish }: C
       'Loads a failed run again from the files that the service has, and waits for its end. For new data push instead.',
     )
     .option('--reason <text>', 'why; the audit log keeps it')
-    .option('--no-wait', 'end when the run is queued');
-  addSettings(addServiceOptions(addResultOptions(retryCommand)), 'pollMs')
     .addHelpText(
       'after',
       '\nExample:\n  uploader retry churn 2026-11 --reason "the limit was too low, and is raised now"',
@@ -263,26 +231,19 @@ CHOKIDAR_USEPOLLING=1.
 
 /** The commands that start from a local folder, besides `push`. */
 function addLocalCommands(program: Command, { terminal, interrupt, finish }: CliContext): void {
-  const checking = program
-    .command('check')
+  addCommand(program, 'check')
     .argument('<dir>', 'folder that holds the runs')
     .summary('list the lines that the service would reject, without sending any')
     .description('Reads every line as the service does. Needs no service and no token.')
-    .option('--config <file>', CONFIG_HELP);
-  addResultOptions(addSettings(checking, ...LAYOUT))
     .addHelpText('after', CHECK_EXAMPLES)
     .action(async (dir: string, options: Options) => {
       finish(await check(dir, flagsOf(options), terminal, interrupt));
     });
 
-  const watching = program
-    .command('watch')
+  addCommand(program, 'watch')
     .argument('<dir>', 'folder in which runs appear')
     .summary('push each run when its _SUCCESS file appears, until stopped')
     .description('Pushes each run when its _SUCCESS file appears, and prints a line when the run has ended.')
-    .option('--no-wait', 'a run has ended when it is received, not when it is published')
-    .option('--json', 'one line of JSON for each run');
-  addSettings(addServiceOptions(addSettings(watching, ...LAYOUT, ...TRANSFER)), 'pollMs')
     .addHelpText('after', WATCH_EXAMPLES)
     .action((dir: string, options: Options) => watch(dir, flagsOf(options), terminal, interrupt));
 }

@@ -1,8 +1,9 @@
+import { readFileSync } from 'node:fs';
 import { expect } from 'chai';
 import { UploaderError } from '../src/results/result.ts';
 import { loadSettings } from '../src/settings/settings.ts';
 import { findStateDir } from '../src/settings/state.ts';
-import { parseAsOf, parseDurationMs, parseSizeBytes } from '../src/settings/table.ts';
+import { parseAsOf, parseDurationMs, parseSizeBytes, SETTINGS } from '../src/settings/table.ts';
 import { makeScratch } from './support/scratch.ts';
 
 describe('settings', () => {
@@ -24,29 +25,47 @@ describe('settings', () => {
   };
 
   it('have defaults for all but address and token', () => {
-    expect(loadSettings({}, given)).to.deep.equal({
+    const settings = loadSettings({}, given);
+    expect(settings).to.deep.include({
       url: 'https://host/ingest',
       token: 'secret',
       tokenSource: { value: 'secret', from: 'UPLOADER_TOKEN' },
-      model: null,
-      run: null,
-      asOf: null,
       ignore: [],
-      ca: null,
-      clientCert: null,
-      clientKey: null,
       transfers: 4,
       chunkSizeBytes: 67_108_864,
       maxDurationMs: 21_600_000,
       pollMs: 5000,
       stallTimeoutMs: 60_000,
-      stateDir: null,
-      bytesPerSecond: null,
       dryRun: false,
       wait: true,
       json: false,
       requireShown: false,
     });
+    const others = Object.entries(SETTINGS).filter(([, setting]) => setting.default === undefined);
+    for (const [key] of others.filter(([key]) => key !== 'url')) expect(settings).to.have.property(key, null);
+  });
+
+  it('are all in the manual: option, variable, key of the config file, default, help', () => {
+    const manual = readFileSync(new URL('../../../docs/uploader.md', import.meta.url), 'utf8');
+    const section = manual.split('\n## Settings\n')[1]?.split('\n## ')[0] ?? '';
+    const rows = [...section.matchAll(/^\| (`--.*) \|$/gm)].map(([, row = '']) =>
+      row.split('|').map((cell) => cell.trim()),
+    );
+    const settings = Object.values(SETTINGS).map((setting) => [
+      `\`${setting.flag.split(' ')[0]}\``,
+      `\`${setting.env}\``,
+      setting.inConfigFile ? `\`${setting.name}\`` : '',
+      setting.default || setting.without || '',
+      setting.help,
+    ]);
+    expect(rows).to.deep.equal(settings);
+  });
+
+  it('have variables of the same name as the option, as the help says', () => {
+    for (const { flag, env } of Object.values(SETTINGS)) {
+      const [option = ''] = flag.replace(/^--(no-)?/, '').split(' ');
+      expect(env).to.equal(`UPLOADER_${option.toUpperCase().replaceAll('-', '_')}`);
+    }
   });
 
   it('come from flags before the environment, and from there before the config file', () => {
@@ -84,6 +103,11 @@ describe('settings', () => {
   it('refuse a token in the config file, and keys that are none', () => {
     const config = scratch.write('c.json', '{"token": "x", "transfer": 3}');
     expect(faultsOf({ config }, given)).to.include('must not contain a token').and.include('"transfer"');
+  });
+
+  it('refuse --config and --result-file in the config file, which are read before it or without it', () => {
+    const config = scratch.write('c.json', '{"config": "other.json", "resultFile": "r.json"}');
+    expect(faultsOf({ config }, given)).to.include('"config"').and.include('"resultFile"');
   });
 
   it('tell all faults at once, each with where it came from, and never the token', () => {

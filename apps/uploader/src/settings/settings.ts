@@ -41,24 +41,25 @@ export function loadLocalSettings(flags: Flags, env: NodeJS.ProcessEnv): LocalSe
 
 function readValues(flags: Flags, env: NodeJS.ProcessEnv) {
   const faults: string[] = [];
-  const read = readConfigFile(flags.config ?? (env.UPLOADER_CONFIG || undefined), env);
+  const read = readConfigFile(flags, env);
   const config = read && 'values' in read ? read : null;
   if (read && 'fault' in read) faults.push(read.fault);
   if (config) faults.push(...unknownKeyFaults(config));
 
   const values: Record<string, unknown> = {};
   for (const [key, setting] of Object.entries(SETTINGS)) {
-    const given = find(setting.name, setting.env, flags, env, config);
-    values[key] = setting.fallback;
-    if (!given) continue;
+    const given = find(setting, flags, env, config);
+    const text = given?.text ?? setting.default;
+    values[key] = null;
+    if (text === undefined) continue;
     try {
-      values[key] = setting.parse(given.text);
+      values[key] = setting.parse(text);
     } catch (error) {
       const mustBe = error instanceof Error ? error.message : String(error);
-      faults.push(`${given.from} ${mustBe} (it is ${shown(given.text)}).`);
+      faults.push(`${given?.from} ${mustBe} (it is ${shown(text)}).`);
     }
   }
-  // Each value came from its own row of the table, which is where its type comes from too.
+  // Each value comes from its own row of the table, and so does its type.
   return { values: values as ParsedSettings, faults, config };
 }
 
@@ -67,55 +68,52 @@ function shown(text: string): string {
   return JSON.stringify(text.replace(/\/\/[^/]*@/, '//…@'));
 }
 
+/** What the caller gave for a setting, and where. */
 function find(
-  name: string,
-  envName: string,
+  { name, flag, env: variable, inConfigFile }: (typeof SETTINGS)[SettingKey],
   flags: Flags,
   env: NodeJS.ProcessEnv,
   config: ConfigFile | null,
-) {
-  const dashed = `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
-  const flag = flags[name];
-  if (flag !== undefined) return { text: flag, from: dashed };
+): { text: string; from: string } | null {
+  const fromFlag = flags[name];
+  if (fromFlag !== undefined) return { text: fromFlag, from: flag.split(' ')[0] ?? flag };
   // Most schedulers write an empty variable for one that is not set.
-  const variable = env[envName];
-  if (variable) return { text: variable, from: envName };
-  const value = config?.values[name];
+  const fromEnv = env[variable];
+  if (fromEnv) return { text: fromEnv, from: variable };
+  const value = inConfigFile ? config?.values[name] : undefined;
   if (value === undefined || value === null) return null;
   return { text: String(value), from: `"${name}" in ${config?.path}` };
 }
 
+/** A --token-file overrides UPLOADER_TOKEN, which overrides the other places that name a file. */
 function findToken(flags: Flags, env: NodeJS.ProcessEnv, config: ConfigFile | null): TokenSource | null {
-  if (flags.tokenFile !== undefined) return { file: flags.tokenFile, from: '--token-file' };
-  if (env.UPLOADER_TOKEN) return { value: env.UPLOADER_TOKEN, from: 'UPLOADER_TOKEN' };
-  if (env.UPLOADER_TOKEN_FILE) return { file: env.UPLOADER_TOKEN_FILE, from: 'UPLOADER_TOKEN_FILE' };
-  const file = config?.values.tokenFile;
-  return typeof file === 'string' ? { file, from: `"tokenFile" in ${config?.path}` } : null;
+  if (env.UPLOADER_TOKEN && flags.tokenFile === undefined)
+    return { value: env.UPLOADER_TOKEN, from: 'UPLOADER_TOKEN' };
+  const file = find(SETTINGS.tokenFile, flags, env, config);
+  return file && { file: file.text, from: file.from };
 }
 
 function unknownKeyFaults(config: ConfigFile): string[] {
-  const known = new Set<string>([...Object.values(SETTINGS).map((setting) => setting.name), 'tokenFile']);
+  const known = Object.values(SETTINGS).flatMap(({ name, inConfigFile }) => (inConfigFile ? [name] : []));
   return Object.keys(config.values)
-    .filter((key) => !known.has(key))
+    .filter((key) => !known.includes(key))
     .map((key) =>
       key === 'token'
         ? `The config file ${config.path} must not contain a token: put the token into its own file and name that file as "tokenFile".`
-        : `The config file ${config.path} contains "${key}", which is not a setting; the settings are ${[...known].join(', ')}.`,
+        : `The config file ${config.path} contains "${key}", which is not a setting of it; the settings are ${known.join(', ')}.`,
     );
 }
 
 type ConfigFile = { path: string; values: Record<string, unknown> };
 
 /**
- * The JSON object of the config file: the one asked for, which must be there, else the one in the user's
- * config folder, which need not. Returns the fault as a sentence.
+ * The JSON object of the config file. One that --config or UPLOADER_CONFIG names must exist; else it is the file in
+ * the config folder of the user, if that exists. Returns the fault as a sentence.
  */
-function readConfigFile(
-  askedFor: string | undefined,
-  env: NodeJS.ProcessEnv,
-): ConfigFile | { fault: string } | null {
+function readConfigFile(flags: Flags, env: NodeJS.ProcessEnv): ConfigFile | { fault: string } | null {
+  const named = find(SETTINGS.config, flags, env, null)?.text;
   const configHome = env.XDG_CONFIG_HOME || (env.HOME ? join(env.HOME, '.config') : null);
-  const path = askedFor ?? (configHome ? join(configHome, 'uploader', 'config.json') : null);
+  const path = named ?? (configHome ? join(configHome, 'uploader', 'config.json') : null);
   if (path === null) return null;
   try {
     const values: unknown = JSON.parse(readFileSync(path, 'utf8'));
@@ -126,22 +124,10 @@ function readConfigFile(
   } catch (error) {
     // ENOTDIR: accounts of services have homes such as /dev/null.
     const code = error instanceof Error && 'code' in error ? error.code : null;
-    if (askedFor === undefined && (code === 'ENOENT' || code === 'ENOTDIR')) return null;
+    if (named === undefined && (code === 'ENOENT' || code === 'ENOTDIR')) return null;
     const reason = error instanceof Error ? error.message : String(error);
     return { fault: `The config file ${path} cannot be read: ${reason}.` };
   }
-}
-
-/** The text of a PEM file. Throws a sentence's end, as all settings do. */
-export function readPemFile(path: string): string {
-  let text = '';
-  try {
-    text = readFileSync(path, 'utf8');
-  } catch {
-    throw new Error('must be the path of a PEM file that can be read');
-  }
-  if (!text.includes('-----BEGIN ')) throw new Error('must be a PEM file (-----BEGIN …)');
-  return text;
 }
 
 type TokenSource = { file: string; from: string } | { value: string; from: string };

@@ -1,27 +1,222 @@
+import { readFileSync } from 'node:fs';
 import { modelNameFault, runKeyFault } from 'wire';
-import { readPemFile } from './settings.ts';
 
-/** Longest delay that Node's timers keep (2^31-1 ms); a longer one would fire at once. */
-const LONGEST_TIMER_MS = 24 * 86_400_000;
+type CommandName = 'push' | 'check' | 'watch' | 'status' | 'publish' | 'retry';
 
 type Setting<T> = {
-  /** In the config file; on the command line with dashes. */
+  /** Its key in the config file, and in what commander passes to a command. */
   name: string;
   /** As commander takes it. */
   flag: string;
-  help: string;
+  commands: readonly CommandName[];
   env: string;
-  /** As a caller would write it; left out, the value is null. */
-  defaultText: string | undefined;
-  fallback: T;
+  /** false: it cannot be set in the config file. */
+  inConfigFile: boolean;
+  help: string;
+  /** As a user would write it; without it the value is null. */
+  default: string | undefined;
+  /** What a null means, for the reader of the help. */
+  without: string | undefined;
+  /** Each use of the flag adds to a list, separated by commas. */
+  repeatable: boolean;
   /** Throws the end of a sentence ("must be ...") for a text that is not usable. */
   parse: (text: string) => T;
 };
+
+const SENDING: readonly CommandName[] = ['push', 'watch'];
+const READING: readonly CommandName[] = ['push', 'check', 'watch'];
+const ASKING: readonly CommandName[] = ['push', 'watch', 'status', 'publish', 'retry'];
+const WAITING: readonly CommandName[] = ['push', 'watch', 'status', 'retry'];
+const ALL: readonly CommandName[] = ['push', 'check', 'watch', 'status', 'publish', 'retry'];
+
+/**
+ * Every setting of the program: help texts, variables, keys of the config file and the table in docs/uploader.md
+ * (Settings) are made from it or tested against it. Only the token itself is not here: it is never an argument.
+ */
+export const SETTINGS = {
+  model: setting('--model <name>', {
+    commands: READING,
+    env: 'UPLOADER_MODEL',
+    help: 'the model, when the folders do not name it',
+    parse: (text) => name(text, modelNameFault),
+  }),
+  run: setting('--run <key>', {
+    commands: READING,
+    env: 'UPLOADER_RUN',
+    help: 'the run, when the folders do not name it',
+    parse: (text) => name(text, runKeyFault),
+  }),
+  ignore: setting('--ignore <globs>', {
+    commands: READING,
+    env: 'UPLOADER_IGNORE',
+    help: 'leave out files and folders with these names (with a slash: these paths below DIR); repeatable',
+    default: '',
+    repeatable: true,
+    parse: globs,
+  }),
+  asOf: setting<string | null>('--as-of <date>', {
+    commands: SENDING,
+    env: 'UPLOADER_AS_OF',
+    help: 'date of the data; orders the runs of a model',
+    without: 'the date in the run key, else the time of the push',
+    // Airflow has no logical date on an asset-triggered run, so its template may expand to nothing.
+    parse: (text) =>
+      text.trim() === ''
+        ? null
+        : parsed(parseAsOf(text), 'a date (2026-11-01) or an instant with its offset (2026-11-01T06:00:00Z)'),
+  }),
+  transfers: setting('--transfers <count>', {
+    commands: SENDING,
+    env: 'UPLOADER_TRANSFERS',
+    help: 'files sent at the same time',
+    default: '4',
+    parse: transfers,
+  }),
+  chunkSizeBytes: setting('--chunk-size <size>', {
+    commands: SENDING,
+    env: 'UPLOADER_CHUNK_SIZE',
+    help: 'bytes per request',
+    default: '64MiB',
+    parse: chunkSizeBytes,
+  }),
+  bytesPerSecond: setting<number | null>('--bwlimit <rate>', {
+    commands: SENDING,
+    env: 'UPLOADER_BWLIMIT',
+    help: 'bytes per second of all transfers together, such as 10MB',
+    without: 'no limit',
+    parse: bytesPerSecond,
+  }),
+  stateDir: setting('--state-dir <dir>', {
+    commands: SENDING,
+    env: 'UPLOADER_STATE_DIR',
+    help: 'folder for known hashes; may be deleted',
+    without: '$XDG_STATE_HOME/uploader, else ~/.local/state/uploader',
+    parse: (text) => text,
+  }),
+  wait: setting('--no-wait', {
+    commands: ['push', 'watch', 'retry'],
+    env: 'UPLOADER_WAIT',
+    help: 'do not wait until the run is published',
+    default: 'true',
+    parse: flag,
+  }),
+  requireShown: setting('--require-shown', {
+    commands: ['push', 'status'],
+    env: 'UPLOADER_REQUIRE_SHOWN',
+    help: 'end with 65 unless readers see this run and revision',
+    default: 'false',
+    parse: flag,
+  }),
+  dryRun: setting('--dry-run', {
+    commands: ['push'],
+    env: 'UPLOADER_DRY_RUN',
+    help: 'read and hash, say what would be sent, and send nothing',
+    default: 'false',
+    parse: flag,
+  }),
+  json: setting('--json', {
+    commands: ALL,
+    env: 'UPLOADER_JSON',
+    help: 'print the result as the last line of stdout, in JSON (watch: one line per run)',
+    default: 'false',
+    parse: flag,
+  }),
+  resultFile: setting('--result-file <file>', {
+    commands: ['push', 'check', 'status', 'publish', 'retry'],
+    env: 'UPLOADER_RESULT_FILE',
+    // The result is also written when the config file is at fault.
+    inConfigFile: false,
+    help: 'also write the result to this file, in JSON',
+    parse: (text) => text,
+  }),
+  url: setting('--url <address>', {
+    commands: ASKING,
+    env: 'UPLOADER_URL',
+    help: 'base address of the service',
+    parse: baseUrl,
+  }),
+  tokenFile: setting('--token-file <file>', {
+    commands: ASKING,
+    env: 'UPLOADER_TOKEN_FILE',
+    help: 'file that holds the token',
+    parse: (text) => text,
+  }),
+  ca: setting('--ca <file>', {
+    commands: ASKING,
+    env: 'UPLOADER_CA',
+    help: 'PEM file of an authority to trust as well, for an https:// service',
+    parse: readPemFile,
+  }),
+  clientCert: setting('--cert <file>', {
+    commands: ASKING,
+    env: 'UPLOADER_CERT',
+    help: 'client certificate (PEM), if the service asks for one; needs --key',
+    parse: readPemFile,
+  }),
+  clientKey: setting('--key <file>', {
+    commands: ASKING,
+    env: 'UPLOADER_KEY',
+    help: 'key of the client certificate (PEM)',
+    parse: readPemFile,
+  }),
+  maxDurationMs: setting('--max-duration <time>', {
+    commands: ASKING,
+    env: 'UPLOADER_MAX_DURATION',
+    help: 'end with 75 after this time',
+    default: '6h',
+    parse: (text) => durationMs(text, 1),
+  }),
+  stallTimeoutMs: setting('--stall-timeout <time>', {
+    commands: ASKING,
+    env: 'UPLOADER_STALL_TIMEOUT',
+    help: 'end and retry a request that moves no byte for this time',
+    default: '60s',
+    parse: (text) => durationMs(text, 100),
+  }),
+  pollMs: setting('--poll <time>', {
+    commands: WAITING,
+    env: 'UPLOADER_POLL',
+    help: 'maximum polling interval of a run',
+    default: '5s',
+    parse: (text) => durationMs(text, 50),
+  }),
+  config: setting('--config <file>', {
+    commands: ALL,
+    env: 'UPLOADER_CONFIG',
+    inConfigFile: false,
+    help: 'config file, one JSON object',
+    without: '$XDG_CONFIG_HOME/uploader/config.json, else ~/.config/uploader/config.json',
+    parse: (text) => text,
+  }),
+};
+
+type Row<T> = {
+  commands: readonly CommandName[];
+  env: string;
+  help: string;
+  parse: (text: string) => T;
+  inConfigFile?: boolean;
+  without?: string;
+  repeatable?: boolean;
+};
+
+/** Without a default the value may be null. */
+function setting<T>(flag: string, row: Row<T> & { default: string }): Setting<T>;
+function setting<T>(flag: string, row: Row<T>): Setting<T | null>;
+function setting<T>(flag: string, row: Row<T> & { default?: string }): Setting<T> {
+  const [dashed = ''] = flag.replace(/^--(no-)?/, '').split(' ');
+  const name = dashed.replace(/-[a-z]/g, (letter) => letter.charAt(1).toUpperCase());
+  const { inConfigFile = true, without, repeatable = false, default: text } = row;
+  return { ...row, name, flag, inConfigFile, without, repeatable, default: text };
+}
 
 function parsed<T>(value: T | null, mustBe: string): T {
   if (value === null) throw new Error(`must be ${mustBe}`);
   return value;
 }
+
+/** Longest delay that Node's timers keep (2^31-1 ms); a longer one would fire at once. */
+const LONGEST_TIMER_MS = 24 * 86_400_000;
 
 function durationMs(text: string, leastMs: number): number {
   const ms = parsed(parseDurationMs(text), 'a duration such as 30s, 15m or 6h');
@@ -74,10 +269,22 @@ function globs(text: string): readonly string[] {
 
 function bytesPerSecond(text: string): number | null {
   if (/^(0|off)$/.test(text.trim())) return null;
-  // Pieces of 64 KiB: a slower line would look like one on which nothing moves.
+  // Files are read in pieces of 64 KiB: below this rate a healthy transfer would look stalled.
   const bytes = parsed(parseSizeBytes(text), 'bytes a second such as 10MB, or 0 for no limit');
   if (bytes < 16_384) throw new Error('must be at least 16KiB');
   return bytes;
+}
+
+/** The text of a PEM file. */
+function readPemFile(path: string): string {
+  let text = '';
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch {
+    throw new Error('must be the path of a PEM file that can be read');
+  }
+  if (!text.includes('-----BEGIN ')) throw new Error('must be a PEM file (-----BEGIN …)');
+  return text;
 }
 
 const DATE = /^\d{4}-\d{2}-\d{2}$/;
@@ -90,7 +297,7 @@ export function parseAsOf(text: string): string | null {
   if (!DATE.test(trimmed) && !INSTANT.test(trimmed)) return null;
   const instant = new Date(trimmed.replace(' ', 'T'));
   if (Number.isNaN(instant.getTime())) return null;
-  // new Date() turns 30 February into 1 March; a date that does not come back as it went in is none.
+  // new Date() turns 30 February into 1 March; a date that reads differently afterwards does not exist.
   if (new Date(`${trimmed.slice(0, 10)}T00:00:00Z`).toISOString().slice(0, 10) !== trimmed.slice(0, 10)) {
     return null;
   }
@@ -131,133 +338,3 @@ export function parseSizeBytes(text: string): number | null {
   if (!match || unitBytes === undefined) return null;
   return Math.round(Number(match[1]) * unitBytes);
 }
-
-type Row<T> = { help: string; env: string; parse: (text: string) => T };
-
-function setting<T>(flag: string, row: Row<T> & { default: string }): Setting<T>;
-function setting<T>(flag: string, row: Row<T>): Setting<T | null>;
-function setting<T>(flag: string, row: Row<T> & { default?: string }): Setting<T | null> {
-  const [dashed = ''] = flag.replace(/^--(no-)?/, '').split(' ');
-  return {
-    name: dashed.replace(/-[a-z]/g, (letter) => letter.charAt(1).toUpperCase()),
-    flag,
-    help: row.help,
-    env: row.env,
-    defaultText: row.default,
-    fallback: row.default === undefined ? null : row.parse(row.default),
-    parse: row.parse,
-  };
-}
-
-/** Every option but the token, once: its flag and help, its variable, its default, and how its text is read. */
-export const SETTINGS = {
-  url: setting('--url <address>', {
-    env: 'UPLOADER_URL',
-    help: 'base address of the service',
-    parse: baseUrl,
-  }),
-  model: setting('--model <name>', {
-    env: 'UPLOADER_MODEL',
-    help: 'the model, when the folders do not name it',
-    parse: (text) => name(text, modelNameFault),
-  }),
-  run: setting('--run <key>', {
-    env: 'UPLOADER_RUN',
-    help: 'the run, when the folders do not name it',
-    parse: (text) => name(text, runKeyFault),
-  }),
-  asOf: setting<string | null>('--as-of <date>', {
-    env: 'UPLOADER_AS_OF',
-    help: 'date of the data; orders the runs of a model (default: the date in the run key, else the time of the push)',
-    // Airflow has no logical date on an asset-triggered run, so its template may expand to nothing.
-    parse: (text) =>
-      text.trim() === ''
-        ? null
-        : parsed(parseAsOf(text), 'a date (2026-11-01) or an instant with its offset (2026-11-01T06:00:00Z)'),
-  }),
-  ignore: setting('--ignore <globs>', {
-    env: 'UPLOADER_IGNORE',
-    help: 'leave out files and folders with these names (with a slash: these paths below DIR); repeatable',
-    default: '',
-    parse: globs,
-  }),
-  ca: setting('--ca <file>', {
-    env: 'UPLOADER_CA',
-    help: 'PEM file of an authority to trust as well, for an https:// service',
-    parse: readPemFile,
-  }),
-  clientCert: setting('--cert <file>', {
-    env: 'UPLOADER_CERT',
-    help: 'client certificate (PEM), if the service asks for one; needs --key',
-    parse: readPemFile,
-  }),
-  clientKey: setting('--key <file>', {
-    env: 'UPLOADER_KEY',
-    help: 'key of the client certificate (PEM)',
-    parse: readPemFile,
-  }),
-  transfers: setting('--transfers <count>', {
-    env: 'UPLOADER_TRANSFERS',
-    help: 'files sent at the same time',
-    default: '4',
-    parse: transfers,
-  }),
-  chunkSizeBytes: setting('--chunk-size <size>', {
-    env: 'UPLOADER_CHUNK_SIZE',
-    help: 'bytes per request',
-    default: '64MiB',
-    parse: chunkSizeBytes,
-  }),
-  maxDurationMs: setting('--max-duration <time>', {
-    env: 'UPLOADER_MAX_DURATION',
-    help: 'end with 75 after this time',
-    default: '6h',
-    parse: (text) => durationMs(text, 1),
-  }),
-  pollMs: setting('--poll <time>', {
-    env: 'UPLOADER_POLL',
-    help: 'maximum polling interval of a run',
-    default: '5s',
-    parse: (text) => durationMs(text, 50),
-  }),
-  stallTimeoutMs: setting('--stall-timeout <time>', {
-    env: 'UPLOADER_STALL_TIMEOUT',
-    help: 'end and retry a request that moves no byte for this time',
-    default: '60s',
-    parse: (text) => durationMs(text, 100),
-  }),
-  stateDir: setting('--state-dir <dir>', {
-    env: 'UPLOADER_STATE_DIR',
-    help: 'folder for known hashes; may be deleted (default: ~/.local/state/uploader)',
-    parse: (text) => text,
-  }),
-  bytesPerSecond: setting<number | null>('--bwlimit <rate>', {
-    env: 'UPLOADER_BWLIMIT',
-    help: 'bytes per second of all transfers together, such as 10MB (default: no limit)',
-    parse: bytesPerSecond,
-  }),
-  dryRun: setting('--dry-run', {
-    env: 'UPLOADER_DRY_RUN',
-    help: 'read and hash, say what would be sent, and send nothing',
-    default: 'false',
-    parse: flag,
-  }),
-  wait: setting('--no-wait', {
-    env: 'UPLOADER_WAIT',
-    help: 'end when the run is received, not when it is published',
-    default: 'true',
-    parse: flag,
-  }),
-  requireShown: setting('--require-shown', {
-    env: 'UPLOADER_REQUIRE_SHOWN',
-    help: 'end with 65 unless readers see this run and revision',
-    default: 'false',
-    parse: flag,
-  }),
-  json: setting('--json', {
-    env: 'UPLOADER_JSON',
-    help: 'print the result as the last line of stdout, in JSON',
-    default: 'false',
-    parse: flag,
-  }),
-};
