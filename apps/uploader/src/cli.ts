@@ -28,7 +28,8 @@ export function createProgram(context: CliContext): Command {
     .showHelpAfterError('(uploader --help and uploader push --help show examples)')
     .addHelpText('after', EXAMPLES)
     .exitOverride()
-    .configureOutput({ writeOut: terminal.writeOut, writeErr: terminal.writeError });
+    .configureOutput({ writeOut: terminal.writeOut, writeErr: terminal.writeError })
+    .hook('preAction', (_program, command) => context.begin(flagsOf(command.opts())));
   addPush(program, context);
   addLocalCommands(program, context);
   addServiceCommands(program, context);
@@ -39,6 +40,8 @@ export function createProgram(context: CliContext): Command {
 type CliContext = {
   terminal: Terminal;
   interrupt: AbortSignal;
+  /** Called with the options, before the command runs. */
+  begin: (flags: Flags) => void;
   finish: (result: CommandResult) => void;
 };
 

@@ -11,6 +11,7 @@ import {
   resultOfFault,
   writeResultFile,
 } from './results/result.ts';
+import { type Flags, wantsJson } from './settings/settings.ts';
 
 /** After a signal the process ends within this time, whatever still hangs. */
 const STOP_WITHIN_MS = 1500;
@@ -23,9 +24,8 @@ const terminal: Terminal = {
   errorTty:
     process.stderr.isTTY && process.stderr.columns > 0 && process.env.TERM !== 'dumb' ? process.stderr : null,
 };
-// Asked here and not of the settings, because the result is JSON also when the settings are what is wrong.
-const wantsJson =
-  process.argv.includes('--json') || /^(1|true|yes|on)$/i.test(process.env.UPLOADER_JSON ?? '');
+/** Until the options are read: what the arguments and the environment say. */
+let json = process.argv.includes('--json') || wantsJson({}, process.env);
 
 /** The first output that could not be written; the exit code must then not be 0. */
 let lost: string | null = null;
@@ -75,7 +75,7 @@ function end(result: CommandResult): void {
       lost ??= `${path}: ${error instanceof Error ? error.message : error}`;
     }
   }
-  exitWhenWritten(result.exitCode, wantsJson ? `${text}\n` : '');
+  exitWhenWritten(result.exitCode, json ? `${text}\n` : '');
 }
 
 /**
@@ -94,7 +94,10 @@ function exitWhenWritten(exitCode: ExitCode, lastText: string): void {
 }
 
 try {
-  await createProgram({ terminal, interrupt: interrupt.signal, finish: end }).parseAsync();
+  const begin = (flags: Flags) => {
+    json = wantsJson(flags, process.env);
+  };
+  await createProgram({ terminal, interrupt: interrupt.signal, begin, finish: end }).parseAsync();
 } catch (error) {
   if (!(error instanceof CommanderError)) end(resultOfError(error));
   // --help and --version end this way too; usage errors have been written by commander.

@@ -33,6 +33,14 @@ describe('uploader check', () => {
     expect(stdout).to.match(/^churn\/1: no line would be refused, 2 rows; 1 file, 44 bytes, 3 lines/);
   });
 
+  it('prints its result as JSON when only the config file asks for it', async () => {
+    scratch.write('data/churn/1/a.jsonl', '{"pk":"1","score":1}\n');
+    const config = scratch.write('config.json', '{"json": true}');
+    const { exitCode, stdout } = await check('--config', config);
+    expect(exitCode).to.equal(0);
+    expect(JSON.parse(stdout)).to.include({ result: 'valid', exitCode: 0 });
+  });
+
   it('ends with 65 and says file, line and byte of what would be refused, and how much more there is', async () => {
     const bad = '{"pk":12,"score":}\n'.repeat(12);
     scratch.write('data/churn/1/a.jsonl', `{"pk":"1","score":1}\n${bad}`);

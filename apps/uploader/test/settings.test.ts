@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { expect } from 'chai';
 import { UploaderError } from '../src/results/result.ts';
-import { loadSettings } from '../src/settings/settings.ts';
+import { loadSettings, wantsJson } from '../src/settings/settings.ts';
 import { findStateDir } from '../src/settings/state.ts';
 import { parseAsOf, parseDurationMs, parseSizeBytes, SETTINGS } from '../src/settings/table.ts';
 import { makeScratch } from './support/scratch.ts';
@@ -108,6 +108,14 @@ describe('settings', () => {
   it('refuse --config and --result-file in the config file, which are read before it or without it', () => {
     const config = scratch.write('c.json', '{"config": "other.json", "resultFile": "r.json"}');
     expect(faultsOf({ config }, given)).to.include('"config"').and.include('"resultFile"');
+  });
+
+  it('say that the result is wanted as JSON, wherever that is set, also when others are at fault', () => {
+    const config = scratch.write('c.json', '{"json": true, "transfers": 0}');
+    expect(wantsJson({ config }, {})).to.equal(true);
+    expect(wantsJson({ config }, { UPLOADER_JSON: 'no' })).to.equal(false);
+    expect(wantsJson({ config, json: 'true' }, { UPLOADER_JSON: 'no' })).to.equal(true);
+    expect(wantsJson({ config: '/nonexistent' }, { UPLOADER_JSON: 'maybe' })).to.equal(false);
   });
 
   it('tell all faults at once, each with where it came from, and never the token', () => {

@@ -39,6 +39,17 @@ export function loadLocalSettings(flags: Flags, env: NodeJS.ProcessEnv): LocalSe
   return values;
 }
 
+/** Whether the result is wanted as JSON; also known when another setting is at fault. */
+export function wantsJson(flags: Flags, env: NodeJS.ProcessEnv): boolean {
+  const read = readConfigFile(flags, env);
+  const given = find(SETTINGS.json, flags, env, read && 'values' in read ? read : null);
+  try {
+    return given !== null && SETTINGS.json.parse(given.text);
+  } catch {
+    return false;
+  }
+}
+
 function readValues(flags: Flags, env: NodeJS.ProcessEnv) {
   const faults: string[] = [];
   const read = readConfigFile(flags, env);
