@@ -41,6 +41,18 @@ describe('what the uploader writes', () => {
     expect(JSON.parse(text).runs).to.have.length(600);
   });
 
+  it('does not load the library for terminals when there is no terminal', () => {
+    scratch.write('data/a.jsonl', scoreLines(1));
+    const hooks =
+      "import { registerHooks } from 'node:module';" +
+      'registerHooks({ resolve: (name, context, next) => (process._rawDebug(name), next(name, context)) });';
+    const args = [BIN, 'check', join(scratch.path, 'data'), '--model', 'm', '--run', '1'];
+    const imports = ['--import', `data:text/javascript,${encodeURIComponent(hooks)}`];
+    const { status, stderr } = spawnSync(process.execPath, [...imports, ...args], { env: {} });
+    expect(status).to.equal(0);
+    expect(String(stderr)).to.include('commander').and.not.include('log-update');
+  });
+
   it('is no success when it cannot be written', () => {
     const dir = join(scratch.path, 'data');
     scratch.write('data/a.jsonl', scoreLines(100));

@@ -1,5 +1,6 @@
 import { expect } from 'chai';
-import { plainProgress, renderBlock } from '../src/progress/reporter.ts';
+import { renderBlock } from '../src/progress/live.ts';
+import { plainProgress } from '../src/progress/reporter.ts';
 import {
   createRate,
   formatBytes,

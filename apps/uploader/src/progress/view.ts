@@ -173,7 +173,7 @@ export function describeDeclared(remote: Run, files: HashedFile[], view: RunView
   if (remote.state !== 'receiving') return `${what}: the service has it (${remote.state})`;
   const toSend = `${formatBytes(view.totalBytes - view.receivedBytes)} to send`;
   return view.receivedBytes === 0
-    ? `${what}: new run: ${toSend}`
+    ? `${what}: new ${remote.revision === 1 ? 'run' : 'revision'}: ${toSend}`
     : `${what}: the service has ${formatBytes(view.receivedBytes)}, ${toSend}`;
 }
 
