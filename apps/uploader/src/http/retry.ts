@@ -4,7 +4,6 @@ import { type Asked, givenUp, judge } from './faults.ts';
 
 export type RetryOptions = {
   asked: Asked;
-  signal: AbortSignal;
   limit: TimeLimit;
   /** Called before each pause, for progress. */
   onPause: (fault: Error, pauseMs: number) => void;
@@ -36,7 +35,7 @@ export async function retrying<T>(attempt: () => Promise<T>, options: RetryOptio
     if (pauseMs >= options.limit.remainingMs()) throw outOfTime(fault);
     options.onPause(fault, pauseMs);
     try {
-      await pause(pauseMs, options.signal);
+      await pause(pauseMs, options.limit.signal);
     } catch (error) {
       throw error instanceof OutOfTime ? outOfTime(fault) : error;
     }

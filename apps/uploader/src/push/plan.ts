@@ -1,4 +1,3 @@
-import { hostname, userInfo } from 'node:os';
 import type { ExitCode, FilePage, RunFile } from 'wire';
 import { formatBytes, formatCount, newRunView, type PushView } from '../progress/view.ts';
 import { errorOf, errorOfAll, labelled } from '../results/outcome.ts';
@@ -10,7 +9,7 @@ import {
   WORD_OF,
   worstExitCode,
 } from '../results/result.ts';
-import { findRun, listFiles, type Manifest, type Retries, type ServiceAddress } from '../service/client.ts';
+import { findRun, listFiles, type Retries, type ServiceAddress } from '../service/client.ts';
 import type { Run } from '../service/run-schema.ts';
 import type { SourceRun } from '../source/find-runs.ts';
 import { type HashedFile, hashRun, openHashCache } from '../source/hash.ts';
@@ -51,11 +50,7 @@ export async function planRuns(
       const cache = await openHashCache(context.stateDir, run.folder, context.say);
       const files = await hashRun(run, cache, context.limit.signal, runView);
       runView.stage = 'declaring';
-      const retries = {
-        signal: context.limit.signal,
-        limit: context.limit,
-        onPause: (fault: Error, pauseMs: number) => context.sayPause(runView.label, fault, pauseMs),
-      };
+      const retries = context.retries(runView.label, context.limit);
       const remote = await findRun(context.service, run.model, run.run, retries);
       const known = remote ? await filesOf(remote, context.service, retries) : [];
       planned.push(plan(run, files, remote, known));
@@ -110,40 +105,4 @@ export function describePlan(run: PlannedRun | UnplannedRun): string {
     ? `would become revision ${(run.now?.revision ?? 0) + 1}`
     : `is revision ${run.now?.revision}, ${run.now?.state}`;
   return `${run.model}/${run.run}: ${what}: ${revision}; at most ${formatBytes(run.wouldSendBytes)} to send.`;
-}
-
-export function manifestOf(files: HashedFile[], context: PushContext): Manifest {
-  const { asOf } = context.settings;
-  return {
-    files: files.map(({ name, sha256, lines, identity }) => ({ name, bytes: identity.bytes, sha256, lines })),
-    ...(asOf ? { as_of: asOf } : {}),
-    source: context.source,
-  };
-}
-
-/** Who pushed, and from where. Airflow's part is there when a task of Airflow runs the uploader. */
-export function sourceInfo(env: NodeJS.ProcessEnv, version: string): Record<string, unknown> {
-  const airflow = {
-    dag_id: env.AIRFLOW_CTX_DAG_ID,
-    task_id: env.AIRFLOW_CTX_TASK_ID,
-    run_id: env.AIRFLOW_CTX_DAG_RUN_ID,
-    try_number: env.AIRFLOW_CTX_TRY_NUMBER,
-  };
-  const known = Object.entries(airflow).filter(([, value]) => value);
-  return {
-    host: hostname(),
-    user: userName(env),
-    pid: process.pid,
-    uploader: version,
-    ...(known.length > 0 ? { airflow: Object.fromEntries(known) } : {}),
-  };
-}
-
-function userName(env: NodeJS.ProcessEnv): string {
-  try {
-    return userInfo().username;
-  } catch {
-    // A container's user id often has no name.
-    return env.USER ?? `uid ${process.getuid?.() ?? '?'}`;
-  }
 }

@@ -1,3 +1,4 @@
+import { hostname, userInfo } from 'node:os';
 import { pause, startTimeLimit, type TimeLimit } from '../http/exchange.ts';
 import { judge } from '../http/faults.ts';
 import { startReporter, type Terminal } from '../progress/reporter.ts';
@@ -22,14 +23,22 @@ import {
 } from '../results/outcome.ts';
 import { describeIgnored, ignoredOf, UploaderError, WORD_OF } from '../results/result.ts';
 import { createByteBudget, createSlots, sendMissingFiles } from '../send/missing-files.ts';
-import { declareRun, getRun, rejectsUrl, type ServiceAddress, serviceAddress } from '../service/client.ts';
+import {
+  declareRun,
+  getRun,
+  type Manifest,
+  type Retries,
+  rejectsUrl,
+  type ServiceAddress,
+  serviceAddress,
+} from '../service/client.ts';
 import type { Run } from '../service/run-schema.ts';
 import { type Flags, loadSettings, type Settings } from '../settings/settings.ts';
 import { openStateDir, withRunLock } from '../settings/state.ts';
 import { findRuns, type SourceRun } from '../source/find-runs.ts';
-import { hashRun, openHashCache } from '../source/hash.ts';
+import { type HashedFile, hashRun, openHashCache } from '../source/hash.ts';
 import { uploaderVersion } from '../version.ts';
-import { describePlan, manifestOf, type PlanResult, planRuns, sourceInfo } from './plan.ts';
+import { describePlan, type PlanResult, planRuns } from './plan.ts';
 
 /** `uploader push DIR`. Throws when it could not start; otherwise the result says how each run ended. */
 export async function push(
@@ -51,14 +60,8 @@ export async function push(
   const reporter = await startReporter(terminal, view);
   try {
     for (const line of describeIgnored(ignored)) reporter.say(line);
-    const context = createPushContext({
-      settings,
-      service: serviceAddress(settings),
-      source: sourceInfo(env, uploaderVersion()),
-      limit: startTimeLimit(settings.maxDurationMs, interrupt),
-      say: reporter.say,
-      stateDir: await openStateDir(settings.stateDir, env, reporter.say),
-    });
+    const { say } = reporter;
+    const context = await openPushContext(settings, env, interrupt, { say, warn: say });
     const print = (sentences: string[]) => {
       // With --json stdout is for the machine, and the sentences go where progress goes.
       for (const sentence of settings.json ? sentences : []) reporter.say(sentence);
@@ -92,7 +95,8 @@ export type PushContext = {
   source: Record<string, unknown>;
   limit: TimeLimit;
   say: (sentence: string) => void;
-  sayPause: (what: string, fault: Error, pauseMs: number) => void;
+  /** For requests about `what`, which are tried until the limit. */
+  retries: (what: string, limit: TimeLimit) => Retries;
   /** Runs are read one after the other, so that the first is sent soon and the disk reads in order. */
   hashSlots: Slots;
   declareSlots: Slots;
@@ -104,19 +108,57 @@ export type PushContext = {
   stateDir: string | null;
 };
 
-export function createPushContext(
-  fixed: Pick<PushContext, 'settings' | 'service' | 'source' | 'limit' | 'say' | 'stateDir'>,
-): PushContext {
+/** `say` gets the steps of a run; `warn` gets the pauses, and that the state folder cannot be used. */
+export async function openPushContext(
+  settings: Settings,
+  env: NodeJS.ProcessEnv,
+  interrupt: AbortSignal,
+  { say, warn }: { say: (sentence: string) => void; warn: (sentence: string) => void },
+): Promise<PushContext> {
   return {
-    ...fixed,
-    sayPause: (what, fault, pauseMs) =>
-      fixed.say(`${what}: ${fault.message}; next try in ${formatDuration(pauseMs)}`),
+    settings,
+    service: serviceAddress(settings),
+    source: sourceInfo(env),
+    limit: startTimeLimit(settings.maxDurationMs, interrupt),
+    say,
+    retries: (what, limit) => ({
+      limit,
+      onPause: (fault, pauseMs) => warn(`${what}: ${fault.message}; next try in ${formatDuration(pauseMs)}`),
+    }),
     hashSlots: createSlots(1),
     declareSlots: createSlots(DECLARED_AT_ONCE),
-    transferSlots: createSlots(fixed.settings.transfers),
-    budget: createByteBudget(fixed.settings.bytesPerSecond),
+    transferSlots: createSlots(settings.transfers),
+    budget: createByteBudget(settings.bytesPerSecond),
     uploading: new Map(),
+    stateDir: await openStateDir(settings.stateDir, env, warn),
   };
+}
+
+/** Who pushes, and from where; in a task of Airflow also the task. */
+function sourceInfo(env: NodeJS.ProcessEnv): Record<string, unknown> {
+  const airflow = {
+    dag_id: env.AIRFLOW_CTX_DAG_ID,
+    task_id: env.AIRFLOW_CTX_TASK_ID,
+    run_id: env.AIRFLOW_CTX_DAG_RUN_ID,
+    try_number: env.AIRFLOW_CTX_TRY_NUMBER,
+  };
+  const known = Object.entries(airflow).filter(([, value]) => value);
+  return {
+    host: hostname(),
+    user: userName(env),
+    pid: process.pid,
+    uploader: uploaderVersion(),
+    ...(known.length > 0 ? { airflow: Object.fromEntries(known) } : {}),
+  };
+}
+
+function userName(env: NodeJS.ProcessEnv): string {
+  try {
+    return userInfo().username;
+  } catch {
+    // The user id of a container often has no name.
+    return env.USER ?? `uid ${process.getuid?.() ?? '?'}`;
+  }
 }
 
 export function newPushView(runs: SourceRun[]): PushView {
@@ -214,11 +256,7 @@ async function pushRun(run: SourceRun, view: RunView, context: PushContext): Pro
     view.stage = 'hashing';
     return hashRun(run, cache, limit.signal, view);
   });
-  const retries = {
-    signal: limit.signal,
-    limit,
-    onPause: (fault: Error, pauseMs: number) => context.sayPause(view.label, fault, pauseMs),
-  };
+  const retries = context.retries(view.label, limit);
   const declare = () =>
     context.declareSlots(() =>
       declareRun(context.service, run.model, run.run, manifestOf(files, context), retries),
@@ -264,6 +302,15 @@ async function pushRun(run: SourceRun, view: RunView, context: PushContext): Pro
     show(remote, view);
     for (const sentence of describeChange(before, remote, view)) context.say(sentence);
   }
+}
+
+function manifestOf(files: HashedFile[], context: PushContext): Manifest {
+  const { asOf } = context.settings;
+  return {
+    files: files.map(({ name, sha256, lines, identity }) => ({ name, bytes: identity.bytes, sha256, lines })),
+    ...(asOf ? { as_of: asOf } : {}),
+    source: context.source,
+  };
 }
 
 const allReceived = ({ files }: Run): boolean => files.received === files.total;

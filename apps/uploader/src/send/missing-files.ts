@@ -51,18 +51,20 @@ async function* missingFiles(
   run: Run,
   limit: TimeLimit,
   view: RunView,
-  { service, sayPause }: PushContext,
+  context: PushContext,
 ): AsyncGenerator<RunFile> {
-  const retries = {
-    signal: limit.signal,
-    limit,
-    onPause: (fault: Error, pauseMs: number) => sayPause(view.label, fault, pauseMs),
-  };
+  const retries = context.retries(view.label, limit);
   let { files, nextCursor: cursor } = run.missing;
   for (;;) {
     yield* files;
     if (cursor === null) return;
-    const page = await listFiles(service, run.model, run.run, { state: 'receiving', cursor }, retries);
+    const page = await listFiles(
+      context.service,
+      run.model,
+      run.run,
+      { state: 'receiving', cursor },
+      retries,
+    );
     ({ files, nextCursor: cursor } = page);
   }
 }
@@ -105,11 +107,7 @@ async function sendOne(
           progress.sentBytes = offsetBytes;
         },
       },
-      {
-        signal: limit.signal,
-        limit,
-        onPause: (fault, pauseMs) => context.sayPause(`${view.label}/${file.name}`, fault, pauseMs),
-      },
+      context.retries(`${view.label}/${file.name}`, limit),
     );
     view.filesReceived++;
   } finally {

@@ -60,7 +60,6 @@ export function openServiceSession(
     say,
     print: settings.json ? () => {} : (text) => terminal.writeOut(`${text}\n`),
     retries: {
-      signal: limit.signal,
       limit,
       onPause: (fault, pauseMs) => say(`${fault.message}; next try in ${formatDuration(pauseMs)}`),
     },
@@ -248,7 +247,7 @@ function exchangeJson(
         ...headers,
       }),
       ...(text === undefined ? {} : { body: text }),
-      signal: retries.signal,
+      signal: retries.limit.signal,
       stallTimeoutMs: service.stallTimeoutMs * takes,
     });
     const json = wanted.includes(response.status) ? parseJson(response.body) : undefined;
@@ -312,7 +311,7 @@ export async function waitForRun(
     if (now) view.totalBytes = now.bytes.total;
     if (!now && pollMs === FIRST_POLL_MS) say(`${view.label} is not there yet; waiting for it.`);
     before = now;
-    await pause(pollMs, retries.signal);
+    await pause(pollMs, retries.limit.signal);
     pollMs = Math.min(pollMs * 1.5, named.pollMs);
   }
 }

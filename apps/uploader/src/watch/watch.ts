@@ -4,17 +4,13 @@ import { watch as watchPaths } from 'chokidar';
 import { EXIT_CODE_OF } from 'wire';
 import { pause, startTimeLimit } from '../http/exchange.ts';
 import type { Terminal } from '../progress/reporter.ts';
-import { formatDuration } from '../progress/view.ts';
-import { sourceInfo } from '../push/plan.ts';
-import { createPushContext, newPushView, type PushContext, pushRuns } from '../push/push.ts';
+import { newPushView, openPushContext, type PushContext, pushRuns } from '../push/push.ts';
 import { describeOutcome, errorOf, type RunResult } from '../results/outcome.ts';
 import { describeIgnored } from '../results/result.ts';
-import { serviceAddress } from '../service/client.ts';
 import { type Flags, loadSettings } from '../settings/settings.ts';
-import { openStateDir, replaceFile, stateFilePath } from '../settings/state.ts';
+import { replaceFile, stateFilePath } from '../settings/state.ts';
 import { findRuns } from '../source/find-runs.ts';
 import { type FileIdentity, identityOf, unreadableSource } from '../source/hash.ts';
-import { uploaderVersion } from '../version.ts';
 
 const TRY_AGAIN_AFTER_MS = 30_000;
 /** What the same marker need not be pushed for again. */
@@ -33,19 +29,8 @@ export async function watch(
     throw unreadableSource(root, error);
   });
   const say = (sentence: string) => terminal.writeError(`${sentence}\n`);
-  const shared = createPushContext({
-    settings,
-    service: serviceAddress(settings),
-    source: sourceInfo(terminal.env, uploaderVersion()),
-    limit: startTimeLimit(settings.maxDurationMs, interrupt),
-    say: () => {}, // a line a run, and what is in its way
-    stateDir: await openStateDir(settings.stateDir, terminal.env, say),
-  });
-  const context: PushContext = {
-    ...shared,
-    sayPause: (what, fault, pauseMs) =>
-      say(`${what}: ${fault.message}; next try in ${formatDuration(pauseMs)}`),
-  };
+  // One line for each run, and what delays it: the steps of a run are not printed.
+  const context = await openPushContext(settings, terminal.env, interrupt, { say: () => {}, warn: say });
   const print = ({ outcome, exitCode }: RunResult) =>
     terminal.writeOut(
       settings.json ? `${JSON.stringify({ ...outcome, exitCode })}\n` : `${describeOutcome(outcome)}\n`,
