@@ -77,11 +77,11 @@ describe('uploader push, of files that change, vanish, or have odd names', () =>
     await symlink('a.jsonl', join(folder, 'b.jsonl'));
     const circle = await push();
     expect(circle.code).to.equal(66);
-    expect(circle.stderr).to.include('lead in a circle');
+    expect(circle.stderr).to.include('form a loop');
     await rm(join(folder, 'b.jsonl'));
     const dangling = await push();
     expect(dangling.code).to.equal(66);
-    expect(dangling.stderr).to.include('it is not there');
+    expect(dangling.stderr).to.include('it does not exist');
     await rm(join(folder, 'a.jsonl'));
     await mkdir(join(folder, 'a.jsonl'));
     expect((await push()).code).to.equal(66);

@@ -1,5 +1,5 @@
-// Makes what a worker can install without anything else: one executable, which holds Node itself, and one npm
-// package without dependencies. `npm run build:uploader` from the root.
+// Makes the two forms of the uploader that need no other package: one executable, which contains Node, and
+// one npm package. `npm run build:uploader` from the root.
 import { execFileSync } from 'node:child_process';
 import { chmodSync, copyFileSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -27,7 +27,7 @@ await build({
   legalComments: 'inline',
   define: { UPLOADER_VERSION: JSON.stringify(version) },
   banner: {
-    // Libraries in CommonJS ask for Node's modules by require, which a module has to make for itself.
+    // CommonJS libraries load Node's modules with require, which an ES module must create.
     js: "import { createRequire as makeRequire } from 'node:module';\nconst require = makeRequire(import.meta.url);",
   },
 });
@@ -64,7 +64,7 @@ function packPackage(): void {
     engines,
   };
   writeFileSync(join(PACKAGE, 'package.json'), `${JSON.stringify(manifest, null, 2)}\n`);
-  // The launcher of the checkout, which says what it needs on a Node that is too old for the rest.
+  // The same launcher as in the checkout: on a Node that is too old it says which one it needs.
   copyFileSync(join(APP, 'bin/uploader.js'), join(PACKAGE, 'bin/uploader.js'));
   chmodSync(join(PACKAGE, 'bin/uploader.js'), 0o755);
   copyFileSync(join(APP, 'README.md'), join(PACKAGE, 'README.md'));

@@ -1,6 +1,6 @@
-// Puts what the uploader shows on a terminal into docs/uploader.md, between `<!-- screen: NAME -->` and the next
-// comment: the real program on a pseudo-terminal, against a real service. From a built checkout with python3:
-//   node apps/uploader/scripts/capture-screens.ts
+// Puts what the uploader shows on a terminal into docs/uploader.md, between `<!-- screen: NAME -->` and the
+// next comment: the real program on a pseudo-terminal, against a real service. From a built checkout with
+// python3:   node apps/uploader/scripts/capture-screens.ts
 import { appendFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -12,7 +12,9 @@ import { startOnTerminal, type TerminalRun } from '../test/support/terminal.ts';
 import { waitUntil } from '../test/support/wait-until.ts';
 
 const MANUAL = fileURLToPath(new URL('../../../docs/uploader.md', import.meta.url));
-/** Of the screens that are shown while they change, and of those that are kept whole: nothing is broken there. */
+/**
+ * Of the screens that are shown while they change, and of those that are kept whole: nothing is broken there.
+ */
 const COLUMNS = 110;
 const WIDE_COLUMNS = 400;
 const ROWS = 16;

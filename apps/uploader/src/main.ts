@@ -79,8 +79,8 @@ function end(result: CommandResult): void {
 }
 
 /**
- * Ends the process when all that was written has been taken: process.exit() would cut a pipe at 64 KiB. A signal
- * ends it when nobody reads.
+ * Ends the process when all that was written has been taken: process.exit() would cut a pipe at 64 KiB. A
+ * signal ends it when nobody reads.
  */
 function exitWhenWritten(exitCode: ExitCode, lastText: string): void {
   process.stdout.write(lastText, (error) => {

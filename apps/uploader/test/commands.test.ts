@@ -26,11 +26,11 @@ describe('uploader check', () => {
   const check = (...args: string[]) =>
     startUploader(['check', join(scratch.path, 'data'), ...args], { HOME: scratch.path }).finished;
 
-  it('ends with 0 when no line would be refused, and needs neither address nor token', async () => {
+  it('ends with 0 when no line would be rejected, and needs neither address nor token', async () => {
     scratch.write('data/churn/1/a.jsonl', '{"pk":"1","score":1}\n\n{"pk":"2","score":"2"}');
     const { exitCode, stdout } = await check();
     expect(exitCode).to.equal(0);
-    expect(stdout).to.match(/^churn\/1: no line would be refused, 2 rows; 1 file, 44 bytes, 3 lines/);
+    expect(stdout).to.match(/^churn\/1: no line would be rejected, 2 rows; 1 file, 44 bytes, 3 lines/);
   });
 
   it('prints its result as JSON when only the config file asks for it', async () => {
@@ -41,7 +41,7 @@ describe('uploader check', () => {
     expect(JSON.parse(stdout)).to.include({ result: 'valid', exitCode: 0 });
   });
 
-  it('ends with 65 and says file, line and byte of what would be refused, and how much more there is', async () => {
+  it('ends with 65 and says file, line and byte of what would be rejected, and how much more there is', async () => {
     const bad = '{"pk":12,"score":}\n'.repeat(12);
     scratch.write('data/churn/1/a.jsonl', `{"pk":"1","score":1}\n${bad}`);
     scratch.write('data/fraud/1/a.jsonl', '{"pk":"1","score":1}\n');
@@ -50,7 +50,7 @@ describe('uploader check', () => {
     expect(stderr)
       .to.match(/^churn\/1\/a\.jsonl:2 \(byte \d+\) invalid_json: /m)
       .and.include('… and 2 more bad lines');
-    expect(stderr).to.include('12 lines would be refused (12 invalid_json)');
+    expect(stderr).to.include('12 lines would be rejected (12 invalid_json)');
     const result = JSON.parse(stdout);
     expect(result).to.include({ result: 'bad_data', exitCode: 65 });
     expect(result.runs[0]).to.deep.include({ lines: 13, rows: 1, blank: 0 });

@@ -131,7 +131,7 @@ describe('an answer that is not of the ingest service', () => {
       expect(some.runs).to.have.length(4);
       expect([some.more, some.stderr]).to.deep.equal([
         true,
-        'These are the newest 4; there are more: --limit N shows N of them.\n',
+        'These are the newest 4 runs. To list more: --limit N.\n',
       ]);
       const all = await status();
       expect(all.runs.length).to.be.at.least(6);

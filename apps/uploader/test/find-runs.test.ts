@@ -85,7 +85,7 @@ describe('the layout of DIR', () => {
     const told = [
       /^source: README\.md: it is not a data file/,
       /^source: a\/stray\.jsonl: it belongs to no run\. a\/_temporary: a writer is at work/,
-      /^source: empty: .*holds nothing to push/,
+      /^source: empty: .*contains nothing to push/,
       /^usage: The folder .*Bad\/1: "Bad" is not a model name/,
       /^source: a\/1\/more\/deep\/y\.csv: it is in a folder below the layout/,
       /^source: a\/2\/x\.bz2: .*decompress it/,
@@ -139,20 +139,20 @@ describe('the layout of DIR', () => {
     expect(await found(null, null, 'in')).to.deep.equal(['a/1: x.jsonl', 'b/1: x.jsonl']);
   });
 
-  it('lists a run that holds no data file, for it to be told as incomplete', async () => {
+  it('lists a run without data files, so that it is reported as incomplete', async () => {
     scratch.write('a/1/_SUCCESS', '');
     expect(await found(null, null)).to.deep.equal(['a/1: ']);
   });
 
   it('is a source at fault when DIR is missing, empty, or one level off', async () => {
     expect((await fault(findRuns(join(scratch.path, 'no'), null, null))).message).to.include(
-      'it is not there',
+      'it does not exist',
     );
     expect((await fault(findRuns(scratch.path, null, null))).kind).to.equal('source');
     scratch.write('x.jsonl', '');
     const offByOne = await fault(findRuns(scratch.path, null, null));
     expect(offByOne.kind).to.equal('source');
-    expect(offByOne.message).to.include('where a folder was expected');
+    expect(offByOne.message).to.include('where folders are expected');
   });
 
   it('is a fault of the run when a file is no regular file, or leads nowhere or in a circle', async () => {
@@ -169,11 +169,11 @@ describe('the layout of DIR', () => {
     symlinkSync('x.jsonl', join(scratch.path, 'a/4/loop'));
     symlinkSync('/nonexistent/run', join(scratch.path, 'a/5'));
     const { faults } = await faultsOf();
-    expect(faults[0]).to.match(/a\/5: it cannot be read: it is not there/);
-    expect(faults[1]).to.match(/a\/1\/x.jsonl: it cannot be read: it is not there/);
+    expect(faults[0]).to.match(/a\/5: it cannot be read: it does not exist/);
+    expect(faults[1]).to.match(/a\/1\/x.jsonl: it cannot be read: it does not exist/);
     expect(faults[2]).to.match(/a\/2\/x.jsonl: it is not a regular file/);
-    expect(faults[3]).to.match(/a\/3\/x.jsonl: .*lead in a circle/);
-    expect(faults[4]).to.match(/a\/4\/loop: .*lead in a circle/);
+    expect(faults[3]).to.match(/a\/3\/x.jsonl: .*form a loop/);
+    expect(faults[4]).to.match(/a\/4\/loop: .*form a loop/);
     expect(faults).to.have.length(5);
   });
 

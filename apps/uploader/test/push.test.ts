@@ -237,14 +237,14 @@ describe('uploader push', () => {
       expect(elapsedMs).to.be.lessThan(5000);
     });
 
-    it('with 66 when the folder is missing, holds nothing, or a run holds no data file', async () => {
+    it('with 66 when the folder is missing, is empty, or a run has no data file', async () => {
       expect((await push([join(scratch.path, 'nowhere')])).exitCode).to.equal(66);
       mkdirSync(join(scratch.path, 'bare'));
       expect((await push([join(scratch.path, 'bare')])).exitCode).to.equal(66);
       scratch.write('data/fraud/2026-11/_SUCCESS', '');
       const { exitCode, stdout } = await push([oneRun()]);
       expect(exitCode).to.equal(66);
-      expect(stdout).to.include('churn/2026-11 revision 1 is published').and.include('holds no data file');
+      expect(stdout).to.include('churn/2026-11 revision 1 is published').and.include('contains no data file');
     });
 
     it('with 66 when a file cannot be read', async function () {

@@ -73,13 +73,13 @@ function describeChecked(run: CheckedRun, elapsedMs: number): string {
   const what = `${formatCount(run.files, 'file')}, ${formatBytes(run.bytes)}, ${formatCount(run.lines, 'line')} in ${formatDuration(elapsedMs)}`;
   if (run.rejects.total > 0) {
     const codes = Object.entries(run.rejects.byCode).map(([code, count]) => `${count} ${code}`);
-    return `${label}: ${formatCount(run.rejects.total, 'line')} would be refused (${codes.join(', ')}); ${what}.`;
+    return `${label}: ${formatCount(run.rejects.total, 'line')} would be rejected (${codes.join(', ')}); ${what}.`;
   }
-  if (run.rows === 0) return `${label}: there is no row in it, and a run without rows is refused; ${what}.`;
-  return `${label}: no line would be refused, ${formatCount(run.rows, 'row')}; ${what}.`;
+  if (run.rows === 0) return `${label}: it has no rows, and the service rejects a run without rows; ${what}.`;
+  return `${label}: no line would be rejected, ${formatCount(run.rows, 'row')}; ${what}.`;
 }
 
-/** In the form of the service's answer about bad lines. */
+/** In the form in which the service reports bad lines. */
 type Rejects = {
   total: number;
   byCode: Record<string, number>;
@@ -134,7 +134,10 @@ function addReject(rejects: Rejects, file: string, rejected: RejectedLine): void
   }
 }
 
-/** Reads a file with the scanner that the service loads it with. `onBytes` counts bytes of text, decompressed if necessary. */
+/**
+ * Reads a file with the scanner that the service loads it with. `onBytes` counts bytes of text, decompressed
+ * if necessary.
+ */
 async function checkFile(
   path: string,
   sizeBytes: number,
@@ -158,7 +161,7 @@ async function checkFile(
   }
 }
 
-/** The rows are not wanted; their memory is given back at once, and not left to the garbage collector. */
+/** The rows are not needed: frees their memory at once instead of leaving it to the garbage collector. */
 function discard(rows: Buffer): void {
   if (rows.buffer instanceof ArrayBuffer && rows.byteLength > 0) rows.buffer.transfer(0);
 }

@@ -20,7 +20,7 @@ import { resultOfRun, type StatusResult } from './status.ts';
 
 type RetryRequest = { model: string; run: string; reason: string | undefined };
 
-/** `uploader retry MODEL RUN`: has a failed run loaded again, and waits for its end. */
+/** `uploader retry MODEL RUN`: makes the service load a failed run again, and waits for its end. */
 export async function retry(
   request: RetryRequest,
   flags: Flags,
@@ -53,8 +53,8 @@ async function queueAgain({ model, run, reason }: RetryRequest, session: Service
 type PublishResult = CommandResult & { model?: Model };
 
 /**
- * `uploader publish MODEL RUN`: readers see this run from now on. The pointer is moved only if it still
- * stands where it stood when this was asked for.
+ * `uploader publish MODEL RUN`: readers see this run from now on. The pointer is moved only if nobody else
+ * has moved it since the command started.
  */
 export async function publish(
   model: string,

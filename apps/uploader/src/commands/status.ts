@@ -21,8 +21,8 @@ type StatusQuery = { model?: string | undefined; run?: string | undefined; wait:
   state: string | undefined;
 };
 
-/** One look must not take long: a sensor comes again. */
-const ONE_LOOK_MS = 60_000;
+/** Without --wait the answer must be quick: a sensor asks again. */
+const ONE_ANSWER_MS = 60_000;
 const SHOWN_RUNS = 50;
 
 /** `uploader status [MODEL [RUN]]`. For one run the exit code says its state; 75: ask again. */
@@ -41,17 +41,17 @@ export async function status(
   if (run !== undefined && (limit !== undefined || state !== undefined)) {
     throw new UploaderError(
       'usage',
-      '--limit and --state choose from a list, and one run is named: leave them out.',
+      '--limit and --state are for lists of runs: leave them out when you name a run.',
     );
   }
-  const longestMs = wait ? Number.POSITIVE_INFINITY : ONE_LOOK_MS;
+  const longestMs = wait ? Number.POSITIVE_INFINITY : ONE_ANSWER_MS;
   const session = openServiceSession(flags, terminal, interrupt, longestMs);
   const { service, retries, settings } = session;
   if (model === undefined || run === undefined) {
     const query = { model: model ?? null, state: state ?? null, limit: limit ?? SHOWN_RUNS };
     const { runs, more } = await listRuns(service, query, retries);
     session.print(runTable(runs));
-    if (more) session.say(`These are the newest ${runs.length}; there are more: --limit N shows N of them.`);
+    if (more) session.say(`These are the newest ${runs.length} runs. To list more: --limit N.`);
     return { result: 'listed', exitCode: 0, runs, ...(more ? { more } : {}) };
   }
   if (wait) {
@@ -89,7 +89,7 @@ export function resultOfRun(run: Run, session: ServiceSession): StatusResult {
 const HEADING = ['MODEL', 'RUN', 'REV', 'STATE', 'SHOWN', 'ROWS', 'SIZE', 'DECLARED', 'BY'];
 const RIGHT_ALIGNED = new Set(['REV', 'ROWS', 'SIZE']);
 
-/** Runs as a table of plain text, one a line, so that grep and awk may read it too. */
+/** A table in plain text, one run a line, so that grep and awk can read it. */
 function runTable(runs: RunSummary[]): string {
   if (runs.length === 0) return 'There are no runs.';
   const lines = [HEADING, ...runs.map(cellsOf)];

@@ -14,7 +14,7 @@ import { NetworkFault } from './faults.ts';
 type ExchangeRequest = {
   method: string;
   url: string;
-  /** Asked for with each request; once more after a 401, whose token may have been replaced meanwhile. */
+  /** Called for each request, and again after a 401: the token may have been replaced meanwhile. */
   headers: () => Record<string, string>;
   body?: string | StreamBody;
   signal: AbortSignal;
@@ -33,9 +33,9 @@ export type ExchangeResponse = {
 /**
  * One HTTP request and its whole answer, whatever its status. Rejects with a NetworkFault when there is no
  * whole answer, with the signal's reason when aborted, and with the body's own error when that cannot be
- * read. node:http and not fetch(): a body must stream, be counted, and stop in the middle without a trace;
- * and a run key such as "a/../b" must travel as it was encoded. Redirects are not followed: the token would
- * go wherever they point.
+ * read. node:http and not fetch(): a body must be streamed and counted, and must be able to stop in the
+ * middle; and a run key such as "a/../b" must be sent as it was encoded. Redirects are not followed: they
+ * would send the token to another host.
  */
 export async function exchange(options: ExchangeRequest): Promise<ExchangeResponse> {
   let headers = options.headers();
@@ -91,7 +91,8 @@ async function exchangeOnce(
       collect(response, () => watchdog.refresh()).then(
         (text) => {
           settle();
-          // An answer before the end of the body: the rest is not needed, and the connection cannot be used again.
+          // An answer before the end of the body: the rest is not needed, and the connection cannot be used
+          // again.
           if (!allSent()) {
             request.destroy();
             stream?.destroy();
@@ -109,19 +110,19 @@ async function exchangeOnce(
 }
 
 const LONGEST_ANSWER_BYTES = 64 * 2 ** 20;
-/** An answer moves when this much more of it has come: at a byte a second it would take hours. */
-const MOVED_BYTES = 1024;
+/** Fewer bytes of an answer do not count as progress: at a byte a second it would take hours. */
+const PROGRESS_BYTES = 1024;
 
 function collect(response: IncomingMessage, onMoved: () => void): Promise<string> {
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
     let bytes = 0;
-    let toldBytes = 0;
+    let reportedBytes = 0;
     response.on('data', (chunk: Buffer) => {
       chunks.push(chunk);
       bytes += chunk.length;
-      if (bytes - toldBytes >= MOVED_BYTES) {
-        toldBytes = bytes;
+      if (bytes - reportedBytes >= PROGRESS_BYTES) {
+        reportedBytes = bytes;
         onMoved();
       }
       if (bytes > LONGEST_ANSWER_BYTES) {
@@ -147,9 +148,9 @@ export type StreamBody = {
 };
 
 /**
- * Sends the stream as the request's body, to its end. Returns whether all of it is on its way by now. Whoever
- * gives the request up destroys the stream too. By hand and not by pipeline(): its watch over three streams
- * outlives a request by some collections, which for 10,000 small files came to 100 MB.
+ * Sends the stream as the body of the request. Returns a function that says whether all of it has been
+ * written. Code that destroys the request must destroy the stream too. Not pipeline(): its listeners outlive
+ * a request by some garbage collections, which cost 100 MB for 10,000 small files.
  */
 function sendStream(
   stream: Readable,
@@ -160,7 +161,7 @@ function sendStream(
 ): () => boolean {
   let sentBytes = 0;
   let isHeldBack = false;
-  const goOn = () => {
+  const resume = () => {
     onMoved();
     if (!isHeldBack && !request.writableNeedDrain) stream.resume();
   };
@@ -173,12 +174,12 @@ function sendStream(
     if (!isHeldBack) return;
     setTimeout(() => {
       isHeldBack = false;
-      goOn();
+      resume();
     }, pauseMs);
   });
-  request.on('drain', goOn);
+  request.on('drain', resume);
   stream.on('end', () => {
-    // Without this check the request would wait for bytes that never come.
+    // Without this check the request would wait for ever for the missing bytes.
     if (sentBytes < body.sizeBytes) fail(body.tooShort());
     else request.end();
   });
@@ -217,8 +218,7 @@ export async function pause(ms: number, signal: AbortSignal): Promise<void> {
 type TlsIdentity = { ca: string | null; clientCert: string | null; clientKey: string | null };
 
 /**
- * For every connection of this process: an authority to trust besides the usual ones, and the certificate to
- * show to a service that asks for one.
+ * For every connection of this process: an additional authority to trust, and the client certificate.
  */
 export function useTlsIdentity({ ca, clientCert, clientKey }: TlsIdentity): void {
   if (ca !== null) setDefaultCACertificates([...getCACertificates('default'), ca]);

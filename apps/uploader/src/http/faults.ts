@@ -3,7 +3,7 @@ import * as z from 'zod';
 import { UploaderError } from '../results/result.ts';
 import type { ExchangeResponse } from './exchange.ts';
 
-/** RFC 9457, as far as the uploader acts on it. The service's own have a request id, other servers' do not. */
+/** The fields of RFC 9457 that the uploader uses. Only problems of the service itself have a request id. */
 const problemSchema = z.looseObject({
   title: z.string().optional(),
   detail: z.string().optional(),
@@ -13,12 +13,15 @@ const problemSchema = z.looseObject({
 });
 type Problem = z.infer<typeof problemSchema>;
 
-/** An answer came, and it is not the one asked for. */
+/** An answer with a status that is not the expected one. */
 export class HttpFault extends Error {
   override readonly name = 'HttpFault';
   readonly method: string;
   readonly status: number;
-  /** null when the answer is not of the service itself: a proxy's HTML page, say; and of a HEAD, which has no body. */
+  /**
+   * null for an answer to HEAD, which has no body, and when the service did not send it: the HTML page of a
+   * proxy, say.
+   */
   readonly problem: Problem | null;
   readonly retryAfterMs: number | null;
 
@@ -33,7 +36,7 @@ export class HttpFault extends Error {
     this.method = response.method;
     this.status = response.status;
     this.problem = problem;
-    // Their date is compared with their clock: ours may be wrong, or jump.
+    // A date is compared with the clock of the server that sent it: the local clock may be wrong, or jump.
     const theirNowMs = Date.parse(response.headers.date ?? '');
     const nowMs = Number.isNaN(theirNowMs) ? Date.now() : theirNowMs;
     this.retryAfterMs = readRetryAfterMs(response.headers['retry-after'], nowMs);
@@ -49,7 +52,7 @@ function readProblem(response: ExchangeResponse): Problem | null {
   }
 }
 
-/** A page's words without its markup, cut: enough to recognise whose page it is. */
+/** The text of an HTML page, shortened: enough to see which server sent it. */
 function firstText(body: string): string {
   const words = body.replace(/<(style|script)[\s\S]*?<\/\1>|<[^>]*>/gi, ' ').replace(/\s+/g, ' ');
   const text = words.trim();
@@ -64,7 +67,7 @@ export function readRetryAfterMs(header: string | undefined, nowMs: number): num
   return Number.isNaN(atMs) ? null : Math.max(0, atMs - nowMs);
 }
 
-/** No whole answer came. `code` is Node's (ECONNREFUSED, CERT_HAS_EXPIRED, HPE_...) or ESTALLED. */
+/** There was no complete answer. `code` is Node's (ECONNREFUSED, CERT_HAS_EXPIRED, HPE_...) or ESTALLED. */
 export class NetworkFault extends Error {
   override readonly name = 'NetworkFault';
   readonly code: string;
@@ -89,8 +92,8 @@ function firstOf(error: Error): Error {
 }
 
 /**
- * What was being asked: the same status means different things for a run and for an upload, and for a run
- * that the service has answered for before.
+ * The subject of the request: the same status means different things for a run, for an upload, and for a run
+ * that the service has already answered about.
  */
 export type Asked = 'run' | 'known_run' | 'upload';
 
@@ -108,7 +111,9 @@ type Verdict =
 const TLS_CODE =
   /^(CERT_|ERR_TLS_|ERR_SSL_|ERR_OSSL_|UNABLE_TO_|SELF_SIGNED_CERT|DEPTH_ZERO_SELF_SIGNED_CERT|CRL_|HOSTNAME_MISMATCH|INVALID_CA|INVALID_PURPOSE|EPROTO$)/;
 
-/** For answers that are not the service's own; its own codes say what a client does (`ERROR_CODES` of wire). */
+/**
+ * For answers that are not the service's own; its own codes say what a client does (`ERROR_CODES` of wire).
+ */
 const NEVER_RETRIED_5XX = [501, 505];
 const RETRIED_4XX = [408, 423, 425, 429];
 
@@ -129,7 +134,10 @@ const GIVE_UP: Record<number, { kind: FaultKind; advice: string }> = {
   422: { kind: 'data', advice: 'Fix what it names and push again.' },
 };
 
-/** For answers that are not the service's own: the address is wrong, or something in front of the service answers. */
+/**
+ * For answers that are not the service's own: the address is wrong, or something in front of the service
+ * answers.
+ */
 const NOT_OURS: Record<number, string> = {
   401: 'This is not the ingest service, or a proxy in front of it asks for its own credentials: check UPLOADER_URL and the proxy.',
   403: 'A proxy or firewall refuses the request, not the service: ask its operators, or check UPLOADER_URL.',
@@ -137,7 +145,9 @@ const NOT_OURS: Record<number, string> = {
   413: 'A proxy in front of the service limits the size of a request: raise its limit (nginx: client_max_body_size), or lower --chunk-size.',
 };
 
-/** The only place that decides what an error of the network or the service means. null: another kind of error. */
+/**
+ * The only place that decides what an error of the network or the service means. null: another kind of error.
+ */
 export function judge(error: unknown, asked: Asked): Verdict | null {
   if (error instanceof NetworkFault) {
     if (!TLS_CODE.test(error.code)) return { do: 'retry', retryAfterMs: null };
@@ -181,7 +191,9 @@ function judgeStatus(fault: HttpFault, asked: Asked): Verdict {
   return { do: 'give_up', kind: action ?? kind, advice };
 }
 
-/** What wire's table says a client does about this problem; undefined when the service does not use its code. */
+/**
+ * What wire's table says a client does about this problem; undefined when the service does not use its code.
+ */
 function actionOf(problem: Problem | null): 'retry' | FaultKind | undefined {
   const code = problem?.code;
   if (code === undefined || !isErrorCode(code)) return undefined;

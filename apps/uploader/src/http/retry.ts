@@ -54,8 +54,9 @@ const FIRST_MS = 500;
 const LONGEST_MS = 30_000;
 
 /**
- * Exponential with full jitter: any time between nothing and a limit that doubles, so that many clients
- * which failed together do not come back together. Retry-After is a floor: sooner would be refused again.
+ * Exponential backoff with full jitter: a random time between zero and a limit that doubles, so that clients
+ * which failed together do not retry together. Never shorter than Retry-After: the service would reject the
+ * request again.
  */
 export function backoffMs(failuresInARow: number, retryAfterMs: number | null, random: () => number): number {
   const limitMs = Math.min(LONGEST_MS, FIRST_MS * 2 ** Math.min(failuresInARow - 1, 20));

@@ -6,7 +6,7 @@ import type { HashedFile } from '../source/hash.ts';
 
 export type FileView = { name: string; totalBytes: number; sentBytes: number };
 
-/** What is known of one run at this moment; the push writes it, whatever shows progress reads it. */
+/** The progress of one run: the push writes it, the reporters read it. */
 export type RunView = {
   label: string;
   stage: 'waiting' | 'checking' | 'hashing' | 'declaring' | 'sending' | 'in_service' | 'done';
@@ -96,7 +96,7 @@ const KEY_STEPS: Record<string, string> = {
   writing: 'writing the index',
 };
 
-/** What the loader does with the run, and how far it is. */
+/** The phase of the load, with what is done of it. */
 export function describeLoad(load: Load, totalBytes: number): string {
   const attempt = load.attempt && load.attempt > 1 ? ` (attempt ${load.attempt})` : '';
   if (!load.phase) return `queued in the service${attempt}`;
@@ -114,7 +114,7 @@ function formatBytesOf(bytes: number, totalBytes: number): string {
   return `${formatBytes(bytes)} of ${formatBytes(totalBytes)}`;
 }
 
-/** The share of its phase that is done, in whatever it counts; null where nothing can be counted. */
+/** What is done of the phase, and the whole, in its own unit; null when the phase has no count. */
 export function loadShare(load: Load, totalBytes: number): { done: number; total: number } | null {
   if (load.phase === 'copying') return { done: load.bytes ?? 0, total: totalBytes };
   if (load.phase === 'building_key') return load.keyBuild?.total ? load.keyBuild : null;
@@ -123,7 +123,7 @@ export function loadShare(load: Load, totalBytes: number): { done: number; total
 
 const UNITS = ['bytes', 'kB', 'MB', 'GB', 'TB'];
 
-/** 1234567 → `1.2 MB`. Powers of ten, as disks and networks are sold. */
+/** 1234567 → `1.2 MB`. Powers of ten, as for disks and networks. */
 export function formatBytes(bytes: number): string {
   let value = bytes;
   let unit = 0;
@@ -152,7 +152,7 @@ export function formatPercent(part: number, whole: number): string {
   return `${whole === 0 ? 100 : Math.floor((part / whole) * 100)} %`;
 }
 
-/** Bytes per second over about the last ten seconds, from a total that only grows. */
+/** Bytes per second over the window (10 s by default), from a total that only grows. */
 export function createRate(windowMs = 10_000): (totalBytes: number, nowMs: number) => number {
   const samples: Array<{ atMs: number; totalBytes: number }> = [];
   return (totalBytes, nowMs) => {

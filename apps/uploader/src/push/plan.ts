@@ -30,9 +30,9 @@ type UnplannedRun = { model: string; run: string; error: RunError };
 export type PlanResult = CommandResult & { runs: Array<PlannedRun | UnplannedRun>; ignored?: Ignored };
 
 /**
- * What a push would do: reads and hashes all, asks the service what it has, and changes nothing there.
+ * `push --dry-run`: hashes all files, asks the service what it has, and changes nothing there.
  *
- * @param strayFaults about what belongs to no run.
+ * @param strayFaults faults of files that belong to no run.
  */
 export async function planRuns(
   runs: SourceRun[],

@@ -239,15 +239,15 @@ function faulted(run: SourceRun, view: RunView, seconds: number, fault: unknown)
 }
 
 const FIRST_POLL_MS = 250;
-/** The pause grows with the time that has passed: the end of what took 10 s is noticed within 1.5 s. */
+/** The pause grows with the time that has passed: the end of a run that took 10 s is noticed within 1.5 s. */
 const POLLED_SHARE = 0.15;
-/** The service's word for bytes that are not those of the manifest: it forgets them, and takes them again. */
+/** The code for bytes that do not match the manifest: the service drops them and accepts them again. */
 const CONTENT_MISMATCH = 'content_mismatch';
 
 /**
- * Makes the service's run equal to the folder and returns it settled (or, without waiting, received). What
- * to do next is read from the service's answer each time round, never from what this process has done:
- * another host may have sent half of it, and a transfer that looked finished may not have been.
+ * Makes the run in the service equal to the folder. Returns it when it has ended (with --no-wait: when it is
+ * received). Each step follows from the last answer of the service, never from what this process has done:
+ * another host may have sent half of the run, and a transfer that looked complete may not be.
  */
 async function pushRun(run: SourceRun, view: RunView, context: PushContext): Promise<Run> {
   const { settings, limit } = context;

@@ -1,5 +1,4 @@
-import type { RunState } from 'wire';
-import { EXIT_CODE_OF, type ExitCode } from 'wire';
+import { EXIT_CODE_OF, type ExitCode, type RunState } from 'wire';
 import { formatBytes, formatCount, formatDuration } from '../progress/view.ts';
 import type { Run, Shown } from '../service/run-schema.ts';
 import {
@@ -14,15 +13,15 @@ import {
   worstExitCode,
 } from './result.ts';
 
-/** How the push of one run ended, as --json prints it: scripts hold on to these names. */
+/** How the push of one run ended, as --json prints it: scripts depend on these names. */
 export type RunOutcome = {
   model: string;
   run: string;
   revision: number | null;
   state: RunState | null;
-  /** What `scores.<model>` shows readers at the end; null: nothing yet, or nobody could be asked. */
+  /** What `scores.<model>` shows readers at the end; null: nothing yet, or the service did not answer. */
   shown: Shown | null;
-  /** `published` only if readers see this very revision. */
+  /** `published` only if readers see this revision. */
   result: ResultWord;
   /** Of a run that is loaded and behind another: what readers see instead, and how to show this one. */
   notShown: string | null;
@@ -50,15 +49,11 @@ export const EXIT_CODE_OF_STATE: Record<RunState, ExitCode | null> = {
   cancelled: EXIT_CODE_OF.data,
 };
 
-interface Settlement {
-  readonly result: ResultWord;
-  readonly exitCode: ExitCode;
-  readonly error: RunError | null;
-}
+type Settlement = { result: ResultWord; exitCode: ExitCode; error: RunError | null };
 
 /**
- * The result of a push for a run in this state. A run behind a later one is not a fault, unless readers must see it
- * (`requireShown`). A run that has not ended is `received` for a push that does not wait.
+ * The result of a push for a run in this state. A run behind a later one is not a fault, unless readers must
+ * see it (`requireShown`). A run that has not ended is `received` for a push that does not wait.
  */
 export function settlementOf(run: Run, requireShown: boolean): Settlement {
   const exitCode = EXIT_CODE_OF_STATE[run.state];
@@ -112,7 +107,10 @@ function detailOfHeld({ model, run, gates }: Run): string {
   return `It is loaded, but not published, because it breaks a quality gate${broken.length === 0 ? '' : `: ${broken.join('; ')}`}. Push corrected files, or publish it anyway: uploader publish ${model} ${shellWord(run)} --force --reason TEXT.`;
 }
 
-/** What was found, and what the contract wants, in the words of the status page (`page/format.ts` of ingest-api). */
+/**
+ * What was found, and what the contract wants, in the words of the status page (`page/format.ts` of
+ * ingest-api).
+ */
 const GATES: Record<string, [found: (value: unknown) => string, verb: string, unit: string]> = {
   scoreMin: [(score) => `lowest score is ${score}`, 'requires at least', ''],
   scoreMax: [(score) => `highest score is ${score}`, 'allows', ''],
@@ -133,9 +131,9 @@ function shellWord(text: string): string {
 }
 
 /**
- * The first lines that the service refused, as a person wants to find them again.
+ * The first rejected lines, each with file, line and byte.
  *
- * @param listedAt where the others can be seen.
+ * @param listedAt the address that lists the others.
  */
 export function describeBadLines(run: Pick<Run, 'model' | 'run' | 'rejects'>, listedAt?: string): string[] {
   const { model, run: key, rejects } = run;
@@ -155,7 +153,7 @@ export function describeBadLines(run: Pick<Run, 'model' | 'run' | 'rejects'>, li
   const byCode = Object.entries(rejects?.byCode ?? {}).map(([code, count]) => `${count} ${code}`);
   return [
     ...lines,
-    `${model}/${key}: … and ${more} more bad lines (in all: ${byCode.join(', ')}). GET ${listedAt} lists them, the first 1,000; so does the status page.`,
+    `${model}/${key}: … and ${more} more bad lines (in all: ${byCode.join(', ')}). The status page and GET ${listedAt} list the first 1,000.`,
   ];
 }
 
@@ -194,7 +192,9 @@ export function resultOfRuns(results: RunResult[], faults: readonly UploaderErro
   };
 }
 
-/** `published` when readers see each run, or a later one of its model that was pushed with it: twelve months, say. */
+/**
+ * `published` when readers see each run, or a later run of its model in the same push (twelve months, say).
+ */
 function wordOfAll(runs: readonly RunOutcome[]): ResultWord {
   if (runs.some((run) => run.result === 'received')) return 'received';
   const isShown = ({ model, result, shown }: RunOutcome) =>
@@ -203,7 +203,7 @@ function wordOfAll(runs: readonly RunOutcome[]): ResultWord {
   return runs.every(isShown) ? 'published' : 'superseded';
 }
 
-/** One run's end for a person. */
+/** How one run ended, in a sentence. */
 export function describeOutcome(run: RunOutcome): string {
   const label = `${run.model}/${run.run}${run.revision === null ? '' : ` revision ${run.revision}`}`;
   const state =

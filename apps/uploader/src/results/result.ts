@@ -107,8 +107,8 @@ export function worstExitCode(codes: readonly ExitCode[]): ExitCode {
 const XCOM_DIR = '/airflow/xcom';
 
 /**
- * The files that receive the result. Found in the arguments and not in the settings, because the result is also
- * written when the settings are at fault.
+ * The files that receive the result. Found in the arguments and not in the settings, because the result is
+ * also written when the settings are at fault.
  */
 export function findResultFiles(args: string[], env: NodeJS.ProcessEnv): string[] {
   const at = args.findIndex((arg) => arg === '--result-file' || arg.startsWith('--result-file='));

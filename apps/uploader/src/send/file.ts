@@ -14,7 +14,7 @@ import {
 } from '../source/hash.ts';
 import { tusHttpStack } from './tus-http-stack.ts';
 
-/** Two clients that push the same file get in each other's way a few times, and then one is through. */
+/** Two clients that push the same file conflict a few times, until one of them has sent it. */
 const MOST_CONFLICTS_IN_A_ROW = 10;
 
 /** Sends a file to its end, over as many tries as it takes. Throws what retrying() throws. */
@@ -41,7 +41,7 @@ export async function sendFile(
       if (conflict && conflicts > MOST_CONFLICTS_IN_A_ROW) {
         throw new UploaderError(
           'bug',
-          `${error.message}, although each try began at the service's own offset.`,
+          `${error.message}, although each try started at the offset of the service.`,
           {
             cause: error,
           },
@@ -79,9 +79,10 @@ type SendOptions = {
 const TRY_IS_OVER = new Error('This try is over.');
 
 /**
- * One try: HEAD for the offset when it is not known, then PATCH after PATCH to the end. The library's part is the protocol; when
- * to try again is decided outside, because it would retry for nine seconds, take a 429 for final and a 502
- * on HEAD for a reason to start over. Resolving means only that all was sent: the run's state says the rest.
+ * One try: HEAD for the offset if it is not known, then PATCH requests to the end. tus-js-client does the
+ * protocol. Retries are decided by the caller: the library's own end after nine seconds, treat 429 as final,
+ * and start the file over after a 502 to HEAD. Success means only that all bytes were sent: the state of the
+ * run says the rest.
  */
 async function sendOnce(options: SendOptions): Promise<void> {
   const { signal } = options;
@@ -105,7 +106,7 @@ async function sendOnce(options: SendOptions): Promise<void> {
           stallTimeoutMs: options.stallTimeoutMs,
           headers: options.headers,
           signal: ended.signal,
-          standing:
+          known:
             options.offsetBytes === undefined
               ? undefined
               : { offsetBytes: options.offsetBytes, sizeBytes: options.file.identity.bytes },
@@ -116,7 +117,7 @@ async function sendOnce(options: SendOptions): Promise<void> {
           if (response.getStatus() < 300 && Number.isInteger(offset)) options.onAcknowledged(offset);
         },
         onChunkComplete: (chunkBytes) => {
-          // The library would send the same again at once, for as long as it takes.
+          // The library would repeat the same request at once, without end.
           if (chunkBytes <= 0 && lastAnswer) reject(new HttpFault(lastAnswer, 'it took none of the bytes'));
         },
         onSuccess: () => resolve(),
@@ -125,13 +126,13 @@ async function sendOnce(options: SendOptions): Promise<void> {
       upload.start();
     });
   } finally {
-    // Whatever is still open belongs to a try that is over.
+    // Ends requests that are still open.
     signal.removeEventListener('abort', onAbort);
     ended.abort(TRY_IS_OVER);
   }
 }
 
-/** The library wraps what went wrong into a text; what the verdict needs is the fault itself. */
+/** The library wraps a fault into a text; `judge` needs the fault itself. */
 function unwrap(error: Error): unknown {
   if (!(error instanceof DetailedError)) return error;
   if (error.causingError) return error.causingError;
@@ -139,14 +140,13 @@ function unwrap(error: Error): unknown {
   return response ? new HttpFault(response) : error;
 }
 
-// Small enough that the stall watchdog sees a slow line move, large enough that reading costs nothing.
+// Small enough that the stall watchdog sees progress on a slow connection, large enough that reads are cheap.
 const READ_BYTES = 64 * 1024;
 
 /**
- * The file as tus-js-client's source: each slice is a promise to read that range from disk, made good only
- * when it is sent, and only if the file is still the one that was hashed. (The library's own source takes
- * the file as it finds it, keeps its descriptors when a request fails, and hangs when the file has become
- * shorter.)
+ * The file as a source for tus-js-client. A slice is read from disk when it is sent, and only if the file is
+ * still the one that was hashed. (The library's own source does not check that, keeps descriptors open when a
+ * request fails, and hangs when the file has become shorter.)
  */
 function fileSlices(file: HashedFile, flow: Pick<StreamBody, 'onBytes' | 'pauseMs'>): FileSource {
   return {
@@ -159,7 +159,7 @@ function fileSlices(file: HashedFile, flow: Pick<StreamBody, 'onBytes' | 'pauseM
   };
 }
 
-/** tus-js-client reads `size` from it and hands it on to the HTTP stack as it is. */
+/** tus-js-client reads `size` and passes the rest unchanged to the HTTP stack. */
 export type SliceBody = StreamBody & { size: number };
 
 function sliceBody(

@@ -8,7 +8,10 @@ import type { Run } from '../service/run-schema.ts';
 import type { HashedFile } from '../source/hash.ts';
 import { sendFile } from './file.ts';
 
-/** Sends what the service does not have, asking for it page by page: a run may have 100,000 files. The first fault that stays ends the run's other transfers. */
+/**
+ * Sends the files that the service does not have; it lists them in pages, since a run may have 100,000 files.
+ * The first permanent fault ends the other transfers of the run.
+ */
 export async function sendMissingFiles(
   run: Run,
   files: HashedFile[],
@@ -20,8 +23,9 @@ export async function sendMissingFiles(
   const signal = AbortSignal.any([context.limit.signal, stop.signal]);
   const limit: TimeLimit = { ...context.limit, signal };
   const queue = missingFiles(run, limit, view, context);
-  // A few loops over one queue, and not a task for each of 10,000 files: waiting tasks grow old, and what
-  // old garbage refers to V8 keeps until a full collection (280 MB resident, where this takes 150).
+  // A few loops over one queue, and not a task for each of 10,000 files: V8 promotes tasks that wait for long
+  // to its old generation, and frees what they refer to only in a full collection (280 MB resident instead of
+  // 150).
   const sendFromQueue = async () => {
     for await (const remote of queue) {
       await context.transferSlots(async () => {
@@ -41,12 +45,12 @@ export async function sendMissingFiles(
       throw error;
     }),
   );
-  // Not Promise.all(): no transfer may still run, or hold a file, once this has returned.
+  // Not Promise.all(): when this function returns, no transfer may still run or have a file open.
   const settled = await Promise.allSettled(loops);
   if (settled.some((result) => result.status === 'rejected')) throw stop.signal.reason;
 }
 
-/** By name, so that what is sent meanwhile changes nothing in the pages to come. */
+/** The pages are ordered by name, so that files which arrive meanwhile do not shift the next pages. */
 async function* missingFiles(
   run: Run,
   limit: TimeLimit,
@@ -92,7 +96,8 @@ async function sendOne(
       {
         file,
         uploadUrl: service.url + remote.uploadUrl,
-        // Many small files are mostly requests: HEAD could spare the one chunk of such a file, and rarely does.
+        // A file of one chunk needs no HEAD: at worst the chunk is sent twice. It halves the requests of many
+        // small files.
         offsetBytes: remote.bytes <= settings.chunkSizeBytes ? remote.offset : undefined,
         headers: () => commonHeaders(service),
         chunkSizeBytes: settings.chunkSizeBytes,
@@ -117,8 +122,8 @@ async function sendOne(
 }
 
 /**
- * Files of the same content can share an upload. Two transfers into it would only push each other out, so
- * the second waits; the state of the run then says whether anything is left to send.
+ * Files with the same content can share an upload. Two transfers into one upload would conflict, so the
+ * second waits for the first; the state of the run then says whether anything is left to send.
  */
 async function oncePerUpload(url: string, uploading: Map<string, Promise<void>>, send: () => Promise<void>) {
   const other = uploading.get(url);
@@ -128,7 +133,7 @@ async function oncePerUpload(url: string, uploading: Map<string, Promise<void>>,
   return mine;
 }
 
-/** At most `count` tasks at a time; the others wait in the order in which they came. */
+/** At most `count` tasks at a time; the others wait in their order of arrival. */
 export function createSlots(count: number): <T>(task: () => Promise<T>) => Promise<T> {
   let free = count;
   const waiting: Array<() => void> = [];
@@ -146,8 +151,8 @@ export function createSlots(count: number): <T>(task: () => Promise<T>) => Promi
 }
 
 /**
- * Shares a line among all transfers: each reports what it has sent, and learns how long to wait before it
- * sends more. What was not used is not saved up.
+ * Shares a rate among all transfers: each reports the bytes that it has sent, and gets the time to wait
+ * before it sends more. Unused bytes do not accumulate.
  */
 export function createByteBudget(
   bytesPerSecond: number | null,

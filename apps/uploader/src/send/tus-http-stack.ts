@@ -4,16 +4,18 @@ import type { SliceBody } from './file.ts';
 
 type TusHttpStackOptions = {
   stallTimeoutMs: number;
-  /** Besides those of the library, of the moment at which a request is sent. */
+  /** Headers besides those of the library; called for each request. */
   headers: () => Record<string, string>;
   signal: AbortSignal;
-  /** The offset that HEAD would report. The library always asks; then this is the answer, and nothing is sent. */
-  standing?: { offsetBytes: number; sizeBytes: number } | undefined;
+  /**
+   * The offset that HEAD would report. The library always asks; then this is the answer, and nothing is sent.
+   */
+  known?: { offsetBytes: number; sizeBytes: number } | undefined;
 };
 
 /**
- * tus-js-client's requests, sent the way all others are. The library's own stack has no time-out, never
- * ends when an answer is cut in its body, and sends a PATCH that was aborted before it began.
+ * Sends the requests of tus-js-client with `exchange`, as all others. The library's own stack has no
+ * time-out, hangs when an answer is cut in its body, and sends a PATCH that was aborted before it started.
  */
 export function tusHttpStack(options: TusHttpStackOptions): HttpStack {
   return {
@@ -25,19 +27,19 @@ export function tusHttpStack(options: TusHttpStackOptions): HttpStack {
 function createRequest(
   method: string,
   url: string,
-  { stallTimeoutMs, signal, standing, headers: ownHeaders }: TusHttpStackOptions,
+  { stallTimeoutMs, signal, known, headers: ownHeaders }: TusHttpStackOptions,
 ): HttpRequest {
   const headers: Record<string, string> = {};
   const send = async (body: SliceBody | null) => {
     signal.throwIfAborted();
-    if (method === 'HEAD' && standing !== undefined) {
+    if (method === 'HEAD' && known !== undefined) {
       return {
         method,
         url,
         status: 200,
         headers: {
-          'upload-offset': String(standing.offsetBytes),
-          'upload-length': String(standing.sizeBytes),
+          'upload-offset': String(known.offsetBytes),
+          'upload-length': String(known.sizeBytes),
         },
         body: '',
       };
@@ -54,7 +56,7 @@ function createRequest(
     getHeader: (name) => headers[name],
     setProgressHandler: () => {},
     send: async (body: SliceBody | null) => toTusResponse(await send(body)),
-    // The signal ends a request; the library has nothing of its own to abort.
+    // `signal` ends a request; the library itself aborts none.
     abort: async () => {},
     getUnderlyingObject: () => null,
   };

@@ -19,17 +19,17 @@ import {
   runSchema,
 } from './run-schema.ts';
 
-/** What a command has that asks the service a few things and has no progress to show. */
+/** For a command that sends a few requests and shows no progress. */
 export type ServiceSession = {
   settings: Settings;
   service: ServiceAddress;
   retries: Retries;
   say: (sentence: string) => void;
-  /** To stdout, unless that is kept for the JSON. */
+  /** To stdout; with --json nowhere, because stdout is for the JSON. */
   print: (text: string) => void;
 };
 
-/** Where the service is, and who we are to it. */
+/** The address of the service, with the headers that identify the caller. */
 export function serviceAddress(settings: Settings): ServiceAddress {
   useTlsIdentity(settings);
   const { url, stallTimeoutMs } = settings;
@@ -66,7 +66,7 @@ export function openServiceSession(
   };
 }
 
-/** `token` is read again each time: its file may contain another one by then. */
+/** `token` is read again for each request: its file may have changed. */
 export type ServiceAddress = {
   readonly url: string;
   readonly token: string;
@@ -86,7 +86,9 @@ type Request = {
   takes?: number;
 };
 
-/** The service creates an upload for every file before it answers: give thousands of them their time. */
+/**
+ * The service creates an upload for every file before it answers, which takes time for thousands of files.
+ */
 const DECLARING_TAKES = 5;
 const PAGE_FILES = 1000;
 
@@ -139,8 +141,8 @@ type RunQuery = { model: string | null; state: string | null; limit: number };
 const PAGE_RUNS = 500;
 
 /**
- * Runs by their newest revision, the one that was declared last first, page after page up to `limit`; and whether
- * there are more.
+ * Runs by their newest revision, the one that was declared last first, page after page up to `limit`; and
+ * whether there are more.
  */
 export async function listRuns(
   service: ServiceAddress,
@@ -164,7 +166,7 @@ export async function listRuns(
   return { runs, more: Boolean(cursor) };
 }
 
-/** Has a failed run loaded again. */
+/** Makes the service load a failed run again. */
 export function retryRun(
   service: ServiceAddress,
   model: string,
@@ -212,7 +214,7 @@ export async function publishRun(
 }
 
 const modelPath = (model: string): string => `/v1/models/${encodeURIComponent(model)}`;
-/** Where the lines of a run that were refused are listed, for a person to fetch. */
+/** The address that lists the rejected lines of a run. */
 export function rejectsUrl(service: ServiceAddress, model: string, run: string): string {
   return `${service.url}${runPath(model, run)}/rejects`;
 }
@@ -228,7 +230,7 @@ async function ask<T>(
   return readAnswer(await exchangeJson(service, request, retries), schema);
 }
 
-/** Tries until one of the wanted statuses comes with JSON. */
+/** Tries until the answer has one of the wanted statuses and is JSON. */
 function exchangeJson(
   service: ServiceAddress,
   { method, path, body, headers, takes = 1 }: Request,
@@ -256,7 +258,7 @@ function exchangeJson(
   }, retries);
 }
 
-/** undefined when it is no JSON. */
+/** undefined when it is not JSON. */
 function parseJson(text: string): unknown {
   try {
     return JSON.parse(text);
@@ -271,11 +273,13 @@ function readAnswer<T>(response: Answer, schema: z.ZodType<T>): T {
   const issue = parsed.error.issues[0];
   throw new UploaderError(
     'usage',
-    `${response.method} ${response.url} answered something that this uploader does not understand (${issue?.path.join('.')}: ${issue?.message}). Check UPLOADER_URL: this is not the ingest service, or one of another version than this uploader.`,
+    `${response.method} ${response.url} sent an answer that this uploader does not understand (${issue?.path.join('.')}: ${issue?.message}). Check UPLOADER_URL: this is not the ingest service, or its version is not that of the uploader.`,
   );
 }
 
-/** The run, or null when the service has no such run or the token does not cover it: the answer is the same. */
+/**
+ * The run, or null when the service has no such run or the token does not cover it: the answer is the same.
+ */
 export async function findRun(
   service: ServiceAddress,
   model: string,
@@ -294,7 +298,10 @@ export async function findRun(
 
 const FIRST_POLL_MS = 250;
 
-/** Looks at the run until it is settled; one that is not there yet is waited for. Ends with the retries' limit. */
+/**
+ * Polls until the run has ended. A run that does not exist yet is waited for. Throws at the limit of
+ * `retries`.
+ */
 export async function waitForRun(
   service: ServiceAddress,
   named: { model: string; run: string; pollMs: number },
@@ -309,7 +316,7 @@ export async function waitForRun(
     if (now && EXIT_CODE_OF_STATE[now.state] !== null) return now;
     if (now && before) for (const sentence of describeChange(before, now, view)) say(sentence);
     if (now) view.totalBytes = now.bytes.total;
-    if (!now && pollMs === FIRST_POLL_MS) say(`${view.label} is not there yet; waiting for it.`);
+    if (!now && pollMs === FIRST_POLL_MS) say(`${view.label} does not exist yet; waiting for it.`);
     before = now;
     await pause(pollMs, retries.limit.signal);
     pollMs = Math.min(pollMs * 1.5, named.pollMs);

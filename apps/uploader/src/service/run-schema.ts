@@ -1,4 +1,7 @@
-/** What the uploader acts on or shows, of the answers that `wire` defines. The service may add fields: they are ignored. */
+/**
+ * What the uploader acts on or shows, of the answers that `wire` defines. The service may add fields: they
+ * are ignored.
+ */
 import * as wire from 'wire';
 import type { z } from 'zod';
 

@@ -5,12 +5,12 @@ import { SETTINGS } from './table.ts';
 
 type SettingKey = keyof typeof SETTINGS;
 type ParsedSettings = { [K in SettingKey]: ReturnType<(typeof SETTINGS)[K]['parse']> };
-/** What a command needs that asks no service. */
+/** For a command that sends no request. */
 type LocalSettings = Omit<ParsedSettings, 'url'>;
 /** `token` is that of the start; `currentToken` reads `tokenSource` again. */
 export type Settings = LocalSettings & { url: string; token: string; tokenSource: TokenSource | null };
 
-/** Flags as commander hands them over: by setting name, only those that were given, all as text. */
+/** Flags as commander returns them: by the name of the setting, only those that the caller gave, as text. */
 export type Flags = Record<string, string>;
 
 /**
@@ -32,7 +32,7 @@ export function loadSettings(flags: Flags, env: NodeJS.ProcessEnv): Settings {
   return { ...values, url, token: token.token, tokenSource };
 }
 
-/** The same without address and token. */
+/** The same for a command that sends no request: without address and token. */
 export function loadLocalSettings(flags: Flags, env: NodeJS.ProcessEnv): LocalSettings {
   const { values, faults } = readValues(flags, env);
   if (faults.length > 0) throw new UploaderError('usage', faults.join('\n'));
@@ -74,7 +74,7 @@ function readValues(flags: Flags, env: NodeJS.ProcessEnv) {
   return { values: values as ParsedSettings, faults, config };
 }
 
-/** Without the user and password of an address, which are refused but must not be printed either. */
+/** Without the user and password of an address: they are rejected, and must not be printed. */
 function shown(text: string): string {
   return JSON.stringify(text.replace(/\/\/[^/]*@/, '//…@'));
 }
@@ -118,8 +118,8 @@ function unknownKeyFaults(config: ConfigFile): string[] {
 type ConfigFile = { path: string; values: Record<string, unknown> };
 
 /**
- * The JSON object of the config file. One that --config or UPLOADER_CONFIG names must exist; else it is the file in
- * the config folder of the user, if that exists. Returns the fault as a sentence.
+ * The JSON object of the config file. One that --config or UPLOADER_CONFIG names must exist; else it is the
+ * file in the config folder of the user, if that exists. Returns the fault as a sentence.
  */
 function readConfigFile(flags: Flags, env: NodeJS.ProcessEnv): ConfigFile | { fault: string } | null {
   const named = find(SETTINGS.config, flags, env, null)?.text;
@@ -144,8 +144,8 @@ function readConfigFile(flags: Flags, env: NodeJS.ProcessEnv): ConfigFile | { fa
 type TokenSource = { file: string; from: string } | { value: string; from: string };
 
 /**
- * The token of this moment: a file is read again for each request, so that a token can be replaced during a push of hours.
- * While the file is missing or half written, the token that was read before is used.
+ * The token of this moment: a file is read again for each request, so that a token can be replaced during a
+ * push of hours. While the file is missing or half written, the token that was read before is used.
  */
 export function currentToken(source: TokenSource | null, known: string): string {
   if (!source || !('file' in source)) return known;
@@ -176,9 +176,9 @@ function readToken(source: TokenSource | null): { token: string } | { fault: str
     text = source.value;
   }
   const token = text.trim();
-  // RFC 6750 §2.1: anything else would be cut or refused as a header, far from its cause.
+  // RFC 6750 §2.1: other characters would fail later, as a header, where the cause is hard to see.
   if (!/^[A-Za-z0-9\-._~+/]+=*$/.test(token)) {
-    return { fault: `The token of ${source.from} is empty or holds characters that no token has.` };
+    return { fault: `The token of ${source.from} is empty or contains characters that a token cannot have.` };
   }
   return { token };
 }

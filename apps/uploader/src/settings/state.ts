@@ -17,7 +17,7 @@ import * as z from 'zod';
 import { pause } from '../http/exchange.ts';
 import { UploaderError } from '../results/result.ts';
 
-/** Where hashes are kept; null where there is no home folder, and then they are not kept. */
+/** The folder for hashes; null without a home folder: then no hashes are kept. */
 export function findStateDir(asked: string | null, env: NodeJS.ProcessEnv): string | null {
   if (asked) return resolve(asked);
   if (env.XDG_STATE_HOME) return join(env.XDG_STATE_HOME, 'uploader');
@@ -25,8 +25,9 @@ export function findStateDir(asked: string | null, env: NodeJS.ProcessEnv): stri
 }
 
 /**
- * Makes the state folder, once, at the start. A folder that the caller named and that cannot be used is a fault of the
- * configuration. The default folder only saves work: without it files are hashed again, and `warn` is called.
+ * Makes the state folder, once, at the start. A folder that the caller named and that cannot be used is a
+ * fault of the configuration. The default folder only saves work: without it files are hashed again, and
+ * `warn` is called.
  */
 export async function openStateDir(
   asked: string | null,
@@ -44,12 +45,12 @@ export async function openStateDir(
     const what = `The state folder ${dir} cannot be used: ${reason}.`;
     if (asked)
       throw new UploaderError('usage', `${what} Name another one with --state-dir or UPLOADER_STATE_DIR.`);
-    warn(`${what} Nothing is kept, and the next push hashes again.`);
+    warn(`${what} Nothing is saved, and the next push hashes the files again.`);
     return null;
   }
 }
 
-/** Not mkdir's own `recursive`: where a parent exists and takes no folders (/proc), that tries for ever. */
+/** Without the `recursive` of mkdir: it never returns where a parent exists and takes no folders (/proc). */
 async function makeFolder(path: string): Promise<void> {
   try {
     await mkdir(path, { mode: 0o700 });
@@ -71,7 +72,7 @@ async function isFolder(path: string): Promise<boolean> {
   );
 }
 
-/** Where something about the run of this folder is kept: each in a file of its own. */
+/** The path of one state file for the run of this folder. */
 export function stateFilePath(stateDir: string, runFolder: string, ending: string): string {
   return join(stateDir, createHash('sha256').update(runFolder).digest('hex').slice(0, 32) + ending);
 }
@@ -80,7 +81,7 @@ export function stateFilePath(stateDir: string, runFolder: string, ending: strin
 export async function replaceFile(path: string, text: string): Promise<void> {
   // The folder may have been deleted since the start; open() finds out.
   await mkdir(dirname(path), { mode: 0o700 }).catch(() => {});
-  // Unlike a process id it is another one on every host that shares the folder.
+  // Random, because process ids repeat on the hosts that share the folder.
   const temporary = `${path}.${randomBytes(6).toString('hex')}.tmp`;
   try {
     const handle = await open(temporary, 'wx', 0o600);
@@ -100,7 +101,7 @@ export async function replaceFile(path: string, text: string): Promise<void> {
 /** A holder touches its lock this often; one that has not done so for a while counts as dead. */
 const SIGN_OF_LIFE_EVERY_MS = 5_000;
 const DEAD_AFTER_MS = 20_000;
-const LOOK_EVERY_MS = 250;
+const CHECK_EVERY_MS = 250;
 const MOST_VANISHED = 100;
 
 const holderSchema = z.object({ host: z.string(), pid: z.int() });
@@ -108,8 +109,8 @@ type Seen = { text: string; changedMs: number };
 
 /**
  * Runs `task` while no other uploader with this state folder pushes the same folder: the second one waits,
- * and says so. It only spares them to push each other out of the uploads: the service alone keeps two
- * clients apart, so a lock that cannot be kept, or is lost, is no fault.
+ * and says so. The lock only avoids needless conflicts over the uploads. The service keeps two clients apart
+ * by itself, so a lock that cannot be taken, or is lost, is not a fault.
  */
 export async function withRunLock<T>(
   stateDir: string | null,
@@ -134,7 +135,7 @@ export async function withRunLock<T>(
   }
 }
 
-/** Resolves to false when no lock can be kept here. */
+/** Resolves to false when a lock is not possible in this folder. */
 async function take(
   path: string,
   mine: string,
@@ -157,7 +158,7 @@ async function take(
       // Removed just now; or a link to nothing, which stays for ever.
       vanished += 1;
       if (vanished > MOST_VANISHED) return false;
-      await pause(LOOK_EVERY_MS / 10, signal);
+      await pause(CHECK_EVERY_MS / 10, signal);
       continue;
     }
     // Compared with itself and not with the clock: the folder may be on another host, and clocks jump.
@@ -170,7 +171,7 @@ async function take(
       say(`Another uploader (${describe(seen.text)}) pushes the same folder; waiting for it.`);
     }
     last = seen;
-    await pause(LOOK_EVERY_MS, signal);
+    await pause(CHECK_EVERY_MS, signal);
   }
 }
 
@@ -199,7 +200,9 @@ function holderOf(text: string): z.infer<typeof holderSchema> | null {
   }
 }
 
-/** On this host one can ask; a process never waits for itself, so that its own id was another one's before. */
+/**
+ * Only known for this host. A lock with the id of this process is from an earlier process with the same id.
+ */
 function isDead(text: string): boolean {
   const holder = holderOf(text);
   if (holder?.host !== hostname()) return false;

@@ -30,8 +30,9 @@ const WAITING: readonly CommandName[] = ['push', 'watch', 'status', 'retry'];
 const ALL: readonly CommandName[] = ['push', 'check', 'watch', 'status', 'publish', 'retry'];
 
 /**
- * Every setting of the program: help texts, variables, keys of the config file and the table in docs/uploader.md
- * (Settings) are made from it or tested against it. Only the token itself is not here: it is never an argument.
+ * Every setting of the program: help texts, variables, keys of the config file and the table in
+ * docs/uploader.md (Settings) are made from it or tested against it. Only the token itself is not here: it is
+ * never an argument.
  */
 export const SETTINGS = {
   model: setting('--model <name>', {

@@ -6,7 +6,7 @@ import { UploaderError } from '../results/result.ts';
 import { unreadableReason, unreadableSource } from './hash.ts';
 
 export type SourceFile = { name: string; path: string };
-/** `files` may be empty: the run is then incomplete. A `fault` ends this run only, before anything of it is read. */
+/** Without `files` the run is incomplete. A `fault` ends only this run, before any of its files is read. */
 export type SourceRun = {
   model: string;
   run: string;
@@ -23,30 +23,29 @@ type FoundRuns = {
 };
 
 export const DATA_FILES = '*.jsonl, *.ndjson, *.json, or these with .gz or .zst';
-export const PASSED_OVER = 'names that start with _ or . and *.tmp, *.part';
-const LAYOUT =
-  'Folders say what the flags leave out: DIR/<model>/<run>/*.jsonl with neither --model nor --run';
-/** More are counted: a folder of 10,000 CSV files is one mistake. */
+export const SKIPPED = 'names that start with _ or . and *.tmp, *.part';
+const LAYOUT = 'Folders name what the flags do not: DIR/<model>/<run>/*.jsonl with neither --model nor --run';
+/** Others are only counted: a folder of 10,000 CSV files is one mistake. */
 const SHOWN_STRAYS = 5;
 
-/** Endings count without regard to case, here as in the loader. */
+/** The case of an ending does not matter, here and in the loader. */
 const isDataFile = (name: string): boolean => /\.(jsonl|ndjson|json)(\.(gz|zst))?$/i.test(name);
-const isPassedOver = (name: string): boolean => /^[_.]|\.(tmp|part)$/i.test(name);
-/** Hadoop and Spark write below it, and remove it when they commit. */
+const isSkipped = (name: string): boolean => /^[_.]|\.(tmp|part)$/i.test(name);
+/** Hadoop and Spark write below this folder, and remove it when they commit. */
 const isWriterAtWork = (name: string): boolean => name.toLowerCase() === '_temporary';
 
-/** What is neither taken nor passed over, and why. */
+/** An entry that is neither data nor skipped, and why it is a fault. */
 type Stray = { name: string; why: string };
 type Listing = { files: SourceFile[]; folders: SourceFile[]; strays: Stray[] };
 
 /**
- * Which runs DIR holds: what the flags leave out, the folders say. `DIR/<model>/<run>/*.jsonl` with neither,
+ * The runs in DIR. Folders name what the flags do not: `DIR/<model>/<run>/*.jsonl` with neither,
  * `DIR/<model>/` with a run, `DIR/<run>/` with a model, `DIR/` with both. Sorted by code unit, so that the
- * same folder gives the same order on every host. Nothing is left out in silence: an entry is data, is passed over
- * by its name, is ignored by --ignore, or is a fault that names it.
+ * order is the same on every host. No entry is left out in silence: it is data, its name is one of those
+ * skipped, --ignore leaves it out, or a fault names it.
  *
  * @param ignore globs; one with a slash is matched with the path below `base`, any other with each name.
- * @throws {UploaderError} when DIR cannot be read, or holds no folder where the layout has folders.
+ * @throws {UploaderError} when DIR cannot be read, or has no folders where the layout needs them.
  */
 export async function findRuns(
   dir: string,
@@ -120,7 +119,9 @@ async function readRun(model: string, run: string, folder: string, isIgnored: Is
 const WRITER_AT_WORK =
   'a writer is at work. Push when it has finished; remove the folder if the writer has died';
 
-/** The first file below that is neither passed over nor ignored; a link counts as a file, it may lead in a circle. */
+/**
+ * The first file below that is neither skipped nor ignored. A link counts as a file: links may form a loop.
+ */
 async function firstBelow(folder: string, isIgnored: IsIgnored): Promise<string | null> {
   const entries = await readdir(folder, { withFileTypes: true }).catch((error: unknown) => {
     throw unreadableSource(folder, error);
@@ -128,7 +129,7 @@ async function firstBelow(folder: string, isIgnored: IsIgnored): Promise<string 
   for (const entry of entries.sort((a, b) => (a.name < b.name ? -1 : 1))) {
     const path = join(folder, entry.name);
     if (isWriterAtWork(entry.name) && !isIgnored(path, entry.name)) return path;
-    if (isPassedOver(entry.name) || isIgnored(path, entry.name)) continue;
+    if (isSkipped(entry.name) || isIgnored(path, entry.name)) continue;
     if (!entry.isDirectory()) return path;
     const deeper = await firstBelow(path, isIgnored);
     if (deeper !== null) return deeper;
@@ -138,14 +139,14 @@ async function firstBelow(folder: string, isIgnored: IsIgnored): Promise<string 
 
 async function list(path: string, isIgnored: IsIgnored): Promise<Listing> {
   const listing: Listing = { files: [], folders: [], strays: [] };
-  // As bytes: a name that is not UTF-8 names no file any more once it is a string.
+  // As bytes: as a string, a name that is not UTF-8 no longer names its file.
   const names = await readdir(path, { encoding: 'buffer' }).catch((error: unknown) => {
     throw unreadableSource(path, error);
   });
   const entries = names.map((bytes) => ({ bytes, name: bytes.toString('utf8') }));
   for (const { bytes, name } of entries.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0))) {
     const entry = { name, path: join(path, name) };
-    if (isPassedOver(name) && !isWriterAtWork(name)) continue;
+    if (isSkipped(name) && !isWriterAtWork(name)) continue;
     if (isIgnored(entry.path, name)) continue;
     const stray = (why: string) => listing.strays.push({ name, why });
     if (isWriterAtWork(name)) stray(WRITER_AT_WORK);
@@ -173,7 +174,7 @@ function renamed(name: string): string {
     return '; decompress it, or compress it as .gz or .zst';
   }
   if (/\.(csv|tsv|txt|parquet|avro|orc|pq|feather|arrow)$/i.test(name)) return '; write JSON Lines';
-  return '; if it holds JSON Lines, name it *.jsonl';
+  return '; if it contains JSON Lines, name it *.jsonl';
 }
 
 function asEscapes(bytes: Buffer): string {
@@ -186,10 +187,7 @@ function strayFault(label: string, strays: readonly Stray[]): UploaderError {
   const prefix = label === '' ? '' : `${printable(label)}/`;
   const shown = strays.slice(0, SHOWN_STRAYS).map(({ name, why }) => `${prefix}${printable(name)}: ${why}`);
   const more = strays.length > SHOWN_STRAYS ? ` And ${strays.length - SHOWN_STRAYS} more.` : '';
-  return new UploaderError(
-    'source',
-    `${shown.join('. ')}.${more} To leave out what is not for the service: --ignore GLOB.`,
-  );
+  return new UploaderError('source', `${shown.join('. ')}.${more} To leave a file out: --ignore GLOB.`);
 }
 
 function noFolders(path: string, strays: readonly Stray[]): UploaderError {
@@ -197,7 +195,7 @@ function noFolders(path: string, strays: readonly Stray[]): UploaderError {
   return new UploaderError(
     'source',
     first === undefined
-      ? `${path} holds nothing to push. ${LAYOUT}.`
-      : `${path} holds files (${printable(first.name)}), where a folder was expected. ${LAYOUT}; with both, DIR/*.jsonl.`,
+      ? `${path} contains nothing to push. ${LAYOUT}.`
+      : `${path} contains files (${printable(first.name)}) where folders are expected. ${LAYOUT}; with both, DIR/*.jsonl.`,
   );
 }

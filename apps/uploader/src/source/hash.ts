@@ -5,7 +5,7 @@ import { printable } from 'wire';
 import * as z from 'zod';
 import { UploaderError } from '../results/result.ts';
 import { replaceFile, stateFilePath } from '../settings/state.ts';
-import { DATA_FILES, PASSED_OVER, type SourceFile, type SourceRun } from './find-runs.ts';
+import { DATA_FILES, SKIPPED, type SourceFile, type SourceRun } from './find-runs.ts';
 import { readBlocks, readText } from './read.ts';
 
 export type HashedFile = SourceFile & { sha256: string; lines: number; identity: FileIdentity };
@@ -13,7 +13,7 @@ export type HashedFile = SourceFile & { sha256: string; lines: number; identity:
 /** A push that is killed while it hashes continues from the last save. */
 const SAVE_EVERY_MS = 5000;
 
-/** Hashes what the cache does not know. Files come back in the order of `run.files`. */
+/** Hashes the files that the cache does not know. Returns them in the order of `run.files`. */
 export async function hashRun(
   run: SourceRun,
   cache: HashCache,
@@ -55,11 +55,11 @@ export function refuseEmpty(run: SourceRun): void {
   if (run.files.length > 0) return;
   throw new UploaderError(
     'source',
-    `${printable(run.folder)} holds no data file (${DATA_FILES}; ${PASSED_OVER} are passed over).`,
+    `${printable(run.folder)} contains no data file (${DATA_FILES}; ${SKIPPED} are skipped).`,
   );
 }
 
-/** Throws when the file is not the one that was hashed any more. */
+/** Throws when the file is no longer the one that was hashed. */
 export async function refuseChanged(file: HashedFile): Promise<void> {
   if (!sameIdentity(await identify(file.path), file.identity)) throw changedSource(file.path);
 }
@@ -75,8 +75,9 @@ export async function identify(path: string): Promise<FileIdentity> {
 type FileDigest = { sha256: string; lines: number; identity: FileIdentity };
 
 /**
- * sha256 and line count (a last line without its newline counts) in one pass. Of a compressed file the bytes
- * are those that travel, the lines those of its text. Throws when the file changed in between.
+ * sha256 and line count (a last line without its newline counts) in one pass. The hash of a compressed file
+ * is that of its bytes as they are sent; its lines are counted in the text. Throws when the file changes
+ * meanwhile.
  */
 export async function hashFile(
   path: string,
@@ -136,7 +137,7 @@ const SETTLED_AFTER_MS = 100;
 type HashCache = {
   find(path: string, identity: FileIdentity): FileDigest | null;
   add(path: string, digest: FileDigest): void;
-  /** Replaces the file on disk as a whole: a torn cache would only cost time, but it need not. */
+  /** Replaces the file on disk as a whole. (A torn cache would do no harm: the files are hashed again.) */
   save(): Promise<void>;
   forget(): Promise<void>;
 };
@@ -173,7 +174,9 @@ export async function openHashCache(
         await replaceFile(path, JSON.stringify({ version: 1, files: Object.fromEntries(files) }));
       } catch (error) {
         const reason = error instanceof Error ? error.message : String(error);
-        warn(`The hashes could not be kept in ${stateDir}, so the next push hashes again: ${reason}.`);
+        warn(
+          `The hashes could not be saved in ${stateDir}, so the next push hashes the files again: ${reason}.`,
+        );
       }
     },
     async forget() {
@@ -200,8 +203,8 @@ const LOW_BITS = 0x7f7f7f7f;
 const ONES = 0x01010101;
 
 /**
- * The newlines of a buffer, four bytes at a time: 1.6 GB/s here, where a loop over bytes reaches 0.6 and
- * indexOf() 0.5, which would make counting dearer than the sha256 it goes with.
+ * The newlines of a buffer, four bytes at a time: 1.6 GB/s. A loop over bytes reaches 0.6 GB/s and indexOf()
+ * 0.5, so that counting would take longer than the sha256 of the same bytes.
  */
 export function countNewlines(bytes: Buffer): number {
   const wordsFrom = (4 - (bytes.byteOffset & 3)) & 3;
@@ -229,7 +232,7 @@ function countOneByOne(bytes: Buffer, from: number, to: number): number {
   return count;
 }
 
-/** What must not change between hashing a file and having sent it. */
+/** What must not change from the start of hashing a file to the end of sending it. */
 export type FileIdentity = { bytes: number; mtimeNs: string; inode: string };
 
 export function identityOf(stats: BigIntStats): FileIdentity {
@@ -241,11 +244,11 @@ export function sameIdentity(a: FileIdentity, b: FileIdentity): boolean {
 }
 
 const REASONS: Record<string, string> = {
-  ENOENT: 'it is not there',
+  ENOENT: 'it does not exist',
   EACCES: 'this user may not read it',
   EPERM: 'this user may not read it',
   ENOTDIR: 'a part of its path is not a folder',
-  ELOOP: 'its symbolic links lead in a circle',
+  ELOOP: 'its symbolic links form a loop',
   EIO: 'the disk reports a read error',
   ESTALE: 'its network file system has lost it (ESTALE); it was removed or replaced on the server',
 };

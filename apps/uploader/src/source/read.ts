@@ -7,8 +7,8 @@ type Handle = Awaited<ReturnType<typeof open>>;
 const BLOCK_BYTES = 1 << 20;
 
 /**
- * A file's bytes, block after block; the next one is read while this one is used, and a block is the
- * reader's only until it asks for another.
+ * The bytes of a file in blocks. The next block is read while the caller uses this one; a block is valid only
+ * until the caller asks for the next.
  */
 export async function* readBlocks(
   handle: Handle,
@@ -16,7 +16,7 @@ export async function* readBlocks(
   sizeBytes: number,
   signal: AbortSignal,
 ): AsyncGenerator<Buffer> {
-  // Two of a full megabyte for each of 10,000 small files would be most of the work.
+  // For 10,000 small files, allocating two blocks of 1 MiB each would be most of the work.
   const blockBytes = Math.min(BLOCK_BYTES, sizeBytes + 1);
   const blocks: [Buffer, Buffer] = [Buffer.allocUnsafe(blockBytes), Buffer.allocUnsafe(blockBytes)];
   const read = () => {
@@ -39,7 +39,7 @@ export async function* readBlocks(
   }
 }
 
-/** The lines of a file as text: expanded when its name says that it is compressed, as the service does it. */
+/** The text of a file, decompressed if its name says so, as in the service. */
 export async function* readText(
   blocks: AsyncIterable<Buffer>,
   path: string,

@@ -13,10 +13,13 @@ import { findRuns } from '../source/find-runs.ts';
 import { type FileIdentity, identityOf, unreadableSource } from '../source/hash.ts';
 
 const TRY_AGAIN_AFTER_MS = 30_000;
-/** What the same marker need not be pushed for again. */
+/** After these exit codes the same marker is not pushed again. */
 const SETTLED: readonly number[] = [0, EXIT_CODE_OF.data];
 
-/** `uploader watch DIR`: pushes each run when its marker appears, a line a run, until a signal ends it. */
+/**
+ * `uploader watch DIR`: pushes each run when its marker appears, and prints a line for it, until a signal
+ * ends it.
+ */
 export async function watch(
   dir: string,
   flags: Flags,
@@ -65,7 +68,7 @@ export async function watch(
   throw interrupt.reason;
 }
 
-/** Pushes until the run is settled, or a person has to act. */
+/** Pushes until the run has ended, or a human must act. */
 async function pushMarked(
   root: string,
   marked: MarkedRun,
@@ -114,7 +117,7 @@ function watchMarkers(
 ): () => Promise<void> {
   const watcher = watchPaths(root, {
     depth,
-    // Data files come and go by the thousand; only folders and markers are of interest.
+    // There may be thousands of data files; only folders and markers matter.
     ignored: (path, stats) => stats?.isFile() === true && basename(path) !== MARKER,
   });
   watcher.on('add', (path) => handlers.onMarker(dirname(path)));
@@ -126,7 +129,7 @@ function watchMarkers(
 /** The file that marks the folder of a run as complete, as Spark and Hadoop write it. */
 const MARKER = '_SUCCESS';
 
-/** null: the folder has no marker (any more). */
+/** null: the folder has no marker. */
 async function markerOf(folder: string): Promise<FileIdentity | null> {
   try {
     return identityOf(await stat(join(folder, MARKER), { bigint: true }));
@@ -136,8 +139,8 @@ async function markerOf(folder: string): Promise<FileIdentity | null> {
 }
 
 /**
- * Whether this very marker has led to a push that is settled. Without a state folder, or when it was
- * deleted, the run is pushed again, which sends nothing.
+ * Whether the push of this marker has ended. Without a state folder, or when it was deleted, the run is
+ * pushed again, which sends nothing.
  */
 async function wasPushed(stateDir: string | null, folder: string, marker: FileIdentity): Promise<boolean> {
   if (stateDir === null) return false;
