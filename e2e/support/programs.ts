@@ -74,7 +74,7 @@ export function runProgram(
 export async function waitForLog(
   program: RunningProgram,
   msg: string,
-  timeoutMs = 10_000,
+  timeoutMs = 30_000,
 ): Promise<Record<string, unknown>> {
   let ending: Ending | undefined;
   program.ended.then((end) => {
@@ -106,7 +106,7 @@ const POLL_MS = 25;
 export async function waitFor<T>(
   what: string,
   condition: () => Promise<T | undefined | false> | T | undefined | false,
-  timeoutMs = 10_000,
+  timeoutMs = 30_000,
 ): Promise<T> {
   const deadlineMs = Date.now() + timeoutMs;
   for (;;) {
