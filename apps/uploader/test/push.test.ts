@@ -129,7 +129,7 @@ describe('uploader push', () => {
       };
       const { exitCode, stdout } = await push([oneRun(), '--json']);
       expect(exitCode).to.equal(2);
-      expect(JSON.parse(stdout).runs[0].error.detail).to.include('one of another version than this uploader');
+      expect(JSON.parse(stdout).runs[0].error.detail).to.include('its version is not that of the uploader');
     });
 
     it('with 2 and all faults at once when the settings are wrong, JSON last all the same', async () => {

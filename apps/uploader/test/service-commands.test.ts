@@ -102,7 +102,9 @@ describe('uploader status, publish and retry, to the real service', () => {
     expect(
       stderr.match(/^refused\/2026 11\/a\.jsonl:\d+ \(byte \d+\) invalid_json: .*no json$/gm),
     ).to.have.length(10);
-    const rest = /… and 2 more bad lines \(in all: (.+)\)\. GET (\S+) lists them/.exec(stderr);
+    const rest = /… and 2 more bad lines \(in all: (.+)\)\. The status page and GET (\S+) list the/.exec(
+      stderr,
+    );
     expect(rest?.[1]?.split(', ')).to.have.members(['11 invalid_json', '1 missing_score']);
     const headers = { Authorization: `Bearer ${operator.UPLOADER_TOKEN}` };
     const listed = await fetch(rest?.[2] ?? '', { headers });
