@@ -104,7 +104,12 @@ describe('the loader', () => {
     for (let i = 1; i <= 6; i += 1)
       expect((await untilFinal(system, 'churn', `r${i}`)).rows).to.equal(1_000 * i);
     expect((await getRun(system, 'churn', 'r6')).state).to.equal('published');
-    expect(await system.query('SELECT attempt FROM ingest.load_attempt')).to.have.length(6);
+    const attempts = await system.query<{ outcome: string; error: string | null }>(
+      'SELECT outcome, error FROM ingest.load_attempt',
+    );
+    // On a busy machine a load may exceed a time-out, and is retried; it must not meet a deadlock.
+    for (const { error } of attempts) expect(error ?? '').to.not.contain('deadlock');
+    expect(attempts.filter(({ outcome }) => outcome !== 'retry')).to.have.length(6);
     const [seen] = await system.query('SELECT count(*)::int AS rows, min(run) AS run FROM scores.churn');
     expect(seen).to.deep.equal({ rows: 6_000, run: 'r6' });
   });
