@@ -40,69 +40,8 @@ export const STEPS: Readonly<Record<NonNullable<Run['progress']>['step'], string
   publishing: 'Publishing',
 };
 
-type GateResult = NonNullable<Run['gates']>[number];
-
-interface GateShown {
-  readonly name: string;
-  /** Before the number of the contract. */
-  readonly limit: 'at least' | 'at most';
-  format(value: number): string;
-  /** What was found, as the first half of a sentence. */
-  found(value: string): string;
-}
-
-const GATES: Readonly<Record<string, GateShown>> = {
-  scoreMin: {
-    name: 'Lowest score',
-    limit: 'at least',
-    format: String,
-    found: (score) => `Lowest score is ${score}`,
-  },
-  scoreMax: {
-    name: 'Highest score',
-    limit: 'at most',
-    format: String,
-    found: (score) => `Highest score is ${score}`,
-  },
-  minRows: {
-    name: 'Rows',
-    limit: 'at least',
-    format: formatCount,
-    found: (rows) => `The run has ${rows} rows`,
-  },
-  maxRowChangePercent: {
-    name: 'Change in row count',
-    limit: 'at most',
-    format: (share) => `${share} %`,
-    found: (share) => `Row count changed by ${share}`,
-  },
-  maxScoreShiftPsi: {
-    name: 'Shift of the score distribution (PSI)',
-    limit: 'at most',
-    format: String,
-    found: (psi) => `Score distribution shifted by ${psi} (PSI)`,
-  },
-  maxRejectedLines: {
-    name: 'Rejected lines',
-    limit: 'at most',
-    format: formatCount,
-    found: (lines) => `Rejected lines: ${lines}`,
-  },
-};
-
-/** A result of a gate, as the cells of a table and as a sentence. A gate that this page does not know keeps its name. */
-export function describeGate({ gate, expected, found }: GateResult) {
-  const known = GATES[gate];
-  if (known === undefined || typeof expected !== 'number' || typeof found !== 'number') {
-    const [limit, value] = [formatValue(expected), formatValue(found)];
-    return { name: gate, limit, found: value, sentence: `${gate} is ${value}; the contract says ${limit}.` };
-  }
-  // Rounded, unless that would hide by how little the limit is exceeded.
-  const rounded = Math.abs(found - expected) < 0.01 ? found : Number(found.toFixed(2));
-  const [limit, value] = [known.format(expected), known.format(rounded)];
-  const verb = known.limit === 'at most' ? 'allows' : 'requires at least';
-  const sentence = `${known.found(value)}; the contract ${verb} ${limit}.`;
-  return { name: known.name, limit: `${known.limit} ${limit}`, found: value, sentence };
+export function capitalized(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 export function formatValue(value: unknown): string {

@@ -1,6 +1,6 @@
 import { MOST_RUNS, type RunSummary, type Status } from './api.ts';
 import {
-  describeGate,
+  capitalized,
   formatAgo,
   formatBytes,
   formatCount,
@@ -13,6 +13,7 @@ import {
 } from './format.ts';
 import { scrollable } from './layout.ts';
 import { type AppState, runHref } from './state.ts';
+import { describeGate } from './vendor/gates.js';
 import { html, nothing, type TemplateResult } from './vendor/lit-html.js';
 
 export function overviewPage({ status, runs, hasMoreRuns, fault, nowMs }: AppState): TemplateResult {
@@ -86,7 +87,7 @@ function problemOf(
 ): string {
   if (state === 'failed') return error?.detail ?? 'The data was rejected.';
   if (state === 'held')
-    return `Not published. ${brokenGates.map((gate) => describeGate(gate).sentence).join(' ')}`;
+    return `Not published. ${brokenGates.map((gate) => `${capitalized(describeGate(gate).sentence)}.`).join(' ')}`;
   if (files.stalled > 0) {
     const last = lastProgressAt === null ? '' : ` Last activity: ${formatAgo(lastProgressAt, nowMs)}.`;
     return `Stalled files: ${files.stalled} of ${files.total}.${last}`;

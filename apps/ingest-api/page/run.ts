@@ -3,7 +3,7 @@ import type { Profile, Run } from './api.ts';
 import './charts.ts';
 import { filesSection, rejectsSection, type ShowFiles } from './files.ts';
 import {
-  describeGate,
+  capitalized,
   formatAsOf,
   formatBytes,
   formatCount,
@@ -17,6 +17,7 @@ import { attemptsSection, auditSection } from './history.ts';
 import { tableSection } from './layout.ts';
 import { progressSection, timeline } from './progress.ts';
 import { type AppState, runHref } from './state.ts';
+import { describeGate } from './vendor/gates.js';
 import { html, nothing, type TemplateResult } from './vendor/lit-html.js';
 
 export function runPage(state: AppState, refresh: () => Promise<void>, showFiles: ShowFiles): TemplateResult {
@@ -60,7 +61,7 @@ function banner({ error, load, state, gates, files }: Run): TemplateResult | typ
     const broken = (gates ?? []).filter((gate) => gate.broken);
     return html`<div class="banner" data-state=${state} role="alert">
       <strong>Loaded, but not published: an operator must decide</strong>
-      ${broken.map((gate) => html`<p>${describeGate(gate).sentence}</p>`)}
+      ${broken.map((gate) => html`<p>${capitalized(describeGate(gate).sentence)}.</p>`)}
       <p>
         Ask the owner of the model whether the scores are right. If they are, publish the run; if not, withdraw it. Until
         then, readers do not see it.

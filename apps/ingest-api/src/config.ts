@@ -278,8 +278,7 @@ function load<Config>(
       if (fault !== undefined) faults.push(fault);
       else if (result.success) values[key] = result.data;
       else if (text === undefined) addMissing(name);
-      else
-        for (const { message } of result.error.issues) faults.push(`${name}: ${message.replace(/\.$/, '')}.`);
+      else for (const issue of result.error.issues) faults.push(`${name}: ${faultOf(issue, name, text)}.`);
     }
     return values as ValuesOf<G>;
   };
@@ -313,6 +312,21 @@ function textOf(env: Environment, name: string): { readonly text?: string; reado
       fault: `${name}_FILE cannot be read: ${(error as Error).message}. Mount the secret at that path.`,
     };
   }
+}
+
+/** The rule that a value breaks, and the value, unless it is a secret: `must be a number (found "zz")`. */
+function faultOf(issue: z.core.$ZodIssue, name: string, text: string): string {
+  return SECRETS.includes(name) ? ruleOf(issue) : `${ruleOf(issue)} (found ${JSON.stringify(text)})`;
+}
+
+function ruleOf(issue: z.core.$ZodIssue): string {
+  if (issue.code === 'too_small')
+    return `must be ${issue.inclusive ? 'at least' : 'more than'} ${issue.minimum}`;
+  if (issue.code === 'too_big') return `must be at most ${issue.maximum}`;
+  if (issue.code === 'invalid_value') return `must be one of ${issue.values.join(', ')}`;
+  if (issue.code === 'invalid_type')
+    return `must be a ${issue.expected === 'int' ? 'whole number' : issue.expected}`;
+  return issue.message.replace(/\.$/, '');
 }
 
 /**

@@ -93,4 +93,29 @@ describe('the configuration', () => {
       }
     }
   });
+
+  it('says the rule that a value breaks and what was found, for every kind of rule, and never a secret', () => {
+    const faults = (env: Record<string, string>) => {
+      try {
+        loadServeConfig({ DATABASE_URL: 'postgres://login@host/scores', INGEST_DATA_DIR: '.', ...env });
+      } catch (error) {
+        return (error as Error).message;
+      }
+      return '';
+    };
+    expect(faults({ INGEST_PORT: 'zz' })).to.include('INGEST_PORT: must be a number (found "zz").');
+    expect(faults({ INGEST_PORT: '1.5' })).to.include('INGEST_PORT: must be a whole number (found "1.5").');
+    expect(faults({ INGEST_PORT: '-1' })).to.include('INGEST_PORT: must be at least 0 (found "-1").');
+    expect(faults({ INGEST_PORT: '70000' })).to.include(
+      'INGEST_PORT: must be at most 65535 (found "70000").',
+    );
+    expect(faults({ INGEST_IDLE_TIMEOUT_MS: '0' })).to.include('must be more than 0 (found "0").');
+    expect(faults({ INGEST_LOG_LEVEL: 'loud' })).to.include('must be one of fatal, error, warn');
+    expect(faults({ INGEST_TRUSTED_PROXIES: 'everybody' })).to.include(
+      'INGEST_TRUSTED_PROXIES: must be addresses or CIDR blocks (found "everybody").',
+    );
+    expect(faults({ DATABASE_URL: 'mysql://login:secret@host' }))
+      .to.include('DATABASE_URL')
+      .and.not.include('secret');
+  });
 });

@@ -64,7 +64,7 @@ describe('gates', () => {
     const refused = await put('/v1/models/held/current', { run: 'nov', reason: 'let me' });
     expect(refused.status).to.equal(409);
     expect(((await refused.json()) as { detail: string }).detail).to.contain(
-      'maxRowChangePercent is 10, found 50',
+      'row count changed by 50 %; the contract allows 10 %',
     );
     const unexplained = await put('/v1/models/held/current', { run: 'nov', force: true });
     expect(unexplained.status).to.equal(400);

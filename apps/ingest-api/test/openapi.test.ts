@@ -1,7 +1,8 @@
 import { expect } from 'chai';
 import { Router } from 'express';
 import { ERROR_CODES, RUN_ERROR_CODES } from 'wire';
-import { OPERATIONS, type Operation } from '../src/http/operations.ts';
+import type { Operation } from '../src/http/openapi.ts';
+import { OPERATIONS } from '../src/http/operations.ts';
 import { pushRun, scoreLines, startSystem, type TestSystem, untilFinal } from './support/system.ts';
 
 interface Document {

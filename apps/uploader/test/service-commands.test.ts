@@ -60,7 +60,7 @@ describe('uploader status, publish and retry, to the real service', () => {
     await push('rolled', '2026-11', 200);
     const back = await run(['publish', 'rolled', '2026-10', '--reason', 'wrong features'], operator);
     expect(back.code, back.stderr).to.equal(0);
-    expect(back.stdout).to.equal('rolled shows 2026-10 revision 1, 100 rows.\n');
+    expect(back.stdout).to.equal('Readers of scores.rolled see 2026-10 revision 1, 100 rows.\n');
     expect(await rowsShown('rolled')).to.equal(100);
     const forth = await run(
       ['publish', 'rolled', '2026-11', '--revision', '1', '--reason', 'mended', '--json'],

@@ -120,7 +120,7 @@ describe('what a fault means', () => {
   it('tells a page in its words and a problem in its sentence', () => {
     expect(answer(502).message).to.equal('PUT http://h/x answered 502: Page');
     expect(answer(400, { detail: 'No.', request_id: 'r1' }).message).to.equal(
-      'PUT http://h/x answered 400: No. (request r1)',
+      'PUT http://h/x answered 400: No (request r1)',
     );
   });
 });

@@ -40,7 +40,7 @@ export async function createModelRelations(client: pg.ClientBase, model: ModelNa
 /**
  * What a role may do only through a function: the loader creates the view of a model, but nothing else in
  * schema `scores`; the service attaches a partition, but can neither read nor change it. `migrate` creates
- * them anew each time.
+ * them again each time.
  */
 export const MODEL_FUNCTIONS = `
 CREATE OR REPLACE FUNCTION ingest.refuse_old_snapshot(model_name text, id integer) RETURNS integer

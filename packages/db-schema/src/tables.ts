@@ -1,5 +1,5 @@
 import type { ColumnType, Generated, GeneratedAlways } from 'kysely';
-import type { ModelName, RunState } from 'wire';
+import type { ModelName, Profile, RunState } from 'wire';
 
 /** A column with a default: an INSERT may omit it. */
 type DefaultNow = ColumnType<Date, Date | undefined, Date>;
@@ -65,22 +65,13 @@ export interface Contract {
 }
 
 /** The distribution of a loaded revision's scores. null: not a finite number (sums of scores near 1e308). */
-export interface RevisionProfile {
-  readonly rows: number;
-  readonly min: number | null;
-  readonly max: number | null;
-  readonly mean: number | null;
-  readonly stddev: number | null;
-  /** The nine deciles, each at most 0.1 % of its value too near to zero. */
-  readonly deciles: readonly number[];
+export type RevisionProfile = Readonly<Profile> & {
   /**
    * The share of rows in each bin between the deciles (equal deciles make one edge), to compare later runs
    * with.
    */
   readonly binShares: readonly number[];
-  readonly bytes: number;
-  readonly seconds: number;
-}
+};
 
 export type GateName =
   | 'scoreMin'

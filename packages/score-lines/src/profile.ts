@@ -1,3 +1,5 @@
+import type { Profile } from 'wire';
+
 /** Bits of the mantissa that select the bucket: a bucket is at most 1/1024 of its values wide. */
 const MANTISSA_BITS = 10;
 const SHIFT = 20 - MANTISSA_BITS;
@@ -10,23 +12,12 @@ const DECILES = [1, 2, 3, 4, 5, 6, 7, 8, 9];
 /** A share of 0 would make the index infinite; one row in 10,000 is the usual minimum. */
 const SHARE_MIN = 0.0001;
 
-interface ProfileSummary {
-  readonly rows: number;
-  /** Each of these is null when it is not finite: there is no row, or a sum exceeds double precision. */
-  readonly min: number | null;
-  readonly max: number | null;
-  readonly mean: number | null;
-  readonly stddev: number | null;
-  /**
-   * Nine scores; empty when there is no row. Each is nearer to zero than the true decile, by at most 0.1 % of
-   * its value.
-   */
-  readonly deciles: readonly number[];
+type ProfileSummary = Omit<Profile, 'bytes' | 'seconds'> & {
   /**
    * The share of rows in each bin: up to the first decile, …, above the last. Equal deciles make one edge.
    */
   readonly binShares: readonly number[];
-}
+};
 
 /**
  * The distribution of a run's scores, computed in the one pass that reads them: count, minimum, maximum,

@@ -20,11 +20,11 @@ export const RUN_STATE = z.enum([
   'cancelled',
 ]);
 
-export const loadPhase = z.enum(['copying', 'building_key', 'attaching', 'publishing']);
-export const loadOutcome = z.enum(['published', 'superseded', 'held', 'failed', 'retry', 'lost']);
-export const action = z.enum(['upload', 'withdraw', 'retry', 'publish']);
+const loadPhase = z.enum(['copying', 'building_key', 'attaching', 'publishing']);
+const loadOutcome = z.enum(['published', 'superseded', 'held', 'failed', 'retry', 'lost']);
+const action = z.enum(['upload', 'withdraw', 'retry', 'publish']);
 
-export const revisionError = z.object({
+const revisionError = z.object({
   code: z.string(),
   detail: z.string(),
   file: z.string().optional(),
@@ -58,18 +58,23 @@ export const runFile = z
   })
   .meta({ id: 'RunFile' });
 
-export const profile = z.object({
+const profile = z.object({
   rows: count,
-  min: z.number().nullable(),
+  min: z
+    .number()
+    .nullable()
+    .describe('of the scores; null, as the next three, when it is not a finite number'),
   max: z.number().nullable(),
   mean: z.number().nullable(),
   stddev: z.number().nullable(),
-  deciles: z.array(z.number()),
+  deciles: z
+    .array(z.number())
+    .describe('nine; each nearer to zero than the true decile, by at most 0.1 % of its value'),
   bytes,
   seconds: z.number(),
 });
 
-export const gateResult = z.object({
+const gateResult = z.object({
   gate: z.string(),
   expected: z.unknown(),
   found: z.unknown(),
@@ -77,7 +82,7 @@ export const gateResult = z.object({
 });
 
 /** What the list of runs and the answer about one run have in common. */
-export const runBasics = {
+const runBasics = {
   model: z.string(),
   run: z.string(),
   revision: z.int().min(1),

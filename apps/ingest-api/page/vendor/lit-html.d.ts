@@ -1,2 +1,2 @@
-// In the browser a copy of the package, served under this name (src/http/page-routes.ts).
+// In the browser a copy of the package, served under this name (src/http/page.ts).
 export * from 'lit-html';

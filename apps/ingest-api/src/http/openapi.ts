@@ -2,8 +2,76 @@ import { Router } from 'express';
 import * as answers from 'wire';
 import { ERROR_CODES, type ErrorCode } from 'wire';
 import { z } from 'zod';
-import { type Answer, OPERATIONS, type Operation, PATH_EXAMPLES, PATH_SCHEMAS } from './operations.ts';
+import { OPERATIONS } from './operations.ts';
+import { PROBLEM_CODES } from './problems.ts';
+import { runKey } from './requests.ts';
 import { SECURE_SESSION_COOKIE, SESSION_COOKIE } from './session.ts';
+
+/** One route, as the OpenAPI document describes it. */
+export interface Operation {
+  readonly method: 'get' | 'put' | 'post' | 'delete' | 'head' | 'patch' | 'options';
+  /** In the form of Express: `:name` is a parameter. */
+  readonly path: string;
+  readonly summary: string;
+  /** `any`: every valid token. null: public. */
+  readonly scope: 'push' | 'read' | 'operate' | 'any' | null;
+  readonly query?: z.ZodType;
+  readonly body?: z.ZodType;
+  /** Without this, a body is required. */
+  readonly bodyMayBeMissing?: boolean;
+  /** The media type of a body that is not JSON. */
+  readonly bytes?: string;
+  readonly headers?: Readonly<Record<string, Header>>;
+  readonly example: Example;
+  readonly answers: Readonly<Record<number, Answer>>;
+  readonly problems: readonly ErrorCode[];
+}
+
+interface Header {
+  readonly required: boolean;
+  readonly says: string;
+  /** JSON Schema; default: any text. */
+  readonly schema?: Readonly<Record<string, unknown>>;
+}
+
+/**
+ * A request that succeeds with a model `demo` whose run 2026-11 is published and whose run 2026-10 has
+ * failed, when the examples are sent in the order of `OPERATIONS`. (The test inserts a real token and a real
+ * upload id.)
+ */
+interface Example {
+  /** Default: PATH_EXAMPLES. */
+  readonly path?: Readonly<Record<string, string>>;
+  readonly query?: Readonly<Record<string, string>>;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body?: unknown;
+  readonly bytes?: string;
+  /** The status of the answer. */
+  readonly answers: number;
+}
+
+const PATH_EXAMPLES: Readonly<Record<string, string>> = {
+  model: 'demo',
+  run: '2026-11',
+  id: '0f6a2c51d7e94b038c1e5a7f92b4d860',
+};
+
+/** JSON Schema of the decoded parameters in a path. */
+const PATH_SCHEMAS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
+  model: { pattern: answers.MODEL_NAME.source },
+  run: z.toJSONSchema(runKey),
+  id: { pattern: '^[0-9a-f]{32}$' },
+  code: { enum: PROBLEM_CODES },
+};
+
+export interface Answer {
+  readonly says: string;
+  readonly schema?: z.ZodType;
+  /** Default: JSON. */
+  readonly mediaType?: string;
+  /** For an answer without a schema. */
+  readonly example?: string;
+}
 
 export function openApiRoutes(): Router {
   const router = Router();

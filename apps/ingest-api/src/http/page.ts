@@ -16,6 +16,7 @@ const FILES: Readonly<Record<string, { readonly path: string; readonly type: str
   '/page/icon.svg': { path: `${PAGE}icon.svg`, type: 'image/svg+xml' },
   // Relative to the entry of each package for Node, which is another file than the browser's.
   '/page/vendor/lit-html.js': packaged('lit-html', '../lit-html.js', JAVASCRIPT),
+  '/page/vendor/gates.js': packaged('wire', 'gates.js', JAVASCRIPT),
   '/page/vendor/uplot.js': packaged('uplot', 'uPlot.esm.js', JAVASCRIPT),
   '/page/vendor/uplot.css': packaged('uplot', 'uPlot.min.css', 'text/css; charset=utf-8'),
 };

@@ -248,7 +248,7 @@ export async function endLostAttempt(
   trx: Transaction<Database>,
   revisionId: number,
   attemptId?: number,
-): Promise<'must wait' | 'go on'> {
+): Promise<'must wait' | 'may start'> {
   const { numUpdatedRows } = await trx
     .updateTable('ingest.load_attempt')
     .set({ outcome: 'lost', finished_at: sql<Date>`now()` })
@@ -256,7 +256,7 @@ export async function endLostAttempt(
     .where('finished_at', 'is', null)
     .$if(attemptId !== undefined, (query) => query.where('attempt_id', '=', attemptId ?? 0))
     .executeTakeFirst();
-  if (numUpdatedRows === 0n) return 'go on';
+  if (numUpdatedRows === 0n) return 'may start';
   const { rows } = await sql<{ lost: number; attempt: number }>`
     SELECT count(*) AS lost, max(attempt) AS attempt FROM ingest.load_attempt
     WHERE revision_id = ${revisionId} AND attempt > (
@@ -273,7 +273,7 @@ export async function endLostAttempt(
     .where('revision_id', '=', revisionId)
     .where('attempt', '=', attempt)
     .execute();
-  return delayMs === 0 ? 'go on' : 'must wait';
+  return delayMs === 0 ? 'may start' : 'must wait';
 }
 
 function lossOf(lostInARow: number): string {

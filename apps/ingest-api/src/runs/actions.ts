@@ -1,6 +1,6 @@
 import type { Database, GateResult } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
-import type { ModelName, RunState } from 'wire';
+import { describeGate, type ModelName, type RunState } from 'wire';
 import { IngestError } from '../errors.ts';
 import { removeUploadFile } from '../store/folder.ts';
 import { recordAudit } from './history.ts';
@@ -91,9 +91,7 @@ function requireRows(target: FoundRevision, { model, run }: PublishRequest): voi
 }
 
 function brokenGates(run: string, broken: readonly GateResult[]): IngestError {
-  const gates = broken
-    .map(({ gate, expected, found }) => `${gate} is ${expected}, found ${found}`)
-    .join('; ');
+  const gates = broken.map((gate) => describeGate(gate).sentence).join('; ');
   return new IngestError(
     'conflict',
     `Run "${run}" breaks the contract of its model: ${gates}. If the run is right, publish it with force.`,

@@ -136,8 +136,8 @@ async function firstRejectsOf(db: Kysely<Database>, revisionId: number) {
  */
 function profileView(profile: RevisionProfile | null): Profile | null {
   if (profile === null) return null;
-  const { binShares: _, deciles, ...view } = profile;
-  return { ...view, deciles: [...deciles] };
+  const { binShares: _, ...view } = profile;
+  return view;
 }
 
 /** The run that was published when a revision was judged, and its profile, to see what has changed since. */

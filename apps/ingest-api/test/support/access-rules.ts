@@ -119,6 +119,7 @@ export const ACCESS_RULES: Readonly<Record<string, AccessRule>> = {
   'GET /': { access: 'open' },
   'GET /page/style.css': { access: 'open' },
   'GET /page/icon.svg': { access: 'open' },
+  'GET /page/vendor/gates.js': { access: 'open' },
   'GET /page/vendor/lit-html.js': { access: 'open' },
   'GET /page/vendor/uplot.js': { access: 'open' },
   'GET /page/vendor/uplot.css': { access: 'open' },

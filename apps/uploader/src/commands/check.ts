@@ -16,8 +16,8 @@ import {
 } from '../results/result.ts';
 import { type Flags, loadLocalSettings } from '../settings/settings.ts';
 import { findRuns, type SourceRun } from '../source/find-runs.ts';
-import { identify, refuseEmpty, unreadableSource } from '../source/hash.ts';
-import { readBlocks, readText } from '../source/read.ts';
+import { identify, refuseEmpty } from '../source/hash.ts';
+import { readBlocks, readText, unreadableSource } from '../source/read.ts';
 
 /** A run that could not be read to its end has its `error`, and no counts. */
 type UncheckedRun = { model: string; run: string; error: RunError };

@@ -83,7 +83,7 @@ function isWanted({ current }: Model, { run, revision }: Publication): boolean {
 }
 
 function describe({ model, current }: Model): string {
-  if (!current) return `${model} shows no run.`;
+  if (!current) return `Readers of scores.${model} see no run yet.`;
   const rows = current.rows ? `, ${formatCount(current.rows, 'row')}` : '';
-  return `${model} shows ${current.run} revision ${current.revision}${rows}.`;
+  return `Readers of scores.${model} see ${current.run} revision ${current.revision}${rows}.`;
 }

@@ -31,7 +31,7 @@ export class HttpFault extends Error {
     const reason = said ?? problem?.detail ?? problem?.title ?? firstText(response.body);
     const requestId = problem?.request_id ? ` (request ${problem.request_id})` : '';
     super(
-      `${response.method} ${response.url} answered ${response.status}${reason ? `: ${reason}` : ''}${requestId}`,
+      `${response.method} ${response.url} answered ${response.status}${reason ? `: ${reason.replace(/\.$/, '')}` : ''}${requestId}`,
     );
     this.method = response.method;
     this.status = response.status;

@@ -1,4 +1,4 @@
-import { EXIT_CODE_OF, type ExitCode, type RunState } from 'wire';
+import { describeGate, EXIT_CODE_OF, type ExitCode, type RunState } from 'wire';
 import { formatBytes, formatCount, formatDuration } from '../progress/view.ts';
 import type { Run, Shown } from '../service/run-schema.ts';
 import {
@@ -103,26 +103,8 @@ export function errorOfState(run: Run): RunError | null {
 }
 
 function detailOfHeld({ model, run, gates }: Run): string {
-  const broken = (gates ?? []).filter((gate) => gate.broken).map(describeGate);
+  const broken = (gates ?? []).filter((gate) => gate.broken).map((gate) => describeGate(gate).sentence);
   return `It is loaded, but not published, because it breaks a quality gate${broken.length === 0 ? '' : `: ${broken.join('; ')}`}. Push corrected files, or publish it anyway: uploader publish ${model} ${shellWord(run)} --force --reason TEXT.`;
-}
-
-/**
- * What was found, and what the contract wants, in the words of the status page (`page/format.ts` of
- * ingest-api).
- */
-const GATES: Record<string, [found: (value: unknown) => string, verb: string, unit: string]> = {
-  scoreMin: [(score) => `lowest score is ${score}`, 'requires at least', ''],
-  scoreMax: [(score) => `highest score is ${score}`, 'allows', ''],
-  minRows: [(rows) => `the run has ${rows} rows`, 'requires at least', ''],
-  maxRowChangePercent: [(share) => `row count changed by ${share}`, 'allows', ' %'],
-  maxScoreShiftPsi: [(psi) => `score distribution shifted by ${psi} (PSI)`, 'allows', ''],
-  maxRejectedLines: [(lines) => `rejected lines: ${lines}`, 'allows', ''],
-};
-
-function describeGate({ gate, expected, found }: NonNullable<Run['gates']>[number]): string {
-  const [sentence, verb, unit] = GATES[gate] ?? [(value) => `${gate} is ${value}`, 'says', ''];
-  return `${sentence(`${String(found)}${unit}`)}; the contract ${verb} ${String(expected)}${unit}`;
 }
 
 /** A run key may contain any printable character; most are words to a shell as they are. */

@@ -4,14 +4,8 @@ import type { ExchangeResponse, StreamBody } from '../http/exchange.ts';
 import { HttpFault } from '../http/faults.ts';
 import { type RetryOptions, retrying } from '../http/retry.ts';
 import { UploaderError } from '../results/result.ts';
-import {
-  changedSource,
-  type HashedFile,
-  identityOf,
-  refuseChanged,
-  sameIdentity,
-  unreadableSource,
-} from '../source/hash.ts';
+import { type HashedFile, identityOf, refuseChanged, sameIdentity } from '../source/hash.ts';
+import { changedSource, unreadableSource } from '../source/read.ts';
 import { tusHttpStack } from './tus-http-stack.ts';
 
 /** Two clients that push the same file conflict a few times, until one of them has sent it. */

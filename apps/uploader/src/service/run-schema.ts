@@ -5,7 +5,7 @@
 import * as wire from 'wire';
 import type { z } from 'zod';
 
-export const runSchema = wire.run.pick({
+const OF_BOTH = {
   model: true,
   run: true,
   revision: true,
@@ -15,30 +15,20 @@ export const runSchema = wire.run.pick({
   shown: true,
   files: true,
   bytes: true,
-  missing: true,
   load: true,
-  progress: true,
   error: true,
+  pushedBy: true,
+} as const;
+
+export const runSchema = wire.run.pick({
+  ...OF_BOTH,
+  missing: true,
+  progress: true,
   rejects: true,
   gates: true,
-  pushedBy: true,
 });
 
-const runSummarySchema = wire.runSummary.pick({
-  model: true,
-  run: true,
-  revision: true,
-  state: true,
-  rows: true,
-  as_of: true,
-  shown: true,
-  declaredAt: true,
-  pushedBy: true,
-  files: true,
-  bytes: true,
-  load: true,
-  error: true,
-});
+const runSummarySchema = wire.runSummary.pick({ ...OF_BOTH, declaredAt: true });
 
 export const runListSchema = wire.runList.extend({ runs: runSummarySchema.array() });
 export const filePageSchema = wire.filePage;

@@ -3,7 +3,7 @@ import { readdir, stat } from 'node:fs/promises';
 import { join, matchesGlob, relative, resolve } from 'node:path';
 import { fileNameFault, modelNameFault, printable, runKeyFault } from 'wire';
 import { UploaderError } from '../results/result.ts';
-import { unreadableReason, unreadableSource } from './hash.ts';
+import { unreadableReason, unreadableSource } from './read.ts';
 
 export type SourceFile = { name: string; path: string };
 /** Without `files` the run is incomplete. A `fault` ends only this run, before any of its files is read. */

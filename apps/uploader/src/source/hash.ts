@@ -6,7 +6,7 @@ import * as z from 'zod';
 import { UploaderError } from '../results/result.ts';
 import { replaceFile, stateFilePath } from '../settings/state.ts';
 import { DATA_FILES, SKIPPED, type SourceFile, type SourceRun } from './find-runs.ts';
-import { readBlocks, readText } from './read.ts';
+import { changedSource, readBlocks, readText, unreadableSource } from './read.ts';
 
 export type HashedFile = SourceFile & { sha256: string; lines: number; identity: FileIdentity };
 
@@ -241,33 +241,4 @@ export function identityOf(stats: BigIntStats): FileIdentity {
 
 export function sameIdentity(a: FileIdentity, b: FileIdentity): boolean {
   return a.bytes === b.bytes && a.mtimeNs === b.mtimeNs && a.inode === b.inode;
-}
-
-const REASONS: Record<string, string> = {
-  ENOENT: 'it does not exist',
-  EACCES: 'this user may not read it',
-  EPERM: 'this user may not read it',
-  ENOTDIR: 'a part of its path is not a folder',
-  ELOOP: 'its symbolic links form a loop',
-  EIO: 'the disk reports a read error',
-  ESTALE: 'its network file system has lost it (ESTALE); it was removed or replaced on the server',
-};
-
-/** A file system error, as the end of a sentence. */
-export function unreadableReason(error: unknown): string {
-  const code = error instanceof Error && 'code' in error ? String(error.code) : null;
-  const reason = (code && REASONS[code]) ?? (error instanceof Error ? error.message : String(error));
-  return `it cannot be read: ${reason}`;
-}
-
-export function unreadableSource(path: string, error: unknown): UploaderError {
-  const reason = unreadableReason(error).replace(/^it /, '');
-  return new UploaderError('source', `${printable(path)} ${reason}.`, { cause: error });
-}
-
-export function changedSource(path: string): UploaderError {
-  return new UploaderError(
-    'source',
-    `${printable(path)} changed while it was pushed. Push again when whatever writes it has finished.`,
-  );
 }

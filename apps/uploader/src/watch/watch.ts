@@ -10,7 +10,8 @@ import { describeIgnored } from '../results/result.ts';
 import { type Flags, loadSettings } from '../settings/settings.ts';
 import { replaceFile, stateFilePath } from '../settings/state.ts';
 import { findRuns } from '../source/find-runs.ts';
-import { type FileIdentity, identityOf, unreadableSource } from '../source/hash.ts';
+import { type FileIdentity, identityOf } from '../source/hash.ts';
+import { unreadableSource } from '../source/read.ts';
 
 const TRY_AGAIN_AFTER_MS = 30_000;
 /** After these exit codes the same marker is not pushed again. */
