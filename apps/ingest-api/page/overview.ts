@@ -39,12 +39,13 @@ function tiles({ queue, receiving, loaders, disk }: Status): TemplateResult {
       : `the oldest for ${formatSeconds(queue.oldestWaitSeconds)}`;
   const queued = queue.betweenTries > 0 ? `${queue.betweenTries} after a failed attempt` : wait;
   const connected = loaders === 0 ? 'no loader is connected' : `loaders connected: ${loaders}`;
+  const free = disk.freeBytes === null ? 'kept in a bucket' : `${formatBytes(disk.freeBytes)} free on disk`;
   return html`<dl class="tiles">
     ${tile('Runs receiving files', String(receiving.runs), `${formatBytes(receiving.missingBytes)} missing`)}
     ${tile('Stalled files', String(receiving.stalledFiles), `no bytes for over ${formatSeconds(receiving.stalledAfterSeconds)}`, receiving.stalledFiles > 0)}
     ${tile('Runs queued', String(queue.waiting), queued, queue.betweenTries > 0)}
     ${tile('Runs loading', String(queue.loading), connected, loaders === 0)}
-    ${tile('Largest file accepted', formatBytes(disk.largestUploadBytes), `${formatBytes(disk.freeBytes)} free on disk`)}
+    ${tile('Largest file accepted', formatBytes(disk.largestUploadBytes), free)}
   </dl>`;
 }
 

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { parseDatabaseUrl } from 'db-schema';
 import { z } from 'zod';
 import type { RunLimits } from './runs/models.ts';
+import { type BucketLocation, parseStoreAddress, type StoreAddress } from './store/open.ts';
 
 /** One variable of the environment: its name, the rule and default of its value, and its text in `--help`. */
 interface Variable<Schema extends z.ZodType = z.ZodType> {
@@ -35,6 +36,15 @@ const databaseUrl = z.string().superRefine((text, context) => {
     context.addIssue({ code: 'custom', message: (error as Error).message });
   }
 });
+const storeAddress = z.string().transform((text, context): StoreAddress => {
+  const address = parseStoreAddress(text);
+  if (address !== undefined) return address;
+  context.addIssue({
+    code: 'custom',
+    message: 'must be a path, file:///path or s3://bucket/prefix',
+  });
+  return z.NEVER;
+});
 const addressList = z
   .string()
   .default('')
@@ -55,11 +65,27 @@ const DATABASE = {
 };
 
 const STORE = {
-  ...DATABASE,
-  dataDir: variable(
-    'INGEST_DATA_DIR',
-    path,
-    'Folder for the bytes of uploads; the same one for every service and loader.',
+  store: variable(
+    'INGEST_STORE',
+    storeAddress.optional(),
+    'Where the bytes of uploads are kept, the same for every service and loader: a folder (/var/lib/score-ingest) or a bucket (s3://bucket/prefix).',
+  ),
+  dataDir: variable('INGEST_DATA_DIR', path.optional(), 'A folder, instead of INGEST_STORE.'),
+  s3Endpoint: variable(
+    'INGEST_S3_ENDPOINT',
+    z.url({ protocol: /^https?$/ }).optional(),
+    'Address of an S3-compatible server. Credentials come from the usual AWS variables, files and roles.',
+  ),
+  s3Region: variable('INGEST_S3_REGION', z.string().default('us-east-1'), 'Region of the bucket.'),
+  s3PathStyle: variable(
+    'INGEST_S3_PATH_STYLE',
+    z.stringbool().optional(),
+    'true: the bucket is in the path of each request, not in its host name; the default is true with INGEST_S3_ENDPOINT.',
+  ),
+  s3CaFile: variable(
+    'INGEST_S3_CA_FILE',
+    path.optional(),
+    'PEM certificates of the authorities that the server of the bucket is trusted by.',
   ),
 };
 
@@ -131,7 +157,7 @@ const TLS = {
 };
 
 const SERVE = {
-  ...STORE,
+  ...DATABASE,
   host: variable('INGEST_HOST', path.default('127.0.0.1'), 'Address to listen on.'),
   port: variable(
     'INGEST_PORT',
@@ -151,7 +177,7 @@ const SERVE = {
   minFreeBytes: variable(
     'INGEST_MIN_FREE_BYTES',
     integer.min(0).default(1024 ** 3),
-    'Bytes that stay free on the disk of INGEST_DATA_DIR when everything that was declared has arrived.',
+    'Bytes that stay free on the disk of the folder when everything that was declared has arrived.',
   ),
   idleTimeoutMs: variable(
     'INGEST_IDLE_TIMEOUT_MS',
@@ -171,7 +197,7 @@ const SERVE = {
 };
 
 const LOAD = {
-  ...STORE,
+  ...DATABASE,
   maintenanceWorkMem: variable(
     'INGEST_MAINTENANCE_WORK_MEM',
     postgresSize.default('128MB'),
@@ -205,16 +231,19 @@ export interface TlsFiles {
 }
 
 export type DatabaseConfig = ValuesOf<typeof DATABASE>;
-export type StoreConfig = ValuesOf<typeof STORE>;
+export type StoreConfig = DatabaseConfig & { readonly store: StoreLocation };
+export type StoreLocation = Extract<StoreAddress, { kind: 'folder' }> | BucketLocation;
 export type GuardConfig = ValuesOf<typeof GUARD> & {
   /** Undefined: plain HTTP. */
   readonly tls: TlsFiles | undefined;
 };
 export type ServeConfig = ValuesOf<typeof SERVE> & {
+  readonly store: StoreLocation;
   readonly runLimits: RunLimits;
   readonly guard: GuardConfig;
 };
 export type LoadConfig = ValuesOf<typeof LOAD> & {
+  readonly store: StoreLocation;
   readonly runLimits: RunLimits;
   /** Connections for what a load reads and writes outside of its own transaction. */
   readonly sideConnections: number;
@@ -225,9 +254,9 @@ export type LoadConfig = ValuesOf<typeof LOAD> & {
  * .env.example.
  */
 export const VARIABLES = {
-  serve: [SERVE, RUN_LIMITS, GUARD, TLS],
-  load: [LOAD, RUN_LIMITS],
-  store: [STORE],
+  serve: [SERVE, STORE, RUN_LIMITS, GUARD, TLS],
+  load: [LOAD, STORE, RUN_LIMITS],
+  store: [DATABASE, STORE],
   database: [DATABASE],
 } as const satisfies Record<string, readonly Group[]>;
 
@@ -238,21 +267,27 @@ export class ConfigError extends Error {
 
 /** @throws {ConfigError} that names every fault. */
 export function loadServeConfig(env: Environment): ServeConfig {
-  return load(env, (read, addMissing) => ({
+  return load(env, (read, addFault) => ({
     ...read(SERVE),
+    store: storeOf(read(STORE), addFault),
     runLimits: read(RUN_LIMITS),
-    guard: { ...read(GUARD), tls: tlsOf(read(TLS), addMissing) },
+    guard: { ...read(GUARD), tls: tlsOf(read(TLS), addFault) },
   }));
 }
 
 /** @throws {ConfigError} that names every fault. */
 export function loadLoaderConfig(env: Environment): LoadConfig {
-  return load(env, (read) => ({ ...read(LOAD), runLimits: read(RUN_LIMITS), sideConnections: 2 }));
+  return load(env, (read, addFault) => ({
+    ...read(LOAD),
+    store: storeOf(read(STORE), addFault),
+    runLimits: read(RUN_LIMITS),
+    sideConnections: 2,
+  }));
 }
 
 /** @throws {ConfigError} that names every fault. */
 export function loadStoreConfig(env: Environment): StoreConfig {
-  return load(env, (read) => read(STORE));
+  return load(env, (read, addFault) => ({ ...read(DATABASE), store: storeOf(read(STORE), addFault) }));
 }
 
 /** @throws {ConfigError} that names every fault. */
@@ -266,10 +301,9 @@ export function loadDatabaseConfig(env: Environment): DatabaseConfig {
  */
 function load<Config>(
   env: Environment,
-  config: (read: <G extends Group>(group: G) => ValuesOf<G>, addMissing: (name: string) => void) => Config,
+  config: (read: <G extends Group>(group: G) => ValuesOf<G>, addFault: (fault: string) => void) => Config,
 ): Config {
   const faults: string[] = [];
-  const addMissing = (name: string) => faults.push(`${name} is not set.`);
   const read = <G extends Group>(group: G): ValuesOf<G> => {
     const values: Record<string, unknown> = {};
     for (const [key, { name, schema }] of Object.entries(group)) {
@@ -277,12 +311,12 @@ function load<Config>(
       const result = schema.safeParse(text);
       if (fault !== undefined) faults.push(fault);
       else if (result.success) values[key] = result.data;
-      else if (text === undefined) addMissing(name);
+      else if (text === undefined) faults.push(isNotSet(name));
       else for (const issue of result.error.issues) faults.push(`${name}: ${faultOf(issue, name, text)}.`);
     }
     return values as ValuesOf<G>;
   };
-  const result = config(read, addMissing);
+  const result = config(read, (fault) => faults.push(fault));
   if (faults.length === 0) return result;
   throw new ConfigError(
     `The environment is not a valid configuration:\n  ${faults.join('\n  ')}\nSee .env.example for every variable and its default.`,
@@ -329,16 +363,39 @@ function ruleOf(issue: z.core.$ZodIssue): string {
   return issue.message.replace(/\.$/, '');
 }
 
+function isNotSet(name: string): string {
+  return `${name} is not set.`;
+}
+
+/** One of the two variables says where the store is. The result is used only when there is no fault. */
+function storeOf(
+  { store, dataDir, s3Endpoint, s3Region, s3PathStyle, s3CaFile }: ValuesOf<typeof STORE>,
+  addFault: (fault: string) => void,
+): StoreLocation {
+  if (store !== undefined && dataDir !== undefined)
+    addFault(`${STORE.store.name} and ${STORE.dataDir.name} are both set; remove one of them.`);
+  if (store === undefined && dataDir === undefined) addFault(isNotSet(STORE.store.name));
+  if (store?.kind !== 's3') return store ?? { kind: 'folder', path: dataDir ?? '' };
+  return {
+    ...store,
+    endpoint: s3Endpoint,
+    region: s3Region,
+    forcePathStyle: s3PathStyle ?? s3Endpoint !== undefined,
+    caFile: s3CaFile,
+  };
+}
+
 /**
  * All of it or nothing: half a TLS configuration would mean plain HTTP, which the operator does not expect.
  */
 function tlsOf(
   { certFile, keyFile, clientCaFile }: ValuesOf<typeof TLS>,
-  addMissing: (name: string) => void,
+  addFault: (fault: string) => void,
 ): TlsFiles | undefined {
   if (certFile !== undefined && keyFile !== undefined) return { certFile, keyFile, clientCaFile };
-  if (certFile === undefined && (keyFile ?? clientCaFile) !== undefined) addMissing(TLS.certFile.name);
-  if (keyFile === undefined && (certFile ?? clientCaFile) !== undefined) addMissing(TLS.keyFile.name);
+  if (certFile === undefined && (keyFile ?? clientCaFile) !== undefined)
+    addFault(isNotSet(TLS.certFile.name));
+  if (keyFile === undefined && (certFile ?? clientCaFile) !== undefined) addFault(isNotSet(TLS.keyFile.name));
   return undefined;
 }
 

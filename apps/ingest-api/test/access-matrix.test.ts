@@ -267,10 +267,10 @@ const OTHER_PAGES: readonly Record<string, string>[] = [
 function appToWalk(db: Kysely<Database>) {
   return createApp({
     db,
-    dataDir: '.',
     maxUploadBytes: 1,
     expireUploadsMs: 1,
     store: {} as never,
+    tusStore: {} as never,
     locks: {} as never,
     readiness: { check: async () => {} },
     room: {} as never,

@@ -4,6 +4,7 @@ import { expect } from 'chai';
 import { openDatabase } from 'db-schema';
 import { uploadRecords } from '../src/runs/uploads.ts';
 import { UploadLocks } from '../src/store/claims.ts';
+import { folderStore } from '../src/store/folder.ts';
 import { DurableStore } from '../src/store/tus-store.ts';
 import { declare, scoreLines, startSystem, type TestSystem } from './support/system.ts';
 
@@ -22,14 +23,15 @@ describe('the store of a service that is not alone', () => {
       applicationName: 'second',
     } as const;
     const { db } = openDatabase({ ...connect, maxConnections: 3, onIdleError: () => {} });
+    const folder = folderStore(system.dataDir);
     locks = new UploadLocks({
-      dataDir: system.dataDir,
+      store: folder,
       connection: { ...connect, applicationName: 'second (locks)' },
       records: uploadRecords(db),
       onSessionLost: () => {},
     });
     store = new DurableStore({
-      dataDir: system.dataDir,
+      store: folder,
       claimOf: (uploadId) => locks.claimOf(uploadId),
     });
     ends.push(

@@ -29,7 +29,7 @@ describe('a write that is synced beside the writing', () => {
       file,
       pieces: pieces(),
       offsetBytes: 0,
-      assertMayWrite: async () => {},
+      mayWrite: async () => {},
       onDurable: async (bytes) => {
         durable.push(bytes);
         await onDurable(bytes);

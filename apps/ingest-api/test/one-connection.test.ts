@@ -3,6 +3,7 @@ import { openDatabase } from 'db-schema';
 import { removeFiles } from '../src/runs/expiry.ts';
 import { queueCompleteRevisions } from '../src/runs/transitions.ts';
 import { setBackAllShort } from '../src/runs/uploads.ts';
+import { folderStore } from '../src/store/folder.ts';
 import {
   getRun,
   patch,
@@ -84,11 +85,12 @@ describe('on a pool of one connection', () => {
       maxConnections: 1,
       onIdleError: () => {},
     });
+    const store = folderStore(system.dataDir);
     try {
       await Promise.all([
         queueCompleteRevisions(db, 'all'),
-        setBackAllShort(db, system.dataDir),
-        removeFiles(db, system.dataDir, { keepFilesMs: 0, expireUploadsMs: 0 }),
+        setBackAllShort(db, store),
+        removeFiles(db, store, { keepFilesMs: 0, expireUploadsMs: 0 }),
       ]);
     } finally {
       await db.destroy();

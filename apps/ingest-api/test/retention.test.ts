@@ -1,10 +1,11 @@
 import { access } from 'node:fs/promises';
+import path from 'node:path';
 import { expect } from 'chai';
 import { connect as connectAs, openDatabase } from 'db-schema';
 import type pg from 'pg';
 import { retireRevisions } from '../src/load/retention.ts';
 import { removeFiles } from '../src/runs/expiry.ts';
-import { uploadPath } from '../src/store/folder.ts';
+import { folderStore } from '../src/store/folder.ts';
 import {
   declare,
   getRun,
@@ -190,7 +191,10 @@ describe('retention', () => {
       onIdleError: () => {},
     });
     try {
-      return await removeFiles(db, system.dataDir, { keepFilesMs: DAY_MS, expireUploadsMs: DAY_MS });
+      return await removeFiles(db, folderStore(system.dataDir), {
+        keepFilesMs: DAY_MS,
+        expireUploadsMs: DAY_MS,
+      });
     } finally {
       await db.destroy();
     }
@@ -210,7 +214,7 @@ describe('retention', () => {
 
   async function isOnDisk(uploadUrl: string | undefined): Promise<boolean> {
     const id = uploadUrl?.split('/').at(-1) ?? '';
-    return access(uploadPath(system.dataDir, id)).then(
+    return access(path.join(system.dataDir, id)).then(
       () => true,
       () => false,
     );

@@ -4,6 +4,7 @@ import { connect, openDatabase } from 'db-schema';
 import { loadServeConfig } from '../src/config.ts';
 import { retireRevisions } from '../src/load/retention.ts';
 import { removeFiles } from '../src/runs/expiry.ts';
+import { folderStore } from '../src/store/folder.ts';
 import {
   declare,
   getRun,
@@ -110,7 +111,7 @@ describe('the share of a token', () => {
       onIdleError: () => {},
     });
     const week = 7 * 24 * 60 * 60 * 1000;
-    const { removedFiles } = await removeFiles(db, system.dataDir, {
+    const { removedFiles } = await removeFiles(db, folderStore(system.dataDir), {
       keepFilesMs: week,
       expireUploadsMs: week,
     });

@@ -9,6 +9,7 @@ import { createTestDatabase, type TestDatabase } from 'local-postgres';
 import pg from 'pg';
 import { uploadRecords } from '../src/runs/uploads.ts';
 import { UploadLocks } from '../src/store/claims.ts';
+import { folderStore } from '../src/store/folder.ts';
 import { GONE_AFTER_MS, writersOfProcess } from '../src/store/writers.ts';
 import { eventually } from './support/system.ts';
 
@@ -54,7 +55,7 @@ describe('the locks of uploads, in two processes', () => {
       onIdleError: () => {},
     });
     const locks = new UploadLocks({
-      dataDir,
+      store: folderStore(dataDir),
       connection: { ...connect, applicationName: APPLICATION },
       records: uploadRecords(db),
       onSessionLost: (reason) => lost.push(reason),

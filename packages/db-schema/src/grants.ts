@@ -125,7 +125,7 @@ GRANT USAGE ON SCHEMA ingest TO ingest_api, ingest_loader;
 
 REVOKE ALL ON ALL TABLES IN SCHEMA ingest FROM PUBLIC, ingest_api, ingest_loader, score_reader;
 GRANT SELECT, INSERT, UPDATE, DELETE ON
-  ingest.api_token, ingest.model, ingest.run, ingest.run_revision, ingest.publication, ingest.upload, ingest.writer,
+  ingest.api_token, ingest.model, ingest.run, ingest.run_revision, ingest.publication, ingest.upload, ingest.upload_segment, ingest.writer,
   ingest.run_file, ingest.load_attempt, ingest.rejected_line TO ingest_api;
 GRANT SELECT, INSERT, DELETE ON ingest.session TO ingest_api;
 GRANT SELECT ON ingest.audit_event TO ingest_api;
@@ -133,6 +133,7 @@ GRANT SELECT, INSERT, UPDATE ON ingest.store TO ingest_api, ingest_loader;
 GRANT SELECT, UPDATE ON ingest.sweep TO ingest_api, ingest_loader; -- to lock a row of it
 
 GRANT SELECT ON ingest.model, ingest.run, ingest.upload, ingest.run_file TO ingest_loader;
+GRANT SELECT, DELETE ON ingest.upload_segment TO ingest_loader;
 GRANT UPDATE (contract) ON ingest.model TO ingest_loader; -- SELECT … FOR NO KEY UPDATE requires a right to update
 GRANT SELECT, UPDATE ON ingest.run_revision TO ingest_loader;
 GRANT UPDATE (offset_bytes, received_at, last_progress_at, removed_at, writer) ON ingest.upload TO ingest_loader; -- for uploads whose bytes a load finds lost

@@ -166,7 +166,7 @@ interface UploadTable {
   model: ModelName;
   bytes: number;
   sha256: Buffer | null;
-  /** Bytes that are synced to the disk. */
+  /** Durable bytes. */
   offset_bytes: Generated<number>;
   /** The header Upload-Metadata as it was sent. */
   metadata: ColumnType<string | null, string | undefined, never>;
@@ -176,12 +176,21 @@ interface UploadTable {
   received_at: Date | null;
   /** When the upload was removed: it cannot be continued, and its file may be deleted. */
   removed_at: ColumnType<Date | null, undefined, Date>;
-  /** When its file was deleted. */
+  /** When its file, or its objects, were deleted. */
   file_removed_at: ColumnType<Date | null, undefined, Date>;
   /** The name of its file; null: the upload id. */
   file: ColumnType<string | null, undefined, string>;
   /** The writer that has not released the upload; null when there is none. */
   writer: ColumnType<string | null, undefined, string | null>;
+}
+
+interface UploadSegmentTable {
+  upload_id: string;
+  from_byte: number;
+  bytes: number;
+  object_key: string;
+  /** CRC-32 of its bytes, unsigned. */
+  crc32: number;
 }
 
 interface WriterTable {
@@ -262,6 +271,7 @@ export interface Database {
   'ingest.run_revision': RunRevisionTable;
   'ingest.publication': PublicationTable;
   'ingest.upload': UploadTable;
+  'ingest.upload_segment': UploadSegmentTable;
   'ingest.writer': WriterTable;
   'ingest.run_file': RunFileTable;
   'ingest.load_attempt': LoadAttemptTable;

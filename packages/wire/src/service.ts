@@ -61,7 +61,7 @@ export const status = z
     loaders: count.describe('loaders that are connected to the database'),
     states: z.record(z.string(), count).describe('runs by the stored state of their newest revision'),
     disk: z.object({
-      freeBytes: bytes,
+      freeBytes: bytes.nullable().describe('null when the store is a bucket'),
       promisedBytes: bytes,
       keptFreeBytes: bytes,
       largestUploadBytes: bytes.describe('the largest file that fits now'),

@@ -13,7 +13,7 @@ import {
 import { contractRequest, listModels, setContract } from '../runs/models.ts';
 import { adoptStore } from '../runs/store-identity.ts';
 import { createToken, listTokens, revokeTokens, rotateToken } from '../runs/tokens.ts';
-import { prepareDataDir } from '../store/folder.ts';
+import { openStore } from '../store/open.ts';
 
 const SCOPES: readonly Scope[] = ['push', 'read', 'operate', 'admin'];
 const DAY_MS = 24 * 60 * 60 * 1000;
@@ -27,10 +27,10 @@ export function addAdminCommands(program: Command, env: Environment): void {
 
   program
     .command('store')
-    .description('the folder with the bytes of uploads (INGEST_DATA_DIR)')
+    .description('the store of the bytes of uploads (INGEST_STORE)')
     .command('adopt')
     .description(
-      'after a restore, with every service and loader stopped: make the folder the store of this database, and list the uploads that lack bytes',
+      'after a restore, with every service and loader stopped: make it the store of this database, and list the uploads that lack bytes',
     )
     .requiredOption('--reason <text>', 'why; the audit log keeps it')
     .action(({ reason }: { reason: string }) => adopt(loadStoreConfig(env), reason));
@@ -63,13 +63,14 @@ async function migrate(config: DatabaseConfig): Promise<void> {
 }
 
 async function adopt(config: StoreConfig, reason: string): Promise<void> {
-  await prepareDataDir(config.dataDir);
+  const store = await openStore(config.store);
+  await store.prepare();
   await withDatabase(config, 'ingest-api store', async (db) => {
-    const { storeId, lost } = await adoptStore(db, config.dataDir, { actor: cliActor(), reason });
+    const { storeId, lost } = await adoptStore(db, store, { actor: cliActor(), reason });
     for (const { uploadId, recordedBytes, storedBytes } of lost)
       process.stdout.write(`upload ${uploadId}: the store holds ${storedBytes} of ${recordedBytes} bytes\n`);
     process.stdout.write(
-      `${config.dataDir} is now the store ${storeId} of this database; ${lost.length} upload(s) lack bytes, which the next push sends again\n`,
+      `${store.name} is now the store ${storeId} of this database; ${lost.length} upload(s) lack bytes, which the next push sends again\n`,
     );
   });
 }

@@ -8,6 +8,7 @@ import { runLoader } from '../load/loader.ts';
 import { runRetention } from '../load/retention.ts';
 import { endFrozenLoads } from '../load/watchdog.ts';
 import { openWhenReachable } from '../runs/store-identity.ts';
+import { openStore } from '../store/open.ts';
 
 /** How often a loader that cannot reach its database at the start tries again. */
 const OPEN_AGAIN_MS = 2_000;
@@ -25,6 +26,7 @@ export async function load(config: LoadConfig, log: Logger, signal: AbortSignal)
     applicationName: 'ingest-api load',
   } as const;
   await refuseUnusable(connection);
+  const store = await openStore(config.store);
   const side = openDatabase({
     ...connection,
     applicationName: 'ingest-api load (side)',
@@ -33,20 +35,20 @@ export async function load(config: LoadConfig, log: Logger, signal: AbortSignal)
     onIdleError: (error) => log.warn({ err: describeError(error) }, 'an idle database connection was lost'),
   });
   try {
-    while (!(await openWhenReachable(side.db, config.dataDir, log)) && !signal.aborted)
+    while (!(await openWhenReachable(side.db, store, log)) && !signal.aborted)
       await delay(OPEN_AGAIN_MS, undefined, { signal }).catch(() => {}); // it rejects when the signal is aborted
   } catch (error) {
     await side.pool.end();
     throw error;
   }
   const worker = `${hostname()}:${process.pid}`;
-  log.info({ worker, dataDir: config.dataDir }, 'loader started');
+  log.info({ worker, store: store.name }, 'loader started');
   const retention = runRetention({ connection, log, signal }, config.retentionIntervalMs);
   const context = {
     connection,
     side: side.db,
     sidePool: side.pool,
-    dataDir: config.dataDir,
+    store,
     worker,
     maintenanceWorkMem: config.maintenanceWorkMem,
     stallTimeoutMs: config.stallTimeoutMs,

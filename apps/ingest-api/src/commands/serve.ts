@@ -15,7 +15,7 @@ import { removeEndedSessions } from '../runs/tokens.ts';
 import { type MovedRevision, queueCompleteRevisions } from '../runs/transitions.ts';
 import { type LostBytes, setBackAllShort, uploadRecords } from '../runs/uploads.ts';
 import { UploadLocks } from '../store/claims.ts';
-import { prepareDataDir } from '../store/folder.ts';
+import { openStore } from '../store/open.ts';
 import { DurableStore } from '../store/tus-store.ts';
 
 const SWEEP_EVERY_MS = 60_000;
@@ -30,14 +30,14 @@ const DATABASE_LOCK_MS = 10_000;
 
 /** Runs the HTTP service until `signal` is aborted, then stops without losing an acknowledged byte. */
 export async function serve(config: ServeConfig, log: Logger, signal: AbortSignal): Promise<void> {
-  const { dataDir } = config;
+  const store = await openStore(config.store);
   const connection: ConnectOptions = {
     databaseUrl: config.databaseUrl,
     role: 'ingest_api',
     applicationName: 'ingest-api serve',
   };
   await refuseUnusable(connection);
-  await prepareDataDir(dataDir);
+  for (const warning of await store.prepare(config.expireUploadsMs + config.keepFilesMs)) log.warn(warning);
   const { db } = openDatabase({
     ...connection,
     lockTimeoutMs: DATABASE_LOCK_MS,
@@ -46,29 +46,29 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     onIdleError: (error) => log.warn({ err: describeError(error) }, 'an idle database connection was lost'),
   });
   const locks = new UploadLocks({
-    dataDir,
+    store,
     connection: { ...connection, applicationName: 'ingest-api serve (locks)' },
     records: uploadRecords(db),
     onSessionLost: (reason) => log.warn({ err: reason }, 'the locks of uploads were lost; their writes stop'),
   });
-  const readiness = new Readiness({ ...connection, applicationName: 'ingest-api serve (readyz)' }, dataDir);
+  const readiness = new Readiness({ ...connection, applicationName: 'ingest-api serve (readyz)' }, store);
   const onQueued = (revisions: readonly MovedRevision[]) => {
     for (const { model, run, revision } of revisions) log.info({ model, run, revision }, 'run queued');
   };
   const onLost = (lost: readonly LostBytes[]) => {
     for (const upload of lost)
-      log.error(upload, 'the disk lost bytes of an upload; the next push sends them again');
+      log.error(upload, 'the store lost bytes of an upload; the next push sends them again');
   };
   let isOpen = false;
   const app = createApp({
     db,
-    dataDir,
+    store,
     maxUploadBytes: config.maxUploadBytes,
     expireUploadsMs: config.expireUploadsMs,
-    store: new DurableStore({ dataDir, claimOf: (uploadId) => locks.claimOf(uploadId) }),
+    tusStore: new DurableStore({ store, claimOf: (uploadId) => locks.claimOf(uploadId) }),
     locks,
     readiness,
-    room: roomCheck({ db, ...config }),
+    room: roomCheck({ db, store, maxUploadBytes: config.maxUploadBytes, minFreeBytes: config.minFreeBytes }),
     log,
     guard: config.guard,
     runLimits: config.runLimits,
@@ -82,7 +82,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   // Before it changes anything. While the database cannot be reached, the service answers 503 and tries
   // again.
   try {
-    isOpen = await openWhenReachable(db, dataDir, log);
+    isOpen = await openWhenReachable(db, store, log);
   } catch (error) {
     await db.destroy();
     throw error;
@@ -91,11 +91,11 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
   void readiness.check().catch(() => {}); // connects before the first probe; a probe gets the error
-  log.info({ host: config.host, port, dataDir }, 'listening');
+  log.info({ host: config.host, port, store: store.name }, 'listening');
   try {
     while (!isOpen && !signal.aborted) {
       await delay(OPEN_AGAIN_MS, undefined, { signal }).catch(() => {}); // it rejects when the signal is aborted
-      isOpen = await openWhenReachable(db, dataDir, log);
+      isOpen = await openWhenReachable(db, store, log);
     }
   } catch (error) {
     server.close().closeAllConnections();
@@ -106,12 +106,12 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   let hasCompared = false;
   const sweep = async () => {
     try {
-      await renewStore(db, dataDir);
-      if (!hasCompared) onLost(await setBackAllShort(db, dataDir));
+      await renewStore(db, store);
+      if (!hasCompared) onLost(await setBackAllShort(db, store));
       hasCompared = true;
       onQueued(await queueCompleteRevisions(db, 'all')); // also those whose finish hook did not run
       await removeEndedSessions(db);
-      const { expired, removedFiles, removedBytes } = await removeFiles(db, dataDir, config);
+      const { expired, removedFiles, removedBytes } = await removeFiles(db, store, config);
       for (const { model, run, revision } of expired)
         log.info({ model, run, revision }, 'run cancelled: it received no bytes for too long');
       if (removedFiles > 0) log.info({ removedFiles, removedBytes }, 'removed files that no run needs');

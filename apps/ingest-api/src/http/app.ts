@@ -11,6 +11,7 @@ import type { MovedRevision } from '../runs/transitions.ts';
 import type { LostBytes } from '../runs/uploads.ts';
 import { RunWatch } from '../runs/watch.ts';
 import type { UploadLocks } from '../store/claims.ts';
+import type { Store } from '../store/store.ts';
 import type { DurableStore } from '../store/tus-store.ts';
 import { auditDenials, authenticate } from './auth.ts';
 import { eventRoutes } from './events.ts';
@@ -31,10 +32,10 @@ import { tusVersionOnEveryAnswer, uploadRoutes } from './uploads.ts';
 
 interface AppOptions {
   readonly db: Kysely<Database>;
-  readonly dataDir: string;
+  readonly store: Store;
   readonly maxUploadBytes: number;
   readonly expireUploadsMs: number;
-  readonly store: DurableStore;
+  readonly tusStore: DurableStore;
   readonly locks: UploadLocks;
   readonly readiness: Pick<Readiness, 'check'>;
   readonly room: RoomCheck;

@@ -38,7 +38,11 @@ export function metricsRoutes(db: Kysely<Database>, room: RoomCheck, registry: R
   return router;
 }
 
-type Figure = readonly [name: string, help: string, value: (it: ServiceFigures, disk: DiskRoom) => number];
+type Figure = readonly [
+  name: string,
+  help: string,
+  value: (it: ServiceFigures, disk: DiskRoom) => number | null,
+];
 
 const GAUGES: readonly Figure[] = [
   ['ingest_queue_runs', 'Complete runs that wait for a loader.', (it) => it.queue.waiting],
@@ -62,7 +66,11 @@ const GAUGES: readonly Figure[] = [
     'Bytes of those files that have not arrived.',
     (it) => it.receiving.missingBytes,
   ],
-  ['ingest_disk_free_bytes', 'Free bytes on the disk with the uploads.', (_, disk) => disk.freeBytes],
+  [
+    'ingest_disk_free_bytes',
+    'Free bytes on the disk with the uploads; NaN for a bucket.',
+    (_, disk) => disk.freeBytes,
+  ],
   ['ingest_disk_largest_upload_bytes', 'The largest file that fits.', (_, disk) => disk.largestUploadBytes],
 ];
 
@@ -129,10 +137,10 @@ function serviceMetrics(registry: Registry): (figures: ServiceFigures, disk: Dis
   });
 
   return (figures, disk) => {
-    for (const { gauge, value } of gauges) gauge.set(value(figures, disk));
+    for (const { gauge, value } of gauges) gauge.set(value(figures, disk) ?? Number.NaN);
     for (const { counter, value } of counters) {
       counter.reset(); // its true value is in the database
-      counter.inc(value(figures, disk));
+      counter.inc(value(figures, disk) ?? 0);
     }
     runs.reset();
     for (const state of STATES) runs.set({ state }, 0);

@@ -3,11 +3,11 @@ import { type ConnectOptions, connect } from 'db-schema';
 import { Router } from 'express';
 import type pg from 'pg';
 import { IngestError } from '../errors.ts';
-import { diskProbe } from '../store/folder.ts';
+import type { Store } from '../store/store.ts';
 
 /** Probes of Kubernetes wait for 1 s by default (`timeoutSeconds`). */
 const ANSWERS_WITHIN_MS = 900;
-/** PostgreSQL and the disk are asked at most this often, however many probes there are. */
+/** PostgreSQL and the store are asked at most this often, however many probes there are. */
 const ASK_EVERY_MS = 1_000;
 
 interface ProbeOptions {
@@ -17,7 +17,7 @@ interface ProbeOptions {
 }
 
 /**
- * `/livez`: the process answers. `/readyz`: the database and the disk can be reached. Neither needs a token.
+ * `/livez`: the process answers. `/readyz`: the database and the store can be reached. Neither needs a token.
  */
 export function probes({ readiness, isStopping, isOpen }: ProbeOptions): Router {
   const router = Router();
@@ -38,22 +38,22 @@ export function probes({ readiness, isStopping, isOpen }: ProbeOptions): Router 
 }
 
 /**
- * Whether the database and the disk can be reached, asked on a database connection of its own: requests that
+ * Whether the database and the store can be reached, asked on a database connection of its own: requests that
  * wait for a shared connection do not make the service unready, and probes take no connection from them.
  */
 export class Readiness {
   readonly #connection: ConnectOptions;
-  readonly #probeDisk: () => Promise<void>;
+  readonly #probeStore: () => Promise<void>;
   #client: Promise<pg.Client> | undefined;
   #askedMs = Number.NEGATIVE_INFINITY;
   #answer: Promise<void> = Promise.resolve();
-  #disk: Promise<void> | undefined;
-  /** What the disk answered last. A sync that is still running on a busy disk is not a fault. */
-  #diskFault: unknown;
+  #store: Promise<void> | undefined;
+  /** What the store answered last. A sync that is still running on a busy disk is not a fault. */
+  #storeFault: unknown;
 
-  constructor(connection: ConnectOptions, dataDir: string) {
+  constructor(connection: ConnectOptions, store: Store) {
     this.#connection = { ...connection, connectTimeoutMs: ANSWERS_WITHIN_MS };
-    this.#probeDisk = diskProbe(dataDir);
+    this.#probeStore = storeProbe(store);
   }
 
   /** Settles within a second; rejects with what is wrong. */
@@ -61,7 +61,7 @@ export class Readiness {
     const nowMs = performance.now();
     if (nowMs - this.#askedMs >= ASK_EVERY_MS) {
       this.#askedMs = nowMs;
-      this.#answer = Promise.all([this.#checkDatabase(), this.#checkDisk()]).then(() => {});
+      this.#answer = Promise.all([this.#checkDatabase(), this.#checkStore()]).then(() => {});
       this.#answer.catch(() => {}); // every caller gets the rejection
     }
     return this.#answer;
@@ -104,22 +104,63 @@ export class Readiness {
     await client?.then((it) => it.end()).catch(() => {});
   }
 
-  async #checkDisk(): Promise<void> {
-    this.#disk ??= this.#probeDisk()
+  async #checkStore(): Promise<void> {
+    this.#store ??= this.#probeStore()
       .then(
         () => {
-          this.#diskFault = undefined;
+          this.#storeFault = undefined;
         },
         (error: unknown) => {
-          this.#diskFault = error;
+          this.#storeFault = error;
         },
       )
       .finally(() => {
-        this.#disk = undefined;
+        this.#store = undefined;
       });
     const late = new AbortController();
-    await Promise.race([this.#disk, delay(ANSWERS_WITHIN_MS, undefined, late).catch(() => {})]);
+    await Promise.race([this.#store, delay(ANSWERS_WITHIN_MS, undefined, late).catch(() => {})]);
     late.abort();
-    if (this.#diskFault !== undefined) throw this.#diskFault;
+    if (this.#storeFault !== undefined) throw this.#storeFault;
   }
+}
+
+/** A store that needs longer for a few bytes hangs, or is too busy for uploads. */
+const STORE_ANSWERS_WITHIN_MS = 5_000;
+
+/**
+ * Asks the store, and waits for it. A call to a disk that hangs never returns and occupies a thread for ever, so at most one
+ * is under way.
+ *
+ * @returns a function that rejects when the store does not answer as it should.
+ */
+function storeProbe(store: Store): () => Promise<void> {
+  let underWay: Promise<void> | undefined;
+  return async () => {
+    underWay ??= store.probe().finally(() => {
+      underWay = undefined;
+    });
+    const late = new AbortController();
+    try {
+      await Promise.race([
+        underWay,
+        delay(STORE_ANSWERS_WITHIN_MS, undefined, late).then(() => {
+          throw new IngestError(
+            'storage_fault',
+            `The store of the uploads, ${store.name}, did not answer within ${STORE_ANSWERS_WITHIN_MS / 1000} s.`,
+          );
+        }),
+      ]);
+    } catch (error) {
+      if (error instanceof IngestError) throw error;
+      throw new IngestError(
+        'storage_fault',
+        `The store of the uploads, ${store.name}, does not accept writes.`,
+        {
+          cause: error,
+        },
+      );
+    } finally {
+      late.abort();
+    }
+  };
 }

@@ -3,22 +3,23 @@ import { type Kysely, sql, type Transaction } from 'kysely';
 import type { GuardConfig } from '../config.ts';
 import { IngestError } from '../errors.ts';
 import { SENT_BY_UPLOAD } from '../runs/files.ts';
-import { freeBytes } from '../store/folder.ts';
+import type { Store } from '../store/store.ts';
 
 export interface RoomCheck {
   /** @throws a 413 for a file that is larger than `maxUploadBytes`. */
   checkSize(name: string, sizeBytes: number): void;
   room(): Promise<DiskRoom>;
   /**
-   * Asks the disk for its free bytes, before a transaction begins. The function that it returns rejects with
-   * a 507 when the disk has no room for all declared bytes, including the `newBytes` that the transaction has
+   * Asks the store for its free bytes, before a transaction begins. The function that it returns rejects with
+   * a 507 when it has no room for all declared bytes, including the `newBytes` that the transaction has
    * declared.
    */
   measure(): Promise<(trx: Transaction<Database>, newBytes: number) => Promise<void>>;
 }
 
 export interface DiskRoom {
-  readonly freeBytes: number;
+  /** null for a store without such a limit. */
+  readonly freeBytes: number | null;
   /** Bytes of declared uploads that have not arrived yet. */
   readonly promisedBytes: number;
   /** INGEST_MIN_FREE_BYTES. */
@@ -28,17 +29,17 @@ export interface DiskRoom {
 
 interface RoomCheckOptions {
   readonly db: Kysely<Database>;
-  readonly dataDir: string;
+  readonly store: Store;
   readonly maxUploadBytes: number;
   readonly minFreeBytes: number;
 }
 
 /** Refuses what does not fit when it is declared, before the first byte is sent. */
-export function roomCheck({ db, dataDir, maxUploadBytes, minFreeBytes }: RoomCheckOptions): RoomCheck {
+export function roomCheck({ db, store, maxUploadBytes, minFreeBytes }: RoomCheckOptions): RoomCheck {
   return {
     async room() {
-      const [free, promised] = await Promise.all([freeBytes(dataDir), outstandingBytes(db)]);
-      const room = free - promised - minFreeBytes;
+      const [free, promised] = await Promise.all([store.freeBytes(), outstandingBytes(db)]);
+      const room = free === null ? maxUploadBytes : free - promised - minFreeBytes;
       return {
         freeBytes: free,
         promisedBytes: promised,
@@ -54,9 +55,9 @@ export function roomCheck({ db, dataDir, maxUploadBytes, minFreeBytes }: RoomChe
       );
     },
     async measure() {
-      const free = await freeBytes(dataDir);
+      const free = await store.freeBytes();
       return async (trx, newBytes) => {
-        if (newBytes === 0) return;
+        if (newBytes === 0 || free === null) return;
         const left = free - (await outstandingBytes(trx)) - minFreeBytes;
         if (left >= 0) return;
         const room = left + newBytes;

@@ -14,7 +14,7 @@ import { allows, covers, type Principals } from '../runs/tokens.ts';
 import { type MovedRevision, queueCompleteRevisions } from '../runs/transitions.ts';
 import { type FoundUpload, findUpload, type LostBytes, withTrueOffset } from '../runs/uploads.ts';
 import type { UploadLocks } from '../store/claims.ts';
-import { isUploadId } from '../store/folder.ts';
+import { isUploadId, type Store } from '../store/store.ts';
 import type { DurableStore } from '../store/tus-store.ts';
 import { gatherBody } from '../store/write.ts';
 import { principalOf, requireAccess, requireStillValid } from './auth.ts';
@@ -28,11 +28,11 @@ const OFFSET_STREAM = 'application/offset+octet-stream';
 
 interface UploadRoutesOptions {
   readonly db: Kysely<Database>;
-  readonly dataDir: string;
+  readonly store: Store;
   readonly maxUploadBytes: number;
   /** An unfinished upload is kept for this long after its last progress. */
   readonly expireUploadsMs: number;
-  readonly store: DurableStore;
+  readonly tusStore: DurableStore;
   readonly locks: UploadLocks;
   readonly room: RoomCheck;
   readonly quota: UploadQuota;
@@ -47,10 +47,10 @@ interface UploadRoutesOptions {
  * write which upload, where the bytes are stored, and what happens when an upload is complete.
  */
 export function uploadRoutes(options: UploadRoutesOptions): Router {
-  const { db, dataDir, locks, room, quota, principals, maxUploadBytes, expireUploadsMs } = options;
+  const { db, store, locks, room, quota, principals, maxUploadBytes, expireUploadsMs } = options;
   const tus = new Server({
     path: PATH,
-    datastore: options.store,
+    datastore: options.tusStore,
     maxSize: maxUploadBytes,
     locker: locks,
     lockDrainTimeout: 1, // `UploadLocks` has waited already: a stalled holder is stopped at once
@@ -74,7 +74,7 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
     },
   });
 
-  writeStraightToStore(tus, options.store, {
+  writeStraightToStore(tus, options.tusStore, {
     noteProgress: (uploadId) => locks.noteProgress(uploadId),
     assertStillAllowed: (req) => requireStillValid(principals, req),
   });
@@ -161,7 +161,7 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
       throw new IngestError('not_found', 'There is no such upload. Declare the run again.');
     const mayEndAny = req.method === 'DELETE' && allows(principalOf(res), 'operate');
     requireAccess(res, mayEndAny ? 'operate' : 'push', upload.model);
-    const found = await withTrueOffset(db, dataDir, upload, options.onLost);
+    const found = await withTrueOffset(db, store, upload, options.onLost);
     if (found === undefined)
       throw new IngestError(
         'upload_gone',
@@ -173,7 +173,7 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
   router.head(`${PATH}/:id`, requireAwaited, answerUnlocked, speakTus);
   router.patch(`${PATH}/:id`, requireTusBody, requireAwaited, speakTus);
   router.delete(`${PATH}/:id`, async (req, res) => {
-    await withdrawUpload(db, dataDir, req.params.id, principalOf(res));
+    await withdrawUpload(db, store, req.params.id, principalOf(res));
     res.status(204).end();
   });
   return router;
@@ -299,6 +299,7 @@ function writeStraightToStore(
     if (limitBytes === 0) return upload.offset; // an empty PATCH writes nothing; the response has the offset
     letBodyCome(body, body.res as Response);
     const pieces = gatherBody(body, {
+      gathering: store.gathering,
       limitBytes,
       signal,
       tooMuch: () => ERRORS.ERR_MAX_SIZE_EXCEEDED,

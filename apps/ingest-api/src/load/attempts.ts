@@ -2,6 +2,8 @@ import type { Database, KeyBuild, LoadOutcome, LoadPhase } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
 import type { ClientBase } from 'pg';
 import type { ModelName } from 'wire';
+import { STORED_UPLOAD } from '../runs/uploads.ts';
+import type { StoredUpload } from '../store/store.ts';
 
 /** A revision whose row this transaction holds, with what must be loaded. */
 export interface ClaimedRevision {
@@ -16,11 +18,8 @@ export interface ClaimedRevision {
   readonly files: readonly ClaimedFile[];
 }
 
-export interface ClaimedFile {
+export interface ClaimedFile extends StoredUpload {
   readonly name: string;
-  readonly uploadId: string;
-  /** In the folder of the uploads. */
-  readonly fileName: string;
   /**
    * As the database writes it, to the microsecond; null when bytes of it were lost after the run was queued.
    */
@@ -63,8 +62,7 @@ export async function claimNextLoad(client: ClientBase): Promise<ClaimedRevision
   const [claimed] = rows;
   if (claimed === undefined) return undefined;
   const files = await client.query<ClaimedFile>(
-    `SELECT f.name, f.upload_id AS "uploadId", coalesce(u.file, u.upload_id) AS "fileName",
-            u.received_at::text AS "receivedAt", u.removed_at IS NOT NULL AS "isRemoved",
+    `SELECT f.name, ${STORED_UPLOAD}, u.received_at::text AS "receivedAt", u.removed_at IS NOT NULL AS "isRemoved",
             f.bytes, encode(f.sha256, 'hex') AS sha256, f.lines
      FROM ingest.run_file f JOIN ingest.upload u USING (upload_id)
      WHERE f.revision_id = $1 ORDER BY f.name`,

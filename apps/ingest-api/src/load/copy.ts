@@ -1,6 +1,5 @@
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { type FileHandle, open } from 'node:fs/promises';
 import type { Writable } from 'node:stream';
 import type { ClientBase } from 'pg';
 import { from as copyFrom } from 'pg-copy-streams';
@@ -16,12 +15,12 @@ import {
   ScoreProfile,
 } from 'score-lines';
 import type { RunLimits } from '../runs/models.ts';
-import { seemsShort, uploadPath } from '../store/folder.ts';
+import { BytesMissing, type Store } from '../store/store.ts';
 import type { ClaimedFile, ClaimedRevision } from './attempts.ts';
 import { contentFault, DataFault, type Mismatch, RejectList } from './faults.ts';
 
 interface CopyOptions {
-  readonly dataDir: string;
+  readonly store: Store;
   readonly partition: string;
   /** This many bad lines are left out; with one more the revision fails. */
   readonly maxRejectedLines: number;
@@ -69,7 +68,7 @@ export async function copyFiles(
   for (const file of claimed.files) {
     const willFail = fault !== undefined || mismatches.length > 0;
     const copied = await (willFail ? compareFile : copyFile)(file, {
-      dataDir: options.dataDir,
+      store: options.store,
       sink,
       keyOrder,
       rejects,
@@ -101,13 +100,13 @@ export async function copyFiles(
  */
 async function requireFiles(
   files: readonly ClaimedFile[],
-  { dataDir, onProgress }: CopyOptions,
+  { store, onProgress }: CopyOptions,
 ): Promise<void> {
-  if (!(await someAreMissing(files, dataDir))) return;
+  if (!(await someAreMissing(files, store))) return;
   const mismatches: Mismatch[] = [];
   let doneBytes = 0;
   for (const file of files) {
-    const target = { dataDir, onProgress: (bytes: number) => onProgress(doneBytes + bytes, 0) };
+    const target = { store, onProgress: (bytes: number) => onProgress(doneBytes + bytes, 0) };
     const mismatch = recordedLoss(file) ?? (await compareFile(file, target)).mismatch;
     if (mismatch !== undefined) mismatches.push(mismatch);
     doneBytes += file.bytes;
@@ -115,10 +114,10 @@ async function requireFiles(
   if (mismatches.length > 0) throw contentFault(mismatches);
 }
 
-async function someAreMissing(files: readonly ClaimedFile[], dataDir: string): Promise<boolean> {
+async function someAreMissing(files: readonly ClaimedFile[], store: Store): Promise<boolean> {
   for (const file of files) {
     if (recordedLoss(file) !== undefined) return true;
-    if (await seemsShort(dataDir, file.fileName, file.bytes)) return true;
+    if ((await store.maybeShort([{ ...file, offsetBytes: file.bytes }])).length > 0) return true;
   }
   return false;
 }
@@ -151,7 +150,7 @@ function requireWithinLimits(
 }
 
 interface CompareTarget {
-  readonly dataDir: string;
+  readonly store: Store;
   /** The bytes of the file that were read, and the rows made from them, so far. */
   onProgress(bytes: number, rows: number): void;
 }
@@ -166,7 +165,7 @@ interface CopyTarget extends CompareTarget {
 }
 
 interface CopiedFile {
-  /** As the file is on the disk, compressed or not. */
+  /** As the file was received, compressed or not. */
   readonly bytes: number;
   /** Of lines, decompressed. */
   readonly decodedBytes: number;
@@ -178,7 +177,7 @@ interface CopiedFile {
 
 /** Sends the rows of one file to the COPY, and proves that the file is the one that was declared. */
 async function copyFile(file: ClaimedFile, target: CopyTarget): Promise<CopiedFile> {
-  const { dataDir, sink, keyOrder, rejects, scores } = target;
+  const { store, sink, keyOrder, rejects, scores } = target;
   const hash = createHash('sha256');
   let bytes = 0;
   let decodedBytes = 0;
@@ -190,7 +189,7 @@ async function copyFile(file: ClaimedFile, target: CopyTarget): Promise<CopiedFi
     // Rows that will never be published are not sent.
     if (!rejects.isTooLong && rows.byteLength > 0) await sink.write(keyOrder.sort(rows));
   };
-  const lines = readLines(file, dataDir, (chunk) => {
+  const lines = readLines(file, store, (chunk) => {
     hash.update(chunk);
     bytes += chunk.byteLength;
   });
@@ -205,7 +204,7 @@ async function copyFile(file: ClaimedFile, target: CopyTarget): Promise<CopiedFi
     await send(scanner.finish());
   } catch (error) {
     const fault = error instanceof CompressionFault ? compressionFault(file, error) : error;
-    if (!(fault instanceof DataFault) && !isMissing(error)) throw error;
+    if (!(fault instanceof DataFault) && !(error instanceof BytesMissing)) throw error;
     // The file may have been like that at its source, or have changed since: its bytes decide.
     const compared = await compareFile(file, target);
     if (compared.mismatch !== undefined) return compared;
@@ -229,7 +228,7 @@ function compressionFault(file: ClaimedFile, { code, message }: CompressionFault
  * Compares only the bytes of a file, for a load that cannot succeed any more: one load finds everything that
  * is wrong.
  */
-async function compareFile(file: ClaimedFile, { dataDir, onProgress }: CompareTarget): Promise<CopiedFile> {
+async function compareFile(file: ClaimedFile, { store, onProgress }: CompareTarget): Promise<CopiedFile> {
   const hash = createHash('sha256');
   let bytes = 0;
   const onRead = (chunk: Buffer) => {
@@ -238,16 +237,12 @@ async function compareFile(file: ClaimedFile, { dataDir, onProgress }: CompareTa
     onProgress(bytes, 0);
   };
   try {
-    for await (const _ of readStored(file, dataDir, onRead));
+    for await (const _ of readStored(file, store, onRead));
   } catch (error) {
-    if (!isMissing(error)) throw error;
+    if (!(error instanceof BytesMissing)) throw error;
   }
   const mismatch = mismatchOf(file, { bytes, lines: null, sha256: hash.digest('hex') });
   return { bytes, decodedBytes: 0, rows: 0, mismatch };
-}
-
-function isMissing(error: unknown): boolean {
-  return (error as NodeJS.ErrnoException).code === 'ENOENT';
 }
 
 interface Content {
@@ -272,55 +267,29 @@ function mismatchOf(file: ClaimedFile, { bytes, lines, sha256 }: Content): Misma
 
 /**
  * The lines of a file, expanded if its name says that it is compressed, in chunks that are the caller's until
- * it asks for the next one. `onRead` receives what is read from the disk.
+ * it asks for the next one. `onRead` receives what is read from the store.
  */
 export function readLines(
   file: ClaimedFile,
-  dataDir: string,
+  store: Store,
   onRead: (stored: Buffer) => void = () => {},
 ): AsyncIterable<Buffer> {
-  const stored = readStored(file, dataDir, onRead);
+  const stored = readStored(file, store, onRead);
   const compression = compressionOf(file.name);
   return compression === undefined ? stored : expand(stored, compression, file.bytes);
 }
 
-const CHUNK_BYTES = 1024 * 1024;
-
-/**
- * The bytes of a file as they were received, in chunks of 1 MiB. The next one is read while the caller works
- * on this one: two buffers take turns, and a chunk is the caller's until it asks for the next one.
- */
+/** The bytes of a file as they were received. Nothing is ever sent of an empty file, so the store has nothing of it. */
 async function* readStored(
-  { bytes, fileName }: ClaimedFile,
-  dataDir: string,
+  file: ClaimedFile,
+  store: Store,
   onRead: (chunk: Buffer) => void,
 ): AsyncGenerator<Buffer> {
-  if (bytes === 0) return; // nothing is ever sent of an empty file, so the disk has none
-  const file = await open(uploadPath(dataDir, fileName), 'r');
-  try {
-    const buffers: [Buffer, Buffer] = [
-      Buffer.allocUnsafeSlow(CHUNK_BYTES),
-      Buffer.allocUnsafeSlow(CHUNK_BYTES),
-    ];
-    let turn: 0 | 1 = 0;
-    let reading = readInto(file, buffers[turn]);
-    for (;;) {
-      const chunk = await reading;
-      if (chunk.byteLength === 0) return;
-      turn = turn === 0 ? 1 : 0;
-      reading = readInto(file, buffers[turn]);
-      reading.catch(() => {}); // awaited in the next round
-      onRead(chunk);
-      yield chunk;
-    }
-  } finally {
-    await file.close();
+  if (file.bytes === 0) return;
+  for await (const chunk of store.read(file)) {
+    onRead(chunk);
+    yield chunk;
   }
-}
-
-async function readInto(file: FileHandle, buffer: Buffer): Promise<Buffer> {
-  const { bytesRead } = await file.read(buffer, 0, buffer.byteLength, null);
-  return buffer.subarray(0, bytesRead);
 }
 
 /** Writes to a COPY: the next piece is made while the one before is being sent. */

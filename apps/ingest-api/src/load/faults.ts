@@ -6,6 +6,7 @@ import { printableLines, type RunErrorCode } from 'wire';
 import { describeError, sqlStateOf } from '../errors.ts';
 import { type Query, queryOf, transition } from '../runs/transitions.ts';
 import { type Suspect, setBackUploads } from '../runs/uploads.ts';
+import type { Store } from '../store/store.ts';
 import type { ClaimedFile, ClaimedRevision } from './attempts.ts';
 
 /**
@@ -176,12 +177,12 @@ export async function recordDataFault(
   client: ClientBase,
   revisionId: number,
   fault: DataFault,
-  dataDir: string,
+  store: Store,
 ): Promise<void> {
   const query = queryOf(client);
   await failRevision(query, revisionId, fault);
   await recordRejects(query, revisionId, fault.rejectedLines);
-  await setBackUploads(query, dataDir, fault.suspects, 'loader');
+  await setBackUploads(query, store, fault.suspects, 'loader');
 }
 
 async function failRevision(query: Query, revisionId: number, fault: DataFault): Promise<void> {
@@ -217,9 +218,9 @@ export async function recordLostBytes(
   client: ClientBase,
   revisionId: number,
   fault: BytesLost,
-  dataDir: string,
+  store: Store,
 ): Promise<void> {
-  const { revisionIds } = await setBackUploads(queryOf(client), dataDir, fault.suspects, 'loader');
+  const { revisionIds } = await setBackUploads(queryOf(client), store, fault.suspects, 'loader');
   if (!revisionIds.includes(revisionId)) throw fault;
 }
 

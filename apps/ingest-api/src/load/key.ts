@@ -2,6 +2,7 @@ import type { ClientBase } from 'pg';
 import { createScoreLineScanner, type FoundKey } from 'score-lines';
 import { printable } from 'wire';
 import { sqlStateOf } from '../errors.ts';
+import type { Store } from '../store/store.ts';
 import type { ClaimedRevision } from './attempts.ts';
 import { readLines } from './copy.ts';
 import { DataFault, type FileReject } from './faults.ts';
@@ -18,7 +19,7 @@ export async function buildKey(
   client: ClientBase,
   partition: string,
   claimed: ClaimedRevision,
-  dataDir: string,
+  store: Store,
 ): Promise<void> {
   await client.query('SAVEPOINT build_key');
   try {
@@ -27,7 +28,7 @@ export async function buildKey(
   } catch (error) {
     if (sqlStateOf(error) !== UNIQUE_VIOLATION) throw error;
     await client.query('ROLLBACK TO SAVEPOINT build_key');
-    throw await duplicateKeys(client, partition, claimed, dataDir);
+    throw await duplicateKeys(client, partition, claimed, store);
   }
   await client.query('RELEASE SAVEPOINT build_key');
 }
@@ -62,7 +63,7 @@ async function duplicateKeys(
   client: ClientBase,
   partition: string,
   claimed: ClaimedRevision,
-  dataDir: string,
+  store: Store,
 ): Promise<DataFault> {
   const { rows } = await client.query<DuplicateKey>(`
     SELECT pk, copies, count(*) OVER () AS keys, (sum(copies) OVER ())::bigint AS lines
@@ -80,7 +81,7 @@ async function duplicateKeys(
       detail: `${keys === 1 ? 'A key occurs' : `${keys} keys occur`} more than once in this run: ${named}${more}. Each pk must occur once. Fix the data and push again.`,
     },
     { total: lines, byCode: { duplicate_key: lines } },
-    await placesOf(client, rows, claimed, dataDir),
+    await placesOf(client, rows, claimed, store),
   );
 }
 
@@ -88,7 +89,7 @@ async function placesOf(
   client: ClientBase,
   duplicates: readonly DuplicateKey[],
   claimed: ClaimedRevision,
-  dataDir: string,
+  store: Store,
 ): Promise<FileReject[]> {
   const copiesOf = new Map(duplicates.map(({ pk, copies }) => [pk, copies]));
   const places = new Map<string, FileReject[]>();
@@ -105,7 +106,7 @@ async function placesOf(
       onReject: () => {}, // the COPY has reported these already
       find: { keys: new Set(copiesOf.keys()), onFound: (found) => note(file.name, found) },
     });
-    for await (const chunk of readLines(file, dataDir)) {
+    for await (const chunk of readLines(file, store)) {
       scanner.scan(chunk);
       if (performance.now() - askedAtMs < KEEP_ALIVE_EVERY_MS) continue;
       await client.query('SELECT');

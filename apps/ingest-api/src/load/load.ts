@@ -2,6 +2,7 @@ import { createModelRelations, type LoadOutcome, partitionOf } from 'db-schema';
 import type { ClientBase, Pool } from 'pg';
 import { contractOf, limitsOf, MAX_REJECTED_LINES_DEFAULT, type RunLimits } from '../runs/models.ts';
 import { queryOf } from '../runs/transitions.ts';
+import type { Store } from '../store/store.ts';
 import { type ClaimedRevision, endAttempt, type LoadProgress } from './attempts.ts';
 import { copyFiles } from './copy.ts';
 import { BytesLost, DataFault, recordDataFault, recordLostBytes, recordRejects } from './faults.ts';
@@ -9,7 +10,7 @@ import { buildKey } from './key.ts';
 import { publishRevision } from './publish.ts';
 
 interface LoadOptions {
-  readonly dataDir: string;
+  readonly store: Store;
   readonly runLimits: RunLimits;
   readonly sidePool: Pool;
   readonly attemptId: number;
@@ -35,7 +36,7 @@ export async function loadRevision(
   options: LoadOptions,
 ): Promise<EndedLoad> {
   const { model, revisionId } = claimed;
-  const { dataDir, attemptId, progress } = options;
+  const { store, attemptId, progress } = options;
   const partition = partitionOf(model, revisionId);
   await ensureModelRelations(options.sidePool, claimed);
   // `score` first: a row then takes 52 bytes instead of 60 (docs/architecture.md).
@@ -53,11 +54,11 @@ export async function loadRevision(
     if (!(error instanceof BytesLost || error instanceof DataFault)) throw error;
     await client.query(`DROP TABLE ${partition}`);
     if (error instanceof BytesLost) {
-      await recordLostBytes(client, revisionId, error, dataDir);
+      await recordLostBytes(client, revisionId, error, store);
       outcome = 'retry';
       reason = error.message;
     } else {
-      await recordDataFault(client, revisionId, error, dataDir);
+      await recordDataFault(client, revisionId, error, store);
       outcome = 'failed';
     }
   }
@@ -84,11 +85,11 @@ async function fillAndPublish(
   client: ClientBase,
   claimed: ClaimedRevision,
   partition: string,
-  { dataDir, runLimits, progress }: LoadOptions,
+  { store, runLimits, progress }: LoadOptions,
 ): Promise<LoadOutcome> {
   const contract = await contractOf(queryOf(client), claimed.model);
   const { rejects, scores, bytes } = await copyFiles(client, claimed, {
-    dataDir,
+    store,
     partition,
     maxRejectedLines: contract.maxRejectedLines ?? MAX_REJECTED_LINES_DEFAULT,
     limits: limitsOf(contract, runLimits),
@@ -101,7 +102,7 @@ async function fillAndPublish(
   try {
     if (summary.rows === 0) throw noRows(claimed);
     progress.phase = 'building_key';
-    await buildKey(client, partition, claimed, dataDir);
+    await buildKey(client, partition, claimed, store);
   } catch (error) {
     throw error instanceof DataFault ? error.with(rejects) : error;
   }

@@ -5,6 +5,7 @@ import type { Logger } from 'pino';
 import { describeError } from '../errors.ts';
 import type { RunLimits } from '../runs/models.ts';
 import { QUEUE_CHANNEL } from '../runs/transitions.ts';
+import type { Store } from '../store/store.ts';
 import {
   type ClaimedRevision,
   claimNextLoad,
@@ -22,7 +23,7 @@ export interface LoaderContext {
   readonly connection: ConnectOptions;
   readonly side: Kysely<Database>;
   readonly sidePool: pg.Pool;
-  readonly dataDir: string;
+  readonly store: Store;
   /** host:pid, to find the process that works on a load. */
   readonly worker: string;
   readonly maintenanceWorkMem: string;

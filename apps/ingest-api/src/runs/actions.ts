@@ -2,12 +2,13 @@ import type { Database, GateResult } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
 import { describeGate, type ModelName, type RunState } from 'wire';
 import { IngestError } from '../errors.ts';
-import { removeUploadFile } from '../store/folder.ts';
+import type { Store } from '../store/store.ts';
 import { recordAudit } from './history.ts';
 import { lockModel } from './models.ts';
 import { type FoundRevision, isLockNotAvailable, lockRevision, type RevisionKey } from './revisions.ts';
 import { allows, type Principal } from './tokens.ts';
 import { queryOf, startsFrom, transition, wakeLoaders } from './transitions.ts';
+import { storedUploads } from './uploads.ts';
 
 interface PublishRequest extends RevisionKey {
   /** Publish it although it breaks gates. */
@@ -196,12 +197,12 @@ const NAMED_RUNS = 100;
  */
 export async function withdrawUpload(
   db: Kysely<Database>,
-  dataDir: string,
+  store: Store,
   uploadId: string,
   principal: Principal,
 ): Promise<void> {
   const actor = principal.name;
-  const fileName = await db.transaction().execute(async (trx) => {
+  const stored = await db.transaction().execute(async (trx) => {
     // First, so that no declaration can start to share it: a later one waits, and then finds it removed.
     const upload = await trx
       .updateTable('ingest.upload')
@@ -209,7 +210,7 @@ export async function withdrawUpload(
       .where('upload_id', '=', uploadId)
       .where('received_at', 'is', null)
       .where('removed_at', 'is', null)
-      .returning(['model', 'offset_bytes', 'created_by', 'file'])
+      .returning(['model', 'offset_bytes', 'created_by'])
       .executeTakeFirst();
     if (upload === undefined) {
       throw new IngestError(
@@ -247,9 +248,9 @@ export async function withdrawUpload(
       model,
       detail: { uploadId, offsetBytes: upload.offset_bytes, runsEnded: ended.length, runs },
     });
-    return upload.file ?? uploadId;
+    return storedUploads(queryOf(trx), [uploadId]);
   });
-  await removeUploadFile(dataDir, fileName);
+  for (const upload of stored) await store.discard(upload);
 }
 
 /**

@@ -1,9 +1,10 @@
 import type { Database } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
-import { removeUploadFiles } from '../store/folder.ts';
+import type { Store } from '../store/store.ts';
 import { SENT_BY_UPLOAD } from './files.ts';
 import { recordAudit } from './history.ts';
 import { type MovedRevision, queryOf, transition } from './transitions.ts';
+import { storedUploads } from './uploads.ts';
 
 interface FileRetention {
   /** Files are kept for this long after the last load that used them. */
@@ -26,7 +27,7 @@ interface RemovalReport {
  */
 export async function removeFiles(
   db: Kysely<Database>,
-  dataDir: string,
+  store: Store,
   retention: FileRetention,
 ): Promise<RemovalReport> {
   const expired = await asOnlySweep(db, [], async (trx) => {
@@ -36,7 +37,7 @@ export async function removeFiles(
     return cancelled;
   });
   const removed = await asOnlySweep(db, { removedFiles: 0, removedBytes: 0 }, (trx) =>
-    removeMarkedFiles(trx, dataDir),
+    removeMarkedFiles(trx, store),
   );
   return { expired, ...removed };
 }
@@ -115,7 +116,7 @@ async function forgetWriters(trx: Transaction<Database>): Promise<void> {
 }
 
 /** A sweep that is killed before the commit leaves removed files unrecorded; the next sweep records them. */
-async function removeMarkedFiles(trx: Transaction<Database>, dataDir: string) {
+async function removeMarkedFiles(trx: Transaction<Database>, store: Store) {
   const marked = await trx
     .selectFrom('ingest.upload')
     .select(['upload_id', 'offset_bytes'])
@@ -123,7 +124,8 @@ async function removeMarkedFiles(trx: Transaction<Database>, dataDir: string) {
     .where('file_removed_at', 'is', null)
     .execute();
   const ids = marked.map(({ upload_id }) => upload_id);
-  await removeUploadFiles(dataDir, new Set(ids));
+  await store.remove(await storedUploads(queryOf(trx), ids));
+  await sql`DELETE FROM ingest.upload_segment WHERE upload_id = ANY (${ids}::text[])`.execute(trx);
   await sql`UPDATE ingest.upload SET file_removed_at = now() WHERE upload_id = ANY (${ids}::text[])`.execute(
     trx,
   );

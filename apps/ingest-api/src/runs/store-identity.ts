@@ -3,7 +3,7 @@ import type { Database } from 'db-schema';
 import type { Kysely, Transaction } from 'kysely';
 import type { Logger } from 'pino';
 import { describeError, isDatabaseUnavailable } from '../errors.ts';
-import { type Marker, readMarker, rememberMarker, writeMarker } from '../store/folder.ts';
+import type { Marker, Store } from '../store/store.ts';
 import { recordAudit } from './history.ts';
 import { type LostBytes, setBackAllShort } from './uploads.ts';
 
@@ -20,19 +20,15 @@ export class WrongStore extends Error {
  * @returns false when the database cannot be reached: a process may start before its database, and then tries again.
  * @throws {WrongStore} says what was found on both sides, and what to do.
  */
-export async function openWhenReachable(
-  db: Kysely<Database>,
-  dataDir: string,
-  log: Logger,
-): Promise<boolean> {
+export async function openWhenReachable(db: Kysely<Database>, store: Store, log: Logger): Promise<boolean> {
   try {
     await db.transaction().execute(async (trx) => {
-      let found = await readBoth(trx, dataDir);
+      let found = await readBoth(trx, store);
       if (found.row === undefined && found.marker === undefined) {
-        await createStore(trx, dataDir);
-        found = await readBoth(trx, dataDir);
+        await createStore(trx, store);
+        found = await readBoth(trx, store);
       }
-      rememberMarker(dataDir, matchingMarker(dataDir, found));
+      store.expectMarker(matchingMarker(store, found));
     });
     return true;
   } catch (error) {
@@ -46,10 +42,10 @@ export async function openWhenReachable(
  * Marks folder and row as newer than every copy of the folder that exists so far. The folder is marked first: it may be
  * ahead of the row.
  */
-export async function renewStore(db: Kysely<Database>, dataDir: string): Promise<void> {
+export async function renewStore(db: Kysely<Database>, store: Store): Promise<void> {
   await db.transaction().execute(async (trx) => {
-    const marker = matchingMarker(dataDir, await readBoth(trx, dataDir));
-    await writeBoth(trx, dataDir, { storeId: marker.storeId, generation: marker.generation + 1 });
+    const marker = matchingMarker(store, await readBoth(trx, store));
+    await writeBoth(trx, store, { storeId: marker.storeId, generation: marker.generation + 1 });
   });
 }
 
@@ -59,24 +55,24 @@ export async function renewStore(db: Kysely<Database>, dataDir: string): Promise
  */
 export async function adoptStore(
   db: Kysely<Database>,
-  dataDir: string,
+  store: Store,
   { actor, reason }: { readonly actor: string; readonly reason: string },
 ): Promise<{ readonly storeId: string; readonly lost: readonly LostBytes[] }> {
   const storeId = await db.transaction().execute(async (trx) => {
-    const { row, marker } = await readBoth(trx, dataDir);
+    const { row, marker } = await readBoth(trx, store);
     const adopted = {
       storeId: marker?.storeId ?? row?.storeId ?? randomUUID(),
       generation: Math.max(marker?.generation ?? 0, row?.generation ?? 0) + 1,
     };
-    await writeBoth(trx, dataDir, adopted);
+    await writeBoth(trx, store, adopted);
     await recordAudit(trx, {
       actor,
       action: 'adopt_store',
-      detail: { reason, dataDir, folder: marker ?? null, database: row ?? null, now: adopted },
+      detail: { reason, store: store.name, marker: marker ?? null, database: row ?? null, now: adopted },
     });
     return adopted.storeId;
   });
-  return { storeId, lost: await setBackAllShort(db, dataDir) };
+  return { storeId, lost: await setBackAllShort(db, store) };
 }
 
 interface BothSides {
@@ -85,17 +81,17 @@ interface BothSides {
 }
 
 /** Locks the row, so that processes which read and write both sides do so one after the other. */
-async function readBoth(trx: Transaction<Database>, dataDir: string): Promise<BothSides> {
+async function readBoth(trx: Transaction<Database>, store: Store): Promise<BothSides> {
   const row = await trx
     .selectFrom('ingest.store')
     .select(['store_id as storeId', 'generation'])
     .forUpdate()
     .executeTakeFirst();
-  return { row, marker: await readMarker(dataDir) };
+  return { row, marker: await store.readMarker() };
 }
 
 /** Changes nothing when another process creates the store at the same time: the insert waits for its commit. */
-async function createStore(trx: Transaction<Database>, dataDir: string): Promise<void> {
+async function createStore(trx: Transaction<Database>, store: Store): Promise<void> {
   const marker = { storeId: randomUUID(), generation: 1 };
   const created = await trx
     .insertInto('ingest.store')
@@ -103,11 +99,11 @@ async function createStore(trx: Transaction<Database>, dataDir: string): Promise
     .onConflict((conflict) => conflict.doNothing())
     .returning('store_id')
     .executeTakeFirst();
-  if (created !== undefined) await writeMarker(dataDir, marker); // before the commit: one without the other is refused
+  if (created !== undefined) await store.writeMarker(marker); // before the commit: one without the other is refused
 }
 
-async function writeBoth(trx: Transaction<Database>, dataDir: string, marker: Marker): Promise<void> {
-  await writeMarker(dataDir, marker);
+async function writeBoth(trx: Transaction<Database>, store: Store, marker: Marker): Promise<void> {
+  await store.writeMarker(marker);
   await trx
     .insertInto('ingest.store')
     .values({ store_id: marker.storeId, generation: marker.generation })
@@ -115,11 +111,11 @@ async function writeBoth(trx: Transaction<Database>, dataDir: string, marker: Ma
       conflict.column('singleton').doUpdateSet({ store_id: marker.storeId, generation: marker.generation }),
     )
     .execute();
-  rememberMarker(dataDir, marker);
+  store.expectMarker(marker);
 }
 
 /** The folder may be ahead of the row: the database was restored, or a process was killed between the two writes. */
-function matchingMarker(dataDir: string, { row, marker }: BothSides): Marker {
+function matchingMarker(store: Store, { row, marker }: BothSides): Marker {
   if (
     row !== undefined &&
     marker !== undefined &&
@@ -129,15 +125,15 @@ function matchingMarker(dataDir: string, { row, marker }: BothSides): Marker {
     return marker;
   const folder =
     marker === undefined
-      ? `The folder ${dataDir} has no marker of a store`
-      : `The folder ${dataDir} is store ${marker.storeId} (generation ${marker.generation})`;
+      ? `${store.name} has no marker of a store`
+      : `${store.name} is store ${marker.storeId} (generation ${marker.generation})`;
   const database =
     row === undefined
       ? 'the database has no store yet'
       : `the store of the database is ${row.storeId} (generation ${row.generation})`;
   const older =
-    marker !== undefined && marker.storeId === row?.storeId ? ' The folder is an older copy.' : '';
+    marker !== undefined && marker.storeId === row?.storeId ? ' The folder or bucket is an older copy.' : '';
   throw new WrongStore(
-    `${folder}, and ${database}.${older} Nothing was changed. Check that the right disk is mounted, and that INGEST_DATA_DIR and DATABASE_URL belong together. After a restore, stop every service and loader and run: ingest-api store adopt --reason TEXT`,
+    `${folder}, and ${database}.${older} Nothing was changed. Check that the right disk is mounted, and that INGEST_STORE (or INGEST_DATA_DIR) and DATABASE_URL belong together. After a restore, stop every service and loader and run: ingest-api store adopt --reason TEXT`,
   );
 }

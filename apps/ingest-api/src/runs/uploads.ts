@@ -2,13 +2,14 @@ import type { Database } from 'db-schema';
 import { type Kysely, type Selectable, sql } from 'kysely';
 import type { ModelName } from 'wire';
 import { IngestError } from '../errors.ts';
-import type { UploadRecord, UploadRecords } from '../store/claims.ts';
-import { seemsShort, storedBytes, toDiskFault } from '../store/folder.ts';
+import type { UploadRecords } from '../store/claims.ts';
+import type { Store, StoredUpload, UploadOffset, UploadRecord } from '../store/store.ts';
 import { SENT_BY_UPLOAD } from './files.ts';
 import { type Query, queryOf, transition } from './transitions.ts';
 
 /** The records of uploads that `store/` keeps in PostgreSQL. */
 export function uploadRecords(db: Kysely<Database>): UploadRecords {
+  const query = queryOf(db);
   return {
     async claim(uploadId, writer, insteadOf) {
       const claimed = await db
@@ -50,27 +51,23 @@ export function uploadRecords(db: Kysely<Database>): UploadRecords {
         .executeTakeFirst();
       return numUpdatedRows === 1n;
     },
-    async advance(uploadId, writer, fromBytes, toBytes) {
-      const isReceived = sql<boolean>`bytes = ${toBytes}`;
-      const row = await db
-        .updateTable('ingest.upload')
-        .set({
-          offset_bytes: toBytes,
-          last_progress_at: sql<Date>`now()`,
-          // One statement instead of three: each commit waits for the disk.
-          received_at: sql<Date | null>`CASE WHEN ${isReceived} THEN now() END`,
-          writer: sql<string | null>`CASE WHEN ${isReceived} THEN NULL ELSE writer END`,
-        })
-        .where('upload_id', '=', uploadId)
-        .where('offset_bytes', '=', fromBytes)
-        .where('writer', '=', writer)
-        .where('removed_at', 'is', null)
-        .returning(isReceived.as('isReceived'))
-        .executeTakeFirst();
-      if (row !== undefined) return row.isReceived;
+    async advance(uploadId, writer, fromBytes, toBytes, segment) {
+      const [moved] =
+        segment === undefined
+          ? await query<Moved>(MOVE_OFFSET, [uploadId, writer, fromBytes, toBytes])
+          : await query<Moved>(ADD_SEGMENT, [
+              uploadId,
+              writer,
+              fromBytes,
+              toBytes,
+              segment.bytes,
+              segment.key,
+              segment.crc32,
+            ]);
+      if (moved !== undefined) return moved.isReceived;
       throw new IngestError(
         'upload_locked',
-        `Another request took upload ${uploadId} over, or the disk lost its bytes. Ask for the offset with HEAD and continue from there.`,
+        `Another request took upload ${uploadId} over, or the store lost its bytes. Ask for the offset with HEAD and continue from there.`,
       );
     },
     async release(uploadId, writer) {
@@ -84,8 +81,45 @@ export function uploadRecords(db: Kysely<Database>): UploadRecords {
   };
 }
 
+interface Moved {
+  readonly isReceived: boolean;
+}
+
+/** One statement instead of three: each commit waits for the disk. With the last byte the upload is received. */
+const MOVE_OFFSET = `
+  UPDATE ingest.upload SET offset_bytes = $4, last_progress_at = now(),
+    received_at = CASE WHEN bytes = $4 THEN now() END,
+    writer = CASE WHEN bytes = $4 THEN NULL ELSE writer END
+  WHERE upload_id = $1 AND offset_bytes = $3 AND writer = $2 AND removed_at IS NULL
+  RETURNING bytes = $4 AS "isReceived"`;
+
+/**
+ * The same for an object of a bucket, which gets its row, or else is an orphan. The writer's own row must exist: a process
+ * that was frozen for so long that its orphans were removed cannot name one of them (`removeOrphans`, `forgetWriters`).
+ */
+const ADD_SEGMENT = `
+  WITH moved AS (${MOVE_OFFSET.replace('RETURNING', 'AND EXISTS (SELECT FROM ingest.writer w WHERE w.writer = $2) RETURNING')}),
+  added AS (
+    INSERT INTO ingest.upload_segment (upload_id, from_byte, bytes, object_key, crc32)
+    SELECT $1, $3, $5::integer, $6, $7::bigint FROM moved)
+  SELECT "isReceived" FROM moved`;
+
 /** Replaces a writer that may still be writing, until the next one has a new file. Never the name of a process. */
 const NOBODY = 'nobody';
+
+/** What a store must know of the upload `u`: columns of a query. */
+export const STORED_UPLOAD = `
+  u.upload_id AS "uploadId", coalesce(u.file, u.upload_id) AS "fileName",
+  (SELECT coalesce(jsonb_agg(jsonb_build_object(
+            'fromByte', s.from_byte, 'bytes', s.bytes, 'key', s.object_key, 'crc32', s.crc32) ORDER BY s.from_byte), '[]')
+   FROM ingest.upload_segment s WHERE s.upload_id = u.upload_id) AS segments`;
+
+/** What a store must know of these uploads. */
+export function storedUploads(query: Query, uploadIds: readonly string[]): Promise<readonly StoredUpload[]> {
+  return query(`SELECT ${STORED_UPLOAD} FROM ingest.upload u WHERE u.upload_id = ANY ($1::text[])`, [
+    uploadIds,
+  ]);
+}
 
 const RECORD = ['bytes', 'offset_bytes', 'created_at', 'file'] as const;
 
@@ -141,17 +175,17 @@ export async function findUpload(db: Kysely<Database>, uploadId: string): Promis
   };
 }
 
-/** An upload whose file may not hold the acknowledged bytes. */
+/** An upload whose store may not hold the acknowledged bytes. */
 export interface Suspect {
   readonly uploadId: string;
   /**
    * The `received_at` (as PostgreSQL's text) of content that was read and is not what was declared. Content that was
-   * received again since is left alone. Without it, the size of the file is checked.
+   * received again since is left alone. Without it, the store is asked how many bytes it holds.
    */
   readonly wrongSince?: string;
 }
 
-/** An upload whose offset was set back to what its file holds; to 0 when the content is wrong. */
+/** An upload whose offset was set back to what the store holds; to 0 when the content is wrong. */
 export interface LostBytes {
   readonly uploadId: string;
   readonly recordedBytes: number;
@@ -165,7 +199,7 @@ interface SetBack {
 }
 
 /**
- * Sets uploads back to what their files hold, and the waiting runs with them to `receiving`, so that the same push sends
+ * Sets uploads back to what the store holds, and the waiting runs with them to `receiving`, so that the same push sends
  * the rest at once. Removes an upload that no run waits for, so that no later run shares its missing content. The start
  * of the service, requests and loads all use this function, inside a transaction.
  *
@@ -175,21 +209,26 @@ interface SetBack {
  */
 export async function setBackUploads(
   query: Query,
-  dataDir: string,
+  store: Store,
   suspects: readonly Suspect[],
   actor: 'service' | 'loader',
 ): Promise<SetBack> {
   const uploads = await query<LockedUpload>(LOCK_UPLOADS, [suspects.map(({ uploadId }) => uploadId)]);
   const wrong = new Map(suspects.map(({ uploadId, wrongSince }) => [uploadId, wrongSince]));
   const lost: LostBytes[] = [];
-  for (const { uploadId, fileName, recordedBytes, receivedAt } of uploads) {
+  for (const upload of uploads) {
+    const { uploadId, recordedBytes, receivedAt } = upload;
     const wrongSince = wrong.get(uploadId);
-    // While the record is locked no writer moves its offset, and a sound file holds at least that many bytes.
-    const stored = wrongSince === undefined ? await storedBytes(dataDir, fileName) : 0;
+    // While the record is locked no writer moves its offset, and a sound store holds at least that many bytes.
+    const stored = wrongSince === undefined ? await store.durableBytes(upload) : 0;
     if (wrongSince === undefined ? stored < recordedBytes : wrongSince === receivedAt)
       lost.push({ uploadId, recordedBytes, storedBytes: stored });
   }
   await query(SET_BACK_UPLOADS, [
+    lost.map(({ uploadId }) => uploadId),
+    lost.map(({ storedBytes }) => storedBytes),
+  ]);
+  await query(FORGET_SEGMENTS, [
     lost.map(({ uploadId }) => uploadId),
     lost.map(({ storedBytes }) => storedBytes),
   ]);
@@ -201,19 +240,16 @@ export async function setBackUploads(
   return { lost, revisionIds };
 }
 
-interface LockedUpload {
-  readonly uploadId: string;
-  readonly fileName: string;
+interface LockedUpload extends StoredUpload {
   readonly recordedBytes: number;
   readonly receivedAt: string | null;
 }
 
 /** In a fixed order, so that two transactions with common uploads cannot deadlock. */
 const LOCK_UPLOADS = `
-  SELECT upload_id AS "uploadId", coalesce(file, upload_id) AS "fileName", offset_bytes AS "recordedBytes",
-         received_at::text AS "receivedAt"
-  FROM ingest.upload WHERE upload_id = ANY ($1::text[]) AND removed_at IS NULL
-  ORDER BY upload_id FOR NO KEY UPDATE`;
+  SELECT ${STORED_UPLOAD}, u.offset_bytes AS "recordedBytes", u.received_at::text AS "receivedAt"
+  FROM ingest.upload u WHERE u.upload_id = ANY ($1::text[]) AND u.removed_at IS NULL
+  ORDER BY u.upload_id FOR NO KEY UPDATE`;
 
 /**
  * A current writer has the damaged file open and may write on: its record gets `NOBODY`, so that the next writer
@@ -228,6 +264,11 @@ const SET_BACK_UPLOADS = `
         WHERE ${SENT_BY_UPLOAD} AND r.state IN ('receiving', 'queued')) THEN now() END
   FROM unnest($1::text[], $2::bigint[]) AS l (upload_id, stored_bytes)
   WHERE u.upload_id = l.upload_id`;
+
+/** Objects behind the offset are orphans from now on. */
+const FORGET_SEGMENTS = `
+  DELETE FROM ingest.upload_segment s USING unnest($1::text[], $2::bigint[]) AS l (upload_id, stored_bytes)
+  WHERE s.upload_id = l.upload_id AND s.from_byte >= l.stored_bytes`;
 
 /** Also runs of an upload that another transaction has just set back. */
 const SENT_BY_THESE = `r.revision_id = ANY (ARRAY(
@@ -251,25 +292,21 @@ const RECORD_LOSS = `
   WHERE r.revision_id = ANY ($1::int[])`;
 
 /**
- * The upload with an offset that its file really holds, for a request that needs its bytes: when the file is short, the
+ * The upload with an offset that the store really holds, for a request that needs its bytes: when its file is short, the
  * record is set back first. Undefined when the upload is then removed, because no run waits for it.
  *
  * @throws a `storage_fault` when the disk fails.
  */
 export async function withTrueOffset(
   db: Kysely<Database>,
-  dataDir: string,
+  store: Store,
   upload: FoundUpload,
   onLost: (lost: readonly LostBytes[]) => void,
 ): Promise<FoundUpload | undefined> {
-  const { uploadId, fileName, offsetBytes } = upload;
-  try {
-    if (!(await seemsShort(dataDir, fileName, offsetBytes))) return upload;
-    onLost(await setBackShort(db, dataDir, [uploadId]));
-  } catch (error) {
-    throw toDiskFault(error, uploadId);
-  }
-  return findUpload(db, uploadId);
+  const short = await store.maybeShort([upload]);
+  if (short.length === 0) return upload;
+  onLost(await setBackShort(db, store, short));
+  return findUpload(db, upload.uploadId);
 }
 
 const COMPARED_AT_ONCE = 32;
@@ -279,21 +316,21 @@ const COMPARED_AT_ONCE = 32;
  * short or missing. Requests may arrive meanwhile, and another service may use the same folder: bytes are synced before
  * they are recorded, so a file is never shorter than its record says unless it lost bytes.
  */
-export async function setBackAllShort(db: Kysely<Database>, dataDir: string): Promise<readonly LostBytes[]> {
+export async function setBackAllShort(db: Kysely<Database>, store: Store): Promise<readonly LostBytes[]> {
   const uploads = await db
     .selectFrom('ingest.upload')
-    .select(['upload_id', 'file', 'offset_bytes'])
+    .select([
+      'upload_id as uploadId',
+      sql<string>`coalesce(file, upload_id)`.as('fileName'),
+      'offset_bytes as offsetBytes',
+    ])
     .where('removed_at', 'is', null)
     .where('offset_bytes', '>', 0)
     .execute();
   const lost: LostBytes[] = [];
   for (let start = 0; start < uploads.length; start += COMPARED_AT_ONCE) {
-    const some = uploads.slice(start, start + COMPARED_AT_ONCE);
-    const short = await Promise.all(
-      some.map(({ upload_id, file, offset_bytes }) => seemsShort(dataDir, file ?? upload_id, offset_bytes)),
-    );
-    const ids = some.filter((_, i) => short[i]).map(({ upload_id }) => upload_id);
-    lost.push(...(await setBackShort(db, dataDir, ids)));
+    const short = await store.maybeShort(uploads.slice(start, start + COMPARED_AT_ONCE));
+    lost.push(...(await setBackShort(db, store, short)));
   }
   return lost;
 }
@@ -301,13 +338,12 @@ export async function setBackAllShort(db: Kysely<Database>, dataDir: string): Pr
 /** `setBackUploads` for uploads that may be short, in a transaction of its own. */
 async function setBackShort(
   db: Kysely<Database>,
-  dataDir: string,
-  uploadIds: readonly string[],
+  store: Store,
+  uploads: readonly UploadOffset[],
 ): Promise<readonly LostBytes[]> {
-  if (uploadIds.length === 0) return [];
-  const suspects = uploadIds.map((uploadId) => ({ uploadId }));
+  if (uploads.length === 0) return [];
   const { lost } = await db
     .transaction()
-    .execute((trx) => setBackUploads(queryOf(trx), dataDir, suspects, 'service'));
+    .execute((trx) => setBackUploads(queryOf(trx), store, uploads, 'service'));
   return lost;
 }

@@ -1,7 +1,7 @@
 import type { Lock, Locker, RequestRelease } from '@tus/utils';
 import type { ConnectOptions } from 'db-schema';
 import { IngestError } from '../errors.ts';
-import { copyAcknowledged, removeUploadFile, toDiskFault } from './folder.ts';
+import type { Segment, Store, UploadRecord } from './store.ts';
 import { hasEnded, isSameProcess, type WriterSession, WriterSessions } from './writers.ts';
 
 /** A holder that received no bytes for this long is asked to release the upload to a new request. */
@@ -12,7 +12,7 @@ const WAIT_MS = 5_000;
 const ASK_AGAIN_MS = 300;
 
 interface UploadLocksOptions {
-  readonly dataDir: string;
+  readonly store: Store;
   readonly connection: ConnectOptions;
   readonly records: UploadRecords;
   /** Called when this process lost the session that it writes all uploads under; their requests were asked to stop. */
@@ -25,20 +25,20 @@ interface UploadLocksOptions {
  *
  * The queue below orders the requests of one process. The first in the queue then enters its process as the writer in the
  * upload's record (`UploadClaim`), which all processes share. Beats show whether a writer that a record names is alive
- * (`writers.ts`). When it is gone, it may only be frozen: the next writer continues in a new file. (tus 1.0 leaves locking
+ * (`writers.ts`). When it is gone, it may only be frozen: the next writer continues where the late bytes of that one do not count. (tus 1.0 leaves locking
  * to the server; the MemoryLocker of @tus/server spins, and guards one process.)
  */
 export class UploadLocks implements Locker {
   readonly #held = new Map<string, Held>();
   readonly #waitingElsewhere = new Map<string, () => void>();
-  readonly #dataDir: string;
+  readonly #store: Store;
   readonly #records: UploadRecords;
   readonly #sessions: WriterSessions;
   readonly #closing = new AbortController();
   #noteIdle = () => {};
 
-  constructor({ dataDir, connection, records, onSessionLost }: UploadLocksOptions) {
-    this.#dataDir = dataDir;
+  constructor({ store, connection, records, onSessionLost }: UploadLocksOptions) {
+    this.#store = store;
     this.#records = records;
     this.#sessions = new WriterSessions({
       connection,
@@ -181,7 +181,7 @@ export class UploadLocks implements Locker {
 
   /**
    * Continues the upload of a writer that is gone, and that may only be frozen in the middle of a write. First removes it
-   * from the record, so that the acknowledged offset is final; then continues in another file, and leaves it the old one.
+   * from the record, so that the acknowledged offset is final; then the store sees to it that its late bytes do not count.
    */
   async #takeOver(
     uploadId: string,
@@ -190,15 +190,14 @@ export class UploadLocks implements Locker {
   ): Promise<UploadRecord | undefined> {
     const fenced = await this.#records.fence(uploadId, goneWriter);
     if (fenced === undefined) return undefined;
-    try {
-      const fileName = await copyAcknowledged(this.#dataDir, fenced);
-      const isOurs = await this.#records.claimFenced(fenced, session.writer, fileName);
+    const fileName = await this.#store.takeOver(fenced);
+    const isOurs = await this.#records.claimFenced(fenced, session.writer, fileName);
+    if (fileName !== fenced.fileName) {
+      const unused = isOurs ? fenced.fileName : fileName;
       // If this fails, the file is removed with the upload.
-      await removeUploadFile(this.#dataDir, isOurs ? fenced.fileName : fileName).catch(() => {});
-      return isOurs ? { ...fenced, fileName } : undefined;
-    } catch (error) {
-      throw toDiskFault(error, uploadId);
+      await this.#store.discard({ uploadId, fileName: unused, segments: [] }).catch(() => {});
     }
+    return isOurs ? { ...fenced, fileName } : undefined;
   }
 
   /**
@@ -307,13 +306,14 @@ export class UploadClaim {
   }
 
   /** Records that the bytes up to `offsetBytes` are safe. With the last byte the upload is received, and the claim ends. */
-  async advance(offsetBytes: number): Promise<void> {
+  async advance(offsetBytes: number, segment?: Segment): Promise<void> {
     const { uploadId } = this.record;
     this.#isReleased = await this.#records.advance(
       uploadId,
       this.#session.writer,
       this.#recordedBytes,
       offsetBytes,
+      segment,
     );
     this.#recordedBytes = offsetBytes;
   }
@@ -327,17 +327,6 @@ export class UploadClaim {
     }
     if (notifyWaiters) await this.#session.notifyFreed(uploadId);
   }
-}
-
-/** What the store must know about an upload. It is kept in PostgreSQL (`runs/uploads.ts`), so that no record can be torn. */
-export interface UploadRecord {
-  readonly uploadId: string;
-  /** In the folder of the uploads. */
-  readonly fileName: string;
-  readonly sizeBytes: number;
-  /** Synced bytes. */
-  readonly offsetBytes: number;
-  readonly createdAt: Date;
 }
 
 export interface UploadRecords {
@@ -355,11 +344,17 @@ export interface UploadRecords {
   claimFenced(fenced: UploadRecord, writer: string, fileName: string): Promise<boolean>;
   /**
    * Moves the durable offset. Rejects when it is no longer `fromBytes`, or `writer` no longer the writer. With the last
-   * byte the upload is received, and the record names no writer.
+   * byte the upload is received, and the record names no writer. The object of a bucket gets its row in the same statement.
    *
    * @returns whether the upload is received.
    */
-  advance(uploadId: string, writer: string, fromBytes: number, toBytes: number): Promise<boolean>;
+  advance(
+    uploadId: string,
+    writer: string,
+    fromBytes: number,
+    toBytes: number,
+    segment?: Segment,
+  ): Promise<boolean>;
   /** Removes `writer` from the record, if it is there. */
   release(uploadId: string, writer: string): Promise<void>;
 }

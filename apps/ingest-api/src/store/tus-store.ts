@@ -1,28 +1,29 @@
-import type { FileHandle } from 'node:fs/promises';
 import { FileStore } from '@tus/file-store';
 import { Upload } from '@tus/utils';
 import type { UploadClaim } from './claims.ts';
-import { openForWriting, syncFolder, toDiskFault } from './folder.ts';
-import { writeDurably } from './write.ts';
+import type { Gathering, Store } from './store.ts';
 
 interface DurableStoreOptions {
-  readonly dataDir: string;
+  readonly store: Store;
   /** The right to write an upload; the caller of the store holds its lock. */
   claimOf(uploadId: string): UploadClaim;
 }
 
 /**
- * The tus server's store: one file for the bytes of each upload, its record in PostgreSQL, and no byte acknowledged before
- * it is synced. Creation and removal belong to the run that an upload is part of (`runs/`), not to the store.
+ * The tus server's store: bytes in a folder or a bucket, records in PostgreSQL, and no byte acknowledged before it is
+ * durable. Creation and removal belong to the run that an upload is part of (`runs/`), not to the store.
  */
 export class DurableStore extends FileStore {
   readonly #options: DurableStoreOptions;
 
   constructor(options: DurableStoreOptions) {
-    // FileStore would create its folder without waiting for it; `prepareDataDir` has created it already.
-    super({ directory: options.dataDir, configstore: NO_FILES });
+    super({ directory: options.store.name, configstore: NO_FILES });
     this.#options = options;
     this.extensions = ['creation', 'creation-with-upload', 'termination', 'expiration'];
+  }
+
+  get gathering(): Gathering {
+    return this.#options.store.gathering;
   }
 
   override async create(upload: Upload): Promise<Upload> {
@@ -52,34 +53,20 @@ export class DurableStore extends FileStore {
     offsetBytes: number,
     assertStillAllowed: () => Promise<void> = async () => {},
   ): Promise<number> {
-    const { dataDir } = this.#options;
     const claim = this.#options.claimOf(uploadId);
-    let isNamed = offsetBytes > 0;
-    let file: FileHandle | undefined;
-    try {
-      await claim.assertHeld();
-      file = await openForWriting(dataDir, claim.record.fileName, offsetBytes);
-      return await writeDurably({
-        file,
-        pieces,
-        offsetBytes,
-        async assertMayWrite() {
-          await claim.assertHeld();
-          await assertStillAllowed();
-        },
-        onDurable: async (durableBytes) => {
-          // The name of a new file is synced after its bytes: most file systems have written it with them.
-          if (!isNamed) await syncFolder(dataDir);
-          isNamed = true;
-          await assertStillAllowed();
-          await claim.advance(durableBytes);
-        },
-      });
-    } catch (error) {
-      throw toDiskFault(error, uploadId);
-    } finally {
-      await file?.close();
-    }
+    return this.#options.store.write({
+      upload: claim.record,
+      offsetBytes,
+      pieces,
+      async mayWrite() {
+        await claim.assertHeld();
+        await assertStillAllowed();
+      },
+      async onDurable(durableBytes, segment) {
+        await assertStillAllowed();
+        await claim.advance(durableBytes, segment);
+      },
+    });
   }
 }
 

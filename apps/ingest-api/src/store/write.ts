@@ -1,17 +1,15 @@
 import type { FileHandle } from 'node:fs/promises';
 import type { IncomingMessage } from 'node:http';
+import type { Gathering } from './store.ts';
 
-/** Small network chunks are gathered into pieces of about this size: one write per chunk is slow. */
-const MOST_GATHERED_BYTES = 1024 * 1024;
 const LEAST_GATHERED_BYTES = 128 * 1024;
-/** The bytes of a slow sender are yielded after this time, however few: the offset must be current at any rate. */
-const LONGEST_GATHERED_MS = 250;
 /** The limit for all bodies together; as many bytes again may be in the process of being written (`e2e/many-uploads.test.ts`). */
 const SHARED_BYTES = 32 * 1024 * 1024;
 
 let bodiesUnderWay = 0;
 
 interface GatherOptions {
+  readonly gathering: Gathering;
   /** More bytes than this reject with the error of `tooMuch`. */
   readonly limitBytes: number;
   tooMuch(): unknown;
@@ -22,7 +20,8 @@ interface GatherOptions {
 }
 
 /**
- * Yields the body of a request in pieces of about 1 MiB (smaller when there are many bodies, or a slow sender). The next
+ * Yields the body of a request in pieces of the size that its store wants (one write per network chunk is slow), smaller
+ * ones when there are many bodies, or a slow sender: the offset must be current at any rate. The next
  * piece arrives while the caller works on this one; when both are full, the body is paused. Ends with the body, with the
  * connection, or with the signal. The bytes that have arrived by then are yielded, so that the sender can continue from there.
  *
@@ -32,10 +31,10 @@ interface GatherOptions {
  */
 export async function* gatherBody(
   body: IncomingMessage,
-  { limitBytes, tooMuch, signal, onProgress }: GatherOptions,
+  { gathering, limitBytes, tooMuch, signal, onProgress }: GatherOptions,
 ): AsyncGenerator<readonly Uint8Array[]> {
   bodiesUnderWay += 1;
-  let pieceBytes = shareOfMemory(); // fixed per piece: if it grew, a full piece would wait for bytes of a paused body
+  let pieceBytes = shareOfMemory(gathering); // fixed per piece: if it grew, a full piece would wait for bytes of a paused body
   let gathered: Uint8Array[] = [];
   let gatheredBytes = 0;
   let totalBytes = 0;
@@ -73,7 +72,7 @@ export async function* gatherBody(
     if (gatheredBytes === 0) return;
     isDue = true;
     wake();
-  }, LONGEST_GATHERED_MS).unref();
+  }, gathering.longestMs).unref();
   try {
     for (;;) {
       if (!isOver && gatheredBytes < pieceBytes && !isDue) {
@@ -87,7 +86,7 @@ export async function* gatherBody(
       gathered = [];
       gatheredBytes = 0;
       isDue = false;
-      pieceBytes = shareOfMemory();
+      pieceBytes = shareOfMemory(gathering);
       if (!isOver) body.resume();
       yield piece;
     }
@@ -99,8 +98,8 @@ export async function* gatherBody(
   }
 }
 
-function shareOfMemory(): number {
-  return Math.max(LEAST_GATHERED_BYTES, Math.min(MOST_GATHERED_BYTES, SHARED_BYTES / bodiesUnderWay));
+function shareOfMemory({ mostBytes }: Gathering): number {
+  return Math.max(LEAST_GATHERED_BYTES, Math.min(mostBytes, SHARED_BYTES / bodiesUnderWay));
 }
 
 /** The bytes of a request are synced whenever this many are new, so that little is left to sync at its end. */
@@ -119,7 +118,7 @@ interface DurableWrite {
   /** Called at intervals and at the end with the offset up to which the file is synced; never concurrently. */
   onDurable(offsetBytes: number): Promise<void>;
   /** Called before each write. Rejects when the right to write is lost. */
-  assertMayWrite(): Promise<void>;
+  mayWrite(): Promise<void>;
 }
 
 /**
@@ -135,7 +134,7 @@ export async function writeDurably({
   pieces,
   offsetBytes,
   onDurable,
-  assertMayWrite,
+  mayWrite,
 }: DurableWrite): Promise<number> {
   let writtenBytes = offsetBytes;
   let syncedBytes = offsetBytes; // or being synced
@@ -147,7 +146,7 @@ export async function writeDurably({
   let syncing: Promise<void> = Promise.resolve();
 
   const write = async (piece: readonly Uint8Array[]) => {
-    await assertMayWrite();
+    await mayWrite();
     writtenBytes += await writeAll(file, piece, writtenBytes);
   };
   const sync = async (toBytes: number) => {

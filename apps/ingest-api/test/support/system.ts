@@ -46,7 +46,8 @@ export async function startSystem(
   });
   const dataDir = await mkdtemp(path.join(tmpdir(), 'ingest-test-'));
   const config = typeof given === 'function' ? await given(database.url) : given;
-  const common = { databaseUrl: database.url, dataDir, logLevel: 'silent' as const };
+  const store = { kind: 'folder', path: dataDir } as const;
+  const common = { databaseUrl: database.url, store, logLevel: 'silent' as const };
   const stops: (() => Promise<void>)[] = [];
   let service = await startService({ ...DEFAULTS, ...common, ...config });
   const pool = new pg.Pool({ connectionString: database.url, max: 4, application_name: 'test' });

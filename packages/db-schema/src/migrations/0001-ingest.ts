@@ -115,15 +115,25 @@ CREATE TABLE ingest.upload (
   file text,
   writer text
 );
-COMMENT ON COLUMN ingest.upload.offset_bytes IS 'bytes that are synced to the disk: never more than the file has';
+COMMENT ON COLUMN ingest.upload.offset_bytes IS 'durable bytes: never more than the store holds';
 COMMENT ON COLUMN ingest.upload.metadata IS 'the header Upload-Metadata as it was sent; NULL for a file of a manifest';
-COMMENT ON COLUMN ingest.upload.file_removed_at IS 'when its file was deleted; removed_at allows the deletion';
+COMMENT ON COLUMN ingest.upload.file_removed_at IS 'when its file, or its objects, were deleted; removed_at allows the deletion';
 COMMENT ON COLUMN ingest.upload.file IS 'name of its file in the folder of the uploads; NULL for the upload id';
 COMMENT ON COLUMN ingest.upload.writer IS 'the writer that has not released the upload (docs/decisions/0020); NULL when there is none';
 CREATE INDEX upload_unfinished ON ingest.upload (upload_id) WHERE received_at IS NULL;
 CREATE INDEX upload_content ON ingest.upload (model, sha256, bytes) WHERE removed_at IS NULL;
 CREATE INDEX upload_file_to_remove ON ingest.upload (upload_id) WHERE removed_at IS NOT NULL AND file_removed_at IS NULL;
 CREATE INDEX upload_owner ON ingest.upload (created_by) WHERE file_removed_at IS NULL;
+
+CREATE TABLE ingest.upload_segment (
+  upload_id text NOT NULL REFERENCES ingest.upload,
+  from_byte bigint NOT NULL CHECK (from_byte >= 0),
+  bytes integer NOT NULL CHECK (bytes > 0),
+  object_key text NOT NULL UNIQUE,
+  crc32 bigint NOT NULL CHECK (crc32 BETWEEN 0 AND 4294967295),
+  PRIMARY KEY (upload_id, from_byte)
+);
+COMMENT ON TABLE ingest.upload_segment IS 'the objects of a bucket that hold the bytes of an upload; empty when the store is a folder';
 
 CREATE TABLE ingest.writer (
   writer text PRIMARY KEY,
