@@ -82,10 +82,8 @@ export class LifeModel {
     }
   }
 
-  /** Runs stand in the order in which they were first declared. */
+  /** The keys of these runs state no date, so the later declaration of a revision is the newer one. */
   #isNewer(candidate: Revision, current: Revision): boolean {
-    if (candidate.run === current.run) return candidate.revision > current.revision;
-    const first = (run: number) => this.revisions.findIndex((revision) => revision.run === run);
-    return first(candidate.run) > first(current.run);
+    return this.revisions.indexOf(candidate) > this.revisions.indexOf(current);
   }
 }
