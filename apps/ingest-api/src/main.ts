@@ -8,7 +8,7 @@ import { load } from './commands/load.ts';
 import { serve } from './commands/serve.ts';
 import { ConfigError, describeVariables, loadLoaderConfig, loadServeConfig } from './config.ts';
 import { describeError } from './errors.ts';
-import { WrongStore } from './runs/store-identity.ts';
+import { WrongStore } from './store/store.ts';
 
 const EXIT_FAULT = 1;
 const EXIT_USAGE = 2;

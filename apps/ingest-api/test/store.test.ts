@@ -3,7 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { expect } from 'chai';
-import { NO_GATEWAY, startS3, versityGateway } from 'local-s3';
+import { testS3 } from 'local-s3';
 import { folderStore } from '../src/store/folder.ts';
 import { s3Store } from '../src/store/s3.ts';
 import { BytesMissing, type Segment, type Store, type StoredUpload } from '../src/store/store.ts';
@@ -22,30 +22,10 @@ const STORES: Readonly<Record<string, () => Promise<TestStore | undefined>>> = {
     return { store: open(), reopen: open, stop: () => rm(dataDir, { recursive: true }) };
   },
   'a bucket': async () => {
-    const binary = await versityGateway();
-    if (binary === undefined) return undefined;
-    const dataDir = await mkdtemp(path.join(tmpdir(), 'store-'));
-    const s3 = await startS3({ binary, dataDir });
-    Object.assign(process.env, s3.env);
-    const open = () =>
-      s3Store({
-        kind: 's3',
-        bucket: s3.bucket,
-        prefix: 'some/prefix/',
-        endpoint: s3.endpoint,
-        region: 'us-east-1',
-        forcePathStyle: true,
-        caFile: undefined,
-      });
-    return {
-      store: open(),
-      reopen: open,
-      stop: async () => {
-        await s3.kill();
-        for (const name of Object.keys(s3.env)) delete process.env[name];
-        await rm(dataDir, { recursive: true });
-      },
-    };
+    const s3 = await testS3();
+    if (s3 === undefined) return undefined;
+    const location = s3.newLocation();
+    return { store: s3Store(location), reopen: () => s3Store(location), stop: async () => {} };
   },
 };
 
@@ -107,10 +87,7 @@ for (const [name, start] of Object.entries(STORES)) {
 
     before(async function () {
       const started = await start();
-      if (started === undefined) {
-        console.log(`    ${NO_GATEWAY}`);
-        return this.skip();
-      }
+      if (started === undefined) return this.skip();
       test = started;
       store = test.store;
       expect(await store.prepare(1)).to.deep.equal([]);

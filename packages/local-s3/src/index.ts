@@ -1,9 +1,10 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { access, mkdir, mkdtemp, rename, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
-import { homedir } from 'node:os';
+import { homedir, tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -68,24 +69,54 @@ async function exists(file: string): Promise<boolean> {
   );
 }
 
+let forTests: Promise<RunningS3 | undefined> | undefined;
+
+/**
+ * The server that the tests of this process share; it ends with the process. Undefined, with a line, where there is none. Its
+ * credentials are in the environment of the process from then on.
+ */
+export function testS3(): Promise<RunningS3 | undefined> {
+  forTests ??= (async () => {
+    const binary = await versityGateway();
+    if (binary === undefined) {
+      console.log(`    ${NO_GATEWAY}`);
+      return undefined;
+    }
+    const dataDir = mkdtempSync(path.join(tmpdir(), 'test-s3-'));
+    process.once('exit', () => rmSync(dataDir, { recursive: true, force: true }));
+    const s3 = await startS3({ binary, dataDir });
+    process.env.AWS_ACCESS_KEY_ID = s3.accessKeyId;
+    process.env.AWS_SECRET_ACCESS_KEY = s3.secretAccessKey;
+    return s3;
+  })();
+  return forTests;
+}
+
 export interface RunningS3 {
   readonly endpoint: string;
-  /** `s3://scores`. */
-  readonly address: string;
-  readonly bucket: string;
   /** Each object is a file below it. */
   readonly bucketDir: string;
   readonly accessKeyId: string;
   readonly secretAccessKey: string;
   /** What a program needs to reach the bucket: its INGEST_ and AWS_ variables. */
   readonly env: Readonly<Record<string, string>>;
+  /** A place of its own in the bucket, for a store that a test opens itself. */
+  newLocation(): {
+    readonly kind: 's3';
+    readonly bucket: string;
+    readonly prefix: string;
+    readonly endpoint: string;
+    readonly region: string;
+    readonly forcePathStyle: boolean;
+    readonly caFile: undefined;
+  };
   /** Ends the server at once. `start` starts it again at the same port. */
   kill(): Promise<void>;
   start(): Promise<void>;
 }
 
 /**
- * Starts versitygw on a folder, with one bucket and credentials of its own, on 127.0.0.1.
+ * Starts versitygw on a folder, with one bucket and credentials of its own, on 127.0.0.1. It ends with this process.
  *
  * @param dataDir is created, and keeps the objects.
  */
@@ -108,6 +139,7 @@ export async function startS3({
   const accessKeyId = `test${randomBytes(6).toString('hex')}`;
   const secretAccessKey = randomBytes(20).toString('hex');
   let server: ChildProcess | undefined;
+  process.once('exit', () => server?.kill('SIGKILL'));
 
   async function start(): Promise<void> {
     server = spawn(
@@ -127,6 +159,7 @@ export async function startS3({
         stdio: 'ignore',
       },
     );
+    server.unref(); // it does not keep this process alive
     const deadlineMs = Date.now() + STARTED_WITHIN_MS;
     while (!(await answers(endpoint))) {
       if (server.exitCode !== null || Date.now() > deadlineMs)
@@ -137,8 +170,6 @@ export async function startS3({
   await start();
   return {
     endpoint,
-    address: `s3://${BUCKET}`,
-    bucket: BUCKET,
     bucketDir,
     accessKeyId,
     secretAccessKey,
@@ -148,6 +179,15 @@ export async function startS3({
       AWS_ACCESS_KEY_ID: accessKeyId,
       AWS_SECRET_ACCESS_KEY: secretAccessKey,
     },
+    newLocation: () => ({
+      kind: 's3',
+      bucket: BUCKET,
+      prefix: `${randomBytes(6).toString('hex')}/`,
+      endpoint,
+      region: 'us-east-1',
+      forcePathStyle: true,
+      caFile: undefined,
+    }),
     async kill() {
       const killed = server;
       if (killed === undefined || killed.exitCode !== null || killed.signalCode !== null) return;

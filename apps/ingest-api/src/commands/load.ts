@@ -27,6 +27,7 @@ export async function load(config: LoadConfig, log: Logger, signal: AbortSignal)
   } as const;
   await refuseUnusable(connection);
   const store = await openStore(config.store);
+  for (const warning of await store.prepare()) log.warn(warning);
   const side = openDatabase({
     ...connection,
     applicationName: 'ingest-api load (side)',

@@ -9,7 +9,7 @@ import { createApp } from '../http/app.ts';
 import { createListener } from '../http/listener.ts';
 import { Readiness } from '../http/probes.ts';
 import { roomCheck } from '../http/room.ts';
-import { removeFiles } from '../runs/expiry.ts';
+import { removeFiles, removeOrphans } from '../runs/expiry.ts';
 import { openWhenReachable, renewStore } from '../runs/store-identity.ts';
 import { removeEndedSessions } from '../runs/tokens.ts';
 import { type MovedRevision, queueCompleteRevisions } from '../runs/transitions.ts';
@@ -19,6 +19,8 @@ import { openStore } from '../store/open.ts';
 import { DurableStore } from '../store/tus-store.ts';
 
 const SWEEP_EVERY_MS = 60_000;
+/** It lists the whole bucket. */
+const REMOVE_ORPHANS_EVERY_MS = 60 * 60_000;
 /** How often a service that cannot reach its database at the start tries again. */
 const OPEN_AGAIN_MS = 2_000;
 /** When the service stops, requests have this long to end by themselves. */
@@ -104,6 +106,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   }
 
   let hasCompared = false;
+  let orphansRemovedMs = Number.NEGATIVE_INFINITY;
   const sweep = async () => {
     try {
       await renewStore(db, store);
@@ -115,6 +118,11 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
       for (const { model, run, revision } of expired)
         log.info({ model, run, revision }, 'run cancelled: it received no bytes for too long');
       if (removedFiles > 0) log.info({ removedFiles, removedBytes }, 'removed files that no run needs');
+      if (performance.now() - orphansRemovedMs >= REMOVE_ORPHANS_EVERY_MS) {
+        orphansRemovedMs = performance.now();
+        const removedOrphans = await removeOrphans(db, store);
+        if (removedOrphans > 0) log.info({ removedOrphans }, 'removed objects that no upload names');
+      }
     } catch (error) {
       log.warn({ err: describeError(error) }, 'the sweep failed; it runs again in a minute');
     }

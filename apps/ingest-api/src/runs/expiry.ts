@@ -42,6 +42,22 @@ export async function removeFiles(
   return { expired, ...removed };
 }
 
+/**
+ * Removes objects of a bucket that no segment names: those of writers that were killed or fenced between the write and its
+ * record, and those of uploads that were set back.
+ *
+ * @returns how many.
+ */
+export async function removeOrphans(db: Kysely<Database>, store: Store): Promise<number> {
+  return asOnlySweep(db, 0, (trx) =>
+    store.removeOrphans(async (keys) => {
+      const { rows } = await sql<{ object_key: string }>`
+        SELECT object_key FROM ingest.upload_segment WHERE object_key = ANY (${keys}::text[])`.execute(trx);
+      return new Set(rows.map((row) => row.object_key));
+    }),
+  );
+}
+
 /** @returns `otherwise` when another process is sweeping. */
 async function asOnlySweep<T>(
   db: Kysely<Database>,

@@ -2,22 +2,17 @@ import { randomUUID } from 'node:crypto';
 import type { Database } from 'db-schema';
 import type { Kysely, Transaction } from 'kysely';
 import type { Logger } from 'pino';
-import { describeError, isDatabaseUnavailable } from '../errors.ts';
-import type { Marker, Store } from '../store/store.ts';
+import { describeError, IngestError, isDatabaseUnavailable } from '../errors.ts';
+import { type Marker, type Store, WrongStore } from '../store/store.ts';
 import { recordAudit } from './history.ts';
 import { type LostBytes, setBackAllShort } from './uploads.ts';
-
-/** The folder is not the one that the database knows; nothing was changed. */
-export class WrongStore extends Error {
-  override readonly name = 'WrongStore';
-}
 
 /**
  * Checks that folder and database belong together, before the process changes either: the folder's marker and the
  * database's row must name the same store, and the folder must not be older than the row. A database without a row and a
  * folder without a marker are both new: they get an id.
  *
- * @returns false when the database cannot be reached: a process may start before its database, and then tries again.
+ * @returns false when the database or the bucket cannot be reached: a process may start before them, and then tries again.
  * @throws {WrongStore} says what was found on both sides, and what to do.
  */
 export async function openWhenReachable(db: Kysely<Database>, store: Store, log: Logger): Promise<boolean> {
@@ -32,10 +27,19 @@ export async function openWhenReachable(db: Kysely<Database>, store: Store, log:
     });
     return true;
   } catch (error) {
-    if (!isDatabaseUnavailable(error)) throw error;
-    log.warn({ err: describeError(error) }, 'the database cannot be reached; trying again');
+    if (isDatabaseUnavailable(error))
+      log.warn({ err: describeError(error) }, 'the database cannot be reached; trying again');
+    else if (isStoreUnavailable(error))
+      log.warn({ err: describeError(error) }, 'the store cannot be reached; trying again');
+    else throw error;
     return false;
   }
+}
+
+function isStoreUnavailable(error: unknown): boolean {
+  return (
+    error instanceof IngestError && error.code === 'storage_fault' && error.retryAfterSeconds !== undefined
+  );
 }
 
 /**

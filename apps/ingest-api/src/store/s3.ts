@@ -17,7 +17,7 @@ import { defaultProvider } from '@aws-sdk/credential-provider-node';
 import { IngestError } from '../errors.ts';
 import { parseMarker } from './folder.ts';
 import type { BucketLocation } from './open.ts';
-import { BytesMissing, type Gathering, type Marker, type Segment, type Store } from './store.ts';
+import { BytesMissing, type Gathering, type Marker, type Segment, type Store, WrongStore } from './store.ts';
 
 /** One object per piece. Many uploads share the memory, and write smaller ones. */
 const GATHERING: Gathering = { mostBytes: 8 * 1024 * 1024, longestMs: 2_000 };
@@ -354,7 +354,7 @@ class Bucket {
     );
   }
 
-  /** @throws an error without a retry when the server says that there is no such bucket, or refuses the credentials. */
+  /** @throws {WrongStore} when the server says that there is no such bucket, or refuses the credentials. */
   async assertExists(): Promise<void> {
     try {
       await this.#client.send(new HeadBucketCommand({ Bucket: this.#bucket }), {
@@ -364,8 +364,7 @@ class Bucket {
       const status = statusOf(error);
       // A server that cannot be reached now is asked again: a process may start before its store.
       if (status !== 404 && status !== 403) return;
-      throw new IngestError(
-        'storage_fault',
+      throw new WrongStore(
         status === 404
           ? `There is no bucket "${this.#bucket}". Create it, or correct INGEST_STORE, INGEST_S3_ENDPOINT or INGEST_S3_REGION.`
           : `The server of the bucket "${this.#bucket}" refuses the credentials (403). Check the AWS credentials of this process and the policy of the bucket.`,

@@ -124,6 +124,11 @@ export class BytesMissing extends Error {
   override readonly name = 'BytesMissing';
 }
 
+/** The folder or bucket cannot be the store of this database. Nothing was changed; an operator must act. */
+export class WrongStore extends Error {
+  override readonly name = 'WrongStore';
+}
+
 /** The service creates upload ids: 128 random bits in hex. */
 const UPLOAD_ID = /^[0-9a-f]{32}$/;
 

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { migrateToLatest, openDatabase } from 'db-schema';
 import { createTestDatabase } from 'local-postgres';
+import { testS3 } from 'local-s3';
 import pg from 'pg';
 import { pino } from 'pino';
 import { load } from '../../src/commands/load.ts';
@@ -18,6 +19,7 @@ export * from './runs.ts';
 export interface TestSystem {
   readonly url: string;
   readonly databaseUrl: string;
+  /** The folder of the uploads, unless the store is a bucket. */
   readonly dataDir: string;
   /** Covers every model, with the scopes push and read. */
   readonly token: string;
@@ -46,7 +48,9 @@ export async function startSystem(
   });
   const dataDir = await mkdtemp(path.join(tmpdir(), 'ingest-test-'));
   const config = typeof given === 'function' ? await given(database.url) : given;
-  const store = { kind: 'folder', path: dataDir } as const;
+  // `TEST_STORE=s3` runs any test on a bucket, except those that look into the folder.
+  const s3 = process.env.TEST_STORE === 's3' ? await testS3() : undefined;
+  const store = config.store ?? s3?.newLocation() ?? ({ kind: 'folder', path: dataDir } as const);
   const common = { databaseUrl: database.url, store, logLevel: 'silent' as const };
   const stops: (() => Promise<void>)[] = [];
   let service = await startService({ ...DEFAULTS, ...common, ...config });
