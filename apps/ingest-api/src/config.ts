@@ -290,6 +290,29 @@ export function loadStoreConfig(env: Environment): StoreConfig {
   return load(env, (read, addFault) => ({ ...read(DATABASE), store: storeOf(read(STORE), addFault) }));
 }
 
+/**
+ * @param to the address of the other store, from the command line. A bucket is reached with the same INGEST_S3 variables.
+ * @throws {ConfigError} that names every fault.
+ */
+export function loadMoveConfig(env: Environment, to: string): StoreConfig & { readonly to: StoreLocation } {
+  return load(env, (read, addFault) => {
+    const values = read(STORE);
+    const from = storeOf(values, addFault);
+    const address = parseStoreAddress(to);
+    if (address === undefined)
+      addFault(`--to must be a path, file:///path or s3://bucket/prefix (found ${JSON.stringify(to)}).`);
+    if (address?.kind === 's3' && from.kind === 's3')
+      addFault(
+        '--to and INGEST_STORE are both buckets. Copy the objects with a tool of the provider (their keys below the prefix must stay as they are), then run: ingest-api store adopt --reason TEXT.',
+      );
+    return {
+      ...read(DATABASE),
+      store: from,
+      to: storeOf({ ...values, store: address, dataDir: undefined }, () => {}),
+    };
+  });
+}
+
 /** @throws {ConfigError} that names every fault. */
 export function loadDatabaseConfig(env: Environment): DatabaseConfig {
   return load(env, (read) => read(DATABASE));

@@ -7,11 +7,13 @@ import {
   type DatabaseConfig,
   type Environment,
   loadDatabaseConfig,
+  loadMoveConfig,
   loadStoreConfig,
   type StoreConfig,
 } from '../config.ts';
 import { contractRequest, listModels, setContract } from '../runs/models.ts';
 import { adoptStore } from '../runs/store-identity.ts';
+import { moveStore } from '../runs/store-move.ts';
 import { createToken, listTokens, revokeTokens, rotateToken } from '../runs/tokens.ts';
 import { openStore } from '../store/open.ts';
 
@@ -25,15 +27,22 @@ export function addAdminCommands(program: Command, env: Environment): void {
     .description('create or update the schema of the database; DATABASE_URL logs in as its owner')
     .action(() => migrate(loadDatabaseConfig(env)));
 
-  program
-    .command('store')
-    .description('the store of the bytes of uploads (INGEST_STORE)')
+  const store = program.command('store').description('the store of the bytes of uploads (INGEST_STORE)');
+  store
     .command('adopt')
     .description(
       'after a restore, with every service and loader stopped: make it the store of this database, and list the uploads that lack bytes',
     )
     .requiredOption('--reason <text>', 'why; the audit log keeps it')
     .action(({ reason }: { reason: string }) => adopt(loadStoreConfig(env), reason));
+
+  store
+    .command('move')
+    .description(
+      'with every service and loader stopped: copy the bytes of INGEST_STORE to another folder or bucket, check them, and make it the store of this database; safe to run again',
+    )
+    .requiredOption('--to <store>', 'a folder, or s3://bucket/prefix')
+    .action(({ to }: { to: string }) => move(loadMoveConfig(env, to)));
 
   addTokenCommands(program.command('token').description('tokens of the HTTP service'), env);
 
@@ -71,6 +80,33 @@ async function adopt(config: StoreConfig, reason: string): Promise<void> {
       process.stdout.write(`upload ${uploadId}: the store holds ${storedBytes} of ${recordedBytes} bytes\n`);
     process.stdout.write(
       `${store.name} is now the store ${storeId} of this database; ${lost.length} upload(s) lack bytes, which the next push sends again\n`,
+    );
+  });
+}
+
+const REPORT_EVERY_MS = 5_000;
+
+async function move({ store, to, ...config }: ReturnType<typeof loadMoveConfig>): Promise<void> {
+  const stores = { from: await openStore(store), to: await openStore(to) };
+  await stores.to.prepare();
+  await withDatabase(config, 'ingest-api store', async (db) => {
+    let reportedMs = performance.now();
+    const { wasMoved, copiedUploads, presentUploads, bytes } = await moveStore(
+      db,
+      stores,
+      cliActor(),
+      (uploads, ofUploads, copiedBytes) => {
+        if (performance.now() - reportedMs < REPORT_EVERY_MS) return;
+        reportedMs = performance.now();
+        process.stdout.write(`${uploads} of ${ofUploads} uploads, ${copiedBytes} bytes\n`);
+      },
+    );
+    if (wasMoved) {
+      process.stdout.write(`${stores.to.name} is the store of this database already: nothing to do\n`);
+      return;
+    }
+    process.stdout.write(
+      `copied ${copiedUploads} upload(s), found ${presentUploads} there, ${bytes} bytes in all\n${stores.to.name} is now the store of this database. Set INGEST_STORE=${stores.to.name} for every service and loader, and start them. ${stores.from.name} is not needed any more.\n`,
     );
   });
 }

@@ -21,6 +21,7 @@ interface AuditEvent {
     | 'lose_bytes'
     | 'deny'
     | 'adopt_store'
+    | 'move_store'
     | 'sign_in'
     | 'sign_out';
   readonly model?: ModelName;

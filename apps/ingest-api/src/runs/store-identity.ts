@@ -85,7 +85,7 @@ interface BothSides {
 }
 
 /** Locks the row, so that processes which read and write both sides do so one after the other. */
-async function readBoth(trx: Transaction<Database>, store: Store): Promise<BothSides> {
+export async function readBoth(trx: Transaction<Database>, store: Store): Promise<BothSides> {
   const row = await trx
     .selectFrom('ingest.store')
     .select(['store_id as storeId', 'generation'])
@@ -106,7 +106,7 @@ async function createStore(trx: Transaction<Database>, store: Store): Promise<vo
   if (created !== undefined) await store.writeMarker(marker); // before the commit: one without the other is refused
 }
 
-async function writeBoth(trx: Transaction<Database>, store: Store, marker: Marker): Promise<void> {
+export async function writeBoth(trx: Transaction<Database>, store: Store, marker: Marker): Promise<void> {
   await store.writeMarker(marker);
   await trx
     .insertInto('ingest.store')
@@ -119,7 +119,7 @@ async function writeBoth(trx: Transaction<Database>, store: Store, marker: Marke
 }
 
 /** The folder may be ahead of the row: the database was restored, or a process was killed between the two writes. */
-function matchingMarker(store: Store, { row, marker }: BothSides): Marker {
+export function matchingMarker(store: Store, { row, marker }: BothSides): Marker {
   if (
     row !== undefined &&
     marker !== undefined &&

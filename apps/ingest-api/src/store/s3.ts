@@ -45,7 +45,7 @@ const ORPHAN_AFTER_MS = 24 * 60 * 60 * 1000;
  * Keeps the bytes of uploads in a bucket of any S3-compatible server, for services and loaders on any number of hosts. An
  * upload is a list of segments in PostgreSQL: each is one object, with a key that was never used before, so that a late
  * writer overwrites nothing. (Not a multipart upload: those have a least size of a part, and a last step that may fail.
- * Why not @tus/s3-store: docs/decisions/0031.)
+ * Why not @tus/s3-store: docs/decisions/0042.)
  */
 export function s3Store(location: BucketLocation): Store {
   const bucket = new Bucket(location);
@@ -172,12 +172,12 @@ class Bucket {
   async putSegment(uploadId: string, fromByte: number, body: Buffer): Promise<Segment> {
     const checksum = crc32(body);
     const place = String(fromByte).padStart(16, '0'); // so that a listing is in order
-    const key = `${this.#prefix}uploads/${uploadId}/${place}-${randomBytes(8).toString('hex')}`;
+    const key = `uploads/${uploadId}/${place}-${randomBytes(8).toString('hex')}`;
     await this.#call('PutObject', (abortSignal) =>
       this.#client.send(
         new PutObjectCommand({
           Bucket: this.#bucket,
-          Key: key,
+          Key: this.#prefix + key,
           Body: body, // not a stream, which could not be sent again
           ContentLength: body.byteLength,
           ContentType: 'application/octet-stream',
@@ -262,9 +262,12 @@ class Bucket {
 
   async #getObject(key: string): Promise<Buffer | undefined> {
     return this.#call('GetObject', async (abortSignal) => {
-      const { Body } = await this.#client.send(new GetObjectCommand({ Bucket: this.#bucket, Key: key }), {
-        abortSignal,
-      });
+      const { Body } = await this.#client.send(
+        new GetObjectCommand({ Bucket: this.#bucket, Key: this.#prefix + key }),
+        {
+          abortSignal,
+        },
+      );
       if (Body === undefined) throw new Error('The answer has no body.');
       const bytes = await Promise.race([Body.transformToByteArray(), rejectedWhenAborted(abortSignal)]);
       return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -273,14 +276,16 @@ class Bucket {
 
   async #lengthOf(key: string): Promise<number | undefined> {
     const head = await this.#call('HeadObject', (abortSignal) =>
-      this.#client.send(new HeadObjectCommand({ Bucket: this.#bucket, Key: key }), { abortSignal }),
+      this.#client.send(new HeadObjectCommand({ Bucket: this.#bucket, Key: this.#prefix + key }), {
+        abortSignal,
+      }),
     );
     return head?.ContentLength;
   }
 
   async delete(keys: readonly string[]): Promise<void> {
     for (let start = 0; start < keys.length; start += DELETED_AT_ONCE) {
-      const Objects = keys.slice(start, start + DELETED_AT_ONCE).map((Key) => ({ Key }));
+      const Objects = keys.slice(start, start + DELETED_AT_ONCE).map((key) => ({ Key: this.#prefix + key }));
       const answer = await this.#call('DeleteObjects', (abortSignal) =>
         this.#client.send(
           new DeleteObjectsCommand({ Bucket: this.#bucket, Delete: { Objects, Quiet: true } }),
@@ -313,12 +318,12 @@ class Bucket {
       const old = (page.value.Contents ?? []).filter(
         ({ LastModified }) => LastModified !== undefined && LastModified.getTime() < nowMs - ageMs,
       );
-      yield old.flatMap(({ Key }) => Key ?? []);
+      yield old.flatMap(({ Key }) => Key?.slice(this.#prefix.length) ?? []);
     }
   }
 
   async readMarker(): Promise<Marker | undefined> {
-    const text = await this.#getObject(this.#markerKey);
+    const text = await this.#getObject(MARKER);
     return text === undefined ? undefined : parseMarker(text.toString(), `${this.name}/${MARKER}`);
   }
 

@@ -17,10 +17,11 @@ export interface StoredUpload {
   readonly segments: readonly Segment[];
 }
 
-/** One object of a bucket: the bytes of an upload from `fromByte` on. Its key is never used again. */
+/** One object of a bucket: the bytes of an upload from `fromByte` on. */
 export interface Segment {
   readonly fromByte: number;
   readonly bytes: number;
+  /** Below the prefix of the store; never used for anything else. */
   readonly key: string;
   /** CRC-32 of the bytes, as an unsigned number. */
   readonly crc32: number;

@@ -27,6 +27,9 @@ export interface TestSystem {
   request(method: string, path: string, options?: RequestOptions): Promise<Response>;
   startLoader(config?: Partial<LoadConfig>): { stop(): Promise<void> };
   restartService(): Promise<void>;
+  stopService(): Promise<void>;
+  /** After `stopService`, with other settings. */
+  startService(config?: Partial<ServeConfig>): Promise<void>;
   query<T extends pg.QueryResultRow>(sql: string, values?: unknown[]): Promise<T[]>;
   stop(): Promise<void>;
 }
@@ -117,8 +120,12 @@ export async function startSystem(
       return { stop };
     },
     async restartService() {
-      await service.stop();
-      service = await startService({ ...DEFAULTS, ...common, ...config });
+      await this.stopService();
+      await this.startService();
+    },
+    stopService: () => service.stop(),
+    async startService(changed = {}) {
+      service = await startService({ ...DEFAULTS, ...common, ...config, ...changed });
     },
     async query(sql, values) {
       return (await pool.query(sql, values)).rows;
