@@ -10,6 +10,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { startPostgres } from 'local-postgres';
+import { NO_GATEWAY, startS3, versityGateway } from 'local-s3';
 import pg from 'pg';
 import type { LabEnv } from './home.ts';
 import { LabFailure, type LabSettings, ROOT } from './settings.ts';
@@ -53,7 +54,7 @@ export async function startSystem(settings: LabSettings, parts: Part[]): Promise
 
   console.log('lab: starting service and loader');
   const port = settings.port ?? (await usualOrAnyPort());
-  const storage = { INGEST_DATA_DIR: uploadDir };
+  const storage = await startStore(settings, uploadDir, parts);
   const listen = { INGEST_HOST: '127.0.0.1', INGEST_PORT: String(port) };
   const serve = startIngestApi('serve', { DATABASE_URL: logins.apiUrl, ...storage, ...listen }, logDir);
   parts.push(serve);
@@ -77,6 +78,24 @@ export async function stopParts(parts: Part[]): Promise<void> {
     const { name } = part;
     await part.stop().catch((error: unknown) => console.error(`lab: ${name} did not stop cleanly: ${error}`));
   }
+}
+
+/** What service and loader need to reach the store. */
+async function startStore(
+  { home, store }: LabSettings,
+  uploadDir: string,
+  parts: Part[],
+): Promise<Readonly<Record<string, string>>> {
+  if (store === 'folder') return { INGEST_STORE: uploadDir };
+  console.log(
+    'lab: starting an S3 server (versitygw; the first time it is built with Go, which takes a minute or two)',
+  );
+  const binary = await versityGateway();
+  if (binary === undefined)
+    throw new LabFailure(`${NO_GATEWAY} Install Go, or set VERSITYGW to the program.`);
+  const s3 = await startS3({ binary, dataDir: join(home, 's3') });
+  parts.push({ name: 'the S3 server', broken: new Promise<never>(() => undefined), stop: () => s3.kill() });
+  return s3.env;
 }
 
 /** A database on disk, with fsync on. `url` is that of the superuser. */

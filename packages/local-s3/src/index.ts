@@ -45,8 +45,8 @@ export async function versityGateway(): Promise<string | undefined> {
   }
 }
 
-/** The line for a test or a command that is skipped. */
-export const NO_GATEWAY = `No versitygw ${VERSION} here, and no Go ${LEAST_GO} to build it with: what needs S3 is skipped.`;
+/** Why a test is skipped, or a command refused. */
+export const NO_GATEWAY = `There is no versitygw ${VERSION} here, and no Go ${LEAST_GO} to build it with.`;
 
 async function hasGo(): Promise<boolean> {
   try {
@@ -79,7 +79,7 @@ export function testS3(): Promise<RunningS3 | undefined> {
   forTests ??= (async () => {
     const binary = await versityGateway();
     if (binary === undefined) {
-      console.log(`    ${NO_GATEWAY}`);
+      console.log(`    ${NO_GATEWAY} The tests that need S3 are skipped.`);
       return undefined;
     }
     const dataDir = mkdtempSync(path.join(tmpdir(), 'test-s3-'));

@@ -87,7 +87,7 @@ export function createApp(options: AppOptions): Express {
     if (!options.isOpen())
       throw new IngestError(
         'database_unavailable',
-        'The service has not reached its database since it started; try again.',
+        'The service has not reached its database and its store since it started; try again.',
       );
     next();
   });

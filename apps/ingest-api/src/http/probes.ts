@@ -30,7 +30,7 @@ export function probes({ readiness, isStopping, isOpen }: ProbeOptions): Router 
     if (!isOpen())
       throw new IngestError(
         'database_unavailable',
-        'The service has not reached its database since it started.',
+        'The service has not reached its database and its store since it started.',
       );
     res.set('Cache-Control', 'no-store').json({ status: 'ready' });
   });

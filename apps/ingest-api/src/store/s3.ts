@@ -48,7 +48,7 @@ const ORPHAN_AFTER_MS = 24 * 60 * 60 * 1000;
  * Why not @tus/s3-store: docs/decisions/0042.)
  */
 export function s3Store(location: BucketLocation): Store {
-  const bucket = new Bucket(location);
+  const bucket = new BucketClient(location);
   return {
     name: bucket.name,
     gathering: GATHERING,
@@ -136,7 +136,8 @@ export function s3Store(location: BucketLocation): Store {
   };
 }
 
-class Bucket {
+// Not "Bucket": TypeScript 7.0.2 emits the property `Bucket:` of a request as the alias of a class of that name.
+class BucketClient {
   readonly name: string;
   /** The marker that this process found when it opened the store. */
   expected: Marker | undefined;
@@ -425,9 +426,9 @@ function statusOf(error: unknown): number | undefined {
 
 /** Without the message of the server: some repeat what a request contained. */
 function describe(error: unknown): string {
-  const { name, code } = error as NodeJS.ErrnoException;
+  const { name, code, message } = error as NodeJS.ErrnoException;
   const status = statusOf(error);
-  return status === undefined ? `cannot be reached: ${code ?? name}` : `answered ${status} ${name}`;
+  return status === undefined ? `cannot be reached: ${code ?? message}` : `answered ${status} ${name}`;
 }
 
 function deletesWithin(
