@@ -1,14 +1,22 @@
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
 import { createReadStream } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
+import { mkdir, open } from 'node:fs/promises';
 import { Agent, request } from 'node:http';
 import path from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { promisify } from 'node:util';
+import { PutObjectCommand, S3Client } from '@aws-sdk/client-s3';
+import type { RunningS3 } from 'local-s3';
 import { DefaultHttpStack, Upload, type UploadOptions } from 'tus-js-client';
 import type { SourceFile } from './score-file.ts';
-import { type ServerProcess, startOtherServer, startService, startTusd } from './upload-servers.ts';
+import {
+  type ServerProcess,
+  startOtherServer,
+  startS3Tus,
+  startService,
+  startTusd,
+} from './upload-servers.ts';
 
 const UPLOADER = path.join(import.meta.dirname, '../apps/uploader/bin/uploader.js');
 /** The default of the uploader. */
@@ -24,7 +32,9 @@ export const CONTENDERS = [
   'tusd',
   'tusdOneRequest',
 ] as const;
-export type ContenderName = (typeof CONTENDERS)[number];
+/** With `--store s3`: the same bytes into one bucket. */
+export const S3_CONTENDERS = ['ours', 'directPut', 's3Tus'] as const;
+export type ContenderName = (typeof CONTENDERS | typeof S3_CONTENDERS)[number];
 
 export interface UploadContender {
   readonly name: ContenderName;
@@ -90,6 +100,69 @@ export async function startContenders(
     async stop() {
       for (const server of servers) await server.stop();
     },
+  };
+}
+
+/** Each server stores what it receives in the same bucket. */
+export async function startS3Contenders(
+  s3: RunningS3,
+  wanted: readonly ContenderName[],
+  databaseUrl: string,
+): Promise<StartedContenders> {
+  const dataDir = s3.bucketDir;
+  const { server, token } = await startService(s3.bucketDir, databaseUrl, s3.env);
+  const stock = await startS3Tus(s3);
+  const contenders: UploadContender[] = [
+    { ...ours(server.url, token, dataDir), label: 'score-ingest on S3, tus-js-client', syncs: S3_SYNCS },
+    directPut(s3, dataDir),
+    {
+      ...byTus('s3Tus', '@tus/server + @tus/s3-store, tus-js-client', stock.url, dataDir, false),
+      syncs: 'each part; the last one at its end',
+    },
+  ];
+  return {
+    contenders: contenders.filter(({ name }) => wanted.includes(name)),
+    async stop() {
+      await server.stop();
+      await stock.stop();
+    },
+  };
+}
+
+const S3_SYNCS = 'each object of 8 MiB, with its record in PostgreSQL';
+const OBJECT_BYTES = 8 * 1024 ** 2;
+
+/** The SDK, without a service: one object after the other for each file. */
+function directPut(
+  { endpoint, bucketDir, accessKeyId, secretAccessKey }: RunningS3,
+  dataDir: string,
+): UploadContender {
+  const client = new S3Client({
+    endpoint,
+    region: 'us-east-1',
+    forcePathStyle: true,
+    credentials: { accessKeyId, secretAccessKey },
+    requestChecksumCalculation: 'WHEN_REQUIRED',
+  });
+  return {
+    name: 'directPut',
+    label: 'the same bytes put by the SDK, in objects of 8 MiB',
+    syncs: 'each object of 8 MiB',
+    dataDir,
+    send: (_dir, files, transfers, turn) =>
+      sendAll(files, transfers, async (file) => {
+        const source = await open(file.path);
+        try {
+          for (let start = 0; start < file.bytes; start += OBJECT_BYTES) {
+            const body = Buffer.allocUnsafe(Math.min(OBJECT_BYTES, file.bytes - start));
+            await source.read(body, 0, body.byteLength, start);
+            const Key = `uploads/${turn}/${file.name}/${start}`;
+            await client.send(new PutObjectCommand({ Bucket: path.basename(bucketDir), Key, Body: body }));
+          }
+        } finally {
+          await source.close();
+        }
+      }),
   };
 }
 

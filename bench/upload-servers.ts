@@ -5,6 +5,7 @@ import { homedir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
+import type { RunningS3 } from 'local-s3';
 
 const INGEST_API = path.join(import.meta.dirname, '../apps/ingest-api/bin/ingest-api.js');
 const OTHER_SERVER = path.join(import.meta.dirname, 'other-server.ts');
@@ -21,11 +22,12 @@ export interface ServerProcess {
 export async function startService(
   dataDir: string,
   databaseUrl: string,
+  store: Readonly<Record<string, string>> = { INGEST_STORE: dataDir },
 ): Promise<{ readonly server: ServerProcess; readonly token: string }> {
   const env = {
     ...process.env,
     DATABASE_URL: databaseUrl,
-    INGEST_DATA_DIR: dataDir,
+    ...store,
     INGEST_PORT: '0',
     // The benchmark sends the requests of many clients with one token, so its rate limit is raised.
     INGEST_RATE_PER_MINUTE: '10000000',
@@ -43,6 +45,17 @@ export async function startService(
     portOf: (line) => (JSON.parse(line) as { port?: number }).port,
   });
   return { server, token: stdout.trimEnd().split('\n').at(-1) ?? '' };
+}
+
+/** @tus/server with @tus/s3-store. */
+export function startS3Tus({ endpoint, bucketDir, env }: RunningS3): Promise<ServerProcess> {
+  return startServer({
+    name: 's3-tus',
+    command: process.execPath,
+    args: [OTHER_SERVER, 's3-tus', path.basename(bucketDir), endpoint],
+    env: { ...process.env, ...env },
+    portOf: Number,
+  });
 }
 
 /** One of the servers of other-server.ts. */

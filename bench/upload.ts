@@ -4,6 +4,7 @@
  *
  *   node bench/upload.ts [--shapes 1x1GB,100x10MB,1000x10KB] [--rounds 3] [--transfers 4]
  *     [--contenders ours,uploader,plainPut,recordedPut,stockTus,tusd,tusdOneRequest] [--json FILE]
+ *   node bench/upload.ts --store s3 [--contenders ours,directPut,s3Tus] …     into versitygw instead of a folder
  *
  * Warm: the files to send are in the page cache, all servers run, and each has received some files. Before each turn
  * everything is synced, so that no contender is slowed by the unwritten data of another.
@@ -11,6 +12,7 @@
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
+import { NO_GATEWAY, type RunningS3, startS3, versityGateway } from 'local-s3';
 import { startBenchDatabase } from './database.ts';
 import { emptyFolder, quietDisk, quietMachine } from './quiet-machine.ts';
 import { type Measure, median, type PartResult, report, type Table } from './result.ts';
@@ -18,7 +20,9 @@ import { parseShape, type Shape, type SourceFile, writeSourceFiles } from './sco
 import {
   CONTENDERS,
   type ContenderName,
+  S3_CONTENDERS,
   startContenders,
+  startS3Contenders,
   type UploadContender,
 } from './upload-contenders.ts';
 
@@ -26,7 +30,7 @@ import {
 const SMALL_FILE_BYTES = 1e6;
 
 /** What is promised of our throughput against that of others. */
-const TARGETS: Partial<Record<ContenderName, number>> = { tusd: 1, plainPut: 0.9 };
+const TARGETS: Partial<Record<ContenderName, number>> = { tusd: 1, plainPut: 0.9, directPut: 0.8, s3Tus: 1 };
 
 /** One contender has sent all files once. */
 interface Turn {
@@ -48,19 +52,24 @@ const { values } = parseArgs({
     shapes: { type: 'string', default: '1x1GB,100x10MB,1000x10KB' },
     rounds: { type: 'string', default: '3' },
     transfers: { type: 'string', default: '4' },
-    contenders: { type: 'string', default: CONTENDERS.join(',') },
+    contenders: { type: 'string' },
+    store: { type: 'string', default: 'folder' },
     json: { type: 'string' },
   },
 });
 const shapes = values.shapes.split(',').map(parseShape);
 const rounds = Number(values.rounds);
 const transfers = Number(values.transfers);
-const wanted = CONTENDERS.filter((name) => values.contenders.split(',').includes(name));
+const known: readonly ContenderName[] = values.store === 's3' ? S3_CONTENDERS : CONTENDERS;
+const wanted = known.filter((name) => values.contenders?.split(',').includes(name) ?? true);
 
 const database = await startBenchDatabase();
 let turnCount = 0;
 try {
-  const { contenders, stop } = await startContenders(wanted, database.dir, database.url);
+  const { contenders, stop } =
+    values.store === 's3'
+      ? await startS3Contenders(await startBucket(database.dir), wanted, database.url)
+      : await startContenders(wanted, database.dir, database.url);
   try {
     const measured: Measured[] = [];
     for (const shape of shapes) measured.push(...(await measureShape(shape, contenders)));
@@ -70,6 +79,12 @@ try {
   }
 } finally {
   await database.stop();
+}
+
+async function startBucket(dir: string): Promise<RunningS3> {
+  const binary = await versityGateway();
+  if (binary === undefined) throw new Error(NO_GATEWAY);
+  return startS3({ binary, dataDir: path.join(dir, 's3') });
 }
 
 async function measureShape(shape: Shape, all: readonly UploadContender[]): Promise<Measured[]> {
