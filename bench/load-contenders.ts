@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { promisify } from 'node:util';
+import type { RunningS3 } from 'local-s3';
 import type pg from 'pg';
 import { from as copyFrom } from 'pg-copy-streams';
 import { COPY_COLUMNS, COPY_HEAD, COPY_TAIL, createScoreLineScanner, KeyOrder } from 'score-lines';
@@ -50,6 +51,15 @@ export function ours(database: BenchDatabase, data: LoadData): LoadContender {
     name: 'ours',
     label: 'score-ingest, every check on',
     run: (round) => loadOnce(database, data, `round ${round}`, MAINTENANCE_WORK_MEM),
+  };
+}
+
+/** The same load from a bucket of versitygw. */
+export function oursFromS3(database: BenchDatabase, data: LoadData, s3: RunningS3): LoadContender {
+  return {
+    name: 'oursFromS3',
+    label: 'score-ingest from S3 instead of a folder',
+    run: (round) => loadOnce(database, data, `round ${round} from S3`, MAINTENANCE_WORK_MEM, s3),
   };
 }
 

@@ -3,6 +3,7 @@
  * ratios, and writes every figure as JSON.
  *
  *   node bench/load.ts [--rows 5000000] [--rounds 3] [--order random|sorted] [--only ours,serverCopy] [--json FILE]
+ *   node bench/load.ts --store s3 [--only ours,oursFromS3] …     our load from a bucket of versitygw too
  *
  * Warm: the files are in the page cache and the server runs. Each contender begins after a CHECKPOINT.
  * (b), (c) and (d) run in the first round only, because their ratios are far from 1.
@@ -16,6 +17,7 @@ import {
   type LoadTurn,
   multiRowInserts,
   ours,
+  oursFromS3,
   psqlCopy,
   serverCopy,
   uncheckedLoad,
@@ -23,6 +25,7 @@ import {
 import { quietMachine } from './quiet-machine.ts';
 import { describeMachine, formatMachine, type Machine, median, type PartResult, report } from './result.ts';
 import { type KeyOrder, writeCopyText, writeScoreFile } from './score-file.ts';
+import { startBucket } from './upload-servers.ts';
 
 /** What is promised of our time against that of others, with random keys. */
 const TARGETS: Readonly<Record<string, number>> = { unchecked: 1.05, serverCopy: 0.85, copyIntoKey: 0.3 };
@@ -34,6 +37,7 @@ const { values } = parseArgs({
     rounds: { type: 'string', default: '3' },
     order: { type: 'string', default: 'random' },
     only: { type: 'string' },
+    store: { type: 'string', default: 'folder' },
     json: { type: 'string' },
   },
 });
@@ -56,6 +60,7 @@ try {
   const isWanted = ({ name }: LoadContender) => wanted === undefined || wanted.includes(name);
   const often = [ours(database, data), uncheckedLoad(database, data), serverCopy(database, data)];
   const once = [copyIntoKey(database, data), multiRowInserts(database, data)];
+  if (values.store === 's3') often.splice(1, 0, oursFromS3(database, data, await startBucket(database.dir)));
   if (machine.psql !== null) once.unshift(psqlCopy(database, data));
 
   const turns = new Map<LoadContender, LoadTurn[]>();

@@ -1,9 +1,13 @@
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { link, mkdir } from 'node:fs/promises';
+import { createReadStream } from 'node:fs';
+import { link, mkdir, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import type { RunningS3 } from 'local-s3';
+import { s3Store } from '../apps/ingest-api/src/store/s3.ts';
+import type { Segment } from '../apps/ingest-api/src/store/store.ts';
 import { peakMb } from '../e2e/support/programs.ts';
 import type { BenchDatabase } from './database.ts';
 import type { ScoreFile } from './score-file.ts';
@@ -17,20 +21,31 @@ export interface OurLoad {
   readonly peakResidentMb: number;
 }
 
+/** A store that the loader has never seen, with one file in it. */
+interface FilledStore {
+  readonly env: Readonly<Record<string, string>>;
+  readonly segments: readonly Segment[];
+}
+
 /** Starts a real loader, which loads one revision of model `bench` as if the service had just received it. */
 export async function loadOnce(
   database: BenchDatabase,
   { jsonPath, file }: { readonly jsonPath: string; readonly file: ScoreFile },
   run: string,
   maintenanceWorkMem: string,
+  s3?: RunningS3,
 ): Promise<OurLoad> {
-  const dataDir = path.join(database.dir, 'uploads');
-  await mkdir(dataDir, { recursive: true });
+  const uploadId = randomBytes(16).toString('hex');
+  await database.client.query('DELETE FROM ingest.store'); // each turn has a new store
+  const { env, segments } =
+    s3 === undefined
+      ? await fillFolder(path.join(database.dir, uploadId), uploadId, jsonPath)
+      : await fillBucket(s3, uploadId, jsonPath);
   const loader = spawn(process.execPath, [INGEST_API, 'load'], {
     env: {
       ...process.env,
       DATABASE_URL: database.url,
-      INGEST_DATA_DIR: dataDir,
+      ...env,
       INGEST_LOG_LEVEL: 'warn',
       INGEST_MAINTENANCE_WORK_MEM: maintenanceWorkMem,
     },
@@ -38,9 +53,7 @@ export async function loadOnce(
   });
   const exited = once(loader, 'exit');
   try {
-    const uploadId = randomBytes(16).toString('hex');
-    await link(jsonPath, path.join(dataDir, uploadId));
-    await queueRevision(database, run, uploadId, file);
+    await queueRevision(database, run, uploadId, file, segments);
     const ended = exited.then(() =>
       Promise.reject(new Error('The loader ended before it published the run; its error is above.')),
     );
@@ -52,11 +65,38 @@ export async function loadOnce(
   }
 }
 
+async function fillFolder(dataDir: string, uploadId: string, jsonPath: string): Promise<FilledStore> {
+  await mkdir(dataDir);
+  await link(jsonPath, path.join(dataDir, uploadId));
+  return { env: { INGEST_STORE: dataDir }, segments: [] };
+}
+
+async function fillBucket(s3: RunningS3, uploadId: string, jsonPath: string): Promise<FilledStore> {
+  const location = { ...s3.newLocation(), prefix: `${uploadId}/` };
+  Object.assign(process.env, s3.env); // for the credentials of this process
+  const store = s3Store(location);
+  const segments: Segment[] = [];
+  const { size } = await stat(jsonPath);
+  await store.write({
+    upload: { uploadId, fileName: uploadId, sizeBytes: size, offsetBytes: 0, createdAt: new Date() },
+    offsetBytes: 0,
+    pieces: piecesOf(jsonPath, store.gathering.mostBytes),
+    mayWrite: async () => {},
+    onDurable: async (_, segment) => void (segment && segments.push(segment)),
+  });
+  return { env: { ...s3.env, INGEST_STORE: `${s3.env.INGEST_STORE}/${uploadId}` }, segments };
+}
+
+async function* piecesOf(file: string, pieceBytes: number): AsyncGenerator<Buffer[]> {
+  for await (const piece of createReadStream(file, { highWaterMark: pieceBytes })) yield [piece];
+}
+
 async function queueRevision(
   { client }: BenchDatabase,
   run: string,
   uploadId: string,
   file: ScoreFile,
+  segments: readonly Segment[],
 ): Promise<void> {
   await client.query(`INSERT INTO ingest.model (name) VALUES ('bench') ON CONFLICT DO NOTHING`);
   await client.query(
@@ -69,6 +109,11 @@ async function queueRevision(
      SELECT revision_id, 'scores.jsonl', $3, decode($4, 'hex'), $5, $2 FROM r`,
     [run, uploadId, file.bytes, file.sha256, file.rows],
   );
+  for (const { fromByte, bytes, key, crc32 } of segments)
+    await client.query(
+      'INSERT INTO ingest.upload_segment (upload_id, from_byte, bytes, object_key, crc32) VALUES ($1, $2, $3, $4, $5)',
+      [uploadId, fromByte, bytes, key, crc32],
+    );
 }
 
 interface Attempt {

@@ -5,7 +5,7 @@ import { homedir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
-import type { RunningS3 } from 'local-s3';
+import { NO_GATEWAY, type RunningS3, startS3, versityGateway } from 'local-s3';
 
 const INGEST_API = path.join(import.meta.dirname, '../apps/ingest-api/bin/ingest-api.js');
 const OTHER_SERVER = path.join(import.meta.dirname, 'other-server.ts');
@@ -45,6 +45,12 @@ export async function startService(
     portOf: (line) => (JSON.parse(line) as { port?: number }).port,
   });
   return { server, token: stdout.trimEnd().split('\n').at(-1) ?? '' };
+}
+
+export async function startBucket(dir: string): Promise<RunningS3> {
+  const binary = await versityGateway();
+  if (binary === undefined) throw new Error(NO_GATEWAY);
+  return startS3({ binary, dataDir: path.join(dir, 's3') });
 }
 
 /** @tus/server with @tus/s3-store. */

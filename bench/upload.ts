@@ -12,7 +12,6 @@
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
-import { NO_GATEWAY, type RunningS3, startS3, versityGateway } from 'local-s3';
 import { startBenchDatabase } from './database.ts';
 import { emptyFolder, quietDisk, quietMachine } from './quiet-machine.ts';
 import { type Measure, median, type PartResult, report, type Table } from './result.ts';
@@ -25,6 +24,7 @@ import {
   startS3Contenders,
   type UploadContender,
 } from './upload-contenders.ts';
+import { startBucket } from './upload-servers.ts';
 
 /** The number of requests per file matters for files up to this size. */
 const SMALL_FILE_BYTES = 1e6;
@@ -79,12 +79,6 @@ try {
   }
 } finally {
   await database.stop();
-}
-
-async function startBucket(dir: string): Promise<RunningS3> {
-  const binary = await versityGateway();
-  if (binary === undefined) throw new Error(NO_GATEWAY);
-  return startS3({ binary, dataDir: path.join(dir, 's3') });
 }
 
 async function measureShape(shape: Shape, all: readonly UploadContender[]): Promise<Measured[]> {
