@@ -20,9 +20,7 @@ const run = promisify(execFile);
 
 /**
  * The path of versitygw: from the variable VERSITYGW, or from the cache of this user, where it is built once (a minute or
- * two). Undefined where there is no Go 1.25 to build it with.
- *
- * @throws the output of `go install` when that fails.
+ * two). Undefined where there is no Go 1.25 to build it with, or where that fails: the reason is printed.
  */
 export async function versityGateway(): Promise<string | undefined> {
   if (process.env.VERSITYGW) return process.env.VERSITYGW;
@@ -40,6 +38,9 @@ export async function versityGateway(): Promise<string | undefined> {
     await mkdir(path.dirname(binary), { recursive: true });
     await rename(path.join(draft, 'versitygw'), binary);
     return binary;
+  } catch (error) {
+    console.log(`versitygw ${VERSION} could not be built: ${(error as Error).message}`);
+    return undefined;
   } finally {
     await rm(draft, { recursive: true, force: true });
   }

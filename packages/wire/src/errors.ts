@@ -129,7 +129,7 @@ export const ERROR_CODES = {
     client: 'retry',
     title: "The offset is not the upload's offset",
     happened:
-      'The PATCH begins at another offset than the upload has. The offset can be lower than one that was acknowledged before: after the disk has lost bytes, the upload continues from what the disk holds.',
+      'The PATCH begins at another offset than the upload has. The offset can be lower than one that was acknowledged before: after the store has lost bytes, the upload continues from what the store holds.',
     toDo: ['Ask for the offset with HEAD and continue there. tus clients do so by themselves.'],
   },
   upload_gone: {
@@ -137,7 +137,7 @@ export const ERROR_CODES = {
     client: 'declare_again',
     title: 'The upload takes no more bytes; declare the run again',
     happened:
-      'No run waits for this upload: the run was cancelled, a newer revision replaced it, or it received no bytes for too long; or the disk lost the bytes and no run needs them.',
+      'No run waits for this upload: the run was cancelled, a newer revision replaced it, or it received no bytes for too long; or the store lost the bytes and no run needs them.',
     toDo: ['Run the same `uploader push` again, or declare the run again.'],
   },
   precondition_failed: {
@@ -197,7 +197,7 @@ export const ERROR_CODES = {
     retryAfterSeconds: 2,
     title: 'Another request is writing this upload',
     happened:
-      'Another request is writing this upload; or this request may not write it any more, because another request took it over, the disk lost its bytes, or the service lost its database connection.',
+      'Another request is writing this upload; or this request may not write it any more, because another request took it over, the store lost its bytes, or the service lost its database connection.',
     toDo: [
       'Wait as long as `Retry-After` says, then ask for the offset with HEAD and continue there. The uploader does so by itself. A stalled writer is replaced.',
       'If it continues: two jobs push the same run. Stop one of them.',
@@ -255,12 +255,12 @@ export const ERROR_CODES = {
     status: 503,
     client: 'retry',
     retryAfterSeconds: 10,
-    title: 'The disk with the uploads does not work',
+    title: 'The store of the uploads does not work',
     happened:
-      'The disk did not read, write or sync; or the folder with the uploads is missing, another store or an older copy. Of an upload, only the bytes up to its offset are safe.',
+      'The disk did not read, write or sync, or the bucket refused a request or did not answer; or the folder or bucket is missing, another store or an older copy. Of an upload, only the bytes up to its offset are safe.',
     toDo: [
       'Try again; the uploader does so by itself.',
-      'Operators: check the kernel log for errors of the disk below `INGEST_DATA_DIR`, and that the volume is mounted.',
+      'Operators: for a folder (`INGEST_STORE`), check the kernel log for errors of the disk, and that the volume is mounted; for a bucket, check its server, its policy and the credentials.',
     ],
   },
   shutting_down: {
@@ -286,9 +286,9 @@ export const ERROR_CODES = {
     status: 507,
     client: 'retry',
     retryAfterSeconds: 60,
-    title: 'The disk has no room for this',
+    title: 'The store has no room for this',
     happened:
-      'The disk has no room for the bytes of this request, on top of what other runs have declared and of what is kept free.',
+      'The store has no room for the bytes of this request, on top of what other runs have declared and of what is kept free.',
     toDo: [
       'Run the same command again later: files are removed after their runs are loaded.',
       'Operators: `disk` in `/v1/status` shows the bytes that are free, promised and kept free (`INGEST_MIN_FREE_BYTES`). Withdraw runs that nobody will finish, or enlarge the disk.',
