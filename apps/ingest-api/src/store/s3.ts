@@ -241,7 +241,7 @@ class BucketClient {
    * @throws {BytesMissing} when the server says again and again that there is no such object, and still has the marker of
    *   this store: a 403, a 5xx, or another bucket in its place says nothing about the object.
    */
-  async #readSegment(segment: Segment, stop: AbortSignal): Promise<Buffer> {
+  async #readSegment(segment: Segment, stop?: AbortSignal): Promise<Buffer> {
     const bytes = await this.#find(
       'GetObject',
       async (abortSignal) => {
@@ -259,16 +259,25 @@ class BucketClient {
     throw new BytesMissing(`The bucket ${this.name} does not have the object ${segment.key} any more.`);
   }
 
-  /** False when the server does not have the object, or has another number of bytes of it, and is this store. */
+  /** False when the server does not have the object, and is this store. */
   async hasSegment(segment: Segment): Promise<boolean> {
     const length = await this.#find('HeadObject', async (abortSignal) => {
       const { ContentLength } = await this.#head(segment.key, abortSignal);
       if (ContentLength === segment.bytes) return ContentLength;
-      if (ContentLength === undefined) throw this.#fault('HeadObject', 'did not say how long an object is');
-      throw new ObjectMissing(`It has ${ContentLength} bytes.`);
+      throw this.#fault(
+        'HeadObject',
+        `says that ${segment.key} has ${ContentLength} bytes, and not the ${segment.bytes} that were written`,
+      );
     });
-    if (length === undefined) await this.assertIsStore();
-    return length !== undefined;
+    if (length !== undefined) return true;
+    try {
+      // An answer to HEAD has no body that says what is missing: the object, the bucket, or the whole server.
+      await this.#readSegment(segment);
+      return true;
+    } catch (error) {
+      if (error instanceof BytesMissing) return false;
+      throw error;
+    }
   }
 
   async #getObject(key: string, abortSignal: AbortSignal): Promise<Buffer> {
@@ -292,7 +301,6 @@ class BucketClient {
         },
       );
     } catch (error) {
-      // An answer to HEAD has no body that could say more.
       throw statusOf(error) === 404 ? new ObjectMissing('HEAD answered 404.') : error;
     }
   }
@@ -301,16 +309,18 @@ class BucketClient {
     for (let start = 0; start < keys.length; start += DELETED_AT_ONCE) {
       const Objects = keys.slice(start, start + DELETED_AT_ONCE).map((key) => ({ Key: this.#prefix + key }));
       await this.#call('DeleteObjects', async (abortSignal) => {
-        const { Errors = [] } = await this.#client.send(
-          new DeleteObjectsCommand({ Bucket: this.#bucket, Delete: { Objects, Quiet: true } }),
+        const { Deleted = [], Errors = [] } = await this.#client.send(
+          new DeleteObjectsCommand({ Bucket: this.#bucket, Delete: { Objects } }),
           { abortSignal },
         );
-        const failed = Errors.filter(({ Code }) => Code !== 'NoSuchKey');
-        const [first] = failed;
-        if (first !== undefined)
+        const gone = new Set(
+          [...Deleted, ...Errors.filter(({ Code }) => Code === 'NoSuchKey')].map(({ Key }) => Key),
+        );
+        const left = Objects.filter(({ Key }) => !gone.has(Key)).length;
+        if (left > 0)
           throw this.#fault(
             'DeleteObjects',
-            `refused ${failed.length} objects, the first with ${first.Code}`,
+            `did not delete ${left} of ${Objects.length} objects${Errors[0] === undefined ? '' : ` (${Errors[0].Code})`}`,
           );
       });
     }
@@ -489,7 +499,7 @@ class BucketClient {
   }
 }
 
-/** The server does not have the object, or has another one. Named as the SDK names it. */
+/** What HEAD says of an object, with the name that the answer to a GET has. */
 class ObjectMissing extends Error {
   override readonly name = 'NoSuchKey';
 }
@@ -528,6 +538,7 @@ function deletesWithin(
 ) {
   const days = Expiration?.Days;
   if (Status !== 'Enabled' || days === undefined || days * DAY_MS >= keptMs) return false;
+  if (Filter?.Tag !== undefined || (Filter?.And?.Tags ?? []).length > 0) return false; // no object here has a tag
   const rulePrefix = Filter?.Prefix ?? Filter?.And?.Prefix ?? Prefix ?? '';
   const uploads = `${prefix}uploads/`;
   return uploads.startsWith(rulePrefix) || rulePrefix.startsWith(uploads);
