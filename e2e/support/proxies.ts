@@ -7,7 +7,7 @@ import {
 } from 'node:http';
 import { createConnection, createServer, type Socket } from 'node:net';
 
-export type Verb = 'PUT' | 'GET' | 'HEAD' | 'PATCH' | 'POST';
+export type Verb = 'PUT' | 'GET' | 'HEAD' | 'PATCH' | 'POST' | 'DELETE';
 
 /** What happens to one request. Bytes are those of its body. */
 export type Fault =
@@ -20,16 +20,30 @@ export type Fault =
   | { do: 'trickle_body'; afterBytes: number }
   /** The service carries out the request; its answer is lost. */
   | { do: 'lose_answer' }
-  | { do: 'cut_answer' }
-  | { do: 'trickle_answer' };
+  | { do: 'cut_answer'; afterBytes?: number }
+  | { do: 'stall_answer'; afterBytes: number }
+  | { do: 'trickle_answer' }
+  /** One byte of the request, or of its answer, is another one. */
+  | { do: 'spoil_body' }
+  | { do: 'spoil_answer' };
 
-export type PlannedFault = { on: Verb; fault: Fault };
+export type PlannedFault = {
+  on: Verb;
+  fault: Fault;
+  /** Only for requests whose path and query match. */
+  path?: RegExp;
+  /** Default: 1. */
+  times?: number;
+};
 
-/** An HTTP proxy between uploader and service. It injects planned faults, as gateways and networks do. */
+/**
+ * An HTTP proxy between uploader and service, or between the programs and a bucket (the header `Host`, which is part of a
+ * signature, stays as it is). It injects planned faults, as gateways and networks do.
+ */
 export interface FaultProxy {
   url: string;
   port: number;
-  /** Each fault is used once, in this order for each verb. A request without a fault is forwarded. */
+  /** Each fault is used once, or `times` times, in this order for each verb. A request without a fault is forwarded. */
   plan(faults: PlannedFault[]): void;
   /** The planned faults that are not used yet. */
   remaining(): PlannedFault[];
@@ -63,8 +77,14 @@ export async function startFaultProxy(targetPort: number): Promise<FaultProxy> {
     response.on('close', () => {
       atOnce -= 1;
     });
-    const index = planned.findIndex(({ on }) => on === request.method);
-    const [next] = index < 0 ? [] : planned.splice(index, 1);
+    const index = planned.findIndex(
+      ({ on, path }) => on === request.method && (path === undefined || path.test(request.url ?? '')),
+    );
+    const next = planned[index];
+    if (next !== undefined) {
+      const timesLeft = (next.times ?? 1) - 1;
+      planned.splice(index, 1, ...(timesLeft > 0 ? [{ ...next, times: timesLeft }] : []));
+    }
     request.on('error', () => {});
     response.on('error', () => {});
     if (next?.fault.do === 'reset') request.socket.resetAndDestroy();
@@ -87,10 +107,14 @@ export async function startFaultProxy(targetPort: number): Promise<FaultProxy> {
     response.on('close', () => upstream.destroy());
     upstream.on('response', (answered) => forwardAnswer(answered, request, response, fault));
 
-    const endsAfterBytes = fault && 'afterBytes' in fault ? fault.afterBytes : Number.POSITIVE_INFINITY;
+    const endsAfterBytes =
+      fault?.do === 'cut_body' || fault?.do === 'fall_silent' || fault?.do === 'trickle_body'
+        ? fault.afterBytes
+        : Number.POSITIVE_INFINITY;
     let bodyBytes = 0;
     let ended = false;
     request.on('data', (chunk: Buffer) => {
+      if (fault?.do === 'spoil_body' && bodyBytes === 0) spoil(chunk);
       bodyBytes += chunk.length;
       if (method === 'PATCH') receivedBytes += chunk.length;
       const hasRoom = upstream.write(chunk);
@@ -122,7 +146,14 @@ export async function startFaultProxy(targetPort: number): Promise<FaultProxy> {
       return;
     }
     response.writeHead(answered.statusCode ?? 502, answered.headers);
-    if (fault?.do === 'cut_answer') {
+    if ((fault?.do === 'cut_answer' && fault.afterBytes !== undefined) || fault?.do === 'stall_answer') {
+      const end = fault.do === 'cut_answer' ? () => request.socket.resetAndDestroy() : () => {};
+      let leftBytes = fault.afterBytes ?? 0;
+      answered.on('data', (chunk: Buffer) => {
+        response.write(chunk.subarray(0, leftBytes), leftBytes > chunk.length ? () => {} : end);
+        leftBytes = Math.max(0, leftBytes - chunk.length);
+      });
+    } else if (fault?.do === 'cut_answer') {
       response.write('{', () => request.socket.resetAndDestroy());
     } else if (fault?.do === 'trickle_answer') {
       response.flushHeaders();
@@ -130,6 +161,7 @@ export async function startFaultProxy(targetPort: number): Promise<FaultProxy> {
       const drip = setInterval(() => response.write(' '), 1000);
       response.on('close', () => clearInterval(drip));
     } else {
+      if (fault?.do === 'spoil_answer') answered.once('data', spoil);
       answered.on('error', () => request.socket.resetAndDestroy());
       answered.pipe(response);
     }
@@ -184,6 +216,10 @@ function answer(
   const page = body ?? `<html><body><h1>${status}</h1> The gateway refuses the request.</body></html>`;
   response.writeHead(status, { 'Content-Type': 'text/html', ...headers });
   response.end(request.method === 'HEAD' ? undefined : page);
+}
+
+function spoil(chunk: Buffer): void {
+  chunk[chunk.length >> 1] = (chunk[chunk.length >> 1] ?? 0) ^ 1;
 }
 
 /** Reads a paused body at one byte a second. The unread bytes fill the buffers of the connection. */

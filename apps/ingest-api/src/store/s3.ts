@@ -9,9 +9,11 @@ import {
   HeadBucketCommand,
   HeadObjectCommand,
   type LifecycleRule,
+  ListObjectsV2Command,
   PutObjectCommand,
-  paginateListObjectsV2,
+  type PutObjectCommandInput,
   S3Client,
+  type S3ClientConfig,
 } from '@aws-sdk/client-s3';
 import { defaultProvider } from '@aws-sdk/credential-provider-node';
 import { IngestError } from '../errors.ts';
@@ -26,16 +28,21 @@ const CHUNK_BYTES = 1024 * 1024;
 const READ_AHEAD_BYTES = 16 * 1024 * 1024;
 const READ_AHEAD_OBJECTS = 8;
 
-const CONNECT_WITHIN_MS = 3_000;
-/** Until the first byte of an answer ... */
-const ANSWERS_WITHIN_MS = 15_000;
-/** ... and for a whole call, with its retries. Clients wait longer for an answer to a PATCH. */
-const CALL_ENDS_WITHIN_MS = 40_000;
-/** The SDK waits between attempts: exponential backoff, with jitter. */
-const ATTEMPTS = 4;
-/** A read whose body was cut, or is not what was written, and a 404, which may be an old answer of a cache. */
-const READ_ATTEMPTS = 4;
-const READ_AGAIN_MS = 100;
+/** How long this process waits for the server. Only tests use others than these. */
+export const TIMING = {
+  connectsWithinMs: 3_000,
+  /** Until the first byte of an answer, and between two bytes of its body ... */
+  answersWithinMs: 15_000,
+  /** ... and for a whole call, with its attempts. Clients wait longer for an answer to a PATCH. */
+  callEndsWithinMs: 40_000,
+  /** Before the second attempt; twice as long before each later one, with jitter. */
+  againAfterMs: 100,
+} as const;
+type Timing = Readonly<Record<keyof typeof TIMING, number>>;
+
+const ATTEMPTS = 5;
+/** A server that asks for fewer requests gets longer pauses. */
+const BUSY_FACTOR = 5;
 /** S3 deletes at most this many objects with one request. */
 const DELETED_AT_ONCE = 1_000;
 /** Longer than any request may take: an object that is being written has no row yet. */
@@ -47,8 +54,8 @@ const ORPHAN_AFTER_MS = 24 * 60 * 60 * 1000;
  * writer overwrites nothing. (Not a multipart upload: those have a least size of a part, and a last step that may fail.
  * Why not @tus/s3-store: docs/decisions/0042.)
  */
-export function s3Store(location: BucketLocation): Store {
-  const bucket = new BucketClient(location);
+export function s3Store(location: BucketLocation, timing: Timing = TIMING): Store {
+  const bucket = new BucketClient(location, timing);
   return {
     name: bucket.name,
     gathering: GATHERING,
@@ -144,24 +151,28 @@ class BucketClient {
   readonly #client: S3Client;
   readonly #bucket: string;
   readonly #prefix: string;
+  readonly #timing: Timing;
+  readonly #credentials = new CurrentCredentials();
 
-  constructor({ bucket, prefix, endpoint, region, forcePathStyle, caFile }: BucketLocation) {
+  constructor({ bucket, prefix, endpoint, region, forcePathStyle, caFile }: BucketLocation, timing: Timing) {
     this.name = `s3://${bucket}/${prefix}`.replace(/\/$/, '');
     this.#bucket = bucket;
     this.#prefix = prefix;
+    this.#timing = timing;
     const agent = { keepAlive: true, maxSockets: 64 };
     this.#client = new S3Client({
       region,
       forcePathStyle,
       ...(endpoint !== undefined && { endpoint }),
-      credentials: currentCredentials,
-      maxAttempts: ATTEMPTS,
+      credentials: this.#credentials.provider,
+      maxAttempts: 1, // `#call` repeats more than the SDK does
       // Some servers store the SDK's trailing checksums as content. Each object here has a checksum of its own.
       requestChecksumCalculation: 'WHEN_REQUIRED',
       responseChecksumValidation: 'WHEN_REQUIRED',
       requestHandler: {
-        connectionTimeout: CONNECT_WITHIN_MS,
-        requestTimeout: ANSWERS_WITHIN_MS,
+        connectionTimeout: timing.connectsWithinMs,
+        requestTimeout: timing.answersWithinMs,
+        socketTimeout: timing.answersWithinMs,
         throwOnRequestTimeout: true,
         httpAgent: agent,
         httpsAgent: { ...agent, ...(caFile !== undefined && { ca: readFileSync(caFile) }) },
@@ -174,20 +185,25 @@ class BucketClient {
     const checksum = crc32(body);
     const place = String(fromByte).padStart(16, '0'); // so that a listing is in order
     const key = `uploads/${uploadId}/${place}-${randomBytes(8).toString('hex')}`;
-    await this.#call('PutObject', (abortSignal) =>
-      this.#client.send(
-        new PutObjectCommand({
-          Bucket: this.#bucket,
-          Key: this.#prefix + key,
-          Body: body, // not a stream, which could not be sent again
-          ContentLength: body.byteLength,
-          ContentType: 'application/octet-stream',
-          ChecksumCRC32: base64OfCrc32(checksum),
-        }),
-        { abortSignal },
-      ),
-    );
+    await this.#put(key, {
+      Body: body, // not a stream, which could not be sent again
+      ContentLength: body.byteLength,
+      ContentType: 'application/octet-stream',
+      ChecksumCRC32: base64OfCrc32(checksum),
+    });
     return { fromByte, bytes: body.byteLength, key, crc32: checksum };
+  }
+
+  async #put(key: string, object: Omit<PutObjectCommandInput, 'Bucket' | 'Key'>): Promise<void> {
+    await this.#call('PutObject', async (abortSignal) => {
+      const { ETag, ChecksumCRC32 } = await this.#client.send(
+        new PutObjectCommand({ ...object, Bucket: this.#bucket, Key: this.#prefix + key }),
+        { abortSignal },
+      );
+      // Every S3 server names what it has stored. The page of a gateway has status 200, too.
+      const isStored = ETag !== undefined && (ChecksumCRC32 ?? object.ChecksumCRC32) === object.ChecksumCRC32;
+      if (!isStored) throw this.#fault('PutObject', 'did not confirm the object that was sent');
+    });
   }
 
   /** The objects in their order. While the caller works on one, the next ones are read. */
@@ -195,6 +211,7 @@ class BucketClient {
     segments: readonly Segment[],
   ): AsyncGenerator<{ readonly segment: Segment; readonly bytes: Buffer }> {
     const underWay: { segment: Segment; reading: Promise<Buffer> }[] = [];
+    const stop = new AbortController();
     let bytesUnderWay = 0;
     let next = 0;
     try {
@@ -203,7 +220,7 @@ class BucketClient {
           const isFull =
             bytesUnderWay + segment.bytes > READ_AHEAD_BYTES || underWay.length === READ_AHEAD_OBJECTS;
           if (underWay.length > 0 && isFull) break;
-          const reading = this.#readSegment(segment);
+          const reading = this.#readSegment(segment, stop.signal);
           reading.catch(() => {}); // awaited in its turn
           underWay.push({ segment, reading });
           bytesUnderWay += segment.bytes;
@@ -215,6 +232,7 @@ class BucketClient {
         bytesUnderWay -= first.segment.bytes;
       }
     } finally {
+      stop.abort();
       await Promise.allSettled(underWay.map(({ reading }) => reading));
     }
   }
@@ -223,166 +241,186 @@ class BucketClient {
    * @throws {BytesMissing} when the server says again and again that there is no such object, and still has the marker of
    *   this store: a 403, a 5xx, or another bucket in its place says nothing about the object.
    */
-  async #readSegment(segment: Segment): Promise<Buffer> {
-    return this.#again(segment, async () => {
-      const bytes = await this.#getObject(segment.key);
-      if (bytes === undefined) return undefined;
-      if (bytes.byteLength === segment.bytes && crc32(bytes) === segment.crc32) return bytes;
+  async #readSegment(segment: Segment, stop?: AbortSignal): Promise<Buffer> {
+    const bytes = await this.#find(
+      'GetObject',
+      async (abortSignal) => {
+        const bytes = await this.#getObject(segment.key, abortSignal);
+        if (bytes.byteLength === segment.bytes && crc32(bytes) === segment.crc32) return bytes;
+        throw this.#fault(
+          'GetObject',
+          `gave ${bytes.byteLength} bytes for ${segment.key} that are not the ${segment.bytes} bytes that were written (CRC-32). If it does so again, delete the object: the next push then sends its bytes again`,
+        );
+      },
+      stop,
+    );
+    if (bytes !== undefined) return bytes;
+    await this.assertIsStore();
+    throw new BytesMissing(`The bucket ${this.name} does not have the object ${segment.key} any more.`);
+  }
+
+  /** False when the server does not have the object, and is this store. */
+  async hasSegment(segment: Segment): Promise<boolean> {
+    const length = await this.#find('HeadObject', async (abortSignal) => {
+      const { ContentLength } = await this.#head(segment.key, abortSignal);
+      if (ContentLength === segment.bytes) return ContentLength;
       throw this.#fault(
-        'GetObject',
-        `gave ${bytes.byteLength} bytes for ${segment.key} that are not the ${segment.bytes} bytes that were written (CRC-32)`,
+        'HeadObject',
+        `says that ${segment.key} has ${ContentLength} bytes, and not the ${segment.bytes} that were written`,
       );
     });
-  }
-
-  /** False when the server does not have the object, or has another number of bytes of it. */
-  async hasSegment(segment: Segment): Promise<boolean> {
-    const length = await this.#again(segment, () => this.#lengthOf(segment.key)).catch((error) => {
-      if (error instanceof BytesMissing) return undefined;
+    if (length !== undefined) return true;
+    try {
+      // An answer to HEAD has no body that says what is missing: the object, the bucket, or the whole server.
+      await this.#readSegment(segment);
+      return true;
+    } catch (error) {
+      if (error instanceof BytesMissing) return false;
       throw error;
-    });
-    return length === segment.bytes;
-  }
-
-  /** Repeats a read that fails, or finds nothing. */
-  async #again<T>(segment: Segment, read: () => Promise<T | undefined>): Promise<T> {
-    for (let attempt = 1; ; attempt++) {
-      try {
-        const found = await read();
-        if (found !== undefined) return found;
-        if (attempt === READ_ATTEMPTS) {
-          await this.assertIsStore();
-          throw new BytesMissing(`The bucket ${this.name} does not have the object ${segment.key} any more.`);
-        }
-      } catch (error) {
-        if (attempt === READ_ATTEMPTS) throw error;
-      }
-      await delay(Math.random() * READ_AGAIN_MS * 2 ** attempt);
     }
   }
 
-  async #getObject(key: string): Promise<Buffer | undefined> {
-    return this.#call('GetObject', async (abortSignal) => {
-      const { Body } = await this.#client.send(
-        new GetObjectCommand({ Bucket: this.#bucket, Key: this.#prefix + key }),
+  async #getObject(key: string, abortSignal: AbortSignal): Promise<Buffer> {
+    const { Body } = await this.#client.send(
+      new GetObjectCommand({ Bucket: this.#bucket, Key: this.#prefix + key }),
+      {
+        abortSignal,
+      },
+    );
+    if (Body === undefined) throw this.#fault('GetObject', 'gave an answer without a body');
+    const bytes = await Promise.race([Body.transformToByteArray(), rejectedWhenAborted(abortSignal)]);
+    return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  }
+
+  async #head(key: string, abortSignal: AbortSignal) {
+    try {
+      return await this.#client.send(
+        new HeadObjectCommand({ Bucket: this.#bucket, Key: this.#prefix + key }),
         {
           abortSignal,
         },
       );
-      if (Body === undefined) throw new Error('The answer has no body.');
-      const bytes = await Promise.race([Body.transformToByteArray(), rejectedWhenAborted(abortSignal)]);
-      return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    });
-  }
-
-  async #lengthOf(key: string): Promise<number | undefined> {
-    const head = await this.#call('HeadObject', (abortSignal) =>
-      this.#client.send(new HeadObjectCommand({ Bucket: this.#bucket, Key: this.#prefix + key }), {
-        abortSignal,
-      }),
-    );
-    return head?.ContentLength;
+    } catch (error) {
+      throw statusOf(error) === 404 ? new ObjectMissing('HEAD answered 404.') : error;
+    }
   }
 
   async delete(keys: readonly string[]): Promise<void> {
     for (let start = 0; start < keys.length; start += DELETED_AT_ONCE) {
       const Objects = keys.slice(start, start + DELETED_AT_ONCE).map((key) => ({ Key: this.#prefix + key }));
-      const answer = await this.#call('DeleteObjects', (abortSignal) =>
-        this.#client.send(
-          new DeleteObjectsCommand({ Bucket: this.#bucket, Delete: { Objects, Quiet: true } }),
+      await this.#call('DeleteObjects', async (abortSignal) => {
+        const { Deleted = [], Errors = [] } = await this.#client.send(
+          new DeleteObjectsCommand({ Bucket: this.#bucket, Delete: { Objects } }),
           { abortSignal },
-        ),
-      );
-      const failed = (answer?.Errors ?? []).filter(({ Code }) => Code !== 'NoSuchKey');
-      const [first] = failed;
-      if (first !== undefined)
-        throw this.#fault('DeleteObjects', `refused ${failed.length} objects, the first with ${first.Code}`);
+        );
+        const gone = new Set(
+          [...Deleted, ...Errors.filter(({ Code }) => Code === 'NoSuchKey')].map(({ Key }) => Key),
+        );
+        const left = Objects.filter(({ Key }) => !gone.has(Key)).length;
+        if (left > 0)
+          throw this.#fault(
+            'DeleteObjects',
+            `did not delete ${left} of ${Objects.length} objects${Errors[0] === undefined ? '' : ` (${Errors[0].Code})`}`,
+          );
+      });
     }
   }
 
   /** Keys of uploads that are older than `ageMs` by the clock of the server, which has just written the marker. */
   async *oldKeys(ageMs: number): AsyncGenerator<readonly string[]> {
-    const marker = await this.#call('HeadObject', (abortSignal) =>
-      this.#client.send(new HeadObjectCommand({ Bucket: this.#bucket, Key: this.#markerKey }), {
-        abortSignal,
-      }),
-    );
+    const marker = await this.#find('HeadObject', (abortSignal) => this.#head(MARKER, abortSignal));
     const nowMs = marker?.LastModified?.getTime();
     if (nowMs === undefined) return;
-    const pages = paginateListObjectsV2(
-      { client: this.#client },
-      { Bucket: this.#bucket, Prefix: `${this.#prefix}uploads/` },
-    );
-    for (;;) {
-      const page = await this.#call('ListObjectsV2', () => pages.next());
-      if (page === undefined || page.done) return;
-      const old = (page.value.Contents ?? []).filter(
+    let ContinuationToken: string | undefined;
+    do {
+      const page = await this.#call('ListObjectsV2', (abortSignal) =>
+        this.#client.send(
+          new ListObjectsV2Command({
+            Bucket: this.#bucket,
+            Prefix: `${this.#prefix}uploads/`,
+            ContinuationToken,
+          }),
+          { abortSignal },
+        ),
+      );
+      const old = (page.Contents ?? []).filter(
         ({ LastModified }) => LastModified !== undefined && LastModified.getTime() < nowMs - ageMs,
       );
       yield old.flatMap(({ Key }) => Key?.slice(this.#prefix.length) ?? []);
-    }
+      ContinuationToken = page.NextContinuationToken;
+    } while (ContinuationToken !== undefined);
   }
 
   async readMarker(): Promise<Marker | undefined> {
-    const text = await this.#getObject(MARKER);
-    return text === undefined ? undefined : parseMarker(text.toString(), `${this.name}/${MARKER}`);
+    return this.#find('GetObject', (abortSignal) => this.#getMarker(abortSignal));
+  }
+
+  async #getMarker(abortSignal: AbortSignal): Promise<Marker> {
+    const text = await this.#getObject(MARKER, abortSignal);
+    return parseMarker(text.toString(), `${this.name}/${MARKER}`);
   }
 
   async writeMarker(marker: Marker): Promise<void> {
-    await this.#call('PutObject', (abortSignal) =>
-      this.#client.send(
-        new PutObjectCommand({
-          Bucket: this.#bucket,
-          Key: this.#markerKey,
-          Body: `${JSON.stringify(marker)}\n`,
-          ContentType: 'application/json',
-        }),
-        { abortSignal },
-      ),
-    );
-  }
-
-  get #markerKey(): string {
-    return this.#prefix + MARKER;
+    const Body = Buffer.from(`${JSON.stringify(marker)}\n`);
+    await this.#put(MARKER, {
+      Body,
+      ContentType: 'application/json',
+      ChecksumCRC32: base64OfCrc32(crc32(Body)),
+    });
   }
 
   /** @throws a `storage_fault` when the bucket is not the store that this process opened. */
   async assertIsStore(): Promise<void> {
     const { expected } = this;
-    const found = await this.readMarker();
-    if (expected === undefined) return;
-    if (found?.storeId === expected.storeId && found.generation >= expected.generation) return;
-    const what = found === undefined ? 'has no marker of a store any more' : `is store ${found.storeId} now`;
-    throw new IngestError(
-      'storage_fault',
-      `${this.name} was store ${expected.storeId} when this process started, and ${what}. Check INGEST_STORE and INGEST_S3_ENDPOINT.`,
-      { retryAfterSeconds: 10 },
-    );
+    if (expected === undefined) {
+      await this.readMarker();
+      return;
+    }
+    await this.#call('GetObject', async (abortSignal) => {
+      const found = await this.#getMarker(abortSignal).catch((error) => {
+        if (isMissing(error)) return undefined;
+        throw error;
+      });
+      if (found?.storeId === expected.storeId && found.generation >= expected.generation) return;
+      throw new IngestError(
+        'storage_fault',
+        `${this.name} was store ${expected.storeId} (generation ${expected.generation}) when this process started, and ${
+          found === undefined
+            ? 'has no marker of a store any more'
+            : `is store ${found.storeId} (generation ${found.generation}) now`
+        }. Check INGEST_STORE and INGEST_S3_ENDPOINT.`,
+        { retryAfterSeconds: 10 },
+      );
+    });
   }
 
   /** @throws {WrongStore} when the server says that there is no such bucket, or refuses the credentials. */
   async assertExists(): Promise<void> {
-    try {
-      await this.#client.send(new HeadBucketCommand({ Bucket: this.#bucket }), {
-        abortSignal: AbortSignal.timeout(CALL_ENDS_WITHIN_MS),
-      });
-    } catch (error) {
-      const status = statusOf(error);
-      // A server that cannot be reached now is asked again: a process may start before its store.
-      if (status !== 404 && status !== 403) return;
+    let status: number | undefined;
+    await this.#call('HeadBucket', async (abortSignal) => {
+      try {
+        await this.#client.send(new HeadBucketCommand({ Bucket: this.#bucket }), { abortSignal });
+      } catch (error) {
+        status = statusOf(error);
+        throw error;
+      }
+      status = 200;
+    }).catch(() => {}); // a server that cannot be reached now is asked again: a process may start before its store
+    if (status === 404)
       throw new WrongStore(
-        status === 404
-          ? `There is no bucket "${this.#bucket}". Create it, or correct INGEST_STORE, INGEST_S3_ENDPOINT or INGEST_S3_REGION.`
-          : `The server of the bucket "${this.#bucket}" refuses the credentials (403). Check the AWS credentials of this process and the policy of the bucket.`,
+        `There is no bucket "${this.#bucket}". Create it, or correct INGEST_STORE, INGEST_S3_ENDPOINT or INGEST_S3_REGION.`,
       );
-    }
+    if (status === 403)
+      throw new WrongStore(
+        `The server of the bucket "${this.#bucket}" refuses the credentials (403). Check the AWS credentials of this process and the policy of the bucket.`,
+      );
   }
 
   /** A sentence for each rule of the bucket that may delete objects of this store before `keptMs`. */
   async shortLifecycleRules(keptMs: number): Promise<readonly string[]> {
     const answer = await this.#client
       .send(new GetBucketLifecycleConfigurationCommand({ Bucket: this.#bucket }), {
-        abortSignal: AbortSignal.timeout(CALL_ENDS_WITHIN_MS),
+        abortSignal: AbortSignal.timeout(this.#timing.callEndsWithinMs),
       })
       .catch(() => undefined); // many servers have no such rules, and many keys may not read them
     const keptDays = Math.ceil(keptMs / DAY_MS);
@@ -394,41 +432,103 @@ class BucketClient {
       );
   }
 
-  /** Undefined for a 404 of an object. @throws a `storage_fault` for every other failure of the call. */
-  async #call<T>(operation: string, call: (abortSignal: AbortSignal) => Promise<T>): Promise<T | undefined> {
-    const abortSignal = AbortSignal.timeout(CALL_ENDS_WITHIN_MS);
+  /**
+   * Undefined when the server says each time that there is no such object: one such answer may be an old one, of a cache.
+   *
+   * @throws a `storage_fault` for every other failure, as `#call` does.
+   */
+  async #find<T>(
+    operation: string,
+    find: (abortSignal: AbortSignal) => Promise<T>,
+    stop?: AbortSignal,
+  ): Promise<T | undefined> {
+    let misses = 0;
+    const call = async (abortSignal: AbortSignal) => {
+      try {
+        return await find(abortSignal);
+      } catch (error) {
+        if (isMissing(error)) misses += 1;
+        throw error;
+      }
+    };
     try {
-      return await call(abortSignal);
+      return await this.#call(operation, call, stop);
     } catch (error) {
-      const { name } = error as Error;
-      if (name === 'NoSuchKey' || (name === 'NotFound' && statusOf(error) === 404)) return undefined;
-      throw this.#fault(operation, abortSignal.aborted ? 'did not answer in time' : describe(error), error);
+      if (misses === ATTEMPTS) return undefined;
+      throw error;
+    }
+  }
+
+  /**
+   * Repeats a call that fails, whatever the reason: nothing that it asks for is different the second time, and some servers
+   * refuse, with any status, what they do a moment later.
+   *
+   * @throws a `storage_fault`, or `insufficient_storage`.
+   */
+  async #call<T>(
+    operation: string,
+    call: (abortSignal: AbortSignal) => Promise<T>,
+    stop?: AbortSignal,
+  ): Promise<T> {
+    const timeout = AbortSignal.timeout(this.#timing.callEndsWithinMs);
+    const abortSignal = stop === undefined ? timeout : AbortSignal.any([timeout, stop]);
+    for (let attempt = 1; ; attempt++) {
+      let pauseMs = this.#timing.againAfterMs * 2 ** (attempt - 1) * (0.5 + Math.random() / 2);
+      try {
+        return await call(abortSignal);
+      } catch (error) {
+        if (abortSignal.aborted) throw this.#fault(operation, 'did not answer in time');
+        const status = statusOf(error);
+        const isLast = attempt === ATTEMPTS || isFull(error);
+        if (isLast)
+          throw error instanceof IngestError ? error : this.#fault(operation, describe(error), error);
+        if (status === 400 || status === 401 || status === 403) this.#credentials.forget();
+        if (status === 429 || status === 503) pauseMs *= BUSY_FACTOR;
+      }
+      await delay(pauseMs, undefined, { signal: abortSignal }).catch(() => {}); // the next attempt says that it was aborted
     }
   }
 
   #fault(operation: string, found: string, cause?: unknown): IngestError {
-    const isFull = statusOf(cause) === 507 || FULL.has((cause as Error | undefined)?.name ?? '');
+    const lacksRoom = isFull(cause);
     return new IngestError(
-      isFull ? 'insufficient_storage' : 'storage_fault',
+      lacksRoom ? 'insufficient_storage' : 'storage_fault',
       `The bucket ${this.name} ${found} (${operation}). Try again.`,
-      { retryAfterSeconds: isFull ? 60 : 10 },
+      { retryAfterSeconds: lacksRoom ? 60 : 10 },
     );
   }
 }
 
+/** What HEAD says of an object, with the name that the answer to a GET has. */
+class ObjectMissing extends Error {
+  override readonly name = 'NoSuchKey';
+}
+
 const MARKER = 'store.json';
 const DAY_MS = 24 * 60 * 60 * 1000;
+const ERROR_CODE = /^[A-Za-z.]{1,64}$/;
 const FULL = new Set(['QuotaExceeded', 'XMinioStorageFull', 'InsufficientStorage']);
 
 function statusOf(error: unknown): number | undefined {
   return (error as { $metadata?: { httpStatusCode?: number } } | undefined)?.$metadata?.httpStatusCode;
 }
 
+function isFull(error: unknown): boolean {
+  return statusOf(error) === 507 || FULL.has((error as Error | undefined)?.name ?? '');
+}
+
+/** Not the 404 of a gateway, or of a bucket. */
+function isMissing(error: unknown): boolean {
+  return (error as Error).name === 'NoSuchKey';
+}
+
 /** Without the message of the server: some repeat what a request contained. */
 function describe(error: unknown): string {
   const { name, code, message } = error as NodeJS.ErrnoException;
   const status = statusOf(error);
-  return status === undefined ? `cannot be reached: ${code ?? message}` : `answered ${status} ${name}`;
+  if (status !== undefined) return `answered ${status}${ERROR_CODE.test(name) ? ` ${name}` : ''}`;
+  if (name === 'CredentialsProviderError') return 'cannot be asked: this process has no AWS credentials';
+  return `cannot be reached: ${code ?? (name === 'Error' ? message : name)}`;
 }
 
 function deletesWithin(
@@ -438,6 +538,7 @@ function deletesWithin(
 ) {
   const days = Expiration?.Days;
   if (Status !== 'Enabled' || days === undefined || days * DAY_MS >= keptMs) return false;
+  if (Filter?.Tag !== undefined || (Filter?.And?.Tags ?? []).length > 0) return false; // no object here has a tag
   const rulePrefix = Filter?.Prefix ?? Filter?.And?.Prefix ?? Prefix ?? '';
   const uploads = `${prefix}uploads/`;
   return uploads.startsWith(rulePrefix) || rulePrefix.startsWith(uploads);
@@ -459,14 +560,44 @@ function rejectedWhenAborted(signal: AbortSignal): Promise<never> {
 
 /** Credentials in a file may be replaced at any time, so those without an end are read again each minute. */
 const READ_CREDENTIALS_EVERY_MS = 60_000;
-/** The SDK renews credentials that expire within this time. */
-const SDK_RENEWS_BEFORE_MS = 5 * 60_000;
+/** Credentials with an end are renewed before it. */
+const RENEW_BEFORE_MS = 5 * 60_000;
+/** Refused requests do not read them more often than this. */
+const READ_CREDENTIALS_AGAIN_MS = 500;
 
-async function currentCredentials() {
-  const credentials = await defaultProvider({ ignoreCache: true })();
-  if (credentials.expiration !== undefined) return credentials;
-  return {
-    ...credentials,
-    expiration: new Date(Date.now() + SDK_RENEWS_BEFORE_MS + READ_CREDENTIALS_EVERY_MS),
-  };
+/** The credentials of the usual chain, as they are now: also when they were replaced, or have expired, while this runs. */
+class CurrentCredentials {
+  #reading: ReturnType<ReturnType<typeof defaultProvider>> | undefined;
+  #readMs = 0;
+  #endsMs: number | undefined;
+
+  /** Marked as `memoized`, or else the SDK keeps the first ones. */
+  readonly provider: NonNullable<S3ClientConfig['credentials']> = Object.assign(() => this.#current(), {
+    memoized: true,
+  });
+
+  /** To be called when the server refuses them. */
+  forget(): void {
+    if (Date.now() - this.#readMs >= READ_CREDENTIALS_AGAIN_MS) this.#reading = undefined;
+  }
+
+  #current() {
+    const isOld = Date.now() - this.#readMs >= READ_CREDENTIALS_EVERY_MS;
+    const endsLater = this.#endsMs !== undefined && this.#endsMs - Date.now() > RENEW_BEFORE_MS;
+    if (this.#reading === undefined || (isOld && !endsLater)) {
+      const reading = defaultProvider({ ignoreCache: true })();
+      this.#reading = reading;
+      this.#readMs = Date.now();
+      this.#endsMs = undefined;
+      reading.then(
+        ({ expiration }) => {
+          this.#endsMs = expiration?.getTime();
+        },
+        () => {
+          if (this.#reading === reading) this.#reading = undefined;
+        },
+      );
+    }
+    return this.#reading;
+  }
 }
