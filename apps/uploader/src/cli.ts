@@ -5,7 +5,7 @@ import { publish, retry } from './commands/runs.ts';
 import { status } from './commands/status.ts';
 import type { Terminal } from './progress/reporter.ts';
 import { push } from './push/push.ts';
-import type { CommandResult } from './results/result.ts';
+import type { CommandResult } from './results.ts';
 import type { Flags } from './settings/settings.ts';
 import { SETTINGS } from './settings/table.ts';
 import { uploaderVersion } from './version.ts';

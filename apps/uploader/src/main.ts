@@ -2,15 +2,9 @@ import './bound-memory.ts';
 import { CommanderError } from 'commander';
 import { EXIT_CODE_OF, type ExitCode, printableJson, printableLines } from 'wire';
 import { createProgram } from './cli.ts';
+import { Interrupted } from './errors.ts';
 import type { Terminal } from './progress/reporter.ts';
-import { errorOf } from './results/outcome.ts';
-import {
-  type CommandResult,
-  findResultFiles,
-  Interrupted,
-  resultOfFault,
-  writeResultFile,
-} from './results/result.ts';
+import { type CommandResult, errorOf, findResultFiles, resultOfFault, writeResultFile } from './results.ts';
 import { type Flags, wantsJson } from './settings/settings.ts';
 
 /** After a signal the process ends within this time, whatever still hangs. */

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { expect } from 'chai';
-import { WORD_OF } from '../src/results/result.ts';
+import { WORD_OF } from '../src/results.ts';
 import { startUploader } from './support/run-uploader.ts';
 
 const CODES = Object.keys(WORD_OF);

@@ -1,7 +1,7 @@
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { UploaderError } from '../src/results/result.ts';
+import { UploaderError } from '../src/errors.ts';
 import { findRuns } from '../src/source/find-runs.ts';
 import { makeScratch } from './support/scratch.ts';
 

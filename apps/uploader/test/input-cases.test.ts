@@ -2,7 +2,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { expect } from 'chai';
 import { type Service, startTestSystem, type TestSystem } from '../../../e2e/support/test-system.ts';
-import { createSlots } from '../src/send/missing-files.ts';
+import { createSlots } from '../src/send/context.ts';
 import { INPUT_CASES } from './support/input-cases.ts';
 import { lastLine, startUploader } from './support/run-uploader.ts';
 import { makeScratch } from './support/scratch.ts';

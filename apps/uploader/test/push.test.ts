@@ -1,7 +1,7 @@
 import { chmodSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import type { RunOutcome } from '../src/results/outcome.ts';
+import type { RunOutcome } from '../src/results.ts';
 import { type IngestServer, problem, startIngestServer } from './support/ingest-server.ts';
 import { canBeBoundByModes, type Finished, lastLine, startUploader } from './support/run-uploader.ts';
 import { makeScratch, scoreLines } from './support/scratch.ts';

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { expect } from 'chai';
-import { UploaderError } from '../src/results/result.ts';
+import { UploaderError } from '../src/errors.ts';
 import { loadSettings, wantsJson } from '../src/settings/settings.ts';
 import { findStateDir } from '../src/settings/state.ts';
 import { parseAsOf, parseDurationMs, parseSizeBytes, SETTINGS } from '../src/settings/table.ts';

@@ -1,8 +1,8 @@
 import { expect } from 'chai';
 import { ERROR_CODES, EXIT_CODE_OF } from 'wire';
-import { type Asked, HttpFault, judge, NetworkFault, readRetryAfterMs } from '../src/http/faults.ts';
-import { backoffMs } from '../src/http/retry.ts';
-import { worstExitCode } from '../src/results/result.ts';
+import { NetworkFault } from '../src/http/exchange.ts';
+import { type Asked, backoffMs, HttpFault, judge, readRetryAfterMs } from '../src/http/retry.ts';
+import { worstExitCode } from '../src/results.ts';
 
 function answer(status: number, problem?: object, headers: Record<string, string> = {}): HttpFault {
   return new HttpFault({

@@ -4,7 +4,7 @@ import type { ClientBase } from 'pg';
 import type { RejectCode, RejectedLine } from 'score-lines';
 import { printableLines, type RunErrorCode } from 'wire';
 import { describeError, sqlStateOf } from '../errors.ts';
-import { type Query, queryOf, transition } from '../runs/transitions.ts';
+import { type Query, queryOf, transition, transitionOne } from '../runs/transitions.ts';
 import { type Suspect, setBackUploads } from '../runs/uploads.ts';
 import type { Store } from '../store/store.ts';
 import type { ClaimedFile, ClaimedRevision } from './attempts.ts';
@@ -180,16 +180,13 @@ export async function recordDataFault(
   store: Store,
 ): Promise<void> {
   const query = queryOf(client);
-  await failRevision(query, revisionId, fault);
+  await transitionOne(query, 'fail', revisionId, columnsOf(fault));
   await recordRejects(query, revisionId, fault.rejectedLines);
   await setBackUploads(query, store, fault.suspects, 'loader');
 }
 
-async function failRevision(query: Query, revisionId: number, fault: DataFault): Promise<void> {
-  await transition(query, 'fail', 'r.revision_id = $1', [revisionId], {
-    error: JSON.stringify(fault.error),
-    rejects: JSON.stringify(fault.rejects),
-  });
+function columnsOf({ error, rejects }: DataFault): Record<string, string> {
+  return { error: JSON.stringify(error), rejects: JSON.stringify(rejects) };
 }
 
 /** Keeps the rejected lines in the order in which they were found, and deletes those of an earlier load. */
@@ -279,6 +276,8 @@ export async function recordRefusal(
       .where('finished_at', 'is', null)
       .executeTakeFirst();
     // Another loader has the run now, and will meet the same error.
-    if (numUpdatedRows > 0n) await failRevision(queryOf(trx), revisionId, fault);
+    if (numUpdatedRows === 0n) return;
+    // Nothing locked the row in between: a run that was withdrawn stays so.
+    await transition(queryOf(trx), 'fail', 'r.revision_id = $1', [revisionId], columnsOf(fault));
   });
 }

@@ -4,7 +4,7 @@ import type { ClientBase } from 'pg';
 import { stabilityIndex } from 'score-lines';
 import { lockModel } from '../runs/models.ts';
 import { isLockNotAvailable, isNewer, type RunPosition } from '../runs/revisions.ts';
-import { queryOf, type TransitionName, transition } from '../runs/transitions.ts';
+import { queryOf, type TransitionName, transition, transitionOne } from '../runs/transitions.ts';
 import type { ClaimedRevision, LoadProgress } from './attempts.ts';
 
 const TRANSITION_TO = {
@@ -51,7 +51,7 @@ export async function publishRevision(
     claimed.run,
     claimed.revision,
   ]);
-  await transition(query, TRANSITION_TO[outcome], 'r.revision_id = $1', [revisionId], {
+  await transitionOne(query, TRANSITION_TO[outcome], revisionId, {
     row_count: loaded.profile.rows,
     profile: JSON.stringify(loaded.profile),
     gates: JSON.stringify(gates),

@@ -7,7 +7,7 @@ import { recordAudit } from './history.ts';
 import { lockModel } from './models.ts';
 import { type FoundRevision, isLockNotAvailable, lockRevision, type RevisionKey } from './revisions.ts';
 import { allows, type Principal } from './tokens.ts';
-import { queryOf, startsFrom, transition, wakeLoaders } from './transitions.ts';
+import { queryOf, startsFrom, transition, transitionOne, wakeLoaders } from './transitions.ts';
 import { storedUploads } from './uploads.ts';
 
 interface PublishRequest extends RevisionKey {
@@ -38,7 +38,7 @@ export async function publishByHand(db: Kysely<Database>, request: PublishReques
     if (broken.length > 0 && !force) throw brokenGates(run, broken);
     await attachPartition(trx, target);
     const [previous] = await transition(query, 'replace_published', 'r.model = $1', [model]);
-    await transition(query, 'publish_by_hand', 'r.revision_id = $1', [target.revision_id]);
+    await transitionOne(query, 'publish_by_hand', target.revision_id);
     await trx
       .insertInto('ingest.publication')
       .values({ model, revision_id: target.revision_id, published_by: actor, reason })
@@ -136,7 +136,7 @@ export async function retryRun(db: Kysely<Database>, request: RetryRequest): Pro
     if (startsFrom('retry', state)) {
       await requireUploads(trx, revision_id, run);
       await trx.deleteFrom('ingest.rejected_line').where('revision_id', '=', revision_id).execute();
-      await transition(queryOf(trx), 'retry', 'r.revision_id = $1', [revision_id]);
+      await transitionOne(queryOf(trx), 'retry', revision_id);
     } else if (state !== 'queued') {
       throw new IngestError(
         'conflict',
@@ -181,7 +181,7 @@ export async function withdrawRun(db: Kysely<Database>, request: WithdrawRequest
         `Run "${run}" is ${target.state}; publish another run before you withdraw this one.`,
       );
     }
-    await transition(queryOf(trx), 'withdraw', 'r.revision_id = $1', [target.revision_id]);
+    await transitionOne(queryOf(trx), 'withdraw', target.revision_id);
     const detail = { was: target.state, ...(reason === undefined ? {} : { reason }) };
     const { revision } = target;
     await recordAudit(trx, { actor: principal.name, action: 'withdraw', model, run, revision, detail });
@@ -237,7 +237,7 @@ export async function withdrawUpload(
       );
     }
     for (const { revision_id, run, revision, state } of ended) {
-      await transition(queryOf(trx), 'withdraw', 'r.revision_id = $1', [revision_id]);
+      await transitionOne(queryOf(trx), 'withdraw', revision_id);
       const detail = { was: state, uploadId };
       await recordAudit(trx, { actor, action: 'withdraw', model, run, revision, detail });
     }

@@ -148,7 +148,7 @@ export interface MovedRevision {
  *
  * @param where SQL; `$1` is the first of `values`.
  * @param columns what else is written to the row; a JSON column takes text.
- * @returns the revisions that moved.
+ * @returns the revisions that moved; none is a valid answer (`transitionOne` requires one).
  */
 export async function transition(
   query: Query,
@@ -167,6 +167,25 @@ export async function transition(
      WHERE r.state IN (${from.map((state) => `'${state}'`).join(', ')}) AND (${where})
      RETURNING r.revision_id AS "revisionId", r.model, r.run_key AS run, r.revision`,
     [...values, ...Object.values(columns)],
+  );
+}
+
+/**
+ * Makes a transition of one revision, whose row the caller has locked after reading that its state allows it.
+ *
+ * @throws when it did not move: then the caller has read something else, and must not commit.
+ */
+export async function transitionOne(
+  query: Query,
+  name: TransitionName,
+  revisionId: number,
+  columns: Readonly<Record<string, unknown>> = {},
+): Promise<void> {
+  const moved = await transition(query, name, 'r.revision_id = $1', [revisionId], columns);
+  if (moved.length === 1) return;
+  const { from, to } = TRANSITIONS[name];
+  throw new Error(
+    `Revision ${revisionId} cannot become ${to} ("${name}"), because it is not ${from.join(' or ')} any more. This is a bug of the service: its row was to be locked.`,
   );
 }
 

@@ -4,16 +4,19 @@ import { EXIT_CODE_OF, type ExitCode } from 'wire';
 import { startReporter, type Terminal } from '../progress/reporter.ts';
 import { formatBytes, formatCount, formatDuration, newRunView, type RunView } from '../progress/view.ts';
 import { newPushView } from '../push/push.ts';
-import { describeBadLines, errorOf, errorOfAll, labelled } from '../results/outcome.ts';
 import {
   type CommandResult,
+  describeBadLines,
   describeIgnored,
+  errorOf,
+  errorOfAll,
   type Ignored,
   ignoredOf,
+  labelled,
   type RunError,
   WORD_OF,
   worstExitCode,
-} from '../results/result.ts';
+} from '../results.ts';
 import { type Flags, loadLocalSettings } from '../settings/settings.ts';
 import { findRuns, type SourceRun } from '../source/find-runs.ts';
 import { identify, refuseEmpty } from '../source/hash.ts';

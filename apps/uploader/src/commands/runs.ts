@@ -1,21 +1,21 @@
 import { EXIT_CODE_OF } from 'wire';
-import { HttpFault } from '../http/faults.ts';
+import { UploaderError } from '../errors.ts';
+import { HttpFault } from '../http/retry.ts';
 import type { Terminal } from '../progress/reporter.ts';
 import { formatCount } from '../progress/view.ts';
-import { EXIT_CODE_OF_STATE } from '../results/outcome.ts';
-import { type CommandResult, UploaderError } from '../results/result.ts';
+import type { CommandResult } from '../results.ts';
 import {
+  EXIT_CODE_OF_STATE,
   findRun,
   getModel,
-  openServiceSession,
+  type Model,
   type Publication,
   publishRun,
+  type Run,
   retryRun,
-  type ServiceSession,
-  waitForRun,
 } from '../service/client.ts';
-import type { Model, Run } from '../service/run-schema.ts';
 import type { Flags } from '../settings/settings.ts';
+import { openServiceSession, type ServiceSession, waitForRun } from './session.ts';
 import { resultOfRun, type StatusResult } from './status.ts';
 
 type RetryRequest = { model: string; run: string; reason: string | undefined };

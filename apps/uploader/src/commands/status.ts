@@ -1,18 +1,18 @@
 import { EXIT_CODE_OF } from 'wire';
+import { UploaderError } from '../errors.ts';
 import type { Terminal } from '../progress/reporter.ts';
 import { describeLoad, formatBytes, formatPercent, newRunView, type RunView } from '../progress/view.ts';
-import { describeBadLines, describeShown, errorOfState, settlementOf } from '../results/outcome.ts';
-import { type CommandResult, UploaderError, WORD_OF } from '../results/result.ts';
 import {
-  findRun,
-  listRuns,
-  openServiceSession,
-  rejectsUrl,
-  type ServiceSession,
-  waitForRun,
-} from '../service/client.ts';
-import type { Run, RunSummary } from '../service/run-schema.ts';
+  type CommandResult,
+  describeBadLines,
+  describeShown,
+  errorOfState,
+  settlementOf,
+  WORD_OF,
+} from '../results.ts';
+import { findRun, listRuns, type Run, type RunSummary, rejectsUrl } from '../service/client.ts';
 import type { Flags } from '../settings/settings.ts';
+import { openServiceSession, type ServiceSession, waitForRun } from './session.ts';
 
 /** `more`: the list ends at --limit, the runs do not. */
 export type StatusResult = CommandResult & { runs: Array<Run | RunSummary>; more?: true };

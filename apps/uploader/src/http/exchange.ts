@@ -8,8 +8,7 @@ import { globalAgent, request as httpsRequest } from 'node:https';
 import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { getCACertificates, setDefaultCACertificates } from 'node:tls';
-import { OutOfTime } from '../results/result.ts';
-import { NetworkFault } from './faults.ts';
+import { OutOfTime } from '../errors.ts';
 
 type ExchangeRequest = {
   method: string;
@@ -224,4 +223,28 @@ export function useTlsIdentity({ ca, clientCert, clientKey }: TlsIdentity): void
   if (ca !== null) setDefaultCACertificates([...getCACertificates('default'), ca]);
   if (clientCert !== null && clientKey !== null)
     Object.assign(globalAgent.options, { cert: clientCert, key: clientKey });
+}
+
+/** There was no complete answer. `code` is Node's (ECONNREFUSED, CERT_HAS_EXPIRED, HPE_...) or ESTALLED. */
+export class NetworkFault extends Error {
+  override readonly name = 'NetworkFault';
+  readonly code: string;
+
+  constructor(code: string, method: string, url: string, detail: string, options?: { cause: unknown }) {
+    super(`${method} ${url} got no answer: ${detail}`, options);
+    this.code = code;
+  }
+
+  static from(error: unknown, method: string, url: string): unknown {
+    if (!(error instanceof Error) || error instanceof NetworkFault) return error;
+    const first = firstOf(error);
+    const code = 'code' in first && typeof first.code === 'string' ? first.code : 'UNKNOWN';
+    return new NetworkFault(code, method, url, first.message || code, { cause: error });
+  }
+}
+
+/** A name with several addresses fails with one error for each: the first one is enough. */
+function firstOf(error: Error): Error {
+  const inner = error instanceof AggregateError ? error.errors[0] : null;
+  return inner instanceof Error ? inner : error;
 }

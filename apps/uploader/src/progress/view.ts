@@ -1,7 +1,6 @@
 import type { RunState } from 'wire';
-import { EXIT_CODE_OF_STATE } from '../results/outcome.ts';
-import { UploaderError } from '../results/result.ts';
-import type { Run } from '../service/run-schema.ts';
+import { UploaderError } from '../errors.ts';
+import { EXIT_CODE_OF_STATE, type Run } from '../service/client.ts';
 import type { HashedFile } from '../source/hash.ts';
 
 export type FileView = { name: string; totalBytes: number; sentBytes: number };

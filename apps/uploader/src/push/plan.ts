@@ -1,19 +1,20 @@
 import type { ExitCode, FilePage, RunFile } from 'wire';
+import type { UploaderError } from '../errors.ts';
 import { formatBytes, formatCount, newRunView, type PushView } from '../progress/view.ts';
-import { errorOf, errorOfAll, labelled } from '../results/outcome.ts';
 import {
   type CommandResult,
+  errorOf,
+  errorOfAll,
   type Ignored,
+  labelled,
   type RunError,
-  type UploaderError,
   WORD_OF,
   worstExitCode,
-} from '../results/result.ts';
-import { findRun, listFiles, type Retries, type ServiceAddress } from '../service/client.ts';
-import type { Run } from '../service/run-schema.ts';
+} from '../results.ts';
+import type { PushContext } from '../send/context.ts';
+import { findRun, listFiles, type Retries, type Run, type ServiceAddress } from '../service/client.ts';
 import type { SourceRun } from '../source/find-runs.ts';
 import { type HashedFile, hashRun, openHashCache } from '../source/hash.ts';
-import type { PushContext } from './push.ts';
 
 type PlannedRun = {
   model: string;

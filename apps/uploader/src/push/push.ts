@@ -1,43 +1,41 @@
-import { hostname, userInfo } from 'node:os';
-import { pause, startTimeLimit, type TimeLimit } from '../http/exchange.ts';
-import { judge } from '../http/faults.ts';
+import { UploaderError } from '../errors.ts';
+import { pause } from '../http/exchange.ts';
+import { judge } from '../http/retry.ts';
 import { startReporter, type Terminal } from '../progress/reporter.ts';
 import {
   describeChange,
   describeDeclared,
-  formatDuration,
   newRunView,
   type PushView,
   type RunView,
 } from '../progress/view.ts';
 import {
   describeBadLines,
+  describeIgnored,
   describeOutcome,
   describeShown,
-  EXIT_CODE_OF_STATE,
   errorOf,
+  ignoredOf,
   type PushResult,
   type RunResult,
   resultOfRuns,
   settlementOf,
-} from '../results/outcome.ts';
-import { describeIgnored, ignoredOf, UploaderError, WORD_OF } from '../results/result.ts';
-import { createByteBudget, createSlots, sendMissingFiles } from '../send/missing-files.ts';
+  WORD_OF,
+} from '../results.ts';
+import { openPushContext, type PushContext } from '../send/context.ts';
+import { sendMissingFiles } from '../send/missing-files.ts';
 import {
   declareRun,
+  EXIT_CODE_OF_STATE,
   getRun,
   type Manifest,
-  type Retries,
+  type Run,
   rejectsUrl,
-  type ServiceAddress,
-  serviceAddress,
 } from '../service/client.ts';
-import type { Run } from '../service/run-schema.ts';
-import { type Flags, loadSettings, type Settings } from '../settings/settings.ts';
-import { openStateDir, withRunLock } from '../settings/state.ts';
+import { type Flags, loadSettings } from '../settings/settings.ts';
+import { withRunLock } from '../settings/state.ts';
 import { findRuns, type SourceRun } from '../source/find-runs.ts';
 import { type HashedFile, hashRun, openHashCache } from '../source/hash.ts';
-import { uploaderVersion } from '../version.ts';
 import { describePlan, type PlanResult, planRuns } from './plan.ts';
 
 /** `uploader push DIR`. Throws when it could not start; otherwise the result says how each run ended. */
@@ -80,84 +78,6 @@ export async function push(
     return { ...result, ...ignoredOf(ignored) };
   } finally {
     reporter.stop();
-  }
-}
-
-type Slots = ReturnType<typeof createSlots>;
-
-/** A declaration is work for the service: it creates an upload for every file. */
-const DECLARED_AT_ONCE = 4;
-
-/** What all runs of one push share. */
-export type PushContext = {
-  settings: Settings;
-  service: ServiceAddress;
-  source: Record<string, unknown>;
-  limit: TimeLimit;
-  say: (sentence: string) => void;
-  /** For requests about `what`, which are tried until the limit. */
-  retries: (what: string, limit: TimeLimit) => Retries;
-  /** Runs are read one after the other, so that the first is sent soon and the disk reads in order. */
-  hashSlots: Slots;
-  declareSlots: Slots;
-  transferSlots: Slots;
-  /** --bwlimit, for all transfers together. */
-  budget: (bytes: number) => number;
-  /** The transfers of this moment, by upload. */
-  uploading: Map<string, Promise<void>>;
-  stateDir: string | null;
-};
-
-/** `say` gets the steps of a run; `warn` gets the pauses, and that the state folder cannot be used. */
-export async function openPushContext(
-  settings: Settings,
-  env: NodeJS.ProcessEnv,
-  interrupt: AbortSignal,
-  { say, warn }: { say: (sentence: string) => void; warn: (sentence: string) => void },
-): Promise<PushContext> {
-  return {
-    settings,
-    service: serviceAddress(settings),
-    source: sourceInfo(env),
-    limit: startTimeLimit(settings.maxDurationMs, interrupt),
-    say,
-    retries: (what, limit) => ({
-      limit,
-      onPause: (fault, pauseMs) => warn(`${what}: ${fault.message}; next try in ${formatDuration(pauseMs)}`),
-    }),
-    hashSlots: createSlots(1),
-    declareSlots: createSlots(DECLARED_AT_ONCE),
-    transferSlots: createSlots(settings.transfers),
-    budget: createByteBudget(settings.bytesPerSecond),
-    uploading: new Map(),
-    stateDir: await openStateDir(settings.stateDir, env, warn),
-  };
-}
-
-/** Who pushes, and from where; in a task of Airflow also the task. */
-function sourceInfo(env: NodeJS.ProcessEnv): Record<string, unknown> {
-  const airflow = {
-    dag_id: env.AIRFLOW_CTX_DAG_ID,
-    task_id: env.AIRFLOW_CTX_TASK_ID,
-    run_id: env.AIRFLOW_CTX_DAG_RUN_ID,
-    try_number: env.AIRFLOW_CTX_TRY_NUMBER,
-  };
-  const known = Object.entries(airflow).filter(([, value]) => value);
-  return {
-    host: hostname(),
-    user: userName(env),
-    pid: process.pid,
-    uploader: uploaderVersion(),
-    ...(known.length > 0 ? { airflow: Object.fromEntries(known) } : {}),
-  };
-}
-
-function userName(env: NodeJS.ProcessEnv): string {
-  try {
-    return userInfo().username;
-  } catch {
-    // The user id of a container often has no name.
-    return env.USER ?? `uid ${process.getuid?.() ?? '?'}`;
   }
 }
 

@@ -1,11 +1,10 @@
 import type { RunFile } from 'wire';
+import { UploaderError } from '../errors.ts';
 import type { TimeLimit } from '../http/exchange.ts';
 import type { RunView } from '../progress/view.ts';
-import type { PushContext } from '../push/push.ts';
-import { UploaderError } from '../results/result.ts';
-import { commonHeaders, listFiles } from '../service/client.ts';
-import type { Run } from '../service/run-schema.ts';
+import { commonHeaders, listFiles, type Run } from '../service/client.ts';
 import type { HashedFile } from '../source/hash.ts';
+import type { PushContext } from './context.ts';
 import { sendFile } from './file.ts';
 
 /**
@@ -131,38 +130,4 @@ async function oncePerUpload(url: string, uploading: Map<string, Promise<void>>,
   const mine = send().finally(() => uploading.delete(url));
   uploading.set(url, mine);
   return mine;
-}
-
-/** At most `count` tasks at a time; the others wait in their order of arrival. */
-export function createSlots(count: number): <T>(task: () => Promise<T>) => Promise<T> {
-  let free = count;
-  const waiting: Array<() => void> = [];
-  return async (task) => {
-    if (free > 0) free--;
-    else await new Promise<void>((resolve) => waiting.push(resolve));
-    try {
-      return await task();
-    } finally {
-      const next = waiting.shift();
-      if (next) next();
-      else free++;
-    }
-  };
-}
-
-/**
- * Shares a rate among all transfers: each reports the bytes that it has sent, and gets the time to wait
- * before it sends more. Unused bytes do not accumulate.
- */
-export function createByteBudget(
-  bytesPerSecond: number | null,
-  nowMs: () => number = () => performance.now(),
-): (bytes: number) => number {
-  if (bytesPerSecond === null) return () => 0;
-  let paidUntilMs = 0;
-  return (bytes) => {
-    const now = nowMs();
-    paidUntilMs = Math.max(now, paidUntilMs) + (bytes / bytesPerSecond) * 1000;
-    return paidUntilMs - now;
-  };
 }

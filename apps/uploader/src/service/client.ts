@@ -1,32 +1,60 @@
-import type { FilePage } from 'wire';
-import type * as z from 'zod';
-import { type ExchangeResponse, exchange, pause, startTimeLimit, useTlsIdentity } from '../http/exchange.ts';
-import { HttpFault } from '../http/faults.ts';
-import { type RetryOptions, retrying } from '../http/retry.ts';
-import type { Terminal } from '../progress/reporter.ts';
-import { describeChange, formatDuration, newRunView, type RunView } from '../progress/view.ts';
-import { EXIT_CODE_OF_STATE } from '../results/outcome.ts';
-import { UploaderError } from '../results/result.ts';
-import { currentToken, type Flags, loadSettings, type Settings } from '../settings/settings.ts';
+import * as wire from 'wire';
+import { EXIT_CODE_OF, type ExitCode, type FilePage, type RunState } from 'wire';
+import type { z } from 'zod';
+import { UploaderError } from '../errors.ts';
+import { type ExchangeResponse, exchange, useTlsIdentity } from '../http/exchange.ts';
+import { HttpFault, type RetryOptions, retrying } from '../http/retry.ts';
+import { currentToken, type Settings } from '../settings/settings.ts';
 import { uploaderVersion } from '../version.ts';
-import {
-  filePageSchema,
-  type Model,
-  modelSchema,
-  type Run,
-  type RunSummary,
-  runListSchema,
-  runSchema,
-} from './run-schema.ts';
 
-/** For a command that sends a few requests and shows no progress. */
-export type ServiceSession = {
-  settings: Settings;
-  service: ServiceAddress;
-  retries: Retries;
-  say: (sentence: string) => void;
-  /** To stdout; with --json nowhere, because stdout is for the JSON. */
-  print: (text: string) => void;
+/**
+ * What the uploader acts on or shows, of the answers that `wire` defines. The service may add fields: they
+ * are ignored.
+ */
+const OF_BOTH = {
+  model: true,
+  run: true,
+  revision: true,
+  state: true,
+  rows: true,
+  as_of: true,
+  shown: true,
+  files: true,
+  bytes: true,
+  load: true,
+  error: true,
+  pushedBy: true,
+} as const;
+
+export const runSchema = wire.run.pick({
+  ...OF_BOTH,
+  missing: true,
+  progress: true,
+  rejects: true,
+  gates: true,
+});
+
+const runSummarySchema = wire.runSummary.pick({ ...OF_BOTH, declaredAt: true });
+
+const runListSchema = wire.runList.extend({ runs: runSummarySchema.array() });
+const filePageSchema = wire.filePage;
+const modelSchema = wire.model.pick({ model: true, current: true });
+
+export type Run = z.infer<typeof runSchema>;
+export type RunSummary = z.infer<typeof runSummarySchema>;
+export type Shown = NonNullable<Run['shown']>;
+export type Model = z.infer<typeof modelSchema>;
+
+/** The exit code for a run in this state; null: it has not ended yet. */
+export const EXIT_CODE_OF_STATE: Record<RunState, ExitCode | null> = {
+  receiving: null,
+  queued: null,
+  loading: null,
+  published: 0,
+  superseded: 0,
+  held: EXIT_CODE_OF.data,
+  failed: EXIT_CODE_OF.data,
+  cancelled: EXIT_CODE_OF.data,
 };
 
 /** The address of the service, with the headers that identify the caller. */
@@ -42,27 +70,6 @@ export function serviceAddress(settings: Settings): ServiceAddress {
     },
     stallTimeoutMs,
     userAgent: `uploader/${uploaderVersion()}`,
-  };
-}
-
-export function openServiceSession(
-  flags: Flags,
-  terminal: Terminal,
-  interrupt: AbortSignal,
-  longestMs = Number.POSITIVE_INFINITY,
-): ServiceSession {
-  const settings = loadSettings(flags, terminal.env);
-  const limit = startTimeLimit(Math.min(settings.maxDurationMs, longestMs), interrupt);
-  const say = (sentence: string) => terminal.writeError(`${sentence}\n`);
-  return {
-    settings,
-    service: serviceAddress(settings),
-    say,
-    print: settings.json ? () => {} : (text) => terminal.writeOut(`${text}\n`),
-    retries: {
-      limit,
-      onPause: (fault, pauseMs) => say(`${fault.message}; next try in ${formatDuration(pauseMs)}`),
-    },
   };
 }
 
@@ -293,32 +300,5 @@ export async function findRun(
     const isOurs404 = fault instanceof HttpFault && fault.status === 404 && fault.problem !== null;
     if (isOurs404 && fault.problem?.code !== 'unknown_address') return null;
     throw error;
-  }
-}
-
-const FIRST_POLL_MS = 250;
-
-/**
- * Polls until the run has ended. A run that does not exist yet is waited for. Throws at the limit of
- * `retries`.
- */
-export async function waitForRun(
-  service: ServiceAddress,
-  named: { model: string; run: string; pollMs: number },
-  retries: Retries,
-  say: (sentence: string) => void,
-): Promise<Run> {
-  const view: RunView = newRunView(`${named.model}/${named.run}`, 0);
-  let before: Run | null = null;
-  let pollMs = FIRST_POLL_MS;
-  for (;;) {
-    const now: Run | null = await findRun(service, named.model, named.run, retries);
-    if (now && EXIT_CODE_OF_STATE[now.state] !== null) return now;
-    if (now && before) for (const sentence of describeChange(before, now, view)) say(sentence);
-    if (now) view.totalBytes = now.bytes.total;
-    if (!now && pollMs === FIRST_POLL_MS) say(`${view.label} does not exist yet; waiting for it.`);
-    before = now;
-    await pause(pollMs, retries.limit.signal);
-    pollMs = Math.min(pollMs * 1.5, named.pollMs);
   }
 }

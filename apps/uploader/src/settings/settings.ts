@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { UploaderError } from '../results/result.ts';
+import { UploaderError } from '../errors.ts';
 import { SETTINGS } from './table.ts';
 
 type SettingKey = keyof typeof SETTINGS;

@@ -14,8 +14,8 @@ import {
 import { hostname } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import * as z from 'zod';
+import { UploaderError } from '../errors.ts';
 import { pause } from '../http/exchange.ts';
-import { UploaderError } from '../results/result.ts';
 
 /** The folder for hashes; null without a home folder: then no hashes are kept. */
 export function findStateDir(asked: string | null, env: NodeJS.ProcessEnv): string | null {

@@ -2,7 +2,7 @@ import type { Stats } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { join, matchesGlob, relative, resolve } from 'node:path';
 import { fileNameFault, modelNameFault, printable, runKeyFault } from 'wire';
-import { UploaderError } from '../results/result.ts';
+import { UploaderError } from '../errors.ts';
 import { unreadableReason, unreadableSource } from './read.ts';
 
 export type SourceFile = { name: string; path: string };

@@ -3,7 +3,7 @@ import type { BigIntStats } from 'node:fs';
 import { type FileHandle, open, readFile, rm, stat } from 'node:fs/promises';
 import { printable } from 'wire';
 import * as z from 'zod';
-import { UploaderError } from '../results/result.ts';
+import { UploaderError } from '../errors.ts';
 import { replaceFile, stateFilePath } from '../settings/state.ts';
 import { DATA_FILES, SKIPPED, type SourceFile, type SourceRun } from './find-runs.ts';
 import { changedSource, readBlocks, readText, unreadableSource } from './read.ts';

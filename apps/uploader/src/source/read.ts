@@ -1,7 +1,7 @@
 import type { open } from 'node:fs/promises';
 import { CompressionFault, compressionOf, expand } from 'score-lines';
 import { printable } from 'wire';
-import { UploaderError } from '../results/result.ts';
+import { UploaderError } from '../errors.ts';
 
 type Handle = Awaited<ReturnType<typeof open>>;
 const BLOCK_BYTES = 1 << 20;

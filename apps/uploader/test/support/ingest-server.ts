@@ -4,7 +4,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { RunState } from 'wire';
-import type { Run } from '../../src/service/run-schema.ts';
+import type { Run } from '../../src/service/client.ts';
 
 type DeclaredFile = { name: string; bytes: number; sha256: string; lines: number };
 type Upload = { bytes: number; sha256: string; offset: number; content: Hash };

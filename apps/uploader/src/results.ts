@@ -1,17 +1,98 @@
+import { renameSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describeGate, EXIT_CODE_OF, type ExitCode, type RunState } from 'wire';
-import { formatBytes, formatCount, formatDuration } from '../progress/view.ts';
-import type { Run, Shown } from '../service/run-schema.ts';
-import {
-  asUploaderError,
-  type CommandResult,
-  type Ignored,
-  Interrupted,
-  type ResultWord,
-  type RunError,
-  type UploaderError,
-  WORD_OF,
-  worstExitCode,
-} from './result.ts';
+import { asUploaderError, Interrupted, type UploaderError } from './errors.ts';
+import { formatBytes, formatCount, formatDuration } from './progress/view.ts';
+import { EXIT_CODE_OF_STATE, type Run, type Shown } from './service/client.ts';
+
+export type ResultWord =
+  | 'published'
+  | 'superseded'
+  | 'received'
+  | 'listed'
+  | 'valid'
+  | 'dry_run'
+  | 'bad_data'
+  | 'source'
+  | 'try_again'
+  | 'not_allowed'
+  | 'usage'
+  | 'bug'
+  | 'interrupted';
+
+export type RunError = { code: string; detail: string; file?: string; line?: number; byte_offset?: number };
+
+/** The result of a command, as --json prints it; each command adds its own fields. */
+export type CommandResult = { result: ResultWord; exitCode: ExitCode; error?: RunError };
+
+/** What --ignore left out: the first paths, and the number of all. */
+export type Ignored = { count: number; first: string[] };
+
+const SHOWN_IGNORED = 20;
+
+/** For the result: nothing when nothing was left out. */
+export function ignoredOf(paths: readonly string[]): { ignored?: Ignored } {
+  if (paths.length === 0) return {};
+  return { ignored: { count: paths.length, first: paths.slice(0, SHOWN_IGNORED) } };
+}
+
+export function describeIgnored(paths: readonly string[]): string[] {
+  if (paths.length === 0) return [];
+  const more = paths.length > SHOWN_IGNORED ? `, and ${paths.length - SHOWN_IGNORED} more` : '';
+  return [`Left out by --ignore: ${paths.slice(0, SHOWN_IGNORED).join(', ')}${more}`];
+}
+
+export const WORD_OF: Record<ExitCode, ResultWord> = {
+  0: 'published',
+  1: 'bug',
+  2: 'usage',
+  65: 'bad_data',
+  66: 'source',
+  75: 'try_again',
+  77: 'not_allowed',
+  130: 'interrupted',
+  143: 'interrupted',
+};
+
+/** The result of a command that a fault ended before it had any other result. */
+export function resultOfFault(error: RunError, exitCode: ExitCode): CommandResult & { runs: [] } {
+  return { result: WORD_OF[exitCode], exitCode, runs: [], error };
+}
+
+/**
+ * Several runs, one exit code. 75 promises that the same command again is enough, so it is used only when
+ * nothing else is wrong; of the others, the code that hides most comes first.
+ */
+const WORST_FIRST: readonly ExitCode[] = [130, 143, 1, 2, 77, 66, 65, 75, 0];
+
+export function worstExitCode(codes: readonly ExitCode[]): ExitCode {
+  return WORST_FIRST.find((code) => codes.includes(code)) ?? 0;
+}
+
+/** Where the sidecar of Airflow's KubernetesPodOperator reads the XCom of a task. */
+const XCOM_DIR = '/airflow/xcom';
+
+/**
+ * The files that receive the result. Found in the arguments and not in the settings, because the result is
+ * also written when the settings are at fault.
+ */
+export function findResultFiles(args: string[], env: NodeJS.ProcessEnv): string[] {
+  const at = args.findIndex((arg) => arg === '--result-file' || arg.startsWith('--result-file='));
+  const named = at < 0 ? env.UPLOADER_RESULT_FILE : (args[at]?.split('=', 2)[1] ?? args[at + 1]);
+  const xcomDir = env.UPLOADER_XCOM_DIR || XCOM_DIR;
+  return [...(named ? [named] : []), ...(isFolder(xcomDir) ? [join(xcomDir, 'return.json')] : [])];
+}
+
+/** Whole or not at all: a program that polls for the file must not read half of it. */
+export function writeResultFile(path: string, text: string): void {
+  const temporary = `${path}.${process.pid}.tmp`;
+  writeFileSync(temporary, text);
+  renameSync(temporary, path);
+}
+
+function isFolder(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+}
 
 /** How the push of one run ended, as --json prints it: scripts depend on these names. */
 export type RunOutcome = {
@@ -35,18 +116,6 @@ export type RunResult = {
   outcome: RunOutcome;
   exitCode: ExitCode;
   badLines: string[];
-};
-
-/** The exit code for a run in this state; null: it has not ended yet. */
-export const EXIT_CODE_OF_STATE: Record<RunState, ExitCode | null> = {
-  receiving: null,
-  queued: null,
-  loading: null,
-  published: 0,
-  superseded: 0,
-  held: EXIT_CODE_OF.data,
-  failed: EXIT_CODE_OF.data,
-  cancelled: EXIT_CODE_OF.data,
 };
 
 type Settlement = { result: ResultWord; exitCode: ExitCode; error: RunError | null };
