@@ -3,7 +3,7 @@ import path from 'node:path';
 import { expect } from 'chai';
 import { connect as connectAs, openDatabase } from 'db-schema';
 import type pg from 'pg';
-import { retireRevisions } from '../src/load/retention.ts';
+import { detachUnread, retireRevisions } from '../src/load/retention.ts';
 import { removeFiles } from '../src/runs/expiry.ts';
 import { folderStore } from '../src/store/folder.ts';
 import {
@@ -108,6 +108,150 @@ describe('retention', () => {
     expect(swept).to.deep.equal(['r1', 'r2']);
     expect(await read(reader)).to.equal(10);
     expect(await partitionsOf('busy')).to.equal(1);
+  });
+
+  async function detach(patienceMs = 10_000, keepPreviousMs = 0): Promise<void> {
+    const [turn, client] = [await connect('ingest_loader'), await connect('ingest_loader')];
+    await turn.query('BEGIN');
+    expect(await detachUnread(turn, client, patienceMs, keepPreviousMs)).to.deep.equal([]);
+    await turn.query('COMMIT');
+  }
+
+  async function attachedRuns(model: string): Promise<string[]> {
+    const rows = await system.query<{ run: string }>(
+      `SELECT r.run_key AS run FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+       JOIN ingest.run_revision r ON c.relname = r.model || '$' || r.revision_id
+       WHERE r.model = $1 AND NOT i.inhdetachpending ORDER BY 1`,
+      [model],
+    );
+    return rows.map(({ run }) => run);
+  }
+
+  const publish = (model: string, run: string) =>
+    system.request('PUT', `/v1/models/${model}/current`, { json: { run, reason: 'test' }, token: operator });
+
+  it('detaches what readers do not see any more, and a rollback attaches its run again', async () => {
+    await keep('slim', 10);
+    await publishRuns('slim', ['r1', 'r2', 'r3', 'r4']);
+    await detach(10_000, 60_000);
+    expect(await attachedRuns('slim'), 'the run before too, at first').to.deep.equal(['r3', 'r4']);
+    await detach();
+    expect(await attachedRuns('slim')).to.deep.equal(['r4']);
+    expect(await partitionsOf('slim')).to.equal(4);
+    for (const [run, rows] of [
+      ['r1', 10],
+      ['r3', 12],
+    ] as const) {
+      expect((await publish('slim', run)).status).to.equal(200);
+      const seen = await system.query('SELECT count(*)::int AS rows, min(run) AS run FROM scores.slim');
+      expect(seen).to.deep.equal([{ rows, run }]);
+      await detach();
+      expect(await attachedRuns('slim')).to.deep.equal([run]);
+    }
+  });
+
+  it('leaves attached what a transaction uses for long, so that a rollback to it does not wait', async () => {
+    await keep('long', 10);
+    await publishRuns('long', ['r1', 'r2', 'r3']);
+    const reader = await connect();
+    await reader.query('BEGIN');
+    await reader.query('SELECT count(*) FROM scores.long');
+    await detach();
+    expect(await attachedRuns('long')).to.deep.equal(['r1', 'r2', 'r3']);
+    expect((await publish('long', 'r1')).status).to.equal(200);
+    await reader.query('COMMIT');
+    await detach();
+    expect(await attachedRuns('long')).to.deep.equal(['r1']);
+  });
+
+  it('attaches again what a killed sweep has half detached', async () => {
+    await keep('half', 10);
+    await publishRuns('half', ['r1', 'r2']);
+    const reader = await connect();
+    await reader.query('BEGIN');
+    const sweeper = await connect('ingest_loader');
+    const [old] = await system.query<{ name: string }>(
+      `SELECT min(c.oid)::regclass::text AS name FROM pg_class c WHERE relkind = 'r' AND relname LIKE 'half$%'`,
+    );
+    await reader.query('SELECT count(*) FROM scores.half');
+    await sweeper.query(`SET lock_timeout = '50ms'`);
+    const refused = await sweeper
+      .query(`ALTER TABLE run_data.half DETACH PARTITION ${old?.name} CONCURRENTLY`)
+      .then(
+        () => 'done',
+        (error: pg.DatabaseError) => error.code,
+      );
+    expect(refused).to.equal('55P03');
+    await reader.query('COMMIT');
+    expect((await publish('half', 'r1')).status).to.equal(200);
+    expect(await system.query('SELECT DISTINCT run FROM scores.half')).to.deep.equal([{ run: 'r1' }]);
+  });
+
+  it('never detaches what is published meanwhile: each read sees one whole run, and after a rollback that one', async () => {
+    await keep('race', 10);
+    const runs = ['r1', 'r2', 'r3', 'r4'];
+    await publishRuns('race', runs);
+    const rowsOf = new Map(runs.map((run, index) => [run, 10 + index]));
+    let isOver = false;
+    const wrong: unknown[] = [];
+    let slowestMs = 0;
+    const reading = [0, 1].map(async () => {
+      const client = await connect();
+      while (!isOver) {
+        const startedMs = performance.now();
+        const { rows } = await client.query(
+          'SELECT count(*)::int AS rows, min(run) AS run, count(DISTINCT run)::int AS runs FROM scores.race',
+        );
+        slowestMs = Math.max(slowestMs, performance.now() - startedMs);
+        if (rows[0].runs !== 1 || rows[0].rows !== rowsOf.get(rows[0].run)) wrong.push(rows[0]);
+      }
+    });
+    const sweeping = (async () => {
+      while (!isOver) await detach(1_000);
+    })();
+    try {
+      for (let turn = 0; turn < 40; turn += 1) {
+        const run = runs[(turn * 3) % runs.length] ?? '';
+        expect((await publish('race', run)).status).to.equal(200);
+        expect(await system.query('SELECT DISTINCT run FROM scores.race'), `${turn}`).to.deep.equal([
+          { run },
+        ]);
+      }
+    } finally {
+      isOver = true;
+      await Promise.all([...reading, sweeping]);
+    }
+    expect(wrong).to.deep.equal([]);
+    expect(slowestMs, 'no reader waits').to.be.below(5_000);
+  });
+
+  it('has statistics of partition and table at COMMIT, after a load and after a publication by hand', async () => {
+    await system.request('PUT', '/v1/models/stats', { json: { minRows: 1_000 }, token: operator });
+    await pushRun(system, 'stats', 'r1', [{ name: 'a.jsonl', content: scoreLines(500) }]);
+    expect((await untilFinal(system, 'stats', 'r1')).state).to.equal('held');
+    const statistics = () =>
+      system.query(
+        `SELECT tablename <> 'stats' AS leaf, n_distinct FROM pg_stats
+         WHERE schemaname = 'run_data' AND tablename LIKE 'stats%' AND attname = 'pk' ORDER BY 1`,
+      );
+    expect(await statistics(), 'held').to.deep.equal([{ leaf: true, n_distinct: -1 }]);
+    const forced = await system.request('PUT', '/v1/models/stats/current', {
+      json: { run: 'r1', force: true, reason: 'test' },
+      token: operator,
+    });
+    expect(forced.status).to.equal(200);
+    expect(await statistics(), 'by hand').to.deep.equal([
+      { leaf: false, n_distinct: -1 },
+      { leaf: true, n_distinct: -1 },
+    ]);
+    await pushRun(system, 'stats', 'r2', [{ name: 'a.jsonl', content: scoreLines(1_500) }]);
+    expect((await untilFinal(system, 'stats', 'r2')).state).to.equal('published');
+    expect(await statistics(), 'by a load').to.have.length(3);
+    const [join] = await system.query<{ 'QUERY PLAN': [{ Plan: { 'Plan Rows': number } }] }>(
+      'EXPLAIN (FORMAT JSON) SELECT FROM generate_series(1, 1500) id JOIN scores.stats s ON s.pk = id::text',
+    );
+    // Without statistics of the table each key counts as one of 200, and the join as 10,000 rows and more.
+    expect(join?.['QUERY PLAN'][0].Plan['Plan Rows']).to.be.within(100, 4_000);
   });
 
   it('ends what was killed in the middle', async () => {

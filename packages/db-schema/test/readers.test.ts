@@ -120,6 +120,20 @@ describe('readers of scores.<model>', () => {
     expect(await count(older)).to.deep.equal({ rows: ROWS, run: 'run 5' });
   });
 
+  it('find each run by one row, however many runs are published, attached or not', async () => {
+    const owner = await connect();
+    const { rows } = await owner.query(
+      'EXPLAIN (ANALYZE, TIMING OFF, COSTS OFF) SELECT score FROM scores.churn WHERE pk = $1',
+      ['7'],
+    );
+    const plan = rows.map((row) => row['QUERY PLAN']).join('\n');
+    const reads = (what: string) => plan.match(new RegExp(what, 'g'))?.length ?? 0;
+    // One partition by its first row, one by the key: the plan has as many of both as are attached, and runs one.
+    expect(reads('Tid Scan on .* \\(actual'), plan).to.equal(1);
+    expect(reads('Index Scan using "churn\\$\\d+_pkey" on .* \\(actual'), plan).to.equal(1);
+    expect(reads('Seq Scan on "churn'), plan).to.equal(0);
+  });
+
   it('see the views as score_reader, and nothing behind them', async () => {
     const reader = await connect();
     await reader.query('SET ROLE score_reader');
@@ -150,7 +164,7 @@ async function publish(client: pg.Client, model: ModelName, revision: number): P
   await client.query(`CREATE TABLE ${partition} (score double precision NOT NULL, revision_id integer NOT NULL DEFAULT ${id}
     CHECK (revision_id = ${id}), pk text COLLATE "C" PRIMARY KEY, attributes jsonb)`);
   await client.query(`INSERT INTO ${partition} (score, pk) SELECT n, n FROM generate_series(1, ${ROWS}) n`);
-  await client.query(`ALTER TABLE ${parentOf(model)} ATTACH PARTITION ${partition} FOR VALUES IN (${id})`);
+  await client.query('SELECT ingest.attach_revision($1)', [id]);
   await client.query(
     `INSERT INTO ingest.publication (model, revision_id, published_by) VALUES ($1, $2, 'test')`,
     [model, id],

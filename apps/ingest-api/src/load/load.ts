@@ -103,6 +103,7 @@ async function fillAndPublish(
     if (summary.rows === 0) throw noRows(claimed);
     progress.phase = 'building_key';
     await buildKey(client, partition, claimed, store);
+    await client.query(`ANALYZE ${partition}`); // the first query of a reader needs it; autovacuum comes a minute later
   } catch (error) {
     throw error instanceof DataFault ? error.with(rejects) : error;
   }

@@ -1,4 +1,4 @@
-import { type ConnectOptions, connect, type Database, destroyConnection } from 'db-schema';
+import { type ConnectOptions, connect, type Database, destroyConnection, STATISTICS_TARGET } from 'db-schema';
 import type { Kysely } from 'kysely';
 import type pg from 'pg';
 import type { Logger } from 'pino';
@@ -98,6 +98,7 @@ async function beginLoad(client: pg.Client, { maintenanceWorkMem }: LoaderContex
     SET LOCAL statement_timeout = 0;
     SET LOCAL effective_io_concurrency = 0;
     SET LOCAL maintenance_io_concurrency = 0;
+    SET LOCAL default_statistics_target = ${STATISTICS_TARGET};
     SET LOCAL maintenance_work_mem = '${maintenanceWorkMem}'`);
 }
 

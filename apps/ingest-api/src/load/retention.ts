@@ -40,20 +40,27 @@ async function sweep(context: RetentionContext): Promise<void> {
       const mine = await turn.query(`SELECT FROM ingest.sweep WHERE name = 'rows' FOR UPDATE SKIP LOCKED`);
       if (mine.rows.length === 0) return;
       const keepAlive = setInterval(() => turn.query('SELECT').catch(() => {}), KEEP_ALIVE_EVERY_MS);
-      const { dropped, waiting, refused } = await retireRevisions(client, READERS_TIMEOUT_MS).finally(() =>
-        clearInterval(keepAlive),
-      );
-      for (const { model, run, revision } of dropped)
-        log.info({ model, run, revision }, 'rows dropped: the revision is past retention');
-      for (const { model, run, revision } of waiting)
-        log.info({ model, run, revision }, 'rows past retention are kept for now: readers use their table');
-      for (const { model, run, revision, error } of refused)
-        log.warn(
-          { model, run, revision, err: describeError(error) },
-          'rows past retention cannot be dropped',
-        );
+      try {
+        report(log, await retireRevisions(client, READERS_TIMEOUT_MS));
+        for (const { model, run, revision, error } of await detachUnread(turn, client, READERS_TIMEOUT_MS))
+          log.warn(
+            { model, run, revision, err: describeError(error) },
+            'a partition that readers do not see cannot be detached: queries of its model plan it too',
+          );
+      } finally {
+        clearInterval(keepAlive);
+      }
     }),
   );
+}
+
+function report(log: Logger, { dropped, waiting, refused }: RetirementReport): void {
+  for (const { model, run, revision } of dropped)
+    log.info({ model, run, revision }, 'rows dropped: the revision is past retention');
+  for (const { model, run, revision } of waiting)
+    log.info({ model, run, revision }, 'rows past retention are kept for now: readers use their table');
+  for (const { model, run, revision, error } of refused)
+    log.warn({ model, run, revision, err: describeError(error) }, 'rows past retention cannot be dropped');
 }
 
 async function onConnection(
@@ -73,9 +80,11 @@ interface RetirementReport {
   readonly dropped: readonly MovedRevision[];
   /** Readers still use their model's table: a later sweep drops their partition. */
   readonly waiting: readonly MovedRevision[];
-  /** PostgreSQL refuses, for example because a view depends on the partition: each sweep tries again. */
-  readonly refused: readonly (MovedRevision & { readonly error: unknown })[];
+  readonly refused: readonly Refused[];
 }
+
+/** PostgreSQL refuses, for example because a view depends on the partition: each sweep tries again. */
+type Refused = MovedRevision & { readonly error: unknown };
 
 /**
  * Drops the rows of withdrawn revisions, and of those beyond the last N that were loaded beside the published
@@ -93,8 +102,8 @@ export async function retireRevisions(client: pg.Client, timeoutMs: number): Pro
   await client.query('COMMIT');
   const dropped: MovedRevision[] = [];
   const waiting: MovedRevision[] = [];
-  const refused: (MovedRevision & { error: unknown })[] = [];
-  for (const partition of await retiredPartitions(client)) {
+  const refused: Refused[] = [];
+  for (const partition of await partitionsWhere(client, 'r.retired_at IS NOT NULL')) {
     try {
       const isDropped = await dropPartition(client, partition, timeoutMs);
       (isDropped ? dropped : waiting).push(partition);
@@ -160,7 +169,7 @@ interface Partition extends MovedRevision {
 }
 
 /** Pending ones first: a table can have one of them at a time. */
-async function retiredPartitions(client: pg.Client): Promise<Partition[]> {
+async function partitionsWhere(client: pg.Client, condition: string): Promise<Partition[]> {
   const { rows } = await client.query<Partition>(
     `SELECT r.revision_id AS "revisionId", r.model, r.run_key AS run, r.revision,
             i.inhrelid IS NOT NULL AS attached, coalesce(i.inhdetachpending, false) AS pending
@@ -168,7 +177,7 @@ async function retiredPartitions(client: pg.Client): Promise<Partition[]> {
      JOIN pg_class c ON c.relname = r.model || '$' || r.revision_id AND c.relkind = 'r'
        AND c.relnamespace = 'run_data'::regnamespace
      LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
-     WHERE r.retired_at IS NOT NULL
+     WHERE ${condition}
      ORDER BY pending DESC, r.revision_id`,
   );
   return rows;
@@ -177,6 +186,16 @@ async function retiredPartitions(client: pg.Client): Promise<Partition[]> {
 /** PostgreSQL's answer to DETACH while another partition of the table has a pending one. */
 const NOT_IN_PREREQUISITE_STATE = '55000';
 
+/** @returns false when readers used the table for too long. */
+async function dropPartition(client: pg.Client, partition: Partition, timeoutMs: number): Promise<boolean> {
+  return (
+    (await detach(client, partition, timeoutMs)) &&
+    (await unlessInUse(() =>
+      client.query(`DROP TABLE ${partitionOf(partition.model, partition.revisionId)}`),
+    ))
+  );
+}
+
 /**
  * DETACH CONCURRENTLY waits for readers and makes none wait; plain DETACH and DROP would make all of them
  * wait. When it runs into its time-out, the partition stays marked as pending, and FINALIZE then ends it.
@@ -184,17 +203,128 @@ const NOT_IN_PREREQUISITE_STATE = '55000';
  *
  * @returns false when readers used the table for too long.
  */
-async function dropPartition(client: pg.Client, partition: Partition, timeoutMs: number): Promise<boolean> {
+async function detach(client: pg.Client, partition: Partition, timeoutMs: number): Promise<boolean> {
   const { model, revisionId, attached, pending } = partition;
-  const name = partitionOf(model, revisionId);
-  const detach = `ALTER TABLE ${parentOf(model)} DETACH PARTITION ${name}`;
+  await client.query(`SET lock_timeout = ${pending ? Math.min(timeoutMs, 1_000) : timeoutMs}`);
+  if (!attached) return true;
+  const how = pending ? 'FINALIZE' : 'CONCURRENTLY';
+  return unlessInUse(() =>
+    client.query(`ALTER TABLE ${parentOf(model)} DETACH PARTITION ${partitionOf(model, revisionId)} ${how}`),
+  );
+}
+
+async function unlessInUse(work: () => Promise<unknown>): Promise<boolean> {
   try {
-    await client.query(`SET lock_timeout = ${pending ? Math.min(timeoutMs, 1_000) : timeoutMs}`);
-    if (attached) await client.query(`${detach} ${pending ? 'FINALIZE' : 'CONCURRENTLY'}`);
-    await client.query(`DROP TABLE ${name}`);
+    await work();
     return true;
   } catch (error) {
     if (isLockNotAvailable(error) || sqlStateOf(error) === NOT_IN_PREREQUISITE_STATE) return false;
     throw error;
   }
+}
+
+/** How long the run before stays attached, for transactions whose snapshot is older than the last publication. */
+const KEEP_PREVIOUS_MS = 60 * 60_000;
+
+/** Attached, and neither the run that readers see nor the one that they saw until a moment ago. */
+function isUnread(keepPreviousMs: number): string {
+  return `r.retired_at IS NULL AND i.inhrelid IS NOT NULL AND NOT EXISTS (
+    SELECT FROM (
+      SELECT p.revision_id, row_number() OVER later AS place, lag(max(p.published_at)) OVER later AS replaced_at
+      FROM ingest.publication p WHERE p.model = r.model
+      GROUP BY p.revision_id WINDOW later AS (ORDER BY max(p.publication_id) DESC)) shown
+    WHERE shown.revision_id = r.revision_id
+      AND (place = 1 OR place = 2 AND replaced_at > now() - interval '${keepPreviousMs} ms'))`;
+}
+
+/**
+ * Detaches what readers do not see any more, so that a query plans, locks and estimates one partition of a model, however
+ * many its contract keeps. A rollback attaches its partition again (`ingest.attach_revision`).
+ *
+ * Nobody may publish the revision between the question whether it is unread and its detachment: `turn`, a
+ * connection within a transaction, locks the model's row until other sessions see the partition as detached.
+ * It does not wait for readers with this lock: they are waited for afterwards.
+ */
+export async function detachUnread(
+  turn: pg.Client,
+  client: pg.Client,
+  timeoutMs: number,
+  keepPreviousMs = KEEP_PREVIOUS_MS,
+): Promise<readonly Refused[]> {
+  const busy = new Map<string, boolean>();
+  const refused: Refused[] = [];
+  for (const partition of await partitionsWhere(client, isUnread(keepPreviousMs))) {
+    const { model, revisionId, pending } = partition;
+    if (pending) {
+      await detach(client, partition, timeoutMs);
+      continue;
+    }
+    // A detachment that waits for a reader cannot be taken back, and a rollback to it would have to wait too.
+    if (!busy.has(model)) busy.set(model, await isReadForLong(client, model));
+    if (busy.get(model) === true) continue;
+    await turn.query(`SAVEPOINT model; SET LOCAL idle_in_transaction_session_timeout = '10s'`);
+    const stillUnread = `${isUnread(keepPreviousMs)} AND r.revision_id = ${revisionId}`;
+    const mayDetach =
+      (await lockModelRow(turn, model)) && (await partitionsWhere(turn, stillUnread)).length > 0;
+    const detaching = mayDetach
+      ? detach(client, partition, timeoutMs).catch((error: unknown) => {
+          if (isDatabaseUnavailable(error)) throw error;
+          refused.push({ ...partition, error });
+        })
+      : Promise.resolve();
+    await untilPending(turn, partition, detaching);
+    await turn.query('ROLLBACK TO SAVEPOINT model; RELEASE SAVEPOINT model'); // releases the row's lock
+    await detaching;
+  }
+  return refused;
+}
+
+/** @returns false when a load or an operator publishes a run of the model at this moment. */
+async function lockModelRow(turn: pg.Client, model: string): Promise<boolean> {
+  const { rows } = await turn.query(
+    'SELECT FROM ingest.model WHERE name = $1 FOR NO KEY UPDATE SKIP LOCKED',
+    [model],
+  );
+  return rows.length > 0;
+}
+
+const LOOK_AGAIN_MS = 5;
+
+/** Until new plans of other sessions do not contain the partition any more, or `detaching` has ended. */
+async function untilPending(
+  turn: pg.Client,
+  { revisionId }: Partition,
+  detaching: Promise<unknown>,
+): Promise<void> {
+  let hasEnded = false;
+  const end = () => {
+    hasEnded = true;
+  };
+  detaching.then(end, end);
+  await Promise.resolve();
+  while (!hasEnded) {
+    const [found] = await partitionsWhere(turn, `r.revision_id = ${revisionId}`);
+    if (found === undefined || !found.attached || found.pending) return;
+    await delay(LOOK_AGAIN_MS);
+  }
+}
+
+const LONG_READ_MS = 1_000;
+
+/** Whether a transaction uses the model's table for more than a second. */
+async function isReadForLong(client: pg.Client, model: string): Promise<boolean> {
+  const users = async () => {
+    const { rows } = await client.query<{ id: string }>(
+      `SELECT virtualtransaction AS id FROM pg_locks
+       WHERE locktype = 'relation' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+         AND relation = to_regclass($1) AND pid <> pg_backend_pid()`,
+      [`run_data.${model}`],
+    );
+    return rows.map(({ id }) => id);
+  };
+  const before = await users();
+  if (before.length === 0) return false;
+  await delay(LONG_READ_MS);
+  const after = new Set(await users());
+  return before.some((id) => after.has(id));
 }

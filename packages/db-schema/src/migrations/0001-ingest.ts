@@ -11,6 +11,15 @@ const TABLES = sql`
 CREATE SCHEMA run_data;
 CREATE SCHEMA scores;
 
+CREATE FUNCTION ingest.note_shown_run() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  INSERT INTO ingest.shown_run SELECT revision_id, run_key, as_of, published_at FROM ingest.run_revision
+  WHERE revision_id = NEW.revision_id
+  ON CONFLICT (revision_id) DO UPDATE SET published_at = excluded.published_at;
+  RETURN NULL;
+END $function$;
+
 CREATE TABLE ingest.api_token (
   token_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   name text NOT NULL CHECK (name ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
@@ -98,6 +107,15 @@ CREATE TABLE ingest.publication (
   reason text
 );
 CREATE INDEX publication_newest ON ingest.publication (model, publication_id DESC) INCLUDE (revision_id);
+
+CREATE TABLE ingest.shown_run (
+  revision_id integer PRIMARY KEY,
+  run_key text NOT NULL,
+  as_of timestamptz NOT NULL,
+  published_at timestamptz
+);
+COMMENT ON TABLE ingest.shown_run IS 'what the views show of a run: a copy from run_revision, which a reader would have to open with all its columns and indexes';
+CREATE TRIGGER publication_shows_run AFTER INSERT ON ingest.publication FOR EACH ROW EXECUTE FUNCTION ingest.note_shown_run();
 
 CREATE TABLE ingest.upload (
   upload_id text PRIMARY KEY CHECK (upload_id ~ '^[0-9a-f]{32}$'),
