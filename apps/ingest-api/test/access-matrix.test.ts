@@ -5,7 +5,7 @@ import { pino } from 'pino';
 import { parseModelName } from 'wire';
 import { loadServeConfig } from '../src/config.ts';
 import { createApp } from '../src/http/app.ts';
-import { SESSION_COOKIE } from '../src/http/session.ts';
+import { SESSION_COOKIE } from '../src/http/auth.ts';
 import { rotateToken } from '../src/runs/tokens.ts';
 import { ACCESS_RULES, type AccessRule, type Subject } from './support/access-rules.ts';
 import { routesOf } from './support/express-routes.ts';
