@@ -182,7 +182,7 @@ describe('the access matrix', () => {
     }
   });
 
-  it('tells in lists and streams nothing of a foreign model', async () => {
+  it('leaves a foreign model out of lists and streams', async () => {
     const { run } = await newSubject();
     for (const [name, rule] of rulesOfRoutes()) {
       if (rule.access !== 'any model') continue;
@@ -194,7 +194,7 @@ describe('the access matrix', () => {
     }
   });
 
-  it('tells what is of every model only to a token that is bound to none', async () => {
+  it('shows what belongs to every model only to a token that is bound to none', async () => {
     for (const [name, rule] of rulesOfRoutes()) {
       if (rule.access !== 'every model') continue;
       const method = methodOf(name);
