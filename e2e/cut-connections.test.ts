@@ -46,7 +46,7 @@ describe('A push whose parts are killed and cut off', () => {
     await expectPublishedWhole();
   });
 
-  it('goes on where it was after uploader and service were killed', async () => {
+  it('continues where it was after uploader and service were killed', async () => {
     const first = system.startUploader(proxy.url, [...pushArgs(), ...options]);
     await hasSent(0.3);
     await first.kill('SIGKILL');

@@ -33,7 +33,7 @@ describe('A disk that answers with an error', function () {
   });
   after(() => system?.stop());
 
-  it('not at all, but hangs, is told by the probe', async () => {
+  it('not at all, but hangs, is reported by the probe', async () => {
     const injection = await inject(service.pid, join(system.workDir, 'hang.strace'), {
       call: 'fsync',
       effect: { delayMs: HANGS_MS },
@@ -52,7 +52,7 @@ describe('A disk that answers with an error', function () {
   });
 
   for (const error of ['EIO', 'ENOSPC'] as const) {
-    it(`at the Nth call, with ${error}, is told as ${STATUS[error]}; nothing is acknowledged, and the upload goes on`, async () => {
+    it(`at the Nth call, with ${error}, is answered with ${STATUS[error]}; nothing is acknowledged, and the upload continues`, async () => {
       const { path } = await writeScoreFile(join(system.workDir, 'scores.jsonl'), LINES, 1);
       const lines = await readFile(path);
       const fired: Record<string, number> = {};

@@ -65,7 +65,7 @@ describe('A disk', function () {
       }
     });
 
-    it('that is full is told with 507; everything goes on when there is room again', async () => {
+    it('that is full is answered with 507; everything continues when there is room again', async () => {
       const content = await scores(system, LINES);
       const upload = await declareUpload(service.url, system.token, 'full', content);
       expect((await upload.patch(0, MIB)).status).to.equal(204);

@@ -31,7 +31,7 @@ async function whyNot(): Promise<string | undefined> {
   return undefined;
 }
 
-/** A real pg_dump -Fc, and pg_restore into a new server: what comes back without roles is put right by `migrate`. */
+/** A real pg_dump -Fc, and pg_restore into a new server: what is restored without roles is repaired by `migrate`. */
 describe('a dump that is restored into a new server', function () {
   this.timeout(180_000);
   let system: TestSystem;

@@ -172,7 +172,7 @@ describe('A service with a heap of 256 MB', function () {
     expect((await fetch(`${service.url}/livez`)).status).to.equal(200);
   });
 
-  it('takes an honest manifest of 100,000 files; of eight at once some are told to come again, and it lives', async () => {
+  it('takes an honest manifest of 100,000 files; of eight at once some get 429, and the service stays up', async () => {
     const manifest = (run: number) =>
       Buffer.from(
         JSON.stringify({

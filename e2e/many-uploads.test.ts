@@ -64,7 +64,7 @@ describe('A service with 100 uploads under way, and 100 that have stalled', func
       const percentile = (share: number) => times[Math.floor(times.length * share)] ?? Number.NaN;
       const residentMb = await peakMb(service.pid);
       console.log(
-        `      ${UPLOADS} x ${BYTES / MIB} MiB ${name} in ${report.seconds.toFixed(1)} s, told to come again ${report.comeAgain} times; ` +
+        `      ${UPLOADS} x ${BYTES / MIB} MiB ${name} in ${report.seconds.toFixed(1)} s, answered with 423 or 503 ${report.comeAgain} times; ` +
           `status ${times.length} times: median ${percentile(0.5).toFixed(0)} ms, p90 ${percentile(0.9).toFixed(0)}, ` +
           `p99 ${percentile(0.99).toFixed(0)}; peak resident ${residentMb} MB`,
       );
@@ -80,7 +80,7 @@ describe('A service with 100 uploads under way, and 100 that have stalled', func
     });
   }
 
-  /** @returns the paths of the uploads of so many runs. */
+  /** @returns the paths of the uploads of that many runs. */
   async function declare(name: string, runs: number): Promise<string[]> {
     const paths = [];
     for (let i = 0; i < runs; i += 1) {

@@ -130,7 +130,7 @@ describe('PostgreSQL that fails', function () {
       await postgres.stop();
     });
 
-    it('is answered with 503 by probe and uploads; both go on when it is back', async () => {
+    it('is answered with 503 by probe and uploads; both continue when it is back', async () => {
       const service = await system.startService();
       const proxy = await startTcpProxy(service.port);
       system.startLoader();
@@ -157,7 +157,7 @@ describe('PostgreSQL that fails', function () {
       const [seen] = await system.query<{ rows: number }>('SELECT count(*)::int AS rows FROM scores.churn');
       expect(seen?.rows).to.equal(LINES);
 
-      // And in mid load: the server comes back, and the run is loaded anew.
+      // And in mid load: the server restarts, and the run is loaded again.
       await writeScoreFile(join(system.workDir, 'again/scores.jsonl'), LINES, testSeed());
       const again = system.startUploader(service.url, pushArgs('again'));
       await waitFor(

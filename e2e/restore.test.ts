@@ -97,7 +97,7 @@ describe('after a restore', function () {
     expect(rows, model).to.equal(LINES);
   }
 
-  it('of a database older than the folder: what it does not know is pushed again, what it knows goes on', async () => {
+  it('of a database older than the folder: what it does not know is pushed again, what it knows continues', async () => {
     const before = await makeRun('before');
     const half = await makeRun('half');
     const after = await makeRun('after');

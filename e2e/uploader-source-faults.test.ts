@@ -60,7 +60,7 @@ describe('uploader push, of files that change, vanish, or have odd names', () =>
       const file = await writeScoreFile(join(folder, 'a.jsonl'), 100_000, run);
       await writeScoreFile(join(folder, 'b.jsonl'), 100, run + 1000);
       proxy.plan([{ on: 'PATCH', fault: { do: 'fall_silent', afterBytes: CHUNK_BYTES / 2 } }]);
-      // One at a time, so that it is a.jsonl that stands still.
+      // One at a time, so that it is a.jsonl that stalls.
       const pushing = system.startUploader(proxy.url, args(['--transfers', '1']));
       await waitFor('half a chunk', () => proxy.receivedBytes() >= CHUNK_BYTES / 2, 30_000);
       await change(file);

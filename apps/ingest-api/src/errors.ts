@@ -62,6 +62,33 @@ export function isDatabaseUnavailable(error: unknown): boolean {
   return false;
 }
 
+/**
+ * The error as one with a code of the table; an unexpected error is `internal`, and the client learns no
+ * details.
+ */
+export function toIngestError(error: unknown): IngestError {
+  if (error instanceof IngestError) return error;
+  if (isDatabaseUnavailable(error)) {
+    return new IngestError('database_unavailable', 'The database cannot be reached; try again.', {
+      cause: error,
+    });
+  }
+  const { status } = error as { status?: unknown };
+  // Express throws such errors for an address that cannot be decoded.
+  if (typeof status === 'number' && status >= 400 && status < 500) {
+    return new IngestError('invalid_request', `The request cannot be read: ${(error as Error).message}.`, {
+      cause: error,
+    });
+  }
+  return new IngestError(
+    'internal',
+    'The service failed with an unexpected error; its log has the details under this request_id.',
+    {
+      cause: error,
+    },
+  );
+}
+
 /** An error and its causes in one line, for logs and for `load_attempt.error`. */
 export function describeError(error: unknown): string {
   const parts: string[] = [];

@@ -5,7 +5,7 @@ import { pino } from 'pino';
 import { parseModelName } from 'wire';
 import { loadServeConfig } from '../src/config.ts';
 import { createApp } from '../src/http/app.ts';
-import { SESSION_COOKIE } from '../src/http/session.ts';
+import { SESSION_COOKIE } from '../src/http/auth.ts';
 import { rotateToken } from '../src/runs/tokens.ts';
 import { ACCESS_RULES, type AccessRule, type Subject } from './support/access-rules.ts';
 import { routesOf } from './support/express-routes.ts';
@@ -182,7 +182,7 @@ describe('the access matrix', () => {
     }
   });
 
-  it('tells in lists and streams nothing of a foreign model', async () => {
+  it('leaves a foreign model out of lists and streams', async () => {
     const { run } = await newSubject();
     for (const [name, rule] of rulesOfRoutes()) {
       if (rule.access !== 'any model') continue;
@@ -194,7 +194,7 @@ describe('the access matrix', () => {
     }
   });
 
-  it('tells what is of every model only to a token that is bound to none', async () => {
+  it('shows what belongs to every model only to a token that is bound to none', async () => {
     for (const [name, rule] of rulesOfRoutes()) {
       if (rule.access !== 'every model') continue;
       const method = methodOf(name);

@@ -15,7 +15,7 @@ describe('a write that is synced beside the writing', () => {
     return { writev, datasync } as unknown as FileHandle;
   }
 
-  /** How many pieces were asked for, what was told as durable, and how it ended. */
+  /** How many pieces were asked for, what was reported as durable, and how it ended. */
   async function write(file: FileHandle, onDurable: (bytes: number) => Promise<void> = async () => {}) {
     let taken = 0;
     const durable: number[] = [];
@@ -38,7 +38,7 @@ describe('a write that is synced beside the writing', () => {
     return { taken, durable, ended };
   }
 
-  it('ends soon after a sync that failed, not with the last byte, and tells nothing as durable', async () => {
+  it('ends soon after a sync that failed, not with the last byte, and reports nothing as durable', async () => {
     let syncs = 0;
     const broken = Object.assign(new Error('EIO'), { code: 'EIO', syscall: 'fdatasync' });
     const { taken, durable, ended } = await write(

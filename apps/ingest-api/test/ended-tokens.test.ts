@@ -39,7 +39,7 @@ describe('what a token has under way when it ends', () => {
   }
 
   for (const [how, end] of Object.entries(ENDS)) {
-    it(`a stream of events ends when its token is ${how}; another token's goes on`, async () => {
+    it(`a stream of events ends when its token is ${how}; another token's continues`, async () => {
       const name = `stream-${how}`;
       const token = await system.createToken({ name });
       const stream = await openStream({ authorization: `Bearer ${token}` });
@@ -49,7 +49,7 @@ describe('what a token has under way when it ends', () => {
       expect(await other.isOver()).to.equal(false);
     });
 
-    it(`a PATCH ends with 401 when its token is ${how}; what was acknowledged stays, and another token goes on`, async () => {
+    it(`a PATCH ends with 401 when its token is ${how}; what was acknowledged stays, and another token continues`, async () => {
       const name = `patch-${how}`;
       const token = await system.createToken({ name });
       const content = Buffer.alloc(80 * MIB, how);

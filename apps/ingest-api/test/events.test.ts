@@ -60,7 +60,7 @@ describe('live events', () => {
 
   after(() => system.stop());
 
-  it('tell of a run that was declared, and go on after Last-Event-ID', async () => {
+  it('report a run that was declared, and continue after Last-Event-ID', async () => {
     const [reset] = await readEvents(system, (events) => events.length > 0);
     expect(reset?.event).to.equal('reset');
 
@@ -76,7 +76,7 @@ describe('live events', () => {
     expect(heard.at(-1)?.data).to.include({ model: 'fraud' });
   });
 
-  it('say that all must be read anew to whoever comes from another process', async () => {
+  it('say that all must be read again to a client of another process', async () => {
     const [first] = await readEvents(system, (events) => events.length > 0, { lastEventId: 'other-7' });
     expect(first?.event).to.equal('reset');
   });
@@ -191,7 +191,7 @@ describe('live events', () => {
       socket.destroy();
     });
 
-    it('go on, without a gap, when it reads again in time', async () => {
+    it('continue, without a gap, when it reads again in time', async () => {
       const { socket, res } = await listen();
       await eventually(
         async () => {

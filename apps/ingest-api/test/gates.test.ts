@@ -101,7 +101,7 @@ describe('gates', () => {
     expect(await rowsSeen('shift')).to.deep.equal({ rows: 1000, run: 'r2' });
   });
 
-  it('roll back to a run in the time of one small transaction, and go on from there', async () => {
+  it('roll back to a run in the time of one small transaction, and continue from there', async () => {
     await push('back', 'oct', scoreLines(10));
     await push('back', 'nov', scoreLines(20));
     const model = await system.request('GET', '/v1/models/back', { token: operator });
@@ -166,7 +166,7 @@ describe('gates', () => {
     });
   });
 
-  it('leave a held run to be withdrawn, after which it can be pushed anew', async () => {
+  it('leave a held run to be withdrawn, after which it can be pushed again', async () => {
     await put('/v1/models/gone', { minRows: 10 });
     const content = scoreLines(5);
     expect((await push('gone', 'r', content)).state).to.equal('held');

@@ -26,7 +26,7 @@ const get = (system: TestSystem, token: string | null, headers = {}) =>
   system.request('GET', runPath('churn', 'r'), { token, headers });
 
 describe('too much', () => {
-  it('by one token is 429 with the time to wait; other tokens go on', () =>
+  it('by one token is 429 with the time to wait; other tokens continue', () =>
     withLimits({ ratePerMinute: 5 }, async (system) => {
       const other = await system.createToken({ name: 'other' });
       const statuses = [];
@@ -52,7 +52,7 @@ describe('too much', () => {
       expect((await system.request('GET', '/readyz', { token: null })).status).to.equal(200);
     }));
 
-  it('is counted for the address that a trusted proxy tells, and for no other that a client adds', () =>
+  it('is counted for the address that a trusted proxy reports, and for no other that a client adds', () =>
     withLimits({ failedLoginsPerMinute: 1, trustedProxies: ['127.0.0.1'] }, async (system) => {
       const from = (address: string) => get(system, 'si_wrong', { 'x-forwarded-for': address });
       expect((await from('203.0.113.1')).status).to.equal(401);

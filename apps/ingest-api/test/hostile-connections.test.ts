@@ -77,7 +77,7 @@ describe('a hostile connection', () => {
     expect(await offsetOnceMoved('stops')).to.equal(4);
   });
 
-  it('that trickles a body, byte by byte, is cut for being too slow; what came stays, and others may go on from it', async () => {
+  it('that trickles a body, byte by byte, is cut for being too slow; what arrived stays, and others may continue from it', async () => {
     const url = await newUpload('trickles', scoreLines(10_000));
     const socket = await openSocket(system.url);
     socket.write(patchHead(url, 100_000));
@@ -85,7 +85,7 @@ describe('a hostile connection', () => {
     await trickle(socket, '{"pk":"1"', 50);
     expect(performance.now() - startedMs).to.be.lessThan(30_000);
     await offsetOnceMoved('trickles');
-    // HEAD waits until the request that was cut has written all that came; the run tells each record of it.
+    // HEAD waits until the request that was cut has written all that arrived; the run shows each record of it.
     const head = await system.request('HEAD', url, { headers: { 'tus-resumable': '1.0.0' } });
     const offset = Number(head.headers.get('upload-offset'));
     expect(offset).to.be.within(1, 3 * 1_024);
@@ -107,7 +107,7 @@ describe('a hostile connection', () => {
     expect((await answer).statuses).to.deep.equal([204]);
   });
 
-  it('with more headers than 16 KiB is told 431', async () => {
+  it('with more headers than 16 KiB is answered with 431', async () => {
     const head = `GET /livez HTTP/1.1\r\nHost: x\r\n`;
     expect(
       (await sendRaw(system.url, `${head}X-Big: ${'x'.repeat(64 * 1024)}\r\n\r\n`)).statuses,
@@ -150,7 +150,7 @@ describe('a hostile connection', () => {
     }
   });
 
-  it('without a Host, with two, of another protocol or with nonsense is told 400', async () => {
+  it('without a Host, with two, of another protocol or with nonsense is answered with 400', async () => {
     for (const request of [
       'GET /livez HTTP/1.1\r\n\r\n',
       'GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n',
@@ -180,7 +180,7 @@ describe('a hostile connection', () => {
     expect(traced.text).not.to.contain('a=b');
   });
 
-  it('of which there are too many are closed as they come, and the service goes on', async () => {
+  it('of which there are too many are closed on arrival, and the service continues', async () => {
     const sockets = await Promise.all(Array.from({ length: 100 }, () => openSocket(system.url)));
     const closed = () =>
       Promise.resolve(sockets.filter((socket) => socket.closed || socket.destroyed).length);

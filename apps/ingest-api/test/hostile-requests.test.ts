@@ -252,7 +252,7 @@ describe('a hostile request', () => {
         headers: { 'content-type': 'application/json', ...headers },
       });
 
-    it('is told 400 when it is nested without end, 413 when it is larger than 32 MiB', async () => {
+    it('is answered with 400 when it is nested without end, 413 when it is larger than 32 MiB', async () => {
       const deep = `${'['.repeat(500_000)}${']'.repeat(500_000)}`;
       expect(await putText(deep)).to.equal(400);
       expect(await putText(`{"files":${deep}}`)).to.equal(400);
@@ -271,7 +271,7 @@ describe('a hostile request', () => {
       expect(answer.headers.get('accept-encoding')).to.equal('identity');
     });
 
-    it('is told 400 for what PostgreSQL could not keep: NUL, lone surrogates, too much, too many', async () => {
+    it('is answered with 400 for what PostgreSQL could not keep: NUL, lone surrogates, too much, too many', async () => {
       const sources = [
         { a: 'nul\0' },
         { 'nul\0': 1 },

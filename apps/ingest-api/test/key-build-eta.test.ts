@@ -19,17 +19,17 @@ describe('when a load will end', () => {
   const scanning = { step: 'scanning', done: 10, total: 100, stepSeconds: 4, seconds: 4 } as const;
   const writing = { step: 'writing', done: 250, total: 1_000, stepSeconds: 2, seconds: 9 } as const;
 
-  it('is told by the pace of the writing of the key, once it has a pace', () => {
+  it('is computed from the pace of the writing of the key, once it has a pace', () => {
     expect(secondsLeft(writing, null)).to.equal(6);
     expect(secondsLeft({ ...writing, stepSeconds: 0.5 }, 20)).to.equal(11);
   });
 
-  it('is told by earlier loads while the rows are read and sorted, and by nobody when there are none', () => {
+  it('is computed from earlier loads while the rows are read and sorted, and is unknown when there are none', () => {
     expect(secondsLeft(scanning, 20)).to.equal(16);
     expect(secondsLeft(scanning, null)).to.equal(null);
   });
 
-  it('is told by nobody when it takes longer than ever', () => {
+  it('is unknown when it takes longer than ever', () => {
     expect(secondsLeft({ ...scanning, seconds: 21 }, 20)).to.equal(null);
   });
 
@@ -50,7 +50,7 @@ describe('when a load will end', () => {
     const read = async (run: string) =>
       answers.run.parse(await (await system.request('GET', runPath('churn', run))).json());
 
-    it('is told from what PostgreSQL shows of the index, and from the load before', async () => {
+    it('is computed from what PostgreSQL shows of the index, and from the load before', async () => {
       await pushRun(system, 'churn', '2026-10', [{ name: 'a.jsonl', content: scoreLines(ROWS) }]);
       system.startLoader();
       await untilFinal(system, 'churn', '2026-10', PATIENCE_MS);

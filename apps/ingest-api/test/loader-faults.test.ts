@@ -56,7 +56,7 @@ describe('the loader', () => {
     expect((await untilFinal(system, 'churn', 'r')).state).to.equal('published');
   });
 
-  it('loads anew when its connection is cut in mid COPY, and publishes once', async () => {
+  it('loads again when its connection is cut in mid COPY, and publishes once', async () => {
     await pushRun(system, 'churn', 'r', file(600_000));
     system.startLoader();
     const backend = await eventually(
@@ -71,7 +71,7 @@ describe('the loader', () => {
     expect(await system.query('SELECT FROM ingest.publication')).to.have.length(1);
   });
 
-  it('fails a run whose rows PostgreSQL refuses, as it would again, and goes on with others', async () => {
+  it('fails a run whose rows PostgreSQL refuses, as it would again, and continues with others', async () => {
     // Somebody has given every new partition a constraint.
     await system.query(`
       CREATE FUNCTION no_high_scores() RETURNS event_trigger LANGUAGE plpgsql AS $$

@@ -54,7 +54,7 @@ describe('on a pool of one connection', () => {
     expect(slowProbes).to.deep.equal([]);
   });
 
-  it('plain tus uploads, looks, contracts, publications, retries and withdrawals of all of them go on beside each other', async () => {
+  it('plain tus uploads, looks, contracts, publications, retries and withdrawals of all of them run beside each other', async () => {
     const answers = await Promise.all(
       models.flatMap((model) => [
         plainUpload(model),

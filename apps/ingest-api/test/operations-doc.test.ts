@@ -53,7 +53,7 @@ describe('the commands of docs/operations.md', function () {
     await untilFinal(system, 'churn', month, PATIENCE_MS);
   }
 
-  /** What stands below `# Question` in the document, after the lines that the document begins with. */
+  /** What is below `# Question` in the document, after the lines that the document begins with. */
   async function answerTo(question: string, about = 'churn/runs/2026-11') {
     const block = blocks.find((text) => text.includes(`# ${question}`)) ?? '';
     const command = block.split(`# ${question}`)[1]?.split('\n')[1] ?? '';

@@ -79,7 +79,7 @@ describe('a plain tus client', () => {
     expect(run.bytes.received).to.equal(SIZE_BYTES);
   });
 
-  it('goes on from the offset that HEAD tells it', async () => {
+  it('continues from the offset that HEAD answers', async () => {
     const uploadUrl = await sendSome(create('resumed'));
     const before = (await getRun(system, 'plain', 'resumed')).bytes.received;
     expect(before).to.be.within(2 * CHUNK_BYTES, SIZE_BYTES - 1);
@@ -88,13 +88,13 @@ describe('a plain tus client', () => {
   });
 
   it('gives an upload up by DELETE', async () => {
-    const uploadUrl = await sendSome(create('given up'));
+    const uploadUrl = await sendSome(create('cancelled one'));
     await tus.Upload.terminate(uploadUrl, {
       headers: { authorization: `Bearer ${system.token}` },
       retryDelays: null,
     } as tus.UploadOptions);
     const run = await eventually(
-      () => getRun(system, 'plain', 'given up'),
+      () => getRun(system, 'plain', 'cancelled one'),
       ({ state }) => state !== 'receiving',
     );
     expect(run.state).to.equal('cancelled');

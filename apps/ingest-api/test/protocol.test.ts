@@ -217,7 +217,7 @@ describe('the protocol', () => {
       for (const answer of answers) expect(answer.headers.get('tus-resumable')).to.equal('1.0.0');
     });
 
-    it('tells its extensions and the largest upload', async () => {
+    it('answers its extensions and the largest upload', async () => {
       const { headers } = await system.request('OPTIONS', '/v1/uploads');
       expect(headers.get('tus-version')).to.equal('1.0.0');
       expect(headers.get('tus-extension')?.split(',').sort()).to.deep.equal([
@@ -229,7 +229,7 @@ describe('the protocol', () => {
       expect(headers.get('tus-max-size')).to.equal(String(MAX_UPLOAD_BYTES));
     });
 
-    it('tells with POST, HEAD and PATCH when an upload that is not finished expires, and of no finished one', async () => {
+    it('says with POST, HEAD and PATCH when an unfinished upload expires, and nothing of a finished one', async () => {
       const content = scoreLines(8);
       const made = await post('expires', { headers: { 'upload-length': String(content.length) } });
       const url = made.headers.get('location') ?? '';

@@ -39,7 +39,7 @@ describe('lines that are refused', () => {
     expect(answer.status).to.equal(200);
   }
 
-  it('are all counted, and the first 1,000 told with file, line, byte and excerpt', async () => {
+  it('are all counted, and the first 1,000 listed with file, line, byte and excerpt', async () => {
     const bad = '{"pk":"x"}\n'.repeat(1_200);
     await pushRun(system, 'churn', 'many', [
       { name: 'a.jsonl', content: scoreLines(3) },
@@ -56,7 +56,7 @@ describe('lines that are refused', () => {
     expect(rejects[999]).to.deep.include({ line: 1_001, excerpt: '{"pk":"x"}' });
   });
 
-  it('are left out and listed when the contract of the model allows so many', async () => {
+  it('are left out and listed when the contract of the model allows that many', async () => {
     await allow('risk', 2);
     const content = `${scoreLines(3)}{"pk":"x"}\n${scoreLines(2, 10)}{"pk":"y","score":"high"}\n`;
     await pushRun(system, 'risk', 'two', [{ name: 'a.jsonl', content }]);
@@ -125,7 +125,7 @@ describe('lines that are refused', () => {
     ]);
   });
 
-  it('are told also when the run fails for something else than their number', async () => {
+  it('are listed also when the run fails for another reason than their number', async () => {
     await allow('both', 10);
     await pushRun(system, 'both', 'twice', [
       { name: 'a.jsonl', content: `{"pk":"x"}\n${scoreLines(2)}${scoreLines(1)}` },
@@ -141,7 +141,7 @@ describe('lines that are refused', () => {
     expect((await rejectsOf('both', 'none')).map(({ line }) => line)).to.deep.equal([1, 3]);
   });
 
-  it('of long keys are told without the whole of each key in each sentence', async () => {
+  it('of long keys are described without the whole key in each sentence', async () => {
     const line = `{"pk":"${'😀'.repeat(500)}","score":1}\n`;
     await pushRun(system, 'long', 'r', [{ name: 'a.jsonl', content: `${line}${line}` }]);
     const run = await untilFinal(system, 'long', 'r');
@@ -152,7 +152,7 @@ describe('lines that are refused', () => {
     );
   });
 
-  it('are not told of a run that is not there', async () => {
+  it('are a 404 for a run that does not exist', async () => {
     const answer = await system.request('GET', `${runPath('twice', 'missing')}/rejects`);
     expect(answer.status).to.equal(404);
   });

@@ -95,7 +95,7 @@ describe('the service', () => {
     );
   });
 
-  it('takes a run key with spaces, slashes and percent signs as it stands', async () => {
+  it('takes a run key with spaces, slashes and percent signs as it is', async () => {
     const run = 'scheduled__2026-11-01T00:00:00+00:00 50%/ä';
     const declared = await system.request('PUT', runPath('churn', run), { json: manifest });
     expect(declared.status).to.equal(201);

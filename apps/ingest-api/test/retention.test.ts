@@ -380,7 +380,7 @@ describe('retention', () => {
     expect(waiting.missing.files.map(({ name }) => name)).to.deep.equal(['new.jsonl']);
   });
 
-  it('gives up a run that nobody sends any more, by its last activity', async () => {
+  it('cancels a run that nobody sends any more, by its last activity', async () => {
     const file = { name: 'a.jsonl', content: scoreLines(20) };
     const declared = await declare(system, 'slow', 'r1', [file]);
     const url = declared.missing.files[0]?.uploadUrl ?? '';
@@ -402,7 +402,7 @@ describe('retention', () => {
     expect((await untilFinal(system, 'slow', 'r1')).state).to.equal('published');
   });
 
-  it('removes the file of an upload that was given up before', async () => {
+  it('removes the file of an upload that was cancelled before', async () => {
     const declared = await pushRun(system, 'torn', 'r1', [{ name: 'a.jsonl', content: scoreLines(5) }]);
     await untilFinal(system, 'torn', 'r1');
     const url = declared.missing.files[0]?.uploadUrl;

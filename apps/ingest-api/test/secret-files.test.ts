@@ -18,7 +18,7 @@ describe('secrets in files', () => {
     expect(databaseUrl).to.equal('postgres://login:secret@host/scores');
   });
 
-  it('are refused when the value stands in the environment too, or the file is not there', () => {
+  it('are refused when the value is in the environment too, or the file does not exist', () => {
     const both = { DATABASE_URL: 'postgres://', DATABASE_URL_FILE: '/x' };
     expect(() => loadDatabaseConfig(both)).to.throw('DATABASE_URL and DATABASE_URL_FILE are both set');
     const missing = { DATABASE_URL_FILE: path.join(folder, 'missing') };

@@ -39,7 +39,7 @@ describe('a load that does not move', () => {
     ).to.equal(true);
   }
 
-  it('because PostgreSQL takes no byte is ended, told on the run, and begun again', async () => {
+  it('because PostgreSQL takes no byte is ended, reported on the run, and begun again', async () => {
     await pushRun(system, 'churn', 'r', file(400_000));
     system.startLoader({ stallTimeoutMs: STALL_MS });
     const letGo = await holdBackend(system, 'pg_stat_progress_copy');
@@ -55,7 +55,7 @@ describe('a load that does not move', () => {
     expect(await untilFinal(system, 'churn', 'r')).to.include({ state: 'published', rows: 400_000 });
   });
 
-  it('because the disk gives no byte is ended, told on the run, and begun again', async () => {
+  it('because the disk gives no byte is ended, reported on the run, and begun again', async () => {
     const [declared] = (await pushRun(system, 'churn', 'r', file(100))).missing.files;
     const stored = path.join(system.dataDir, path.basename(declared?.uploadUrl ?? ''));
     await rename(stored, `${stored}.away`);
@@ -70,7 +70,7 @@ describe('a load that does not move', () => {
     expect(await untilFinal(system, 'churn', 'r')).to.include({ state: 'published', rows: 100 });
   });
 
-  it('because somebody locks what it needs is ended, told on the run, and begun again', async () => {
+  it('because somebody locks what it needs is ended, reported on the run, and begun again', async () => {
     const first = system.startLoader();
     await pushRun(system, 'churn', 'before', file(10));
     await untilFinal(system, 'churn', 'before');

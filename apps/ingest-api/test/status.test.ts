@@ -108,7 +108,7 @@ describe('what an operator asks', () => {
     expect((await system.request('GET', runPath('churn', '1'), { headers })).status).to.equal(200);
   });
 
-  it('tells the history of a run: loads, publications, acts', async () => {
+  it('has the history of a run: loads, publications, acts', async () => {
     system.startLoader();
     await pushRun(system, 'churn', '2026-10', file(10));
     await untilFinal(system, 'churn', '2026-10', 60_000);

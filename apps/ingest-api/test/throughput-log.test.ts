@@ -80,7 +80,7 @@ describe('the rate of a run', () => {
     }
   });
 
-  it('of an upload that goes on after an interruption is that since then; a pause shorter than that counts', () => {
+  it('of an upload that continues after an interruption is that since then; a pause shorter than that counts', () => {
     const rateAfterPause = (pauseSeconds: number) => {
       const log = new ThroughputLog();
       let received = 0;
@@ -123,7 +123,7 @@ describe('the rate of a run', () => {
     expect(log.size.runs, 'that have ended').to.equal(200);
   });
 
-  it('is not told from one look, nor of a run that is not known', () => {
+  it('is unknown after one poll, and for an unknown run', () => {
     expect(rateAfter(loaded(100))).to.equal(null);
     expect(rateAfter()).to.equal(null);
   });

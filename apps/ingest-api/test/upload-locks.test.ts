@@ -15,7 +15,7 @@ import { eventually } from './support/system.ts';
 
 const APPLICATION = 'locks';
 
-/** Each `UploadLocks` stands for the one of another process: they share nothing but the database. */
+/** Each `UploadLocks` represents another process: they share nothing but the database. */
 describe('the locks of uploads, in two processes', () => {
   let database: TestDatabase;
   let dataDir: string;
@@ -131,11 +131,11 @@ describe('the locks of uploads, in two processes', () => {
     clearInterval(alive);
     await holder.free();
     await (await waiting).free();
-    // Long before it would be asked for as stalled, or given up.
+    // Long before it would be asked for as stalled, or cancelled.
     expect(performance.now() - startedMs).to.be.lessThan(3_000);
   });
 
-  it('are lost with their session: the holder is told to stop, may not write, and can lock again', async () => {
+  it('are lost with their session: the holder is asked to stop, may not write, and can lock again', async () => {
     const holder = await hold(here);
     const claim = here.claimOf(uploadId);
     await query(
@@ -149,7 +149,7 @@ describe('the locks of uploads, in two processes', () => {
     await (await hold(here)).free();
   });
 
-  it('are given to a process that comes back with a new session, not to one that waits for its old one to be gone', async () => {
+  it('are given to a process that returns with a new session, not to one that waits for its old one to be gone', async () => {
     const holder = await hold(here);
     const [{ writer: oldSession } = {}] = await writers();
     await query(
@@ -167,7 +167,7 @@ describe('the locks of uploads, in two processes', () => {
     await again.free();
   });
 
-  it('are given up by a process that lives and stands as the writer by mistake: the answer to its last word was lost', async () => {
+  it('are released by a process that is alive and recorded as the writer by mistake: the answer to its last statement was lost', async () => {
     const holder = await hold(here);
     const [{ writer: stillAlive } = {}] = await writers();
     await holder.free();

@@ -60,7 +60,7 @@ describe('an upload', () => {
     return socket;
   }
 
-  it('goes on from the offset that HEAD tells, and the run is queued with its last byte', async () => {
+  it('continues from the offset that HEAD answers, and the run is queued with its last byte', async () => {
     const upload = await declared('resumed', scoreLines(50));
     expect(
       (await patch(system, upload.url, 0, upload.body.subarray(0, 100))).headers.get('upload-offset'),
@@ -73,7 +73,7 @@ describe('an upload', () => {
     expect((await stat(upload.path)).mode & 0o777).to.equal(0o600);
   });
 
-  it('keeps what had come when the connection broke, and tells it as the offset', async () => {
+  it('keeps what had arrived when the connection broke, and answers it as the offset', async () => {
     const upload = await declared('broken', scoreLines(60));
     const socket = await stalledPatch(upload, upload.body.subarray(0, 300));
     socket.destroy();
@@ -87,7 +87,7 @@ describe('an upload', () => {
   it('is not cut back by a crash to less than was acknowledged, nor left with more', async () => {
     const upload = await declared('crashed', scoreLines(70));
     await patch(system, upload.url, 0, upload.body.subarray(0, 200));
-    // What a crash in the middle of the next request leaves: bytes that no record tells of.
+    // What a crash in the middle of the next request leaves: bytes that no record counts.
     await writeFile(
       upload.path,
       Buffer.concat([upload.body.subarray(0, 200), Buffer.from('torn half of a chunk')]),
@@ -140,7 +140,7 @@ describe('an upload', () => {
         ),
     ],
   ] as const) {
-    it(`tells a request that had brought no byte when ${what} (423), rather than that it took none`, async () => {
+    it(`says to a request that had sent no byte when ${what} (423), rather than that it took none`, async () => {
       const upload = await declared(`lost when ${what}`, scoreLines(rows));
       const socket = await stalledPatch(upload, Buffer.alloc(0));
       const answer = collect(socket, 2_500);
@@ -194,7 +194,7 @@ describe('an upload', () => {
     expect((await head(upload.url)).status).to.equal(200);
   });
 
-  it('is given up by DELETE while it is not finished, and its run with it', async () => {
+  it('is cancelled by DELETE while it is not finished, and its run with it', async () => {
     const upload = await declared('given-up', scoreLines(5));
     await patch(system, upload.url, 0, upload.body.subarray(0, 10));
     expect((await system.request('DELETE', upload.url, { headers: TUS })).status).to.equal(204);

@@ -3,12 +3,12 @@ import { RUN_STATE } from 'wire';
 import { check } from './commands/check.ts';
 import { publish, retry } from './commands/runs.ts';
 import { status } from './commands/status.ts';
-import type { Terminal } from './progress/reporter.ts';
+import type { Terminal } from './progress/view.ts';
 import { push } from './push/push.ts';
 import type { CommandResult } from './results.ts';
+import { uploaderVersion } from './service/client.ts';
 import type { Flags } from './settings/settings.ts';
 import { SETTINGS } from './settings/table.ts';
-import { uploaderVersion } from './version.ts';
 import { watch } from './watch/watch.ts';
 
 const EXAMPLES = `

@@ -3,7 +3,7 @@ import { CommanderError } from 'commander';
 import { EXIT_CODE_OF, type ExitCode, printableJson, printableLines } from 'wire';
 import { createProgram } from './cli.ts';
 import { Interrupted } from './errors.ts';
-import type { Terminal } from './progress/reporter.ts';
+import type { Terminal } from './progress/view.ts';
 import { type CommandResult, errorOf, findResultFiles, resultOfFault, writeResultFile } from './results.ts';
 import { type Flags, wantsJson } from './settings/settings.ts';
 

@@ -182,7 +182,7 @@ describe('the uploader, to the real service,', () => {
     }
   });
 
-  it('shows one run, with an exit code that says how it stands', async () => {
+  it('shows one run, with an exit code that says its state', async () => {
     const early = await run(['status', 'shown', '1']);
     expect(early.code, early.stderr).to.equal(75);
     const waiting = system.startUploader(service.url, ['status', 'shown', '1', '--wait', '--json']);
@@ -281,7 +281,7 @@ describe('the uploader, to the real service,', () => {
     expect(runs.map(({ run_key }) => run_key)).to.deep.equal(['1', '3']);
   });
 
-  it('watches on when a run has bad lines, and tells of it once', async () => {
+  it('continues to watch when a run has bad lines, and reports it once', async () => {
     mkdirSync(join(dir, 'bad/1'), { recursive: true });
     writeFileSync(join(dir, 'bad/1/a.jsonl'), 'no json\n');
     writeFileSync(join(dir, 'bad/1/_SUCCESS'), '');

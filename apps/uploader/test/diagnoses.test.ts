@@ -80,13 +80,13 @@ describe('an answer that is not of the ingest service', () => {
       /Check UPLOADER_URL/,
     ],
   ];
-  for (const [what, answer, told] of servers) {
+  for (const [what, answer, sentence] of servers) {
     it(`is named and ends with 2: ${what}`, async () => {
       await behind(answer, async (url) => {
         const commands = [undefined, ['status'], ['status', 'm', '1']];
         for (const { exitCode, merged } of await Promise.all(commands.map((it) => push(url, 'token', it)))) {
           expect(exitCode, merged).to.equal(2);
-          expect(merged).to.match(told);
+          expect(merged).to.match(sentence);
         }
       });
     });

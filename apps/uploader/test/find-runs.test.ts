@@ -82,7 +82,7 @@ describe('the layout of DIR', () => {
     scratch.write('empty/_SUCCESS', '');
     scratch.write('Bad/1/x.jsonl', '');
     const { faults } = await faultsOf();
-    const told = [
+    const sentences = [
       /^source: README\.md: it is not a data file/,
       /^source: a\/stray\.jsonl: it belongs to no run\. a\/_temporary: a writer is at work/,
       /^source: empty: .*contains nothing to push/,
@@ -92,12 +92,12 @@ describe('the layout of DIR', () => {
       /^source: a\/3\/_temporary: a writer is at work/,
       /^source: a\/4\/sub\/_temporary: it is in a folder below/,
     ];
-    for (const sentence of told)
+    for (const sentence of sentences)
       expect(
         faults.filter((fault) => sentence.test(fault)),
         String(sentence),
       ).to.have.length(1);
-    expect(faults).to.have.length(told.length);
+    expect(faults).to.have.length(sentences.length);
     expect(await found(null, null)).to.include('a/ok: x.jsonl');
   });
 

@@ -1,12 +1,12 @@
 import { expect } from 'chai';
 import { renderBlock } from '../src/progress/live.ts';
-import { plainProgress } from '../src/progress/reporter.ts';
 import {
   createRate,
   formatBytes,
   formatDuration,
   newRunView,
   type PushView,
+  plainProgress,
   type RunView,
 } from '../src/progress/view.ts';
 import { keyBuildOf, loadOf, progressOf } from './support/run-parts.ts';

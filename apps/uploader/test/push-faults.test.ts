@@ -107,7 +107,7 @@ describe('uploader push, when something fails', () => {
     expect(elapsedMs).to.be.lessThan(10_000);
   });
 
-  it("goes on after a proxy's 502 page, a 429, a lock and a cut connection", async () => {
+  it("continues after a proxy's 502 page, a 429, a lock and a cut connection", async () => {
     const faults = [
       { method: 'PUT', status: 502 },
       { method: 'PATCH', status: 429 },
@@ -145,7 +145,7 @@ describe('uploader push, when something fails', () => {
     expect(server.receivedBytes()).to.equal(sizeOf(stdout));
   });
 
-  it('gives up a line on which nothing moves, and goes on over another', async () => {
+  it('leaves a connection on which nothing moves, and continues over another', async () => {
     const first = await startAndStopInMidTransfer(['--stall-timeout', '500ms']);
     server.stopReadingAtBytes = Number.POSITIVE_INFINITY;
     const { exitCode, stdout, stderr } = await first.finished;
@@ -154,7 +154,7 @@ describe('uploader push, when something fails', () => {
     expect(server.receivedBytes()).to.equal(sizeOf(stdout));
   });
 
-  it('declares the run again when an upload is gone, and sends the file anew', async () => {
+  it('declares the run again when an upload is gone, and sends the file again', async () => {
     let gone = 0;
     server.intercept = (request, response) => {
       if (request.method !== 'PATCH' || gone++ > 0) return false;
@@ -189,7 +189,7 @@ describe('uploader push, when something fails', () => {
     });
   }
 
-  it('ends with 75 when something else arrived than was declared, and then reads and sends it anew', async () => {
+  it('ends with 75 when something else arrived than was declared, and then reads and sends it again', async () => {
     const yesterday = new Date(Date.now() - 86_400_000);
     utimesSync(file, yesterday, yesterday);
     expect((await start().finished).exitCode).to.equal(0);
@@ -250,8 +250,8 @@ describe('uploader push, when something fails', () => {
     expect(exitCode).to.equal(75);
     const again = start();
     again.process.stderr?.destroy();
-    const { exitCode: told, stdout } = await again.finished;
-    expect(told).to.equal(0);
+    const { exitCode: code, stdout } = await again.finished;
+    expect(code).to.equal(0);
     expect(JSON.parse(stdout).runs[0]).to.include({ state: 'published', bytesSent: 0 });
   });
 

@@ -80,7 +80,7 @@ describe('uploader push, to the real service', () => {
     }
   });
 
-  it('outlives a service that is killed in mid transfer and comes back', async () => {
+  it('survives a service that is killed in mid transfer and restarted', async () => {
     const dir = join(system.workDir, 'outlives');
     const { bytes } = await writeScoreFile(join(dir, 'churn/outlives/part-1.jsonl'), 400_000, 6);
     const mortal = await system.startService();

@@ -94,7 +94,7 @@ describe('uploader push', () => {
     }
   });
 
-  it('tells the service who pushed, from where, and for which Airflow task', async () => {
+  it('says to the service who pushed, from where, and for which Airflow task', async () => {
     const { exitCode } = await push([oneRun(), '--as-of', '2026-11-01'], {
       AIRFLOW_CTX_DAG_ID: 'monthly',
       AIRFLOW_CTX_TASK_ID: 'push',
@@ -132,7 +132,7 @@ describe('uploader push', () => {
       expect(JSON.parse(stdout).runs[0].error.detail).to.include('its version is not that of the uploader');
     });
 
-    it('with 2 and all faults at once when the settings are wrong, JSON last all the same', async () => {
+    it('with 2 and all faults at once when the settings are wrong, JSON last even then', async () => {
       const { exitCode, stdout, stderr, merged } = await push([oneRun(), '--json', '--transfers', '0'], {
         UPLOADER_URL: 'ftp://x',
         UPLOADER_TOKEN: '',
@@ -168,8 +168,8 @@ describe('uploader push', () => {
         'other/3 source',
       ]);
       expect(error.detail).to.include('stray.csv');
-      for (const told of ['"Churn"', 'other/1/a.jsonl.bz2: it is not a data file', 'stray.csv: ']) {
-        expect(stderr).to.include(told);
+      for (const sentence of ['"Churn"', 'other/1/a.jsonl.bz2: it is not a data file', 'stray.csv: ']) {
+        expect(stderr).to.include(sentence);
       }
       expect((await push([join(scratch.path, 'data'), '--ignore', 'Churn'])).exitCode).to.equal(66);
       const ignored = await push([
@@ -251,7 +251,7 @@ describe('uploader push', () => {
       if (!canBeBoundByModes()) this.skip();
       const dir = oneRun();
       const run = join(dir, 'churn/2026-11');
-      for (const [path, told] of [
+      for (const [path, sentence] of [
         [join(run, 'a.jsonl'), 'a.jsonl cannot be read: this user may not read it'],
         [run, '2026-11 cannot be read: this user may not read it'],
       ] as const) {
@@ -260,7 +260,7 @@ describe('uploader push', () => {
           .finished;
         chmodSync(path, 0o700);
         expect(exitCode).to.equal(66);
-        expect(stdout + stderr).to.include(told);
+        expect(stdout + stderr).to.include(sentence);
       }
       expect(server.requests).to.deep.equal([]);
     });

@@ -63,7 +63,7 @@ describe('uploader status, publish and retry, to the real service', () => {
     expect(back.stdout).to.equal('Readers of scores.rolled see 2026-10 revision 1, 100 rows.\n');
     expect(await rowsShown('rolled')).to.equal(100);
     const forth = await run(
-      ['publish', 'rolled', '2026-11', '--revision', '1', '--reason', 'mended', '--json'],
+      ['publish', 'rolled', '2026-11', '--revision', '1', '--reason', 'fixed', '--json'],
       operator,
     );
     expect(JSON.parse(forth.stdout)).to.deep.include({ result: 'published', exitCode: 0 });
@@ -78,10 +78,10 @@ describe('uploader status, publish and retry, to the real service', () => {
     expect(JSON.parse(held.ending.stdout).runs[0].state).to.equal('held');
     const shown = await run(['status', 'gated', '2026-11']);
     expect(shown.code).to.equal(65);
-    const told =
+    const sentence =
       'it breaks a quality gate: the run has 10 rows; the contract requires at least 50. Push corrected files, or';
-    expect(shown.stdout).to.include('held').and.include(told);
-    expect(held.ending.stderr).to.include(told);
+    expect(shown.stdout).to.include('held').and.include(sentence);
+    expect(held.ending.stderr).to.include(sentence);
     expect(held.ending.stderr).to.include('uploader publish gated 2026-11 --force --reason TEXT');
 
     const args = ['publish', 'gated', '2026-11', '--reason', 'a small month'];
@@ -94,7 +94,7 @@ describe('uploader status, publish and retry, to the real service', () => {
     expect(await rowsShown('gated')).to.equal(10);
   });
 
-  it('tells the first ten bad lines of a push, how many there are of each kind, and where the others are', async () => {
+  it('shows the first ten bad lines of a push, how many there are of each kind, and where the others are', async () => {
     const { file, again } = await push('refused', '2026 11', 5);
     appendFileSync(file.path, `${'no json\n'.repeat(11)}{"pk":"x"}\n`);
     const { code, stderr } = await again();

@@ -51,7 +51,7 @@ describe('uploader push, on a real terminal', () => {
     manyFiles(300, 20_000);
     server.stopReadingAtBytes = 2 * MIB;
     const { screen, everything, exitCode } = push(100, 16, ['--stall-timeout', '3s']);
-    await waitUntil('it stands still in mid transfer, with a bar for each file on its way', () => {
+    await waitUntil('it is stalled in mid transfer, with a bar for each file that is being sent', () => {
       const isSending = shows(
         /^churn\/2026-11 {2}sending [1-9]\d* of 300 files, .* of \d\.\d MB \(\d+ %\)/,
       )();
@@ -90,7 +90,7 @@ describe('uploader push, on a real terminal', () => {
     expect(screen().join('\n')).to.not.match(/[█░]/);
   });
 
-  it('goes on with the phases of the load, in a bar of the same form', async () => {
+  it('continues with the phases of the load, in a bar of the same form', async () => {
     manyFiles(1, 100_000);
     server.settleAs = 'loading';
     server.load = loadOf({ bytes: 50_000, rows: 1200 });

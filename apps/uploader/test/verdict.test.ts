@@ -117,7 +117,7 @@ describe('what a fault means', () => {
     expect(verdictOf(new TypeError('x'))).to.equal('unknown');
   });
 
-  it('tells a page in its words and a problem in its sentence', () => {
+  it('describes a page by its words and a problem by its sentence', () => {
     expect(answer(502).message).to.equal('PUT http://h/x answered 502: Page');
     expect(answer(400, { detail: 'No.', request_id: 'r1' }).message).to.equal(
       'PUT http://h/x answered 400: No (request r1)',

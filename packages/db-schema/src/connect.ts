@@ -81,7 +81,7 @@ export function openDatabase(
 
 /**
  * For the start of a process: throws when an operator has to change the address, the login or a pooler first.
- * It does not throw when the server is unreachable: it may come back.
+ * It does not throw when the server is unreachable: it may be back soon.
  *
  * @throws {UnusableDatabase}
  */

@@ -3,16 +3,14 @@ import {
   CLOSE_BRACKET,
   COLON,
   COMMA,
+  decodeString,
   excerpt,
+  hasEscape,
   isDigit,
   MINUS,
   OPEN_BRACE,
   OPEN_BRACKET,
   QUOTE,
-} from './characters.ts';
-import {
-  decodeString,
-  hasEscape,
   skipByte,
   skipLiteral,
   skipNumber,

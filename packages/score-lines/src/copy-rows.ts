@@ -1,4 +1,4 @@
-import { CLOSE_BRACE, COMMA, OPEN_BRACE } from './characters.ts';
+import { CLOSE_BRACE, COMMA, OPEN_BRACE } from './json-syntax.ts';
 
 /** The columns of a row, in the order in which they are written. */
 export const COPY_COLUMNS = ['score', 'pk', 'attributes'] as const;

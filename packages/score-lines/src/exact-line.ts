@@ -1,20 +1,18 @@
 import { type LineTotals, refuseRepeated, SeenKeys, skipValue } from './attributes.ts';
+import type { CopyRows } from './copy-rows.ts';
 import {
   CLOSE_BRACE,
   COLON,
   COMMA,
   DIGIT_0,
   DIGIT_9,
+  decodeString,
   excerpt,
+  hasEscape,
   isDigit,
   MINUS,
   OPEN_BRACE,
   QUOTE,
-} from './characters.ts';
-import type { CopyRows } from './copy-rows.ts';
-import {
-  decodeString,
-  hasEscape,
   skipByte,
   skipNumber,
   skipString,

@@ -1,5 +1,4 @@
-import { DIGIT_0, isDigit, MINUS, POINT } from './characters.ts';
-import { numberEnd } from './json-syntax.ts';
+import { DIGIT_0, isDigit, MINUS, numberEnd, POINT } from './json-syntax.ts';
 
 // The numbers that PostgreSQL can store: a score as double precision, a number in the attributes as numeric.
 

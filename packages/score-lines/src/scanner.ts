@@ -1,6 +1,6 @@
-import { excerpt, NEWLINE } from './characters.ts';
 import { CopyRows } from './copy-rows.ts';
 import { writeExactLine } from './exact-line.ts';
+import { excerpt, NEWLINE } from './json-syntax.ts';
 import { type KeySearch, keyOfRow } from './keys.ts';
 import type { ScoreProfile } from './profile.ts';
 import { LineFault, likelyCause, type RejectedLine } from './rejects.ts';

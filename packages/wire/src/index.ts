@@ -20,11 +20,13 @@ export {
   type ModelName,
   modelNameFault,
   parseModelName,
+  printable,
+  printableJson,
+  printableLines,
   RUN_KEY,
   RUN_KEY_RULE,
   runKeyFault,
 } from './names.ts';
-export { printable, printableJson, printableLines } from './printable.ts';
 export {
   type FilePage,
   filePage,

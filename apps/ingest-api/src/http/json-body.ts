@@ -2,7 +2,6 @@ import { createHash } from 'node:crypto';
 import { MIMEType } from 'node:util';
 import type { Request, Response } from 'express';
 import { IngestError } from '../errors.ts';
-import { GrowingBuffer, JsonShape, parseJson } from './json-text.ts';
 
 /** For every route but the manifest's: a contract, a reason, a sign-in. */
 const SMALL_BYTES = 16 * 1024;
@@ -197,4 +196,117 @@ export function sendJson(req: Request, res: Response, body: unknown): void {
   res.set('ETag', etag).set('Cache-Control', 'private, no-cache');
   if (known.includes(etag)) res.status(304).end();
   else res.type('application/json').send(text);
+}
+
+/** Deeper than any body needs: `source` of a manifest may have 32 levels. */
+const MOST_LEVELS = 40;
+const [QUOTE, BACKSLASH] = [0x22, 0x5c];
+export const [COMMA, OPEN_ARRAY] = [0x2c, 0x5b];
+const [CLOSE_ARRAY, OPEN_OBJECT, CLOSE_OBJECT] = [0x5d, 0x7b, 0x7d];
+
+/**
+ * Limits the depth and the number of values of JSON while its bytes arrive, before anything is built from
+ * them. It does not validate: `JSON.parse` does.
+ */
+export class JsonShape {
+  readonly #mostValues: number;
+  #values = 1;
+  #isInString = false;
+  #isEscaped = false;
+  depth = 0;
+
+  constructor(mostValues: number) {
+    this.#mostValues = mostValues;
+  }
+
+  /**
+   * Reads from the byte at `from` to the next bracket or comma outside of strings that is not deeper than
+   * `level`, and sets `depth` to the depth after it. Without a `level` it reads the whole chunk.
+   *
+   * @returns the index of that byte, or the length of the chunk when there is none.
+   */
+  next(chunk: Uint8Array, from = 0, level = Number.NEGATIVE_INFINITY): number {
+    for (let at = from; at < chunk.length; at += 1) {
+      const byte = chunk[at];
+      if (this.#isInString) {
+        if (this.#isEscaped) this.#isEscaped = false;
+        else if (byte === BACKSLASH) this.#isEscaped = true;
+        else if (byte === QUOTE) this.#isInString = false;
+      } else if (byte === QUOTE) this.#isInString = true;
+      else if (byte === COMMA) {
+        this.#count();
+        if (this.depth <= level) return at;
+      } else if (byte === OPEN_ARRAY || byte === OPEN_OBJECT) {
+        this.#count();
+        this.depth += 1;
+        if (this.depth > MOST_LEVELS) throw invalid(`It is nested deeper than ${MOST_LEVELS} levels`);
+        if (this.depth <= level) return at;
+      } else if (byte === CLOSE_ARRAY || byte === CLOSE_OBJECT) {
+        this.depth -= 1;
+        if (this.depth < level) return at;
+      }
+    }
+    return chunk.length;
+  }
+
+  /** Each value but the first follows a comma, or the bracket of an array or object. */
+  #count(): void {
+    this.#values += 1;
+    if (this.#values > this.#mostValues) throw invalid(`It has more than ${this.#mostValues} values`);
+  }
+}
+
+/** Pieces of a text in one buffer that doubles when it is full: a body may arrive in pieces of one byte. */
+export class GrowingBuffer {
+  readonly #mostBytes: number;
+  readonly #tooMany: string;
+  #buffer = Buffer.alloc(0);
+  bytes = 0;
+
+  constructor(mostBytes: number, tooMany: string) {
+    this.#mostBytes = mostBytes;
+    this.#tooMany = tooMany;
+  }
+
+  add(piece: Buffer): void {
+    const bytes = this.bytes + piece.length;
+    if (bytes > this.#mostBytes) throw invalid(this.#tooMany);
+    if (bytes > this.#buffer.length) {
+      const larger = Buffer.alloc(Math.min(this.#mostBytes, Math.max(bytes, 2 * this.#buffer.length, 1024)));
+      this.#buffer.copy(larger, 0, 0, this.bytes);
+      this.#buffer = larger;
+    }
+    piece.copy(this.#buffer, this.bytes);
+    this.bytes = bytes;
+  }
+
+  /** All pieces, valid until the next `add`. The buffer is empty afterwards. */
+  take(): Buffer {
+    const taken = this.#buffer.subarray(0, this.bytes);
+    this.bytes = 0;
+    return taken;
+  }
+}
+
+const utf8 = new TextDecoder('utf-8', { fatal: true });
+
+/**
+ * @throws a 400 for bytes that are not UTF-8 (a replacement character would change the text), or not JSON.
+ */
+export function parseJson(bytes: Uint8Array, before = '', after = ''): unknown {
+  let text: string;
+  try {
+    text = utf8.decode(bytes);
+  } catch (error) {
+    throw invalid('It is not UTF-8', error);
+  }
+  try {
+    return JSON.parse(before + text + after);
+  } catch (error) {
+    throw invalid(`It is not JSON: ${(error as Error).message.slice(0, 200)}`, error);
+  }
+}
+
+function invalid(what: string, cause?: unknown): IngestError {
+  return new IngestError('invalid_request', `The request body is not valid. ${what}.`, { cause });
 }

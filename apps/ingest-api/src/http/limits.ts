@@ -1,7 +1,11 @@
+import type { Database } from 'db-schema';
 import type { Request, RequestHandler, Response } from 'express';
 import { ipKeyGenerator, rateLimit } from 'express-rate-limit';
+import { type Kysely, sql, type Transaction } from 'kysely';
 import { IngestError } from '../errors.ts';
+import { SENT_BY_UPLOAD } from '../runs/files.ts';
 import type { Principal } from '../runs/tokens.ts';
+import type { Store } from '../store/store.ts';
 
 const MINUTE_MS = 60_000;
 
@@ -82,4 +86,141 @@ function tooMany(what: string, resetTime: Date | undefined): IngestError {
   return new IngestError('rate_limited', `${what}; try again in ${retryAfterSeconds} s.`, {
     retryAfterSeconds,
   });
+}
+
+export interface RoomCheck {
+  /** @throws a 413 for a file that is larger than `maxUploadBytes`. */
+  checkSize(name: string, sizeBytes: number): void;
+  room(): Promise<DiskRoom>;
+  /**
+   * Asks the store for its free bytes, before a transaction begins. The function that it returns rejects with
+   * a 507 when it has no room for all declared bytes, including the `newBytes` that the transaction has
+   * declared.
+   */
+  measure(): Promise<(trx: Transaction<Database>, newBytes: number) => Promise<void>>;
+}
+
+export interface DiskRoom {
+  /** null for a store without such a limit. */
+  readonly freeBytes: number | null;
+  /** Bytes of declared uploads that have not arrived yet. */
+  readonly promisedBytes: number;
+  /** INGEST_MIN_FREE_BYTES. */
+  readonly keptFreeBytes: number;
+  readonly largestUploadBytes: number;
+}
+
+interface RoomCheckOptions {
+  readonly db: Kysely<Database>;
+  readonly store: Store;
+  readonly maxUploadBytes: number;
+  readonly minFreeBytes: number;
+}
+
+/** Refuses what does not fit when it is declared, before the first byte is sent. */
+export function roomCheck({ db, store, maxUploadBytes, minFreeBytes }: RoomCheckOptions): RoomCheck {
+  return {
+    async room() {
+      const [free, promised] = await Promise.all([store.freeBytes(), outstandingBytes(db)]);
+      const room = free === null ? maxUploadBytes : free - promised - minFreeBytes;
+      return {
+        freeBytes: free,
+        promisedBytes: promised,
+        keptFreeBytes: minFreeBytes,
+        largestUploadBytes: Math.max(0, Math.min(room, maxUploadBytes)),
+      };
+    },
+    checkSize(name, sizeBytes) {
+      if (sizeBytes <= maxUploadBytes) return;
+      throw new IngestError(
+        'too_large',
+        `File "${name}" has ${sizeBytes} bytes; the limit is ${maxUploadBytes} bytes per file. Split the file, or ask the operators to raise INGEST_MAX_UPLOAD_BYTES.`,
+      );
+    },
+    async measure() {
+      const free = await store.freeBytes();
+      return async (trx, newBytes) => {
+        if (newBytes === 0 || free === null) return;
+        const left = free - (await outstandingBytes(trx)) - minFreeBytes;
+        if (left >= 0) return;
+        const room = left + newBytes;
+        throw new IngestError(
+          'insufficient_storage',
+          `The disk has room for ${Math.max(0, room)} more bytes, and this request needs ${newBytes}. Ask the operators to make room, then run the same command again.`,
+        );
+      };
+    },
+  };
+}
+
+/** The missing bytes of every upload of a run that waits for its files: they have a promise of room. */
+async function outstandingBytes(db: Kysely<Database>): Promise<number> {
+  const { rows } = await sql<{ bytes: number }>`
+    SELECT coalesce(sum(u.bytes - u.offset_bytes), 0)::bigint AS bytes
+    FROM ingest.upload u
+    WHERE u.received_at IS NULL AND u.removed_at IS NULL
+      AND EXISTS (
+        SELECT FROM ingest.run_revision r WHERE r.state = 'receiving' AND ${sql.raw(SENT_BY_UPLOAD)})`.execute(
+    db,
+  );
+  return rows[0]?.bytes ?? 0;
+}
+
+/**
+ * Rejects with a 507 when a token would have more unfinished uploads, or more bytes on the disk, than its
+ * quota. Bytes that it has sent count until the file is removed, whatever became of the run; so do bytes that
+ * it has declared and may send.
+ */
+export type UploadQuota = (
+  trx: Transaction<Database>,
+  owner: string,
+  newUploads: number,
+  newBytes: number,
+) => Promise<void>;
+
+/**
+ * Keeps one token from using the whole disk. Two declarations at the same moment may pass together and exceed
+ * the quota; the check of the disk remains.
+ */
+export function uploadQuota({
+  maxOpenUploads,
+  maxTokenBytes,
+}: {
+  readonly maxOpenUploads: number;
+  readonly maxTokenBytes: number;
+}): UploadQuota {
+  return async (trx, owner, newUploads, newBytes) => {
+    const { openUploads, bytes } = await usage(trx, owner);
+    if (openUploads > maxOpenUploads) {
+      throw new IngestError(
+        'quota_exceeded',
+        `The token "${owner}" would have ${openUploads} unfinished uploads, ${newUploads} of them new; its quota is ${maxOpenUploads}. Finish or withdraw some, or ask the operators to raise INGEST_MAX_OPEN_UPLOADS.`,
+        { retryAfterSeconds: 60 },
+      );
+    }
+    if (bytes > maxTokenBytes) {
+      throw new IngestError(
+        'quota_exceeded',
+        `The token "${owner}" would have ${bytes} bytes on the disk, ${newBytes} of them new; its quota is ${maxTokenBytes}. Files of withdrawn runs are removed after an hour, those of loaded runs after INGEST_KEEP_FILES_HOURS. Wait, or ask the operators to raise INGEST_MAX_TOKEN_BYTES.`,
+        { retryAfterSeconds: 60 },
+      );
+    }
+  };
+}
+
+/** Includes what this transaction has declared. */
+async function usage(
+  trx: Transaction<Database>,
+  owner: string,
+): Promise<{ openUploads: number; bytes: number }> {
+  const { rows } = await sql<{ openUploads: number; bytes: number }>`
+    SELECT count(*) FILTER (WHERE u.is_open) AS "openUploads",
+           coalesce(sum(CASE WHEN u.is_open THEN u.bytes ELSE u.offset_bytes END), 0)::bigint AS bytes
+    FROM (
+      SELECT u.bytes, u.offset_bytes, u.received_at IS NULL AND u.removed_at IS NULL AND EXISTS (
+        SELECT FROM ingest.run_revision r
+        WHERE r.state = 'receiving' AND ${sql.raw(SENT_BY_UPLOAD)}) AS is_open
+      FROM ingest.upload u
+      WHERE u.created_by = ${owner} AND u.file_removed_at IS NULL) u`.execute(trx);
+  return rows[0] ?? { openUploads: 0, bytes: 0 };
 }

@@ -1,22 +1,14 @@
-import type { Database, Scope } from 'db-schema';
-import { type Request, type Response, Router } from 'express';
+import type { Database } from 'db-schema';
+import { type Response, Router } from 'express';
 import type { Kysely } from 'kysely';
-import { isModelName, type ModelName } from 'wire';
+import { isModelName } from 'wire';
 import { z } from 'zod';
 import { IngestError } from '../errors.ts';
 import { publishByHand } from '../runs/actions.ts';
 import { contractRequest, findModel, listModels, type ModelView, setContract } from '../runs/models.ts';
-import { principalOf, requireAccess } from './auth.ts';
+import { modelOf, principalOf } from './auth.ts';
 import { readJson } from './json-body.ts';
-import {
-  CURSOR_RULE,
-  pageLimit,
-  parseModelParam,
-  parseRequest,
-  reason,
-  revisionNumber,
-  runKey,
-} from './requests.ts';
+import { CURSOR_RULE, pageLimit, parseRequest, reason, revisionNumber, runKey } from './requests.ts';
 
 export const modelsQuery = z.strictObject({
   limit: pageLimit,
@@ -72,17 +64,6 @@ export function modelRoutes(db: Kysely<Database>): Router {
   });
 
   return router;
-}
-
-/**
- * The model that the address names.
- *
- * @throws a 404 for a model that the token does not cover, a 403 when the token lacks the scope.
- */
-export function modelOf(req: Request, res: Response, scope: Scope): ModelName {
-  const model = parseModelParam(String(req.params.model));
-  requireAccess(res, scope, model);
-  return model;
 }
 
 /**

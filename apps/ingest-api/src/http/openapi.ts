@@ -2,10 +2,10 @@ import { Router } from 'express';
 import * as answers from 'wire';
 import { ERROR_CODES, type ErrorCode } from 'wire';
 import { z } from 'zod';
+import { SECURE_SESSION_COOKIE, SESSION_COOKIE } from './auth.ts';
 import { OPERATIONS } from './operations.ts';
 import { PROBLEM_CODES } from './problems.ts';
 import { runKey } from './requests.ts';
-import { SECURE_SESSION_COOKIE, SESSION_COOKIE } from './session.ts';
 
 /** One route, as the OpenAPI document describes it. */
 export interface Operation {

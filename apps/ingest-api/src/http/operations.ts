@@ -1,10 +1,10 @@
 import * as answers from 'wire';
 import { contractRequest } from '../runs/models.ts';
+import { signInRequest } from './auth.ts';
 import { modelsQuery, publishRequest } from './models.ts';
 import type { Answer, Operation } from './openapi.ts';
 import { manifestRequest } from './requests.ts';
 import { actionRequest, filesQuery, rejectsQuery, runsQuery } from './runs.ts';
-import { signInRequest } from './session.ts';
 
 const NOT_MODIFIED: Answer = { says: 'unchanged since the ETag in `If-None-Match`' };
 const THE_MODEL: Answer = { says: 'the model; its ETag is what readers see now', schema: answers.model };

@@ -3,7 +3,7 @@ import { STATUS_CODES } from 'node:http';
 import { type ErrorRequestHandler, type Request, type Response, Router } from 'express';
 import type { Logger } from 'pino';
 import { ERROR_CODES, isRetryable, type Problem, printable, RUN_ERROR_CODES } from 'wire';
-import { describeError, IngestError, isDatabaseUnavailable } from '../errors.ts';
+import { describeError, IngestError, toIngestError } from '../errors.ts';
 
 /** The last handler: Express passes every thrown error and rejected promise here. */
 export function problemHandler(log: Logger): ErrorRequestHandler {
@@ -18,33 +18,6 @@ export function problemHandler(log: Logger): ErrorRequestHandler {
     if (res.headersSent) next(error);
     else sendProblem(res, known);
   };
-}
-
-/**
- * The error as one with a code of the table; an unexpected error is `internal`, and the client learns no
- * details.
- */
-export function toIngestError(error: unknown): IngestError {
-  if (error instanceof IngestError) return error;
-  if (isDatabaseUnavailable(error)) {
-    return new IngestError('database_unavailable', 'The database cannot be reached; try again.', {
-      cause: error,
-    });
-  }
-  const { status } = error as { status?: unknown };
-  // Express throws such errors for an address that cannot be decoded.
-  if (typeof status === 'number' && status >= 400 && status < 500) {
-    return new IngestError('invalid_request', `The request cannot be read: ${(error as Error).message}.`, {
-      cause: error,
-    });
-  }
-  return new IngestError(
-    'internal',
-    'The service failed with an unexpected error; its log has the details under this request_id.',
-    {
-      cause: error,
-    },
-  );
 }
 
 function sendProblem(res: Response, error: IngestError): void {

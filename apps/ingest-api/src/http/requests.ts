@@ -2,8 +2,15 @@ import type { Request, Response } from 'express';
 import { FILE_NAME, FILE_NAME_RULE, type ModelName, parseModelName, RUN_KEY, RUN_KEY_RULE } from 'wire';
 import { z } from 'zod';
 import { IngestError } from '../errors.ts';
-import { chargeMemory, receiveJson } from './json-body.ts';
-import { LongArray } from './json-text.ts';
+import {
+  COMMA,
+  chargeMemory,
+  GrowingBuffer,
+  JsonShape,
+  OPEN_ARRAY,
+  parseJson,
+  receiveJson,
+} from './json-body.ts';
 
 export const runKey = z.string().regex(RUN_KEY, `must be ${RUN_KEY_RULE}`);
 export const fileName = z.string().regex(FILE_NAME, `must be ${FILE_NAME_RULE}`);
@@ -120,6 +127,87 @@ export async function readManifest(req: Request, res: Response): Promise<z.infer
   const parsed = manifestHead.safeParse(head);
   if (!parsed.success || faults.length > 0) throw fail(parsed.success ? [] : faultsOf(parsed.error));
   return { files, ...parsed.data };
+}
+
+/** The elements of an array are parsed in slices of at least this size, and of little more. */
+const SLICE_BYTES = 32 * 1024;
+/**
+ * One element of the array: the entry of a file has less than 4 KiB, even with every character of its name
+ * escaped.
+ */
+const MOST_ELEMENT_BYTES = 16 * 1024;
+/** Everything but the array. */
+const MOST_REST_BYTES = 256 * 1024;
+
+/**
+ * Parses the text of one object that has one long array, while the text arrives. The elements of the array go
+ * to `each` in slices: neither the text nor the parsed array is ever in memory as a whole, and no step blocks
+ * other requests for long. The rest is the object with an empty array.
+ */
+class LongArray {
+  readonly #shape: JsonShape;
+  readonly #each: (elements: readonly unknown[]) => void;
+  readonly #rest = new GrowingBuffer(
+    MOST_REST_BYTES,
+    `It has more than ${MOST_REST_BYTES} bytes besides its files`,
+  );
+  readonly #slice = new GrowingBuffer(
+    SLICE_BYTES + MOST_ELEMENT_BYTES,
+    `An element of an array has more than ${MOST_ELEMENT_BYTES} bytes`,
+  );
+  #isInArray = false;
+  #hadArray = false;
+  #followsComma = false;
+
+  constructor(mostValues: number, each: (elements: readonly unknown[]) => void) {
+    this.#shape = new JsonShape(mostValues);
+    this.#each = each;
+  }
+
+  read(chunk: Buffer): void {
+    let from = 0;
+    for (let at = this.#shape.next(chunk, 0, 2); at < chunk.length; at = this.#shape.next(chunk, at + 1, 2)) {
+      const { depth } = this.#shape;
+      const byte = chunk[at];
+      if (!this.#isInArray) {
+        if (byte !== OPEN_ARRAY || depth !== 2) continue;
+        if (this.#hadArray)
+          throw invalid('The request body', [
+            'It has more than one array at its top level; only `files` may be one',
+          ]);
+        this.#rest.add(chunk.subarray(from, at + 1));
+        from = at + 1;
+        this.#isInArray = true;
+        this.#hadArray = true;
+      } else if (byte === COMMA) {
+        if (this.#slice.bytes + at - from < SLICE_BYTES) continue;
+        this.#slice.add(chunk.subarray(from, at));
+        from = at + 1;
+        this.#parseSlice(true);
+      } else if (depth < 2) {
+        this.#slice.add(chunk.subarray(from, at));
+        from = at;
+        this.#parseSlice(false);
+        this.#isInArray = false;
+      }
+    }
+    (this.#isInArray ? this.#slice : this.#rest).add(chunk.subarray(from));
+  }
+
+  /** @returns the object, with an empty array in place of the long one. */
+  end(): unknown {
+    if (this.#isInArray) throw invalid('The request body', ['It ends in the middle of an array']);
+    return parseJson(this.#rest.take());
+  }
+
+  #parseSlice(endsWithComma: boolean): void {
+    const elements = parseJson(this.#slice.take(), '[', ']') as unknown[];
+    // `[1, 2,]` cut after its last comma gives `[1, 2]` and `[]`: each slice is JSON, the whole is not.
+    if (elements.length === 0 && (endsWithComma || this.#followsComma))
+      throw invalid('The request body', ['An array has a comma without an element next to it']);
+    this.#followsComma = endsWithComma;
+    this.#each(elements);
+  }
 }
 
 const DEEPEST = 32;

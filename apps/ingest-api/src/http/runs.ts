@@ -15,9 +15,9 @@ import { findRevision } from '../runs/revisions.ts';
 import { listRuns } from '../runs/summaries.ts';
 import { allows } from '../runs/tokens.ts';
 import type { RunWatch } from '../runs/watch.ts';
-import { principalOf, requireAccess, requireScope } from './auth.ts';
+import { modelOf, principalOf, requireAccess, requireScope } from './auth.ts';
 import { readJson, sendJson } from './json-body.ts';
-import { modelOf } from './models.ts';
+import type { RoomCheck, UploadQuota } from './limits.ts';
 import {
   CURSOR_RULE,
   fileName,
@@ -30,7 +30,6 @@ import {
   revisionText,
   runKey,
 } from './requests.ts';
-import type { RoomCheck, UploadQuota } from './room.ts';
 
 export const runsQuery = z.strictObject({
   model: z.string().optional().describe('only this model'),

@@ -5,7 +5,7 @@ import { statusOverview } from '../runs/status.ts';
 import { listRunsNeedingAttention } from '../runs/summaries.ts';
 import { principalOf, requireScope } from './auth.ts';
 import { sendJson } from './json-body.ts';
-import type { RoomCheck } from './room.ts';
+import type { RoomCheck } from './limits.ts';
 
 const MOST_ATTENTION = 50;
 

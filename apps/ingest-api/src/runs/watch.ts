@@ -44,7 +44,7 @@ const EVENTS_READ_AGAIN = 200;
 const MOST_EVENTS_AT_ONCE = 5_000;
 
 /**
- * Polls all runs that may move, and tells listeners which ones changed. It polls, as most changes are
+ * Polls all runs that may move, and informs listeners which ones changed. It polls, as most changes are
  * progress, about which nothing notifies; one poll a second serves every listener. Without listeners it
  * continues more slowly, so that rates are known to the first client that asks.
  */

@@ -135,7 +135,7 @@ describe('the status page', () => {
     expect(await page.context().cookies()).to.deep.equal([]);
   });
 
-  it('shows an upload and its load as they go on, without being reloaded', async () => {
+  it('shows an upload and its load while they run, without being reloaded', async () => {
     const content = scoreLines(2_000);
     const declared = await declare(system, 'uplift', '2026-10', [{ name: 'part-1.jsonl', content }]);
     await signIn('#/runs/uplift/2026-10');
@@ -186,7 +186,7 @@ describe('the status page', () => {
     expect(complaints).to.deep.equal([]);
   });
 
-  it('shows the phase of a load while it goes on', async () => {
+  it('shows the phase of a load while it runs', async () => {
     const files = [{ name: 'a.jsonl', content: scoreLines(400_000) }];
     const [letCopy] = await Promise.all([
       holdBackend(system, 'pg_stat_progress_copy', 'bytes_processed > 0'),
@@ -279,9 +279,9 @@ describe('the status page', () => {
   });
 
   it('loads a failed run again, and withdraws it, each with a reason that is kept', async () => {
-    await pushRun(system, 'mended', '2026-10', [{ name: 'a.jsonl', content: '{"pk":"1","score":""}\n' }]);
-    await untilFinal(system, 'mended', '2026-10', PATIENCE_MS);
-    await signIn('#/runs/mended/2026-10');
+    await pushRun(system, 'fixed', '2026-10', [{ name: 'a.jsonl', content: '{"pk":"1","score":""}\n' }]);
+    await untilFinal(system, 'fixed', '2026-10', PATIENCE_MS);
+    await signIn('#/runs/fixed/2026-10');
     await seeState('failed');
     await act('Load again', 'the disk was full');
     await page.getByRole('row', { name: /load requested.*the disk was full/ }).waitFor();
@@ -292,7 +292,7 @@ describe('the status page', () => {
     await act('Withdraw', 'the wrong month');
     await seeState('cancelled');
     await page.getByRole('row', { name: /withdraw.*the wrong month/ }).waitFor();
-    expect((await getRun(system, 'mended', '2026-10')).state).to.equal('cancelled');
+    expect((await getRun(system, 'fixed', '2026-10')).state).to.equal('cancelled');
     expect(await page.getByRole('button', { name: 'Withdraw' }).count()).to.equal(0);
     expect(complaints).to.deep.equal([]);
   });

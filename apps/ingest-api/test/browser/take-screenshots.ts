@@ -1,4 +1,4 @@
-// node apps/ingest-api/test/browser/take-screenshots.ts: draws docs/screenshots anew, from a system of its own.
+// node apps/ingest-api/test/browser/take-screenshots.ts: takes docs/screenshots again, from a system of its own.
 import { mkdir, mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -72,7 +72,7 @@ async function fill(system: TestSystem, operator: string): Promise<void> {
   await push(system, 'loan_propensity', '2026-11', 74);
 }
 
-/** A run of which one file stands still, and one that is being sent slowly while the pictures are taken. */
+/** A run of which one file is stalled, and one that is being sent slowly while the pictures are taken. */
 async function keepSending(system: TestSystem): Promise<void> {
   const parts = [1, 2].map((part) => ({
     name: `part-${part}.jsonl`,

@@ -9,7 +9,7 @@ export interface Revision {
 export class LifeModel {
   /** In the order of their declaration. */
   readonly revisions: Revision[] = [];
-  /** Durable bytes of each content's upload; content that was never declared, or was given up, has none. */
+  /** Durable bytes of each content's upload; content that was never declared, or was removed, has none. */
   readonly offsets = new Map<number, number>();
   readonly #sizes: readonly number[];
   /** In the order in which they are to be loaded. */

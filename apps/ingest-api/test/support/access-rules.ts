@@ -1,7 +1,7 @@
 import type { Scope } from 'db-schema';
 import type { RequestOptions } from './system.ts';
 
-/** Something to ask about, made anew for every request, as some requests change or remove it. */
+/** Something to ask about, made again for every request, as some requests change or remove it. */
 export interface Subject {
   readonly model: string;
   readonly run: string;
@@ -22,7 +22,7 @@ export type AccessRule =
       readonly answers: readonly number[];
       readonly request?: (subject: Subject) => RequestOptions;
     }
-  /** Whoever may read, and is not bound to some models: it tells of all of them. */
+  /** Whoever may read, and is not bound to some models: it shows all of them. */
   | { readonly access: 'every model' };
 
 const TUS = { 'tus-resumable': '1.0.0' };

@@ -14,7 +14,7 @@ const AGAIN_AFTER_MS = 20;
  * pg_stat_activity stops the whole server with it, and then every request waits for the database. So it is let go and
  * stopped again until the others can work: a checkpoint takes every lock on WAL and waits for buffers.
  *
- * @returns what lets it go on; it may be called again.
+ * @returns what lets it continue; it may be called again.
  */
 export async function holdBackend(
   system: TestSystem,

@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 
-/** What came back over one connection until it was closed, or until nothing came for a while. */
+/** What was received over one connection until it was closed, or until nothing arrived for a while. */
 export interface RawAnswer {
   readonly text: string;
   /** The status of each answer, in order. */

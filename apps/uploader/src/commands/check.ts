@@ -1,8 +1,15 @@
 import { open } from 'node:fs/promises';
 import { createScoreLineScanner, type LineCounts, type RejectedLine } from 'score-lines';
 import { EXIT_CODE_OF, type ExitCode } from 'wire';
-import { startReporter, type Terminal } from '../progress/reporter.ts';
-import { formatBytes, formatCount, formatDuration, newRunView, type RunView } from '../progress/view.ts';
+import {
+  formatBytes,
+  formatCount,
+  formatDuration,
+  newRunView,
+  type RunView,
+  startReporter,
+  type Terminal,
+} from '../progress/view.ts';
 import { newPushView } from '../push/push.ts';
 import {
   type CommandResult,

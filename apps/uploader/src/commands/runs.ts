@@ -1,8 +1,7 @@
 import { EXIT_CODE_OF } from 'wire';
 import { UploaderError } from '../errors.ts';
 import { HttpFault } from '../http/retry.ts';
-import type { Terminal } from '../progress/reporter.ts';
-import { formatCount } from '../progress/view.ts';
+import { formatCount, type Terminal } from '../progress/view.ts';
 import type { CommandResult } from '../results.ts';
 import {
   EXIT_CODE_OF_STATE,

@@ -1,6 +1,5 @@
 import { pause, startTimeLimit } from '../http/exchange.ts';
-import type { Terminal } from '../progress/reporter.ts';
-import { describeChange, formatDuration, newRunView, type RunView } from '../progress/view.ts';
+import { describeChange, formatDuration, newRunView, type RunView, type Terminal } from '../progress/view.ts';
 import {
   EXIT_CODE_OF_STATE,
   findRun,

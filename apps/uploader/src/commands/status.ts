@@ -1,7 +1,13 @@
 import { EXIT_CODE_OF } from 'wire';
 import { UploaderError } from '../errors.ts';
-import type { Terminal } from '../progress/reporter.ts';
-import { describeLoad, formatBytes, formatPercent, newRunView, type RunView } from '../progress/view.ts';
+import {
+  describeLoad,
+  formatBytes,
+  formatPercent,
+  newRunView,
+  type RunView,
+  type Terminal,
+} from '../progress/view.ts';
 import {
   type CommandResult,
   describeBadLines,

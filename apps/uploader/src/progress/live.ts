@@ -1,7 +1,6 @@
 import type { WriteStream } from 'node:tty';
 import { createLogUpdate } from 'log-update';
 import { printableLines } from 'wire';
-import type { Reporter } from './reporter.ts';
 import {
   bytesThere,
   createRate,
@@ -12,6 +11,7 @@ import {
   formatPercent,
   loadShare,
   type PushView,
+  type Reporter,
   type RunView,
 } from './view.ts';
 

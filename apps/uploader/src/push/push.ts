@@ -1,13 +1,14 @@
 import { UploaderError } from '../errors.ts';
 import { pause } from '../http/exchange.ts';
 import { judge } from '../http/retry.ts';
-import { startReporter, type Terminal } from '../progress/reporter.ts';
 import {
   describeChange,
   describeDeclared,
   newRunView,
   type PushView,
   type RunView,
+  startReporter,
+  type Terminal,
 } from '../progress/view.ts';
 import {
   describeBadLines,

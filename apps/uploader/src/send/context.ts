@@ -1,10 +1,9 @@
 import { hostname, userInfo } from 'node:os';
 import { startTimeLimit, type TimeLimit } from '../http/exchange.ts';
 import { formatDuration } from '../progress/view.ts';
-import { type Retries, type ServiceAddress, serviceAddress } from '../service/client.ts';
+import { type Retries, type ServiceAddress, serviceAddress, uploaderVersion } from '../service/client.ts';
 import type { Settings } from '../settings/settings.ts';
 import { openStateDir } from '../settings/state.ts';
-import { uploaderVersion } from '../version.ts';
 
 type Slots = ReturnType<typeof createSlots>;
 

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import * as wire from 'wire';
 import { EXIT_CODE_OF, type ExitCode, type FilePage, type RunState } from 'wire';
 import type { z } from 'zod';
@@ -5,7 +6,6 @@ import { UploaderError } from '../errors.ts';
 import { type ExchangeResponse, exchange, useTlsIdentity } from '../http/exchange.ts';
 import { HttpFault, type RetryOptions, retrying } from '../http/retry.ts';
 import { currentToken, type Settings } from '../settings/settings.ts';
-import { uploaderVersion } from '../version.ts';
 
 /**
  * What the uploader acts on or shows, of the answers that `wire` defines. The service may add fields: they
@@ -301,4 +301,16 @@ export async function findRun(
     if (isOurs404 && fault.problem?.code !== 'unknown_address') return null;
     throw error;
   }
+}
+
+/** Put in by the build of the one-file forms, which have no package.json beside them. */
+declare const UPLOADER_VERSION: string | undefined;
+
+/** Otherwise from package.json, beside both src/ and dist/. */
+export function uploaderVersion(): string {
+  if (typeof UPLOADER_VERSION === 'string') return UPLOADER_VERSION;
+  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  const parsed: unknown = JSON.parse(text);
+  if (parsed && typeof parsed === 'object' && 'version' in parsed) return String(parsed.version);
+  return 'unknown';
 }

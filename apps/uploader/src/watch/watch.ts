@@ -3,7 +3,7 @@ import { basename, dirname, join, relative, resolve, sep } from 'node:path';
 import { watch as watchPaths } from 'chokidar';
 import { EXIT_CODE_OF } from 'wire';
 import { pause, startTimeLimit } from '../http/exchange.ts';
-import type { Terminal } from '../progress/reporter.ts';
+import type { Terminal } from '../progress/view.ts';
 import { newPushView, pushRuns } from '../push/push.ts';
 import { describeIgnored, describeOutcome, errorOf, type RunResult } from '../results.ts';
 import { openPushContext, type PushContext } from '../send/context.ts';

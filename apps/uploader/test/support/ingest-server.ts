@@ -247,7 +247,7 @@ function pageOf<F extends { name: string }>(files: F[], limit: number, cursor: s
   return { files: page, nextCursor: after.length > limit ? (page.at(-1)?.name ?? null) : null };
 }
 
-/** By content, so that the same file pushed anew goes on where it was. */
+/** By content, so that the same file, pushed again, continues where it was. */
 const uploadUrl = (file: DeclaredFile): string => `/v1/uploads/${file.sha256.slice(0, 24)}`;
 
 function head(upload: Upload, response: ServerResponse): void {

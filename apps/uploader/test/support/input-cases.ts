@@ -1,6 +1,6 @@
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 
-/** A folder as people really produce it, the exit code that it must get, and a word of what it must be told. */
+/** A folder as people really produce it, the exit code that it must get, and a word of what must be reported. */
 export type InputCase = {
   name: string;
   exitCode: 0 | 65 | 66;
