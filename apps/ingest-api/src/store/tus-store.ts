@@ -1,3 +1,4 @@
+import { tmpdir } from 'node:os';
 import { FileStore } from '@tus/file-store';
 import { Upload } from '@tus/utils';
 import type { UploadClaim } from './claims.ts';
@@ -17,7 +18,8 @@ export class DurableStore extends FileStore {
   readonly #options: DurableStoreOptions;
 
   constructor(options: DurableStoreOptions) {
-    super({ directory: options.store.name, configstore: NO_FILES });
+    // FileStore creates its folder, which nothing here uses: a bucket is none, and a container may not write to its own.
+    super({ directory: tmpdir(), configstore: NO_FILES });
     this.#options = options;
     this.extensions = ['creation', 'creation-with-upload', 'termination', 'expiration'];
   }
