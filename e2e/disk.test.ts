@@ -56,7 +56,7 @@ describe('A disk', function () {
       let acknowledged = 0;
       for (const share of [0.1, 0.55, 1]) {
         const to = Math.floor(content.length * share);
-        expect(await upload.patch(acknowledged, to)).to.deep.equal({ status: 204, code: undefined });
+        expect(await upload.patch(acknowledged, to)).to.include({ status: 204, code: undefined });
         acknowledged = to;
         const copy = await disk.afterPowerLoss();
         const found = await readFile(join(copy.mountPoint, 'deep/uploads', upload.id)).finally(copy.unmount);
@@ -71,7 +71,7 @@ describe('A disk', function () {
       expect((await upload.patch(0, MIB)).status).to.equal(204);
       await disk.fill(4 * MIB);
       const refused = await upload.patch(MIB);
-      expect(refused).to.deep.equal({ status: 507, code: 'insufficient_storage' });
+      expect(refused).to.include({ status: 507, code: 'insufficient_storage' });
       expect(await upload.offset()).to.equal(MIB);
       await disk.makeRoom();
       expect((await upload.patch(MIB)).status).to.equal(204);

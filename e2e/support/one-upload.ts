@@ -1,13 +1,20 @@
 import { createHash } from 'node:crypto';
 import { request } from 'node:http';
 
+interface Answer {
+  status: number;
+  code: string | undefined;
+  retryAfter: string | undefined;
+  text: string;
+}
+
 /** One file of a run that the test sends itself, one PATCH after the other. */
 export interface OneUpload {
   id: string;
   content: Buffer;
   sha256: string;
   /** Sends the bytes from `offset` on. Resolves to the answer, also when it arrives before all bytes are sent. */
-  patch(offset: number, toOffset?: number): Promise<{ status: number; code: string | undefined }>;
+  patch(offset: number, toOffset?: number): Promise<Answer>;
   /** The offset that HEAD answers. */
   offset(): Promise<number>;
 }
@@ -52,6 +59,8 @@ export async function declareUpload(
           resolve({
             status: res.statusCode ?? 0,
             code: text === '' ? undefined : (JSON.parse(text) as { code: string }).code,
+            retryAfter: res.headers['retry-after'],
+            text,
           });
         });
         req.end(content.subarray(offset, toOffset));

@@ -29,16 +29,25 @@ export interface RunningProgram {
   kill(signal: NodeJS.Signals): Promise<Ending>;
 }
 
-/** Starts one of the two programs as a process. It ends with the test run at the latest. */
+/**
+ * Starts one of the two programs as a process. It ends with the test run at the latest.
+ *
+ * @param cwd its working directory; by default that of the test.
+ */
 export function startProgram(
   name: keyof typeof PROGRAMS,
   args: string[],
   env: Record<string, string>,
+  cwd?: string,
 ): RunningProgram {
   const child: ChildProcess = spawn(
     process.execPath,
     ['--import', END_WITH_PARENT, PROGRAMS[name], ...args],
-    { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe', 'ipc'] },
+    {
+      env: { ...process.env, ...env },
+      stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+      ...(cwd !== undefined && { cwd }),
+    },
   );
   let stdout = '';
   let stderr = '';

@@ -232,6 +232,65 @@ function trickle(request: IncomingMessage, response: ServerResponse): void {
   request.on('close', () => clearInterval(drip));
 }
 
+/** An HTTP proxy that sends each request to the next of several services, also those of one client or of one upload. */
+export interface RoundRobin {
+  url: string;
+  stop(): Promise<void>;
+}
+
+/** @param ports of the services; one that does not listen gets no request. */
+export async function startRoundRobin(ports: readonly number[]): Promise<RoundRobin> {
+  let turn = 0;
+  const server = createHttpServer((request, response) => {
+    request.on('error', () => {});
+    response.on('error', () => {});
+    connectToNext(ports.length, (service) => {
+      if (service === undefined) {
+        request.resume();
+        response.writeHead(502).end();
+        return;
+      }
+      const { method, url: path, headers } = request;
+      const upstream = send({ createConnection: () => service, method, path, headers });
+      upstream.on('error', () => request.socket.resetAndDestroy());
+      response.on('close', () => upstream.destroy());
+      upstream.on('response', (answered) => {
+        answered.on('error', () => request.socket.resetAndDestroy());
+        response.writeHead(answered.statusCode ?? 502, answered.headers);
+        answered.pipe(response);
+      });
+      request.pipe(upstream);
+    });
+  });
+
+  function connectToNext(tries: number, done: (service: Socket | undefined) => void): void {
+    turn += 1;
+    const port = ports[turn % ports.length];
+    if (tries === 0 || port === undefined) {
+      done(undefined);
+      return;
+    }
+    const service = createConnection(port, '127.0.0.1');
+    const onError = () => connectToNext(tries - 1, done);
+    service.once('error', onError).once('connect', () => {
+      service.off('error', onError);
+      done(service);
+    });
+  }
+
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  if (address === null || typeof address === 'string') throw new Error('The proxy has no port.');
+  return {
+    url: `http://127.0.0.1:${address.port}`,
+    async stop() {
+      server.close().closeAllConnections();
+      await once(server, 'close');
+    },
+  };
+}
+
 /** A TCP proxy between uploader and service. It counts the bytes, and fails on request as a network does. */
 export interface TcpProxy {
   port: number;

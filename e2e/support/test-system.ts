@@ -1,7 +1,9 @@
-import { chown, mkdtemp, rm, stat } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import { chown, mkdtemp, readdir, readFile, rm, stat, utimes } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import { createTestDatabase, type RunningPostgres, startPostgres, type TestDatabase } from 'local-postgres';
+import { NO_GATEWAY, type RunningS3, startS3, versityGateway } from 'local-s3';
 import pg from 'pg';
 import { type Ending, type RunningProgram, runProgram, startProgram, waitForLog } from './programs.ts';
 
@@ -12,15 +14,27 @@ export interface TestSystem {
   token: string;
   /** A folder for the test's own files. `stop` removes it. */
   workDir: string;
+  store: TestStore;
   /** Starts a service on the given port (after a kill, for example) or on a free one. */
-  startService(options?: { port?: number; env?: Record<string, string> }): Promise<Service>;
-  startLoader(env?: Record<string, string>): RunningProgram;
+  startService(options?: { port?: number; env?: Record<string, string>; cwd?: string }): Promise<Service>;
+  startLoader(env?: Record<string, string>, cwd?: string): RunningProgram;
   /** `uploader push …` against `url`, with the system's token. */
   startUploader(url: string, args: string[], env?: Record<string, string>): RunningProgram;
   runUploader(url: string, args: string[], env?: Record<string, string>): Promise<Ending>;
   query<Row extends object>(sql: string, values?: unknown[]): Promise<Row[]>;
   /** Ends every process, then drops the database. Rejects when a connection was left open. */
   stop(): Promise<void>;
+}
+
+/** What the disk has, of the folder or of the bucket. */
+export interface TestStore {
+  /** The file names, or the keys of objects, of everything but the marker. */
+  names(): Promise<string[]>;
+  read(name: string): Promise<Buffer>;
+  /** 0 when it does not exist. */
+  bytesOf(name: string): Promise<number>;
+  /** Makes everything older than a day: only then is an orphan removed. */
+  age(): Promise<void>;
 }
 
 /** A start takes a second; on a busy machine, for a torture at low priority, far longer. */
@@ -36,11 +50,17 @@ interface TestSystemOptions {
   serverUrl?: string;
   /** The port at which service and loader connect to the database: that of a proxy. */
   databasePort?: (databaseUrl: string) => Promise<number>;
+  /** The store is a place of its own in this bucket; by default it is a folder of the system. */
+  bucket?: RunningS3;
+  /** Of a proxy in front of the bucket. */
+  bucketEndpoint?: string;
 }
 
 export async function startTestSystem({
   serverUrl,
   databasePort,
+  bucket,
+  bucketEndpoint = bucket?.endpoint ?? '',
 }: TestSystemOptions = {}): Promise<TestSystem> {
   const workDir = await mkdtemp(join(tmpdir(), 'score-ingest-e2e-'));
   const database = await databaseOf(serverUrl);
@@ -48,7 +68,16 @@ export async function startTestSystem({
   const started: RunningProgram[] = [];
   const reachedAt = new URL(database.url);
   if (databasePort !== undefined) reachedAt.port = String(await databasePort(database.url));
-  const serverEnv = { DATABASE_URL: reachedAt.href, INGEST_DATA_DIR: join(workDir, 'uploads') };
+  const prefix = randomBytes(6).toString('hex');
+  const storeEnv: Record<string, string> =
+    bucket === undefined
+      ? { INGEST_DATA_DIR: join(workDir, 'uploads') }
+      : {
+          ...bucket.env,
+          INGEST_STORE: `${bucket.env.INGEST_STORE}/${prefix}`,
+          INGEST_S3_ENDPOINT: bucketEndpoint,
+        };
+  const serverEnv = { DATABASE_URL: reachedAt.href, ...storeEnv };
 
   function start(...args: Parameters<typeof startProgram>): RunningProgram {
     const program = startProgram(...args);
@@ -64,14 +93,15 @@ export async function startTestSystem({
     databaseUrl: database.url,
     token,
     workDir,
-    async startService({ port = 0, env = {} } = {}) {
+    store: storeIn(bucket === undefined ? join(workDir, 'uploads') : join(bucket.bucketDir, prefix)),
+    async startService({ port = 0, env = {}, cwd } = {}) {
       const listen = { INGEST_HOST: '127.0.0.1', INGEST_PORT: String(port) };
-      const program = start('ingest-api', ['serve'], { ...serverEnv, ...listen, ...env });
+      const program = start('ingest-api', ['serve'], { ...serverEnv, ...listen, ...env }, cwd);
       const listening = await waitForLog(program, 'listening', START_WITHIN_MS);
       const actualPort = Number(listening.port);
       return { ...program, port: actualPort, url: `http://127.0.0.1:${actualPort}` };
     },
-    startLoader: (env = {}) => start('ingest-api', ['load'], { ...serverEnv, ...env }),
+    startLoader: (env = {}, cwd) => start('ingest-api', ['load'], { ...serverEnv, ...env }, cwd),
     startUploader,
     runUploader: (url, args, env) => startUploader(url, args, env).ended,
     query: (sql, values) => query(database.url, sql, values),
@@ -79,6 +109,32 @@ export async function startTestSystem({
       await Promise.all(started.map((program) => program.kill('SIGKILL')));
       await rm(workDir, { recursive: true, force: true });
       await database.drop();
+    },
+  };
+}
+
+/** An object of the bucket is a file, too. */
+function storeIn(folder: string): TestStore {
+  const names = async () => {
+    // Others may remove a folder of objects while it is being read.
+    const entries = await readdir(folder, { recursive: true, withFileTypes: true }).catch(() => []);
+    return entries
+      .filter((entry) => entry.isFile())
+      .map((entry) => relative(folder, join(entry.parentPath, entry.name)))
+      .filter((name) => name !== 'store.json')
+      .sort();
+  };
+  return {
+    names,
+    read: (name) => readFile(join(folder, name)),
+    bytesOf: (name) =>
+      stat(join(folder, name)).then(
+        ({ size }) => size,
+        () => 0,
+      ),
+    async age() {
+      const twoDaysAgo = new Date(Date.now() - 2 * 24 * 60 * 60 * 1000);
+      for (const name of await names()) await utimes(join(folder, name), twoDaysAgo, twoDaysAgo);
     },
   };
 }
@@ -155,6 +211,38 @@ export async function startOwnPostgres(): Promise<OwnPostgres> {
     },
     async stop() {
       if (isRunning) await server.stop();
+      await rm(dataDir, { recursive: true, force: true });
+    },
+  };
+}
+
+/** An S3 server for one test, which may kill it. It keeps its port and its objects. */
+export interface OwnS3 {
+  s3: RunningS3;
+  /** Ends the server and starts it with other credentials: it refuses the old ones. */
+  renewCredentials(): Promise<RunningS3>;
+  stop(): Promise<void>;
+}
+
+/** Undefined, with a line for the test that is then skipped, where there is no such server. */
+export async function startOwnS3(): Promise<OwnS3 | undefined> {
+  const binary = await versityGateway();
+  if (binary === undefined) {
+    console.log(`      ${NO_GATEWAY}`);
+    return undefined;
+  }
+  const dataDir = await mkdtemp(join(tmpdir(), 'score-ingest-s3-'));
+  const s3 = await startS3({ binary, dataDir });
+  let current = s3;
+  return {
+    s3,
+    async renewCredentials() {
+      await current.kill();
+      current = await startS3({ binary, dataDir, port: Number(new URL(s3.endpoint).port) });
+      return current;
+    },
+    async stop() {
+      await current.kill();
       await rm(dataDir, { recursive: true, force: true });
     },
   };

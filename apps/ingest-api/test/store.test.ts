@@ -5,7 +5,7 @@ import path from 'node:path';
 import { expect } from 'chai';
 import { testS3 } from 'local-s3';
 import { folderStore } from '../src/store/folder.ts';
-import { s3Store } from '../src/store/s3.ts';
+import { s3Store, TIMING } from '../src/store/s3.ts';
 import { BytesMissing, type Segment, type Store, type StoredUpload } from '../src/store/store.ts';
 
 interface TestStore {
@@ -25,7 +25,8 @@ const STORES: Readonly<Record<string, () => Promise<TestStore | undefined>>> = {
     const s3 = await testS3();
     if (s3 === undefined) return undefined;
     const location = s3.newLocation();
-    return { store: s3Store(location), reopen: () => s3Store(location), stop: async () => {} };
+    const open = () => s3Store(location, { ...TIMING, againAfterMs: 5 });
+    return { store: open(), reopen: open, stop: async () => {} };
   },
 };
 

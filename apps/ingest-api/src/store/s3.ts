@@ -408,7 +408,7 @@ class BucketClient {
     }).catch(() => {}); // a server that cannot be reached now is asked again: a process may start before its store
     if (status === 404)
       throw new WrongStore(
-        `There is no bucket "${this.#bucket}". Create it, or correct INGEST_STORE, INGEST_S3_ENDPOINT or INGEST_S3_REGION.`,
+        `There is no bucket "${this.#bucket}". Create it, or correct INGEST_STORE, INGEST_S3_ENDPOINT, INGEST_S3_REGION or the AWS credentials.`,
       );
     if (status === 403)
       throw new WrongStore(
@@ -482,7 +482,9 @@ class BucketClient {
         const isLast = attempt === ATTEMPTS || isFull(error);
         if (isLast)
           throw error instanceof IngestError ? error : this.#fault(operation, describe(error), error);
-        if (status === 400 || status === 401 || status === 403) this.#credentials.forget();
+        // Refused credentials are a 400, 401, 403 or 404, or the connection is closed before the whole body has arrived.
+        if (status === undefined || (status < 500 && status !== 429 && !isMissing(error)))
+          this.#credentials.forget();
         if (status === 429 || status === 503) pauseMs *= BUSY_FACTOR;
       }
       await delay(pauseMs, undefined, { signal: abortSignal }).catch(() => {}); // the next attempt says that it was aborted
@@ -562,8 +564,8 @@ function rejectedWhenAborted(signal: AbortSignal): Promise<never> {
 const READ_CREDENTIALS_EVERY_MS = 60_000;
 /** Credentials with an end are renewed before it. */
 const RENEW_BEFORE_MS = 5 * 60_000;
-/** Refused requests do not read them more often than this. */
-const READ_CREDENTIALS_AGAIN_MS = 500;
+/** Failed requests do not read them more often than this. */
+const READ_CREDENTIALS_AGAIN_MS = 2_000;
 
 /** The credentials of the usual chain, as they are now: also when they were replaced, or have expired, while this runs. */
 class CurrentCredentials {
@@ -576,7 +578,7 @@ class CurrentCredentials {
     memoized: true,
   });
 
-  /** To be called when the server refuses them. */
+  /** To be called when the server may have refused them. */
   forget(): void {
     if (Date.now() - this.#readMs >= READ_CREDENTIALS_AGAIN_MS) this.#reading = undefined;
   }
