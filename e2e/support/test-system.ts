@@ -31,8 +31,8 @@ export interface TestStore {
   /** The file names, or the keys of objects, of everything but the marker. */
   names(): Promise<string[]>;
   read(name: string): Promise<Buffer>;
-  /** 0 when it does not exist. */
-  bytesOf(name: string): Promise<number>;
+  /** Undefined when it does not exist. */
+  bytesOf(name: string): Promise<number | undefined>;
   /** Makes everything older than a day: only then is an orphan removed. */
   age(): Promise<void>;
 }
@@ -130,7 +130,7 @@ function storeIn(folder: string): TestStore {
     bytesOf: (name) =>
       stat(join(folder, name)).then(
         ({ size }) => size,
-        () => 0,
+        () => undefined,
       ),
     async age() {
       const twoDaysAgo = new Date(Date.now() - 2 * 24 * 60 * 60 * 1000);

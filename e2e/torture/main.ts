@@ -2,7 +2,9 @@
  * The torture: pushes and loads run after run while it kills one process after the other, and checks every promise.
  * `npm test` runs a short form. The long form, which prints a line per run and the number of kills of each process:
  *
- *   npm run torture -- [--kills 1000] [--minutes 120] [--lines 60000] [--seed N]
+ *   npm run torture -- [--store folder|s3] [--kills 1000] [--minutes 120] [--lines 60000] [--seed N]
+ *
+ * With `--store s3` the store is a bucket of a local versitygw, which is killed, too.
  */
 
 import { join } from 'node:path';
@@ -13,14 +15,16 @@ import { startTcpProxy, type TcpProxy } from '../support/proxies.ts';
 import { type ScoreFile, seededRandom, writeScoreFile } from '../support/score-file.ts';
 import {
   type OwnPostgres,
+  type OwnS3,
   type Service,
   startOwnPostgres,
+  startOwnS3,
   startTestSystem,
   type TestSystem,
 } from '../support/test-system.ts';
 import { checkLeftovers, checkRun, watchOffsets, watchReaders } from './promises.ts';
 
-const VICTIMS = ['client', 'service', 'second service', 'loader', 'PostgreSQL'] as const;
+const VICTIMS = ['client', 'service', 'second service', 'loader', 'PostgreSQL', 'S3 server'] as const;
 type Victim = (typeof VICTIMS)[number];
 
 interface TortureOptions {
@@ -29,6 +33,8 @@ interface TortureOptions {
   readonly kills: number;
   readonly forMs: number;
   readonly linesPerRun: number;
+  /** The server of the bucket. Without it the store is a folder. */
+  readonly ownS3?: OwnS3;
   /** Receives one line per run. */
   log(line: string): void;
 }
@@ -45,15 +51,20 @@ const KILLS_PER_RUN = 12;
 const ENDS_WITHIN_MS = 90_000;
 
 /**
- * Pushes run after run through two services on one folder, with a loader and a PostgreSQL. Kills one of the processes
+ * Pushes run after run through two services on one folder or bucket, with a loader and a PostgreSQL. Kills one of the processes
  * with SIGKILL at random moments. After each run, every promise (promises.ts) must be true.
  *
  * @throws at the first promise that is broken, with the seed, the run and the number of kills.
  */
 export async function runTorture(options: TortureOptions): Promise<TortureReport> {
   const random = seededRandom(options.seed);
+  const bucket = options.ownS3?.s3;
+  const victims = VICTIMS.filter((victim) => victim !== 'S3 server' || bucket !== undefined);
   const postgres = await startOwnPostgres();
-  const system = await startTestSystem({ serverUrl: postgres.url });
+  const system = await startTestSystem({
+    serverUrl: postgres.url,
+    ...(bucket !== undefined && { bucket }),
+  });
   const processes = await startProcesses(system);
   const kills: Record<Victim, number> = {
     client: 0,
@@ -61,11 +72,12 @@ export async function runTorture(options: TortureOptions): Promise<TortureReport
     'second service': 0,
     loader: 0,
     PostgreSQL: 0,
+    'S3 server': 0,
   };
   const killed = () => Object.values(kills).reduce((sum, count) => sum + count, 0);
   const endMs = performance.now() + options.forMs;
   const readers = watchReaders(postgres.url);
-  const offsets = watchOffsets(postgres.url, join(system.workDir, 'uploads'));
+  const offsets = watchOffsets(system);
   let runs = 0;
   try {
     while (killed() < options.kills && performance.now() < endMs) {
@@ -85,6 +97,7 @@ export async function runTorture(options: TortureOptions): Promise<TortureReport
       offsets.check();
       options.log(`${run}: published, ${lines} lines; ${killed()} kills so far`);
     }
+    await system.store.age(); // an orphan is removed after a day
     await processes.sweep();
     await checkLeftovers(system, runs);
     return { kills, runs, offsetsSeen: offsets.check(), reads: readers.check() };
@@ -134,23 +147,27 @@ export async function runTorture(options: TortureOptions): Promise<TortureReport
       if (performance.now() > deadlineMs)
         throw new Error(`${run} was not published in time.\n${client.stderr()}`);
       if (killsOfRun >= limit) continue;
-      const victim = VICTIMS[Math.floor(random() * VICTIMS.length)] ?? 'client';
+      const victim = victims[Math.floor(random() * victims.length)] ?? 'client';
       killsOfRun += 1;
       kills[victim] += 1;
       if (victim === 'client') await client.kill('SIGKILL');
-      else await processes.kill(victim, postgres);
+      else if (victim === 'S3 server') {
+        await bucket?.kill();
+        await delay(random() * 1_500);
+        await bucket?.start();
+      } else await processes.kill(victim, postgres);
     }
   }
 }
 
 interface Processes {
   readonly proxy: TcpProxy;
-  kill(victim: Exclude<Victim, 'client'>, postgres: OwnPostgres): Promise<void>;
+  kill(victim: Exclude<Victim, 'client' | 'S3 server'>, postgres: OwnPostgres): Promise<void>;
   /** Restarts both services: the start of a service completes what was left undone. */
   sweep(): Promise<void>;
 }
 
-/** Two services on one folder, behind one address that forwards to one of them, and a loader. */
+/** Two services on one store, behind one address that forwards to one of them, and a loader. */
 async function startProcesses(system: TestSystem): Promise<Processes> {
   const first = await system.startService();
   const second = await system.startService();
@@ -184,19 +201,25 @@ async function startProcesses(system: TestSystem): Promise<Processes> {
 if (import.meta.main) {
   const { values } = parseArgs({
     options: {
+      store: { type: 'string', default: 'folder' },
       kills: { type: 'string', default: '1000' },
       minutes: { type: 'string', default: '120' },
       lines: { type: 'string', default: '60000' },
       seed: { type: 'string', default: String(Math.floor(Math.random() * 2 ** 31)) },
     },
   });
+  if (values.store !== 'folder' && values.store !== 's3')
+    throw new Error(`--store is folder or s3, and not ${values.store}.`);
   console.log(`seed ${values.seed}`);
+  const ownS3 = values.store === 's3' ? await startOwnS3() : undefined;
+  if (values.store === 's3' && ownS3 === undefined) process.exit(1);
   const report = await runTorture({
     seed: Number(values.seed),
     kills: Number(values.kills),
     forMs: Number(values.minutes) * 60_000,
     linesPerRun: Number(values.lines),
+    ...(ownS3 !== undefined && { ownS3 }),
     log: (line) => console.log(line),
-  });
+  }).finally(() => ownS3?.stop());
   console.log(JSON.stringify(report));
 }

@@ -1,6 +1,4 @@
 import { createHash } from 'node:crypto';
-import { readdir, readFile, stat } from 'node:fs/promises';
-import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { expect } from 'chai';
 import pg from 'pg';
@@ -11,8 +9,8 @@ import type { TestSystem } from '../support/test-system.ts';
 /** What must be true of a run when its push has ended with exit code 0. */
 export async function checkRun(system: TestSystem, run: string, file: ScoreFile): Promise<void> {
   const [upload] = await patiently(() =>
-    system.query<{ file: string; sha256: string; state: string; publications: number; rows: number }>(
-      `SELECT coalesce(u.file, u.upload_id) AS file, encode(f.sha256, 'hex') AS sha256, r.state, r.row_count::int AS rows,
+    system.query<{ names: string[]; sha256: string; state: string; publications: number; rows: number }>(
+      `SELECT ${NAMES} AS names, encode(f.sha256, 'hex') AS sha256, r.state, r.row_count::int AS rows,
               (SELECT count(*)::int FROM ingest.publication p WHERE p.revision_id = r.revision_id) AS publications
        FROM ingest.run_revision r JOIN ingest.run_file f USING (revision_id) JOIN ingest.upload u USING (upload_id)
        WHERE r.run_key = $1`,
@@ -26,13 +24,20 @@ export async function checkRun(system: TestSystem, run: string, file: ScoreFile)
     rows: file.lines,
     sha256: file.sha256,
   });
-  const stored = await readFile(join(system.workDir, 'uploads', upload.file));
-  expect(createHash('sha256').update(stored).digest('hex'), `the stored file of ${run}`).to.equal(
-    file.sha256,
-  );
+  const stored = createHash('sha256');
+  for (const name of upload.names) stored.update(await system.store.read(name));
+  expect(stored.digest('hex'), `what is stored of ${run}`).to.equal(file.sha256);
 }
 
-/** What must be true after the last run and the sweep: nothing is left that no run needs. */
+/** The file of the upload `u`, or its objects in the order of their bytes. */
+const NAMES = `coalesce(
+  (SELECT array_agg(s.object_key ORDER BY s.from_byte) FROM ingest.upload_segment s WHERE s.upload_id = u.upload_id),
+  ARRAY[coalesce(u.file, u.upload_id)])`;
+
+/**
+ * What must be true after the last run and the sweep: nothing is left that no run needs. Waits for the sweep that a service
+ * makes when it starts.
+ */
 export async function checkLeftovers(system: TestSystem, runs: number): Promise<void> {
   const partitions = await patiently(() =>
     system.query<{ name: string; attached: boolean }>(
@@ -45,15 +50,13 @@ export async function checkLeftovers(system: TestSystem, runs: number): Promise<
     'partitions that belong to nothing',
   ).to.deep.equal([]);
   expect(partitions.length, 'partitions').to.be.at.most(runs);
-  const uploads = await patiently(() =>
-    system.query<{ upload_id: string }>(`SELECT upload_id FROM ingest.upload`),
-  );
-  const known = new Set(uploads.map(({ upload_id }) => upload_id));
-  const files = await readdir(join(system.workDir, 'uploads'));
-  expect(
-    files.filter((name) => name !== 'store.json' && !known.has(name.slice(0, 32))),
-    'files that belong to nothing',
-  ).to.deep.equal([]);
+  let differences: string[] = [];
+  await waitFor('the sweep', async () => {
+    differences = await patiently(() => storeDifferences(system));
+    return differences.length === 0;
+  }).catch((error: Error) => {
+    throw new Error(`Store and database differ: ${differences.slice(0, 5).join('; ')}`, { cause: error });
+  });
   await waitFor('the release of every lock', async () => {
     const locks = await system.query(`SELECT FROM pg_locks WHERE locktype = 'advisory'`);
     return locks.length === 0;
@@ -62,6 +65,26 @@ export async function checkLeftovers(system: TestSystem, runs: number): Promise<
     `SELECT upload_id FROM ingest.upload WHERE writer IS NOT NULL AND received_at IS NULL`,
   );
   expect(writers, 'unfinished uploads with a writer').to.deep.equal([]);
+}
+
+/** Files or objects that nothing names, and segments that have no object, or no upload that needs them. */
+async function storeDifferences({ query, store }: TestSystem): Promise<string[]> {
+  const stored = await store.names();
+  const named = await query<{ name: string }>(
+    `SELECT coalesce(file, upload_id) AS name FROM ingest.upload UNION SELECT object_key FROM ingest.upload_segment`,
+  );
+  const names = new Set(named.map(({ name }) => name));
+  const differences = stored.filter((name) => !names.has(name)).map((name) => `${name} belongs to nothing`);
+  const segments = await query<{ object_key: string; bytes: number; is_needed: boolean }>(
+    `SELECT s.object_key, s.bytes, u.upload_id IS NOT NULL AND u.file_removed_at IS NULL AS is_needed
+     FROM ingest.upload_segment s LEFT JOIN ingest.upload u USING (upload_id)`,
+  );
+  for (const { object_key, bytes, is_needed } of segments) {
+    if (!is_needed) differences.push(`${object_key} has no upload that needs it`);
+    const found = await store.bytesOf(object_key);
+    if (found !== bytes) differences.push(`${object_key} has ${found} instead of ${bytes} bytes`);
+  }
+  return differences;
 }
 
 /** Retries, because the server may be restarting. */
@@ -143,21 +166,19 @@ interface OffsetLog {
 }
 
 /** Compares the recorded offset of every upload with its file, continuously: never beyond its end, never less than before. */
-export function watchOffsets(databaseUrl: string, dataDir: string): OffsetLog {
+export function watchOffsets({ databaseUrl, store }: TestSystem): OffsetLog {
   const faults: string[] = [];
   const before = new Map<string, number>();
   let compared = 0;
   let isStopped = false;
   const compare = async () => {
-    for (const { upload_id, file, offset_bytes } of await recordedOffsets(databaseUrl)) {
+    for (const { upload_id, names, offset_bytes } of await recordedOffsets(databaseUrl)) {
       const offset = Number(offset_bytes);
-      // A missing file was removed by retention after the query; the next query leaves it out.
-      const size = await stat(join(dataDir, file)).then(
-        (file) => file.size,
-        () => undefined,
-      );
-      if (size !== undefined && size < offset)
-        faults.push(`${upload_id}: ${offset} recorded, ${size} in the file`);
+      const sizes = await Promise.all(names.map((name) => store.bytesOf(name)));
+      // A file that is missing got another name after the query; the key of an object never changes.
+      const isRenamed = sizes[0] === undefined && !names[0]?.includes('/');
+      const size = sizes.reduce<number>((sum, bytes = 0) => sum + bytes, 0);
+      if (!isRenamed && size < offset) faults.push(`${upload_id}: ${offset} recorded, ${size} stored`);
       if (offset < (before.get(upload_id) ?? 0)) faults.push(`${upload_id}: decreased to ${offset}`);
       before.set(upload_id, offset);
       compared += 1;
@@ -183,13 +204,13 @@ export function watchOffsets(databaseUrl: string, dataDir: string): OffsetLog {
 
 async function recordedOffsets(
   databaseUrl: string,
-): Promise<{ upload_id: string; file: string; offset_bytes: string }[]> {
+): Promise<{ upload_id: string; names: string[]; offset_bytes: string }[]> {
   const client = new pg.Client({ connectionString: databaseUrl, application_name: 'offsets' });
   client.on('error', () => {});
   await client.connect();
   try {
     const { rows } = await client.query(
-      `SELECT upload_id, coalesce(file, upload_id) AS file, offset_bytes FROM ingest.upload WHERE offset_bytes > 0 AND removed_at IS NULL
+      `SELECT upload_id, ${NAMES} AS names, offset_bytes FROM ingest.upload u WHERE offset_bytes > 0 AND removed_at IS NULL
        ORDER BY created_at DESC LIMIT 5`,
     );
     return rows;

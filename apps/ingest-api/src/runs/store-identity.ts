@@ -19,8 +19,8 @@ export async function openWhenReachable(db: Kysely<Database>, store: Store, log:
   try {
     await db.transaction().execute(async (trx) => {
       let found = await readBoth(trx, store);
-      if (found.row === undefined && found.marker === undefined) {
-        await createStore(trx, store);
+      if (found.row === undefined) {
+        await createStore(trx, store, found);
         found = await readBoth(trx, store);
       }
       store.expectMarker(matchingMarker(store, found));
@@ -94,8 +94,13 @@ export async function readBoth(trx: Transaction<Database>, store: Store): Promis
   return { row, marker: await store.readMarker() };
 }
 
-/** Changes nothing when another process creates the store at the same time: the insert waits for its commit. */
-async function createStore(trx: Transaction<Database>, store: Store): Promise<void> {
+/**
+ * Changes nothing when another process creates the store at the same time: the insert waits for its commit. Its marker may be
+ * visible before.
+ *
+ * @throws {WrongStore} when there is a marker, and no such process.
+ */
+async function createStore(trx: Transaction<Database>, store: Store, found: BothSides): Promise<void> {
   const marker = { storeId: randomUUID(), generation: 1 };
   const created = await trx
     .insertInto('ingest.store')
@@ -103,7 +108,9 @@ async function createStore(trx: Transaction<Database>, store: Store): Promise<vo
     .onConflict((conflict) => conflict.doNothing())
     .returning('store_id')
     .executeTakeFirst();
-  if (created !== undefined) await store.writeMarker(marker); // before the commit: one without the other is refused
+  if (created === undefined) return;
+  if (found.marker !== undefined) matchingMarker(store, found);
+  await store.writeMarker(marker); // before the commit: one without the other is refused
 }
 
 export async function writeBoth(trx: Transaction<Database>, store: Store, marker: Marker): Promise<void> {
