@@ -19,7 +19,12 @@ import { BytesMissing, type Gathering, type Marker, type Store, type UploadRecor
 import { writeDurably } from './write.ts';
 
 /** Larger pieces gain nothing: the bytes of several pieces share one sync. */
-const GATHERING: Gathering = { mostBytes: 1024 * 1024, longestMs: 250 };
+const GATHERING: Gathering = {
+  mostBytes: 1024 * 1024,
+  leastBytes: 128 * 1024,
+  sharedBytes: 32 * 1024 * 1024,
+  longestMs: 250,
+};
 const CHUNK_BYTES = 1024 * 1024;
 
 /** Keeps the bytes of uploads in a folder: one file per upload, synced before it is acknowledged. For one host, or a shared disk. */

@@ -21,8 +21,13 @@ import { parseMarker } from './folder.ts';
 import type { BucketLocation } from './open.ts';
 import { BytesMissing, type Gathering, type Marker, type Segment, type Store, WrongStore } from './store.ts';
 
-/** One object per piece. Many uploads share the memory, and write smaller ones. */
-const GATHERING: Gathering = { mostBytes: 8 * 1024 * 1024, longestMs: 2_000 };
+/** One object per piece. Each is in memory twice for a moment, as chunks and as one buffer, so all share less than in a folder. */
+const GATHERING: Gathering = {
+  mostBytes: 8 * 1024 * 1024,
+  leastBytes: 64 * 1024,
+  sharedBytes: 16 * 1024 * 1024,
+  longestMs: 2_000,
+};
 const CHUNK_BYTES = 1024 * 1024;
 /** A reader has at most this many bytes, and requests, under way: the memory of a loader does not grow with an upload. */
 const READ_AHEAD_BYTES = 16 * 1024 * 1024;
@@ -69,22 +74,25 @@ export function s3Store(location: BucketLocation, timing: Timing = TIMING): Stor
     async write({ upload, offsetBytes, pieces, mayWrite, onDurable }) {
       let durableBytes = offsetBytes;
       let writing: Promise<void> = Promise.resolve();
-      const write = async (piece: readonly Uint8Array[]) => {
+      const write = async (body: Buffer) => {
         await mayWrite();
-        const segment = await bucket.putSegment(upload.uploadId, durableBytes, Buffer.concat(piece));
+        const segment = await bucket.putSegment(upload.uploadId, durableBytes, body);
         await onDurable(durableBytes + segment.bytes, segment);
         durableBytes += segment.bytes;
       };
+      const iterator = pieces[Symbol.asyncIterator]();
       try {
-        for await (const piece of pieces) {
+        for (;;) {
+          const next = await nextBody(iterator);
           await writing;
-          writing = write(piece);
-          writing.catch(() => {}); // awaited with the next piece, or below
+          const body = next.pop();
+          if (body === undefined) return durableBytes;
+          writing = write(body);
+          writing.catch(() => {}); // awaited with the next piece
         }
-        await writing;
-        return durableBytes;
       } finally {
         await writing.catch(() => {}); // the error of `pieces`, if there is one, is the cause
+        await iterator.return?.();
       }
     },
 
@@ -159,7 +167,7 @@ class BucketClient {
     this.#bucket = bucket;
     this.#prefix = prefix;
     this.#timing = timing;
-    const agent = { keepAlive: true, maxSockets: 64 };
+    const agent = { keepAlive: true, maxSockets: 16 };
     this.#client = new S3Client({
       region,
       forcePathStyle,
@@ -470,12 +478,25 @@ class BucketClient {
     call: (abortSignal: AbortSignal) => Promise<T>,
     stop?: AbortSignal,
   ): Promise<T> {
-    const timeout = AbortSignal.timeout(this.#timing.callEndsWithinMs);
-    const abortSignal = stop === undefined ? timeout : AbortSignal.any([timeout, stop]);
+    // Not AbortSignal.timeout: what listens to such a signal, and an object's bytes with it, is kept until the time has passed.
+    const controller = new AbortController();
+    const abort = () => controller.abort();
+    const timer = setTimeout(abort, this.#timing.callEndsWithinMs);
+    stop?.addEventListener('abort', abort, { once: true });
+    if (stop?.aborted) abort();
+    try {
+      return await this.#attempts(operation, () => call(controller.signal), controller.signal);
+    } finally {
+      clearTimeout(timer);
+      stop?.removeEventListener('abort', abort);
+    }
+  }
+
+  async #attempts<T>(operation: string, call: () => Promise<T>, abortSignal: AbortSignal): Promise<T> {
     for (let attempt = 1; ; attempt++) {
       let pauseMs = this.#timing.againAfterMs * 2 ** (attempt - 1) * (0.5 + Math.random() / 2);
       try {
-        return await call(abortSignal);
+        return await call();
       } catch (error) {
         if (abortSignal.aborted) throw this.#fault(operation, 'did not answer in time');
         const status = statusOf(error);
@@ -544,6 +565,15 @@ function deletesWithin(
   const rulePrefix = Filter?.Prefix ?? Filter?.And?.Prefix ?? Prefix ?? '';
   const uploads = `${prefix}uploads/`;
   return uploads.startsWith(rulePrefix) || rulePrefix.startsWith(uploads);
+}
+
+/**
+ * The next piece in one buffer, in an array of one; an empty array at the end. A function of its own, whose end frees the
+ * piece: a loop over `pieces` would hold its chunks as long as the next ones are awaited.
+ */
+async function nextBody(pieces: AsyncIterator<readonly Uint8Array[]>): Promise<Buffer[]> {
+  const { done, value } = await pieces.next();
+  return done === true ? [] : [Buffer.concat(value)];
 }
 
 /** S3 wants the four bytes, the most significant first, in base64. */

@@ -113,7 +113,11 @@ export interface Store {
 }
 
 export interface Gathering {
+  /** A piece is as large as this, or, when there are many bodies, as its share of `sharedBytes`. */
   readonly mostBytes: number;
+  readonly leastBytes: number;
+  /** For all bodies together; as many bytes again may be in the process of being written (`e2e/many-uploads.test.ts`). */
+  readonly sharedBytes: number;
   /** Bytes of a slow sender are written after this time, however few they are. */
   readonly longestMs: number;
 }

@@ -2,10 +2,6 @@ import type { FileHandle } from 'node:fs/promises';
 import type { IncomingMessage } from 'node:http';
 import type { Gathering } from './store.ts';
 
-const LEAST_GATHERED_BYTES = 128 * 1024;
-/** The limit for all bodies together; as many bytes again may be in the process of being written (`e2e/many-uploads.test.ts`). */
-const SHARED_BYTES = 32 * 1024 * 1024;
-
 let bodiesUnderWay = 0;
 
 interface GatherOptions {
@@ -98,8 +94,8 @@ export async function* gatherBody(
   }
 }
 
-function shareOfMemory({ mostBytes }: Gathering): number {
-  return Math.max(LEAST_GATHERED_BYTES, Math.min(mostBytes, SHARED_BYTES / bodiesUnderWay));
+function shareOfMemory({ mostBytes, leastBytes, sharedBytes }: Gathering): number {
+  return Math.max(leastBytes, Math.min(mostBytes, sharedBytes / bodiesUnderWay));
 }
 
 /** The bytes of a request are synced whenever this many are new, so that little is left to sync at its end. */
