@@ -19,8 +19,8 @@ export async function openWhenReachable(db: Kysely<Database>, store: Store, log:
   try {
     await db.transaction().execute(async (trx) => {
       let found = await readBoth(trx, store);
-      if (found.row === undefined && found.marker === undefined) {
-        await createStore(trx, store);
+      if (found.row === undefined) {
+        await createStore(trx, store, found.marker);
         found = await readBoth(trx, store);
       }
       store.expectMarker(matchingMarker(store, found));
@@ -94,16 +94,28 @@ export async function readBoth(trx: Transaction<Database>, store: Store): Promis
   return { row, marker: await store.readMarker() };
 }
 
-/** Changes nothing when another process creates the store at the same time: the insert waits for its commit. */
-async function createStore(trx: Transaction<Database>, store: Store): Promise<void> {
-  const marker = { storeId: randomUUID(), generation: 1 };
-  const created = await trx
+/**
+ * Changes nothing when another process creates the store at the same time: the insert waits for its commit. That process may
+ * have written its marker already.
+ *
+ * @param marker what the store had.
+ * @throws {WrongStore} when it had one, and nobody is creating the row.
+ */
+async function createStore(
+  trx: Transaction<Database>,
+  store: Store,
+  marker: Marker | undefined,
+): Promise<void> {
+  const created = { storeId: randomUUID(), generation: 1 };
+  const inserted = await trx
     .insertInto('ingest.store')
-    .values({ store_id: marker.storeId, generation: marker.generation })
+    .values({ store_id: created.storeId, generation: created.generation })
     .onConflict((conflict) => conflict.doNothing())
     .returning('store_id')
     .executeTakeFirst();
-  if (created !== undefined) await store.writeMarker(marker); // before the commit: one without the other is refused
+  if (inserted === undefined) return;
+  if (marker !== undefined) matchingMarker(store, { row: undefined, marker }); // throws, which takes the insert back
+  await store.writeMarker(created); // before the commit: one without the other is refused
 }
 
 export async function writeBoth(trx: Transaction<Database>, store: Store, marker: Marker): Promise<void> {
