@@ -280,7 +280,7 @@ const MISTAKES = new Set(['--tranfers']);
 
 /** Files that a build or a run makes. */
 function isWrittenByProgram(path: string): boolean {
-  return /^(apps\/uploader\/build|bench\/results|dist|docker\/tls)(\/|$)/.test(path);
+  return /^(apps\/uploader\/build|bench\/results|dist|docker\/tls|docker\/\.env)(\/|$)/.test(path);
 }
 
 /** As GitHub makes them of headings. */
