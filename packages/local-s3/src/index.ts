@@ -192,6 +192,7 @@ export async function startS3({
     async kill() {
       const killed = server;
       if (killed === undefined || killed.exitCode !== null || killed.signalCode !== null) return;
+      killed.ref(); // its end is waited for
       const ended = once(killed, 'exit');
       killed.kill('SIGKILL');
       await ended;
