@@ -15,6 +15,7 @@ import { createModelRelations, partitionOf, STATISTICS_TARGET } from 'db-schema'
 import pg from 'pg';
 import { type ModelName, parseModelName } from 'wire';
 import { detachUnread } from '../apps/ingest-api/src/load/retention.ts';
+import { queryOf, transition, transitionOne } from '../apps/ingest-api/src/runs/transitions.ts';
 import { startBenchDatabase } from './database.ts';
 import { quietDisk } from './quiet-machine.ts';
 import { type Measure, median, report, type Table } from './result.ts';
@@ -140,11 +141,11 @@ async function measureSize(rows: number): Promise<Table> {
 /** Publishes a revision as the loader does. @returns its id. */
 async function publish(model: ModelName, rows: number, revision: number): Promise<number> {
   await owner.query('BEGIN');
+  await transition(queryOf(owner), 'replace_published', 'r.model = $1', [model]);
   const inserted = await owner.query<{ id: number }>(
-    `WITH k AS (INSERT INTO ingest.run VALUES ($1, $2)),
-          old AS (UPDATE ingest.run_revision SET state = 'superseded' WHERE model = $1 AND state = 'published')
-     INSERT INTO ingest.run_revision (model, run_key, revision, as_of, declared_by, published_at, row_count)
-     VALUES ($1, $2, 1, now(), 'bench', now(), $3) RETURNING revision_id AS id`,
+    `WITH k AS (INSERT INTO ingest.run VALUES ($1, $2))
+     INSERT INTO ingest.run_revision (model, run_key, revision, state, as_of, declared_by, row_count)
+     VALUES ($1, $2, 1, 'queued', now(), 'bench', $3) RETURNING revision_id AS id`,
     [model, `run ${revision}`, rows],
   );
   const id = inserted.rows[0]?.id ?? 0;
@@ -157,7 +158,7 @@ async function publish(model: ModelName, rows: number, revision: number): Promis
   await owner.query(`ALTER TABLE ${partition} ADD PRIMARY KEY (pk) WITH (fillfactor = 100)`);
   await owner.query(`ANALYZE ${partition}`);
   await owner.query('SELECT ingest.attach_revision($1)', [id]);
-  await owner.query(`UPDATE ingest.run_revision SET state = 'published' WHERE revision_id = $1`, [id]);
+  await transitionOne(queryOf(owner), 'publish', id);
   await owner.query(
     `INSERT INTO ingest.publication (model, revision_id, published_by) VALUES ($1, $2, 'bench')`,
     [model, id],
