@@ -1,5 +1,9 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { readdir, utimes } from 'node:fs/promises';
+import { once } from 'node:events';
+import { readdir, readFile, utimes } from 'node:fs/promises';
+import { type IncomingHttpHeaders, request as sendRequest } from 'node:http';
+import { createServer } from 'node:https';
+import type { AddressInfo } from 'node:net';
 import path from 'node:path';
 import { inspect } from 'node:util';
 import { expect } from 'chai';
@@ -12,6 +16,7 @@ import { removeOrphans } from '../src/runs/expiry.ts';
 import type { BucketLocation } from '../src/store/open.ts';
 import { s3Store } from '../src/store/s3.ts';
 import { BytesMissing, type Segment, type Store, type StoredUpload } from '../src/store/store.ts';
+import { makeCertificates } from './support/certificates.ts';
 import { eventually, pushRun, scoreLines, startSystem, untilFinal } from './support/system.ts';
 
 const TIMING = { connectsWithinMs: 500, answersWithinMs: 400, callEndsWithinMs: 1_000, againAfterMs: 2 };
@@ -100,9 +105,13 @@ describe('a bucket that fails', () => {
   class Upload implements StoredUpload {
     readonly uploadId = randomBytes(16).toString('hex');
     readonly fileName = this.uploadId;
-    readonly content = randomBytes(UPLOAD_BYTES);
+    readonly content: Buffer;
     segments: readonly Segment[] = [];
     offsetBytes = 0;
+
+    constructor(sizeBytes = UPLOAD_BYTES) {
+      this.content = randomBytes(sizeBytes);
+    }
 
     async send(to: Store, toByte = UPLOAD_BYTES): Promise<void> {
       const { uploadId, fileName, offsetBytes } = this;
@@ -244,6 +253,39 @@ describe('a bucket that fails', () => {
       expect(await store.readMarker()).to.include({ storeId: MARKER.storeId });
       fail('HEAD', fault, 1, /scores$|scores\?|scores\/$/);
       await store.prepare();
+    }
+  });
+
+  it('is reached by HTTPS with an authority of its own, also with the largest objects, and with no other one', async () => {
+    const { ca, server: pair } = await makeCertificates();
+    const seenHeaders: IncomingHttpHeaders[] = [];
+    const server = createServer(
+      { cert: await readFile(pair.cert), key: await readFile(pair.key) },
+      (request, response) => {
+        const { method, url, headers } = request;
+        seenHeaders.push(headers);
+        const upstream = sendRequest(s3.endpoint, { method, path: url, headers }, (answered) => {
+          response.writeHead(answered.statusCode ?? 502, answered.headers);
+          answered.pipe(response);
+        });
+        request.pipe(upstream);
+      },
+    );
+    await once(server.listen(0, '127.0.0.1'), 'listening');
+    try {
+      const { port } = server.address() as AddressInfo;
+      const secure = { ...location, endpoint: `https://127.0.0.1:${port}` };
+      // Of this size the SDK would ask for leave to send (Expect), with a connection that knows no authority of ours.
+      const upload = new Upload(8 * 1024 * 1024);
+      await upload.send(s3Store({ ...secure, caFile: ca }), upload.content.byteLength);
+      await upload.expectWhole();
+      expect(seenHeaders.map(({ expect: leave }) => leave)).to.deep.equal([undefined]);
+      const other = new Upload();
+      const refused = await other.send(s3Store(secure, TIMING)).catch((error: unknown) => error);
+      expect(refused).to.have.property('code', 'storage_fault');
+      expect((refused as Error).message).to.match(/VERIFY|CERT/);
+    } finally {
+      server.close().closeAllConnections();
     }
   });
 

@@ -174,6 +174,8 @@ class BucketClient {
       ...(endpoint !== undefined && { endpoint }),
       credentials: this.#credentials.provider,
       maxAttempts: 1, // `#call` repeats more than the SDK does
+      // Or else each large object has a new connection, without `ca`, and waits for a 100 that some servers never send.
+      expectContinueHeader: false,
       // Some servers store the SDK's trailing checksums as content. Each object here has a checksum of its own.
       requestChecksumCalculation: 'WHEN_REQUIRED',
       responseChecksumValidation: 'WHEN_REQUIRED',
