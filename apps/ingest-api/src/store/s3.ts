@@ -45,6 +45,8 @@ export const TIMING = {
 } as const;
 type Timing = Readonly<Record<keyof typeof TIMING, number>>;
 
+/** Objects of all uploads of this process, and so connections for them. */
+const WRITTEN_AT_ONCE = 16;
 const ATTEMPTS = 5;
 /** A server that asks for fewer requests gets longer pauses. */
 const BUSY_FACTOR = 5;
@@ -61,6 +63,7 @@ const ORPHAN_AFTER_MS = 24 * 60 * 60 * 1000;
  */
 export function s3Store(location: BucketLocation, timing: Timing = TIMING): Store {
   const bucket = new BucketClient(location, timing);
+  const bodies = new Bodies();
   return {
     name: bucket.name,
     gathering: GATHERING,
@@ -74,20 +77,20 @@ export function s3Store(location: BucketLocation, timing: Timing = TIMING): Stor
     async write({ upload, offsetBytes, pieces, mayWrite, onDurable }) {
       let durableBytes = offsetBytes;
       let writing: Promise<void> = Promise.resolve();
-      const write = async (body: Buffer) => {
-        await mayWrite();
-        const segment = await bucket.putSegment(upload.uploadId, durableBytes, body);
-        await onDurable(durableBytes + segment.bytes, segment);
-        durableBytes += segment.bytes;
-      };
+      const write = (piece: Piece[]) =>
+        bodies.use(async (fill) => {
+          await mayWrite();
+          const segment = await bucket.putSegment(upload.uploadId, durableBytes, fill(piece.splice(0)));
+          await onDurable(durableBytes + segment.bytes, segment);
+          durableBytes += segment.bytes;
+        });
       const iterator = pieces[Symbol.asyncIterator]();
       try {
         for (;;) {
-          const next = await nextBody(iterator);
+          const piece = await nextPiece(iterator);
           await writing;
-          const body = next.pop();
-          if (body === undefined) return durableBytes;
-          writing = write(body);
+          if (piece.length === 0) return durableBytes;
+          writing = write(piece);
           writing.catch(() => {}); // awaited with the next piece
         }
       } finally {
@@ -151,6 +154,47 @@ export function s3Store(location: BucketLocation, timing: Timing = TIMING): Stor
   };
 }
 
+type Piece = readonly Uint8Array[];
+
+/** The next piece in an array that its user empties, so that nothing holds its chunks while others are awaited; [] at the end. */
+async function nextPiece(pieces: AsyncIterator<Piece>): Promise<Piece[]> {
+  const { done, value } = await pieces.next();
+  return done === true ? [] : [value];
+}
+
+/**
+ * The buffers of the objects that this process writes at the same time, used again and again: as garbage they would be most of
+ * the memory of a service. The SDK needs an object in one buffer, to send it again.
+ */
+class Bodies {
+  /** The last one used is used next, so that few of them grow. */
+  readonly #free: Buffer[] = Array.from({ length: WRITTEN_AT_ONCE }, () => Buffer.alloc(0));
+  readonly #waiting: ((buffer: Buffer) => void)[] = [];
+
+  /** Waits for a buffer. `fill` copies pieces into it; the result is the caller's until `work` ends. */
+  async use<T>(work: (fill: (pieces: readonly Piece[]) => Buffer) => Promise<T>): Promise<T> {
+    let buffer = this.#free.pop() ?? (await new Promise<Buffer>((resolve) => this.#waiting.push(resolve)));
+    const fill = (pieces: readonly Piece[]) => {
+      const chunks = pieces.flat();
+      const bytes = chunks.reduce((sum, chunk) => sum + chunk.byteLength, 0);
+      if (buffer.byteLength < bytes) buffer = Buffer.allocUnsafeSlow(bytes);
+      let at = 0;
+      for (const chunk of chunks) {
+        buffer.set(chunk, at);
+        at += chunk.byteLength;
+      }
+      return buffer.subarray(0, bytes);
+    };
+    try {
+      return await work(fill);
+    } finally {
+      const next = this.#waiting.shift();
+      if (next === undefined) this.#free.push(buffer);
+      else next(buffer);
+    }
+  }
+}
+
 // Not "Bucket": TypeScript 7.0.2 emits the property `Bucket:` of a request as the alias of a class of that name.
 class BucketClient {
   readonly name: string;
@@ -167,7 +211,7 @@ class BucketClient {
     this.#bucket = bucket;
     this.#prefix = prefix;
     this.#timing = timing;
-    const agent = { keepAlive: true, maxSockets: 16 };
+    const agent = { keepAlive: true, maxSockets: 4 * WRITTEN_AT_ONCE };
     this.#client = new S3Client({
       region,
       forcePathStyle,
@@ -567,15 +611,6 @@ function deletesWithin(
   const rulePrefix = Filter?.Prefix ?? Filter?.And?.Prefix ?? Prefix ?? '';
   const uploads = `${prefix}uploads/`;
   return uploads.startsWith(rulePrefix) || rulePrefix.startsWith(uploads);
-}
-
-/**
- * The next piece in one buffer, in an array of one; an empty array at the end. A function of its own, whose end frees the
- * piece: a loop over `pieces` would hold its chunks as long as the next ones are awaited.
- */
-async function nextBody(pieces: AsyncIterator<readonly Uint8Array[]>): Promise<Buffer[]> {
-  const { done, value } = await pieces.next();
-  return done === true ? [] : [Buffer.concat(value)];
 }
 
 /** S3 wants the four bytes, the most significant first, in base64. */
