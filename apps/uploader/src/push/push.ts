@@ -22,6 +22,7 @@ import {
   settlementOf,
 } from '../results/outcome.ts';
 import { describeIgnored, ignoredOf, UploaderError, WORD_OF } from '../results/result.ts';
+import { type Compression, createCompression } from '../send/compression.ts';
 import { createByteBudget, createSlots, sendMissingFiles } from '../send/missing-files.ts';
 import {
   declareRun,
@@ -101,6 +102,8 @@ export type PushContext = {
   hashSlots: Slots;
   declareSlots: Slots;
   transferSlots: Slots;
+  /** --compress, for all transfers together. */
+  compression: Compression;
   /** --bwlimit, for all transfers together. */
   budget: (bytes: number) => number;
   /** The transfers of this moment, by upload. */
@@ -128,6 +131,7 @@ export async function openPushContext(
     hashSlots: createSlots(1),
     declareSlots: createSlots(DECLARED_AT_ONCE),
     transferSlots: createSlots(settings.transfers),
+    compression: createCompression(settings.compress, settings.chunkSizeBytes, say),
     budget: createByteBudget(settings.bytesPerSecond),
     uploading: new Map(),
     stateDir: await openStateDir(settings.stateDir, env, warn),
@@ -207,6 +211,7 @@ function settled(run: Run, view: RunView, seconds: number, { service, settings }
       notShown: describeShown(run),
       rows: run.rows ?? null,
       bytesSent: view.sentBytes,
+      bytesOnWire: view.wireBytes,
       bytesTotal: view.totalBytes,
       seconds,
       error,
@@ -229,6 +234,7 @@ function faulted(run: SourceRun, view: RunView, seconds: number, fault: unknown)
       notShown: null,
       rows: null,
       bytesSent: view.sentBytes,
+      bytesOnWire: view.wireBytes,
       bytesTotal: view.totalBytes,
       seconds,
       error,

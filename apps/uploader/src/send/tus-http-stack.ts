@@ -44,7 +44,8 @@ function createRequest(
         body: '',
       };
     }
-    const allHeaders = () => ({ ...ownHeaders(), ...headers });
+    const coding = body?.encoder === undefined ? {} : { 'Content-Encoding': 'zstd' };
+    const allHeaders = () => ({ ...ownHeaders(), ...headers, ...coding });
     return exchange({ method, url, headers: allHeaders, ...(body ? { body } : {}), signal, stallTimeoutMs });
   };
   return {
