@@ -126,7 +126,7 @@ async function measureSize(rows: number): Promise<Table> {
         read.name,
         partition.toFixed(2),
         view.toFixed(2),
-        what.startsWith('ms') ? `+${figure.toFixed(2)} ms` : `${figure.toFixed(2)}x`,
+        what.startsWith('ms') ? `${figure < 0 ? '' : '+'}${figure.toFixed(2)} ms` : `${figure.toFixed(2)}x`,
       ]);
     }
   }
