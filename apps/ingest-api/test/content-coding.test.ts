@@ -133,9 +133,7 @@ describe('a body with a Content-Encoding', () => {
         () => false,
       );
       if (!hasTools) return this.skip();
-      const content = Buffer.from(
-        '{"pk":"1","score":0.5,"why":"a"}\n{"pk":"2","score":0.25,"why":"other"}\n',
-      );
+      const content = Buffer.from(`{"pk":"1","score":0.5,"why":"${coding}"}\n{"pk":"2","score":0.25}\n`);
       const { run: key, url } = await open(content);
       expect((await patch(url, 0, content.subarray(0, 31), 'identity')).status).to.equal(204);
       const cwd = await mkdtemp(path.join(tmpdir(), 'api-doc-'));
