@@ -29,7 +29,7 @@ await withBenchSystem(async (system) => {
   let service = await system.startService();
   const loader = system.startLoader();
   const proxy = await startTcpProxy(service.port);
-  const args = ['push', sourceDir, '--model', 'churn', '--run', '2026-11', '--json'];
+  const args = ['push', sourceDir, '--model', 'churn', '--run', '2026-11', '--json', '--compress', 'off'];
 
   const startedMs = performance.now();
   const log = (what: string) =>

@@ -13,6 +13,11 @@ import { seededRandom, testSeed, writeScoreFile } from './support/score-file.ts'
 import { startTestSystem, type TestSystem } from './support/test-system.ts';
 
 const CHUNK_BYTES = 512 * 1024;
+/** Every fault happens to both. */
+const MODES = ['off', 'zstd'] as const;
+type Mode = (typeof MODES)[number];
+/** Faults in mid chunk count the bytes on the wire; score lines shrink to a fifth and less. */
+const SHRINKS_TO: Readonly<Record<Mode, number>> = { off: 1, zstd: 0.1 };
 const LINES = 100_000;
 /** Most of a push's time here is a pause. */
 const AT_ONCE = 8;
@@ -40,7 +45,9 @@ interface Outcome {
 
 const seed = testSeed();
 const random = seededRandom(seed);
-const upTo = (bytes: number) => 1 + Math.floor(random() * bytes);
+/** A part of a chunk on the wire. */
+const partOfChunk = (mode: Mode, share: number) =>
+  1 + Math.floor(random() * CHUNK_BYTES * share * SHRINKS_TO[mode]);
 const onEvery = (verbs: Verb[], fault: Fault): PlannedFault[] => verbs.map((on) => ({ on, fault }));
 const thrice = (fault: () => Fault): PlannedFault[] => [1, 2, 3].map(() => ({ on: 'PATCH', fault: fault() }));
 const answers = (status: number, headers: Record<string, string> = {}, body?: string): FaultCase => ({
@@ -49,7 +56,7 @@ const answers = (status: number, headers: Record<string, string> = {}, body?: st
   says: [` answered ${status}`],
 });
 
-const CASES: FaultCase[] = [
+const casesOf = (mode: Mode): FaultCase[] => [
   answers(408),
   answers(423, { 'Retry-After': '1' }),
   answers(425),
@@ -82,17 +89,17 @@ const CASES: FaultCase[] = [
   { what: 'an answer cut in its middle on PUT, GET', faults: onEvery(['PUT', 'GET'], { do: 'cut_answer' }) },
   {
     what: 'a connection cut in mid chunk, 3 times',
-    faults: thrice(() => ({ do: 'cut_body', afterBytes: upTo(CHUNK_BYTES * 0.8) })),
+    faults: thrice(() => ({ do: 'cut_body', afterBytes: partOfChunk(mode, 0.8) })),
   },
   {
     what: 'a half-open connection in mid chunk, 3 times',
-    faults: thrice(() => ({ do: 'fall_silent', afterBytes: upTo(CHUNK_BYTES * 0.8) })),
+    faults: thrice(() => ({ do: 'fall_silent', afterBytes: partOfChunk(mode, 0.8) })),
     args: ['--stall-timeout', '4s'],
     says: ['nothing moved for 4 s'],
   },
   {
     what: 'a line of 1 B/s in mid chunk, 2 times',
-    faults: thrice(() => ({ do: 'trickle_body', afterBytes: upTo(CHUNK_BYTES / 8) })).slice(1),
+    faults: thrice(() => ({ do: 'trickle_body', afterBytes: partOfChunk(mode, 1 / 8) })).slice(1),
     args: ['--stall-timeout', '4s'],
     says: ['nothing moved for 4 s'],
   },
@@ -107,9 +114,13 @@ const CASES: FaultCase[] = [
   },
   {
     what: 'connections refused in mid transfer',
-    faults: [{ on: 'PATCH', fault: { do: 'fall_silent', afterBytes: CHUNK_BYTES / 2 } }],
+    faults: [{ on: 'PATCH', fault: { do: 'fall_silent', afterBytes: (CHUNK_BYTES * SHRINKS_TO[mode]) / 2 } }],
     meanwhile: async (proxy, push) => {
-      await waitFor('half a chunk', () => proxy.receivedBytes() >= CHUNK_BYTES / 2, 30_000);
+      await waitFor(
+        'half a chunk',
+        () => proxy.receivedBytes() >= (CHUNK_BYTES * SHRINKS_TO[mode]) / 2,
+        30_000,
+      );
       await proxy.refuse();
       await waitFor('the refusal', () => push.stderr().includes('ECONNREFUSED'), 30_000);
       await proxy.accept();
@@ -151,13 +162,15 @@ const CASES: FaultCase[] = [
       }),
     }),
   ),
-  { what: 'a storm of 12 faults of all kinds', faults: storm(12) },
+  { what: 'a storm of 12 faults of all kinds', faults: storm(mode, 12) },
 ];
 
-function storm(count: number): PlannedFault[] {
+const CASES = MODES.flatMap((mode) => casesOf(mode).map((one) => ({ ...one, mode })));
+
+function storm(mode: Mode, count: number): PlannedFault[] {
   const statuses = [408, 423, 429, 500, 502, 503, 504];
   const kinds: Array<() => Fault> = [
-    () => ({ do: 'cut_body', afterBytes: upTo(CHUNK_BYTES / 2) }),
+    () => ({ do: 'cut_body', afterBytes: partOfChunk(mode, 1 / 2) }),
     () => ({ do: 'reset' }),
     () => ({ do: 'lose_answer' }),
     () => ({ do: 'answer', status: statuses[Math.floor(random() * statuses.length)] ?? 500 }),
@@ -189,7 +202,7 @@ describe('uploader push, over a network that fails', function () {
     console.log(`      ${table.join('\n      ')}`);
   });
 
-  async function push(one: FaultCase, index: number, servicePort: number): Promise<Outcome> {
+  async function push(one: (typeof CASES)[number], index: number, servicePort: number): Promise<Outcome> {
     const file = await writeScoreFile(join(system.workDir, `${index}/a.jsonl`), LINES, seed + index);
     const proxy = await startFaultProxy(servicePort);
     try {
@@ -202,6 +215,8 @@ describe('uploader push, over a network that fails', function () {
         '--json',
         '--chunk-size',
         String(CHUNK_BYTES),
+        '--compress',
+        one.mode,
       ];
       const args = ['push', join(system.workDir, String(index)), ...fixed, ...(one.args ?? [])];
       const running = system.startUploader(proxy.url, args, one.env?.(proxy));
@@ -209,7 +224,7 @@ describe('uploader push, over a network that fails', function () {
       const ending = await running.ended;
       const sentBytes: number = JSON.parse(ending.stdout).runs[0]?.bytesSent ?? 0;
       const resentBytes = Math.max(0, sentBytes - file.bytes);
-      table.push(`${one.what} | ${ending.code} | ${resentBytes.toLocaleString('en')}`);
+      table.push(`${one.what}, ${one.mode} | ${ending.code} | ${resentBytes.toLocaleString('en')}`);
       return { ending, unmet: proxy.remaining(), resentBytes };
     } finally {
       await proxy.stop();
@@ -217,7 +232,7 @@ describe('uploader push, over a network that fails', function () {
   }
 
   for (const [index, one] of CASES.entries()) {
-    it(`${one.exitCode ? `ends with ${one.exitCode}` : 'is survived'}: ${one.what}`, async () => {
+    it(`${one.exitCode ? `ends with ${one.exitCode}` : 'is survived'}: ${one.what} (--compress ${one.mode})`, async () => {
       const outcome = await outcomes[index];
       if (!outcome) throw new Error('This push was not started.');
       const { ending, unmet, resentBytes } = outcome;
@@ -227,15 +242,18 @@ describe('uploader push, over a network that fails', function () {
       const met = ending.stderr.match(/next try in/g)?.length ?? 0;
       expect(resentBytes).to.be.at.most(met * CHUNK_BYTES);
       if (one.exitCode) return;
-      expect(JSON.parse(ending.stdout).runs[0]).to.include({ state: 'published', rows: LINES });
+      const [run] = JSON.parse(ending.stdout).runs;
+      expect(run).to.include({ state: 'published', rows: LINES });
+      if (one.mode === 'zstd') expect(run.bytesOnWire).to.be.below(run.bytesSent / 2);
+      else expect(run.bytesOnWire).to.equal(run.bytesSent);
     });
   }
 
   it('publishes each of these runs once', async () => {
     await Promise.allSettled(outcomes);
     const runs = await system.query(`
-      SELECT r.run_key FROM ingest.publication p JOIN ingest.run_revision r USING (revision_id)
-      GROUP BY r.run_key HAVING count(*) > 1`);
+      SELECT r.model, r.run_key FROM ingest.publication p JOIN ingest.run_revision r USING (revision_id)
+      GROUP BY r.model, r.run_key HAVING count(*) > 1`);
     expect(runs).to.deep.equal([]);
   });
 });

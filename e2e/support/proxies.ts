@@ -456,3 +456,79 @@ export async function startCommitProxy(postgresPort: number): Promise<CommitProx
     },
   };
 }
+
+/** A TCP proxy that is a slow line: a rate for each direction, shared by all connections, and a delay. */
+export interface SlowLink {
+  url: string;
+  /** Bytes from the clients to the service so far, headers included. */
+  sentBytes(): number;
+  stop(): Promise<void>;
+}
+
+const MOST_QUEUED_BYTES = 256 * 1024;
+
+export async function startSlowLink(
+  targetPort: number,
+  { bytesPerSecond, roundTripMs }: { bytesPerSecond: number; roundTripMs: number },
+): Promise<SlowLink> {
+  const sockets = new Set<Socket>();
+  const server = createServer((client) => {
+    const service = createConnection(targetPort, '127.0.0.1');
+    pass(client, service, up);
+    pass(service, client, down);
+  });
+  const up = { freeAtMs: 0, bytes: 0 };
+  const down = { freeAtMs: 0, bytes: 0 };
+
+  function pass(from: Socket, to: Socket, line: typeof up): void {
+    sockets.add(from);
+    const queue: { arrivesAtMs: number; chunk: Buffer | undefined }[] = [];
+    let queuedBytes = 0;
+    let timer: NodeJS.Timeout | undefined;
+    // One timer for all of the queue: several could fire in another order.
+    const deliver = () => {
+      timer = undefined;
+      for (let first = queue[0]; first !== undefined; first = queue[0]) {
+        const leftMs = first.arrivesAtMs - performance.now();
+        if (leftMs > 0) {
+          timer = setTimeout(deliver, leftMs);
+          return;
+        }
+        queue.shift();
+        if (first.chunk === undefined) to.end();
+        else if (to.writable) to.write(first.chunk);
+        queuedBytes -= first.chunk?.length ?? 0;
+        if (queuedBytes < MOST_QUEUED_BYTES) from.resume();
+      }
+    };
+    const take = (chunk: Buffer | undefined) => {
+      line.freeAtMs =
+        Math.max(performance.now(), line.freeAtMs) + ((chunk?.length ?? 0) / bytesPerSecond) * 1000;
+      queue.push({ arrivesAtMs: line.freeAtMs + roundTripMs / 2, chunk });
+      if (timer === undefined) deliver();
+    };
+    from.on('data', (chunk: Buffer) => {
+      line.bytes += chunk.length;
+      queuedBytes += chunk.length;
+      if (queuedBytes >= MOST_QUEUED_BYTES) from.pause();
+      take(chunk);
+    });
+    from.on('end', () => take(undefined));
+    from.on('error', () => to.destroy());
+    from.on('close', () => sockets.delete(from));
+  }
+
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  if (address === null || typeof address === 'string') throw new Error('The proxy has no port.');
+  return {
+    url: `http://127.0.0.1:${address.port}`,
+    sentBytes: () => up.bytes,
+    async stop() {
+      for (const socket of sockets) socket.destroy();
+      server.close();
+      await once(server, 'close');
+    },
+  };
+}

@@ -6,6 +6,7 @@
 import { once } from 'node:events';
 import { Agent, type ClientRequest, get, request } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
+import { createZstdCompress } from 'node:zlib';
 
 export interface SendOrder {
   readonly kind: 'send';
@@ -18,12 +19,14 @@ export interface SendOrder {
   readonly patchBytes: number;
   /** The rate of each upload; null: as fast as the service reads. */
   readonly bytesPerSecond: number | null;
+  /** Bodies are compressed with zstd, as the uploader does. */
+  readonly isCompressed: boolean;
 }
 
 export interface SendReport {
   /** Until the last upload was complete. */
   readonly seconds: number;
-  /** How many answers were 423 or 503. The upload then continued from the offset of a HEAD, as every client does. */
+  /** How many answers were 423, 429 or 503. The upload then continued from the offset of a HEAD, as every client does. */
   readonly comeAgain: number;
 }
 
@@ -34,6 +37,9 @@ export interface TimeOrder {
   readonly token: string;
   readonly everyMs: number;
 }
+
+/** Shorter than the service asks for. */
+const RETRY_AFTER_MS = 500;
 
 let isStopped = false;
 const agent = new Agent({ keepAlive: true });
@@ -58,8 +64,9 @@ async function sendAll(order: SendOrder): Promise<SendReport> {
     for (let offset = 0; offset < sizeBytes; ) {
       const bytes = Math.min(patchBytes, sizeBytes - offset);
       const status = await patch(order, path, offset, bytes);
-      if (![204, 423, 503].includes(status)) throw new Error(`PATCH answered ${status}.`);
+      if (![204, 423, 429, 503].includes(status)) throw new Error(`PATCH answered ${status}.`);
       if (status !== 204) comeAgain += 1;
+      if (status === 429) await delay(RETRY_AFTER_MS);
       offset = status === 204 ? offset + bytes : await offsetOf(order, path);
     }
   };
@@ -77,12 +84,15 @@ function patch(order: SendOrder, path: string, offset: number, bytes: number): P
         'tus-resumable': '1.0.0',
         'upload-offset': offset,
         'content-type': 'application/offset+octet-stream',
-        'content-length': bytes,
+        ...(order.isCompressed ? { 'content-encoding': 'zstd' } : { 'content-length': bytes }),
       },
     });
     req.on('error', reject);
     req.on('response', (res) => res.resume().on('end', () => resolve(res.statusCode ?? 0)));
-    writeBody(req, bytes, order.bytesPerSecond).catch(reject);
+    const writing = order.isCompressed
+      ? writeCompressed(req, bytes)
+      : writeBody(req, bytes, order.bytesPerSecond);
+    writing.catch(reject);
   });
 }
 
@@ -100,6 +110,18 @@ async function writeBody(req: ClientRequest, bytes: number, bytesPerSecond: numb
     else if (!hasRoom) await once(req, 'drain');
   }
   req.end();
+}
+
+/** The window of a stream is half a MiB, whatever the content: the decoder has to hold it. */
+async function writeCompressed(req: ClientRequest, bytes: number): Promise<void> {
+  const encoder = createZstdCompress();
+  encoder.pipe(req);
+  for (let sent = 0; sent < bytes; ) {
+    const piece = Buffer.alloc(Math.min(64 * 1024, bytes - sent), `{ "pk": "${sent}", "score": "1" }\n`);
+    sent += piece.length;
+    if (!encoder.write(piece)) await once(encoder, 'drain');
+  }
+  encoder.end();
 }
 
 async function offsetOf({ url, token }: SendOrder, path: string): Promise<number> {

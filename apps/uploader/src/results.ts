@@ -107,7 +107,10 @@ export type RunOutcome = {
   /** Of a run that is loaded and behind another: what readers see instead, and how to show this one. */
   notShown: string | null;
   rows: number | null;
+  /** Of the files. */
   bytesSent: number;
+  /** What they were on the network: fewer, where they were compressed. */
+  bytesOnWire: number;
   bytesTotal: number;
   seconds: number;
   error: RunError | null;
@@ -270,7 +273,8 @@ export function describeOutcome(run: RunOutcome): string {
       : `${labelled(label, detail)}${place}`;
   }
   const rows = run.rows === null ? '' : `, ${formatCount(run.rows, 'row')}`;
-  const sent = run.bytesSent === 0 ? 'nothing to send' : `${formatBytes(run.bytesSent)} sent`;
+  const onWire = run.bytesOnWire < run.bytesSent ? ` as ${formatBytes(run.bytesOnWire)}` : '';
+  const sent = run.bytesSent === 0 ? 'nothing to send' : `${formatBytes(run.bytesSent)} sent${onWire}`;
   const end = `${label} ${state}${rows}; ${sent}, ${formatDuration(run.seconds * 1000)} in all.`;
   return run.notShown === null ? end : `${end}\n${run.model}/${run.run} is ${run.notShown}`;
 }

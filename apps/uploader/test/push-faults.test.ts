@@ -16,7 +16,10 @@ import { waitUntil } from './support/wait-until.ts';
 
 const MIB = 2 ** 20;
 
-describe('uploader push, when something fails', () => {
+for (const mode of ['off', 'zstd'] as const)
+  describe(`uploader push --compress ${mode}, when something fails`, () => inMode(mode));
+
+function inMode(mode: 'off' | 'zstd'): void {
   let server: IngestServer;
   let scratch: ReturnType<typeof makeScratch>;
   let dir: string;
@@ -37,7 +40,7 @@ describe('uploader push, when something fails', () => {
   });
 
   const start = (args: string[] = [], env: Record<string, string> = {}): Started => {
-    const one = startUploader(['push', dir, '--poll', '100ms', '--json', ...args], {
+    const one = startUploader(['push', dir, '--poll', '100ms', '--json', '--compress', mode, ...args], {
       UPLOADER_URL: server.url,
       UPLOADER_TOKEN: server.token,
       HOME: join(scratch.path, 'home'),
@@ -263,4 +266,4 @@ describe('uploader push, when something fails', () => {
     expect(stderr).to.not.include('Warning');
     expect(JSON.parse(stdout).runs).to.have.length(31);
   });
-});
+}

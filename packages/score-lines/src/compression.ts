@@ -171,14 +171,27 @@ const RLE_BLOCK = 1;
  * its last frame, because by then it has returned all of the text. The decoder checks the content of the
  * blocks.
  */
-class ZstdFrames {
+export class ZstdFrames {
   /** Whole frames so far, skippable ones included. */
   count = 0;
+  /** The largest window that a frame so far asks its decoder to keep in memory. */
+  largestWindowBytes = 0;
   /** False once bytes follow that do not begin a frame. */
   isZstd = true;
-  #part: 'magic' | 'descriptor' | 'skippable' | 'header' | 'block' | 'checksum' = 'magic';
+  #part:
+    | 'magic'
+    | 'descriptor'
+    | 'window'
+    | 'dictionary'
+    | 'content_size'
+    | 'skippable'
+    | 'header'
+    | 'block'
+    | 'checksum' = 'magic';
   #hasChecksum = false;
   #isLastBlock = false;
+  #dictionaryBytes = 0;
+  #contentSizeBytes = 0;
   /** Bytes to skip: the rest of a header, the content of a block. */
   #skipBytes = 0;
   /** The bytes of the next number so far. */
@@ -212,7 +225,8 @@ class ZstdFrames {
   }
 
   #wantedBytes(): number {
-    if (this.#part === 'descriptor') return 1;
+    if (this.#part === 'descriptor' || this.#part === 'window') return 1;
+    if (this.#part === 'content_size') return this.#contentSizeBytes;
     return this.#part === 'block' ? BLOCK_HEADER_BYTES : MAGIC_BYTES;
   }
 
@@ -225,14 +239,27 @@ class ZstdFrames {
     else if (this.#part === 'descriptor') {
       const isSingleSegment = (value & 0x20) !== 0;
       this.#hasChecksum = (value & 0x04) !== 0;
-      const dictionaryBytes = [0, 1, 2, 4][value & 3] as number;
-      const contentSizeBytes = [isSingleSegment ? 1 : 0, 2, 4, 8][value >> 6] as number;
+      this.#dictionaryBytes = [0, 1, 2, 4][value & 3] as number;
+      this.#contentSizeBytes = [isSingleSegment ? 1 : 0, 2, 4, 8][value >> 6] as number;
+      this.#part = isSingleSegment ? 'dictionary' : 'window';
+      if (isSingleSegment) this.#skip(this.#dictionaryBytes);
+    } else if (this.#part === 'window') {
+      const base = 2 ** (10 + (value >> 3));
+      this.#noteWindow(base + (base / 8) * (value & 7));
       this.#part = 'header';
-      this.#skip((isSingleSegment ? 0 : 1) + dictionaryBytes + contentSizeBytes);
+      this.#skip(this.#dictionaryBytes + this.#contentSizeBytes);
+    } else if (this.#part === 'content_size') {
+      // A frame of a single segment: its content is its window. (Sizes of two bytes count from 256.)
+      this.#noteWindow(value);
+      this.#part = 'block';
     } else {
       this.#isLastBlock = (value & 1) !== 0;
       this.#skip(((value >> 1) & 3) === RLE_BLOCK ? 1 : value >> 3);
     }
+  }
+
+  #noteWindow(bytes: number): void {
+    this.largestWindowBytes = Math.max(this.largestWindowBytes, bytes);
   }
 
   #skip(bytes: number): void {
@@ -241,7 +268,8 @@ class ZstdFrames {
   }
 
   #afterSkip(): void {
-    if (this.#part === 'header' || (this.#part === 'block' && !this.#isLastBlock)) this.#part = 'block';
+    if (this.#part === 'dictionary') this.#part = 'content_size';
+    else if (this.#part === 'header' || (this.#part === 'block' && !this.#isLastBlock)) this.#part = 'block';
     else if (this.#part === 'block' && this.#hasChecksum) {
       this.#part = 'checksum';
       this.#skipBytes = CHECKSUM_BYTES;

@@ -1,4 +1,4 @@
-export { CompressionFault, compressionOf, expand } from './compression.ts';
+export { CompressionFault, compressionOf, expand, ZstdFrames } from './compression.ts';
 export { COPY_COLUMNS, COPY_HEAD, COPY_TAIL } from './copy-rows.ts';
 export { type FoundKey, KeyOrder } from './keys.ts';
 export { ScoreProfile, stabilityIndex } from './profile.ts';

@@ -170,7 +170,8 @@ export const ERROR_CODES = {
     happened: 'The content type or the content coding of the body is not supported here.',
     toDo: [
       'Send `application/offset+octet-stream` with a PATCH, `application/json` with a manifest.',
-      'Send the body without `Content-Encoding`. A `.gz` or `.zst` file is sent as it is.',
+      'Send the bytes of an upload with the `Content-Encoding` zstd or gzip, or without; any other body without. `Accept-Encoding` of the answer says which are supported.',
+      'A `.gz` or `.zst` file is sent as it is: what its name says is not a `Content-Encoding`.',
     ],
   },
   expectation_failed: {

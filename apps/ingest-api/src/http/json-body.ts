@@ -94,13 +94,22 @@ export function hasBody(req: Request): boolean {
 }
 
 /** RFC 9110 §12.5.3: the 415 for a content coding says which codings are supported. */
-export function requireIdentity(req: Request, res: Response): void {
+function requireIdentity(req: Request, res: Response): void {
   const coding = req.get('content-encoding')?.trim().toLowerCase();
   if (coding === undefined || coding === '' || coding === 'identity') return;
-  res.set('Accept-Encoding', 'identity');
-  throw new IngestError(
+  throw refuseCoding(res, coding, 'identity');
+}
+
+/** @returns the 415, after it has set the header that names the codings which are supported. */
+export function refuseCoding(res: Response, coding: string, accepted: string): IngestError {
+  res.set('Accept-Encoding', accepted);
+  const instead =
+    accepted === 'identity'
+      ? 'send it without a Content-Encoding'
+      : `send it with one of ${accepted}, or without a Content-Encoding`;
+  return new IngestError(
     'unsupported_media_type',
-    `The body has the Content-Encoding ${JSON.stringify(coding.slice(0, 80))}; send it without a Content-Encoding.`,
+    `The body has the Content-Encoding ${JSON.stringify(coding.slice(0, 80))}; ${instead}.`,
   );
 }
 

@@ -372,6 +372,10 @@ export const OPERATIONS: readonly Operation[] = [
     headers: {
       ...TUS,
       'Upload-Offset': { required: true, says: 'the position of the first byte in the file', schema: BYTES },
+      'Content-Encoding': {
+        required: false,
+        says: '`zstd` or `gzip`: the body is decoded while it arrives, and all numbers count decoded bytes',
+      },
     },
     example: {
       headers: { ...TUS_VERSION, 'Upload-Offset': '0' },

@@ -18,7 +18,8 @@ import { isUploadId, type Store } from '../store/store.ts';
 import type { DurableStore } from '../store/tus-store.ts';
 import { gatherBody } from '../store/write.ts';
 import { principalOf, requireAccess, requireStillValid } from './auth.ts';
-import { hasBody, letBodyCome, requireIdentity, requireMediaType } from './json-body.ts';
+import { ACCEPTED_CODINGS, codingOf, type DecodedBody, decodeBody } from './content-coding.ts';
+import { hasBody, letBodyCome, requireMediaType } from './json-body.ts';
 import type { RoomCheck, UploadQuota } from './limits.ts';
 import { fileName, parseModelParam, parseRequest, runKey } from './requests.ts';
 
@@ -136,9 +137,8 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
   };
 
   const speakTus: RequestHandler = async (req, res) => {
-    const response = await tus.handleWeb(
-      requestWithNodeBody(req, res, res.locals.hasBytes === true ? OFFSET_STREAM : undefined),
-    );
+    const response = await tus.handleWeb(requestWithNodeBody(req, res));
+    if (req.method === 'OPTIONS') response.headers.set('Accept-Encoding', ACCEPTED_CODINGS); // RFC 7694 §3
     if (response.status < 400) {
       addUploadHeaders(req, res, response.headers);
       await sendNodeResponse(res, response);
@@ -203,7 +203,7 @@ const requireTusVersion: RequestHandler = (req, res, next) => {
 
 /** A PATCH always has a body, possibly empty; a POST may have one (creation-with-upload). */
 const requireTusBody: RequestHandler = (req, res, next) => {
-  requireIdentity(req, res);
+  res.locals.coding = codingOf(req, res);
   if (req.method === 'PATCH' || hasBody(req)) {
     requireMediaType(req, OFFSET_STREAM);
     res.locals.hasBytes = true;
@@ -212,7 +212,8 @@ const requireTusBody: RequestHandler = (req, res, next) => {
 };
 
 /** A creation with a body that is longer than the upload declares nothing. */
-const requireFittingLength: RequestHandler = (req, _res, next) => {
+const requireFittingLength: RequestHandler = (req, res, next) => {
+  if (res.locals.coding !== undefined) return next(); // its length says nothing about the decoded bytes
   const body = Number(req.headers['content-length'] ?? 0);
   const upload = req.get('upload-length') ?? '';
   if (/^\d+$/.test(upload) && body > Number(upload)) {
@@ -265,12 +266,14 @@ const requireAwaited: RequestHandler = (_req, res, next) => {
 
 /**
  * The web request that @tus/server expects, with Node's own request for its body: the web stream that it would become, and
- * the three streams that @tus/server makes of that, halve the throughput. `mediaType` replaces the header, which was
- * checked already: @tus/server compares it case-sensitively.
+ * the three streams that @tus/server makes of that, halve the throughput. The media type replaces the header, which was
+ * checked already: @tus/server compares it case-sensitively. It would also take the length of a compressed body for the
+ * number of its bytes.
  */
-function requestWithNodeBody(req: Request, res: Response, mediaType: string | undefined): ServerRequest {
+function requestWithNodeBody(req: Request, res: Response): ServerRequest {
   const request = new NodeRequest({ req, res });
-  if (mediaType !== undefined) request.headers.set('content-type', mediaType);
+  if (res.locals.hasBytes === true) request.headers.set('content-type', OFFSET_STREAM);
+  if (res.locals.coding !== undefined) request.headers.delete('content-length');
   return Object.defineProperty(request, 'body', { value: req });
 }
 
@@ -296,15 +299,24 @@ function writeStraightToStore(
     { signal }: CancellationContext,
   ): Promise<number> {
     if (limitBytes === 0) return upload.offset; // an empty PATCH writes nothing; the response has the offset
-    letBodyCome(body, body.res as Response);
-    const pieces = gatherBody(body, {
+    const res = body.res as Response;
+    letBodyCome(body, res);
+    const onProgress = () => hooks.noteProgress(upload.id);
+    const { coding } = res.locals;
+    const decoded: DecodedBody | undefined =
+      coding === undefined ? undefined : decodeBody(body, res, coding, { limitBytes, onProgress });
+    const pieces = gatherBody(decoded?.bytes ?? body, {
       gathering: store.gathering,
       limitBytes,
       signal,
       tooMuch: () => ERRORS.ERR_MAX_SIZE_EXCEEDED,
-      onProgress: () => hooks.noteProgress(upload.id),
+      onProgress,
     });
-    const offset = await store.write(pieces, upload.id, upload.offset, () => hooks.assertStillAllowed(body));
+    const offset = await store
+      .write(pieces, upload.id, upload.offset, () => hooks.assertStillAllowed(body))
+      .finally(() => decoded?.close());
+    const fault = decoded?.fault();
+    if (fault !== undefined) throw fault;
     if (offset === upload.offset && signal.aborted) {
       throw new IngestError(
         'upload_locked',

@@ -1,5 +1,5 @@
 import type { FileHandle } from 'node:fs/promises';
-import type { IncomingMessage } from 'node:http';
+import type { Readable } from 'node:stream';
 import type { Gathering } from './store.ts';
 
 let bodiesUnderWay = 0;
@@ -21,12 +21,12 @@ interface GatherOptions {
  * piece arrives while the caller works on this one; when both are full, the body is paused. Ends with the body, with the
  * connection, or with the signal. The bytes that have arrived by then are yielded, so that the sender can continue from there.
  *
- * Reads Node's request directly: a web stream in between halves the throughput (docs/decisions/0021).
+ * Reads Node's request directly, or its decoder: a web stream in between halves the throughput (docs/decisions/0021).
  *
  * @throws the error of `tooMuch`.
  */
 export async function* gatherBody(
-  body: IncomingMessage,
+  body: Readable,
   { gathering, limitBytes, tooMuch, signal, onProgress }: GatherOptions,
 ): AsyncGenerator<readonly Uint8Array[]> {
   bodiesUnderWay += 1;

@@ -5,7 +5,7 @@ import {
   type IncomingMessage,
 } from 'node:http';
 import { globalAgent, request as httpsRequest } from 'node:https';
-import type { Readable } from 'node:stream';
+import type { Readable, Transform } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { getCACertificates, setDefaultCACertificates } from 'node:tls';
 import { OutOfTime } from '../errors.ts';
@@ -57,10 +57,12 @@ async function exchangeOnce(
   signal.throwIfAborted();
   return new Promise((resolve, reject) => {
     const send = url.startsWith('https:') ? httpsRequest : httpRequest;
+    const encoder = typeof body === 'object' ? body.encoder?.() : undefined;
     const lengthBytes = typeof body === 'string' ? Buffer.byteLength(body) : body?.sizeBytes;
     const headers = {
       ...given,
-      ...(lengthBytes === undefined ? {} : { 'Content-Length': lengthBytes }),
+      // The length of a compressed body is known when it is sent: its transfer coding is chunked.
+      ...(lengthBytes === undefined || encoder !== undefined ? {} : { 'Content-Length': lengthBytes }),
     };
     const request = send(url, { method, headers });
 
@@ -77,6 +79,7 @@ async function exchangeOnce(
       settle();
       request.destroy();
       stream?.destroy();
+      encoder?.destroy();
       reject(error);
     }
     let answering = false;
@@ -95,6 +98,7 @@ async function exchangeOnce(
           if (!allSent()) {
             request.destroy();
             stream?.destroy();
+            encoder?.destroy();
           }
           resolve({ method, url, status: response.statusCode ?? 0, headers: response.headers, body: text });
         },
@@ -103,7 +107,7 @@ async function exchangeOnce(
     });
     let allSent = () => true;
     if (stream && typeof body === 'object') {
-      allSent = sendStream(stream, body, request, () => watchdog.refresh(), fail);
+      allSent = sendStream(stream, encoder, body, request, () => watchdog.refresh(), fail);
     } else request.end(body);
   });
 }
@@ -138,9 +142,12 @@ function collect(response: IncomingMessage, onMoved: () => void): Promise<string
 export type StreamBody = {
   sizeBytes: number;
   open: () => Promise<Readable>;
-  onBytes: (bytes: number) => void;
-  /** How long to wait after this number of bytes before more may be sent (--bwlimit). */
-  pauseMs: (bytes: number) => number;
+  /** Compresses the body on its way; the caller sets the header Content-Encoding. */
+  encoder?: () => Transform;
+  /** `bytes` of the stream are handed to the network, as `wireBytes`. */
+  onBytes: (bytes: number, wireBytes: number) => void;
+  /** How long to wait after this number of bytes on the wire before more may be sent (--bwlimit). */
+  pauseMs: (wireBytes: number) => number;
   /** What to throw when the stream ends before `sizeBytes`, or fails to be read. */
   tooShort: () => Error;
   unreadable: (cause: unknown) => Error;
@@ -148,28 +155,35 @@ export type StreamBody = {
 
 /**
  * Sends the stream as the body of the request. Returns a function that says whether all of it has been
- * written. Code that destroys the request must destroy the stream too. Not pipeline(): its listeners outlive
+ * written. Code that destroys the request must destroy stream and encoder too. Not pipeline(): its listeners outlive
  * a request by some garbage collections, which cost 100 MB for 10,000 small files.
  */
 function sendStream(
   stream: Readable,
+  encoder: Transform | undefined,
   body: StreamBody,
   request: ClientRequest,
   onMoved: () => void,
   fail: (error: unknown) => void,
 ): () => boolean {
-  let sentBytes = 0;
+  const source = encoder ?? stream;
+  let readBytes = 0;
+  let reportedBytes = 0;
   let isHeldBack = false;
+  let isSent = false;
   const resume = () => {
     onMoved();
-    if (!isHeldBack && !request.writableNeedDrain) stream.resume();
+    if (!isHeldBack && !request.writableNeedDrain) source.resume();
   };
-  stream.on('data', (chunk: Buffer) => {
-    sentBytes += chunk.length;
-    body.onBytes(chunk.length);
+  source.on('data', (chunk: Buffer) => {
+    if (encoder === undefined) readBytes += chunk.length;
+    // Of a compressed body: what the encoder has taken, so that the last of it counts at the end.
+    const bytes = readBytes - reportedBytes;
+    reportedBytes = readBytes;
+    body.onBytes(bytes, chunk.length);
     const pauseMs = body.pauseMs(chunk.length);
     isHeldBack = pauseMs > 0;
-    if (!request.write(chunk) || isHeldBack) stream.pause();
+    if (!request.write(chunk) || isHeldBack) source.pause();
     if (!isHeldBack) return;
     setTimeout(() => {
       isHeldBack = false;
@@ -177,13 +191,27 @@ function sendStream(
     }, pauseMs);
   });
   request.on('drain', resume);
+  const end = () => {
+    isSent = true;
+    request.end();
+  };
   stream.on('end', () => {
     // Without this check the request would wait for ever for the missing bytes.
-    if (sentBytes < body.sizeBytes) fail(body.tooShort());
-    else request.end();
+    if (readBytes < body.sizeBytes) fail(body.tooShort());
+    else if (encoder === undefined) end();
+    else encoder.end();
   });
   stream.on('error', (error) => fail(body.unreadable(error)));
-  return () => sentBytes >= body.sizeBytes;
+  if (encoder !== undefined) {
+    stream.on('data', (chunk: Buffer) => {
+      readBytes += chunk.length;
+      if (!encoder.write(chunk)) stream.pause();
+    });
+    encoder.on('drain', () => stream.resume());
+    encoder.on('end', end);
+    encoder.on('error', fail);
+  }
+  return () => isSent;
 }
 
 /** How long the whole command may still take, and the signal that ends everything when that is over. */

@@ -14,8 +14,10 @@ export type RunView = {
   hashedBytes: number;
   /** Bytes that the service has, by its last answer. */
   receivedBytes: number;
-  /** Given to the network by this process. */
+  /** Of the files, given to the network by this process. */
   sentBytes: number;
+  /** What they were on the network: fewer, where they were compressed. */
+  wireBytes: number;
   filesTotal: number;
   filesReceived: number;
   /** Being sent right now; `sentBytes` counts from the file's start. */
@@ -36,6 +38,7 @@ export function newRunView(label: string, filesTotal: number): RunView {
     hashedBytes: 0,
     receivedBytes: 0,
     sentBytes: 0,
+    wireBytes: 0,
     filesTotal,
     filesReceived: 0,
     active: new Map(),

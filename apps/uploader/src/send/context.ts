@@ -4,6 +4,7 @@ import { formatDuration } from '../progress/view.ts';
 import { type Retries, type ServiceAddress, serviceAddress, uploaderVersion } from '../service/client.ts';
 import type { Settings } from '../settings/settings.ts';
 import { openStateDir } from '../settings/state.ts';
+import { type Compression, createCompression } from './compression.ts';
 
 type Slots = ReturnType<typeof createSlots>;
 
@@ -23,6 +24,8 @@ export type PushContext = {
   hashSlots: Slots;
   declareSlots: Slots;
   transferSlots: Slots;
+  /** --compress, for all transfers together. */
+  compression: Compression;
   /** --bwlimit, for all transfers together. */
   budget: (bytes: number) => number;
   /** The transfers of this moment, by upload. */
@@ -50,6 +53,7 @@ export async function openPushContext(
     hashSlots: createSlots(1),
     declareSlots: createSlots(DECLARED_AT_ONCE),
     transferSlots: createSlots(settings.transfers),
+    compression: createCompression(settings.compress, settings.chunkSizeBytes, say),
     budget: createByteBudget(settings.bytesPerSecond),
     uploading: new Map(),
     stateDir: await openStateDir(settings.stateDir, env, warn),

@@ -12,6 +12,7 @@ import { type ExchangeResponse, exchange, type StreamBody } from '../http/exchan
 import { HttpFault, type RetryOptions, retrying } from '../http/retry.ts';
 import { type HashedFile, identityOf, refuseChanged, sameIdentity } from '../source/hash.ts';
 import { changedSource, unreadableSource } from '../source/read.ts';
+import { type Cargo, type Compression, createEncoder } from './compression.ts';
 
 /** Two clients that push the same file conflict a few times, until one of them has sent it. */
 const MOST_CONFLICTS_IN_A_ROW = 10;
@@ -65,10 +66,11 @@ type SendOptions = {
   offsetBytes?: number | undefined;
   headers: () => Record<string, string>;
   chunkSizeBytes: number;
+  compression: Compression;
   stallTimeoutMs: number;
   signal: AbortSignal;
-  /** Body bytes handed to the network. */
-  onBytes: (bytes: number) => void;
+  /** See StreamBody. */
+  onBytes: (bytes: number, wireBytes: number) => void;
   /** See StreamBody. */
   pauseMs: (bytes: number) => number;
   /** The service holds this much of the file. */
@@ -90,9 +92,26 @@ async function sendOnce(options: SendOptions): Promise<void> {
   const ended = new AbortController();
   const onAbort = () => ended.abort(signal.reason);
   signal.addEventListener('abort', onAbort);
+  let cargo: Cargo | undefined;
   try {
     await new Promise<void>((resolve, reject) => {
       let lastAnswer: ExchangeResponse | undefined;
+      const { compression } = options;
+      let startedMs = 0;
+      let wireBytes = 0;
+      const flow = {
+        ...options,
+        onBytes: (bytes: number, onWire: number) => {
+          wireBytes += onWire;
+          options.onBytes(bytes, onWire);
+        },
+        next: async (leftBytes: number) => {
+          cargo = await compression.next(options.file, leftBytes);
+          startedMs = performance.now();
+          wireBytes = 0;
+          return cargo;
+        },
+      };
       // The source is ours (`fileReader`); the library only checks that one exists.
       const upload = new Upload(Buffer.from(options.file.path), {
         uploadUrl: options.uploadUrl,
@@ -100,7 +119,7 @@ async function sendOnce(options: SendOptions): Promise<void> {
         retryDelays: null,
         storeFingerprintForResuming: false,
         fingerprint: async () => options.file.sha256,
-        fileReader: { openFile: async () => fileSlices(options.file, options) },
+        fileReader: { openFile: async () => fileSlices(options.file, flow) },
         httpStack: tusHttpStack({
           stallTimeoutMs: options.stallTimeoutMs,
           headers: options.headers,
@@ -113,7 +132,11 @@ async function sendOnce(options: SendOptions): Promise<void> {
         onAfterResponse: (_request, response) => {
           lastAnswer = response.getUnderlyingObject();
           const offset = Number(response.getHeader('Upload-Offset') ?? Number.NaN);
-          if (response.getStatus() < 300 && Number.isInteger(offset)) options.onAcknowledged(offset);
+          if (response.getStatus() >= 300 || !Number.isInteger(offset)) return;
+          options.onAcknowledged(offset);
+          if (cargo === undefined) return; // HEAD
+          compression.sent({ ...cargo, wireBytes, tookMs: performance.now() - startedMs });
+          cargo = undefined;
         },
         onChunkComplete: (chunkBytes) => {
           // The library would repeat the same request at once, without end.
@@ -124,6 +147,12 @@ async function sendOnce(options: SendOptions): Promise<void> {
       });
       upload.start();
     });
+  } catch (error) {
+    const { compression } = options;
+    if (cargo !== undefined) compression.failed();
+    if (cargo === undefined || !(error instanceof HttpFault) || error.status !== 415) throw error;
+    if (!compression.refused(cargo)) throw error;
+    return sendOnce({ ...options, offsetBytes: undefined });
   } finally {
     // Ends requests that are still open.
     signal.removeEventListener('abort', onAbort);
@@ -141,19 +170,30 @@ function unwrap(error: Error): unknown {
 
 // Small enough that the stall watchdog sees progress on a slow connection, large enough that reads are cheap.
 const READ_BYTES = 64 * 1024;
+/** A compressed body leaves in smaller pieces than it is read in. */
+const READ_TO_COMPRESS_BYTES = 256 * 1024;
+
+type Flow = Pick<StreamBody, 'onBytes' | 'pauseMs'>;
 
 /**
  * The file as a source for tus-js-client. A slice is read from disk when it is sent, and only if the file is
- * still the one that was hashed. (The library's own source does not check that, keeps descriptors open when a
+ * still the one that was hashed. It may be shorter than the library asks for: the library continues at the offset
+ * of the answer. (The library's own source does not check the file, keeps descriptors open when a
  * request fails, and hangs when the file has become shorter.)
  */
-function fileSlices(file: HashedFile, flow: Pick<StreamBody, 'onBytes' | 'pauseMs'>): FileSource {
+function fileSlices(
+  file: HashedFile,
+  flow: Flow & { next: (leftBytes: number) => Promise<Cargo> },
+): FileSource {
   return {
     size: file.identity.bytes,
-    slice: async (start, end) => ({
-      value: sliceBody(file, start, Math.min(end, file.identity.bytes), flow),
-      done: end >= file.identity.bytes,
-    }),
+    slice: async (start, end) => {
+      const cargo = await flow.next(Math.min(end, file.identity.bytes) - start);
+      return {
+        value: sliceBody(file, start, cargo, flow),
+        done: start + cargo.bytes >= file.identity.bytes,
+      };
+    },
     close: () => {},
   };
 }
@@ -161,16 +201,13 @@ function fileSlices(file: HashedFile, flow: Pick<StreamBody, 'onBytes' | 'pauseM
 /** tus-js-client reads `size` and passes the rest unchanged to the HTTP stack. */
 export type SliceBody = StreamBody & { size: number };
 
-function sliceBody(
-  file: HashedFile,
-  start: number,
-  end: number,
-  flow: Pick<StreamBody, 'onBytes' | 'pauseMs'>,
-): SliceBody {
+function sliceBody(file: HashedFile, start: number, { bytes, isCompressed }: Cargo, flow: Flow): SliceBody {
   return {
-    size: end - start,
-    sizeBytes: end - start,
-    ...flow,
+    size: bytes,
+    sizeBytes: bytes,
+    onBytes: flow.onBytes,
+    pauseMs: flow.pauseMs,
+    ...(isCompressed ? { encoder: createEncoder } : {}),
     tooShort: () => changedSource(file.path),
     unreadable: (cause) => unreadableSource(file.path, cause),
     open: async () => {
@@ -181,7 +218,8 @@ function sliceBody(
         await handle.close();
         throw changedSource(file.path);
       }
-      return handle.createReadStream({ start, end: end - 1, highWaterMark: READ_BYTES });
+      const highWaterMark = isCompressed ? READ_TO_COMPRESS_BYTES : READ_BYTES;
+      return handle.createReadStream({ start, end: start + bytes - 1, highWaterMark });
     },
   };
 }
@@ -228,7 +266,8 @@ function createRequest(
         body: '',
       };
     }
-    const allHeaders = () => ({ ...ownHeaders(), ...headers });
+    const coding = body?.encoder === undefined ? {} : { 'Content-Encoding': 'zstd' };
+    const allHeaders = () => ({ ...ownHeaders(), ...headers, ...coding });
     return exchange({ method, url, headers: allHeaders, ...(body ? { body } : {}), signal, stallTimeoutMs });
   };
   return {

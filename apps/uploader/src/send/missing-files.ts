@@ -100,11 +100,13 @@ async function sendOne(
         offsetBytes: remote.bytes <= settings.chunkSizeBytes ? remote.offset : undefined,
         headers: () => commonHeaders(service),
         chunkSizeBytes: settings.chunkSizeBytes,
+        compression: context.compression,
         stallTimeoutMs: settings.stallTimeoutMs,
         signal: limit.signal,
         pauseMs: context.budget,
-        onBytes: (bytes) => {
+        onBytes: (bytes, wireBytes) => {
           view.sentBytes += bytes;
+          view.wireBytes += wireBytes;
           progress.sentBytes += bytes;
         },
         onAcknowledged: (offsetBytes) => {

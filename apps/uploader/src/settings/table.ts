@@ -80,6 +80,13 @@ export const SETTINGS = {
     default: '64MiB',
     parse: chunkSizeBytes,
   }),
+  compress: setting('--compress <how>', {
+    commands: SENDING,
+    env: 'UPLOADER_COMPRESS',
+    help: 'compress on the way: auto (when the connection is the bottleneck), zstd, or off',
+    default: 'auto',
+    parse: compress,
+  }),
   bytesPerSecond: setting<number | null>('--bwlimit <rate>', {
     commands: SENDING,
     env: 'UPLOADER_BWLIMIT',
@@ -252,6 +259,11 @@ function transfers(text: string): number {
   if (!Number.isInteger(count) || count < 1 || count > 64)
     throw new Error('must be a whole number from 1 to 64');
   return count;
+}
+
+function compress(text: string): 'auto' | 'zstd' | 'off' {
+  if (text !== 'auto' && text !== 'zstd' && text !== 'off') throw new Error('must be auto, zstd or off');
+  return text;
 }
 
 function chunkSizeBytes(text: string): number {

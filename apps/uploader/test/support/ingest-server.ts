@@ -2,7 +2,9 @@ import { createHash, type Hash } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { PassThrough } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { createZstdDecompress } from 'node:zlib';
 import type { RunState } from 'wire';
 import type { Run } from '../../src/service/client.ts';
 
@@ -30,7 +32,7 @@ export type IngestServer = {
   url: string;
   token: string;
   requests: string[];
-  /** Body bytes of PATCH requests, as they came in. */
+  /** Decoded body bytes of PATCH requests. */
   receivedBytes: () => number;
   /** What a whole and right run becomes. */
   settleAs: RunState;
@@ -40,6 +42,8 @@ export type IngestServer = {
   settle: (state: RunState) => void;
   /** Answers in the service's place, when it returns true. */
   intercept: (request: IncomingMessage, response: ServerResponse) => boolean;
+  /** false: it answers 415 to a compressed body, as services did before they knew any coding. */
+  takesCompressed: boolean;
   /** How long a declaration takes. */
   declareAfterMs: number;
   /** Stops reading bodies when this many bytes have come in; the bytes until then are kept. */
@@ -195,12 +199,21 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
     if (Number(request.headers['upload-offset']) !== upload.offset) {
       return problem(response, 409, 'Conflict', 'The offset is another one.');
     }
+    const isCompressed = request.headers['content-encoding'] === 'zstd';
+    if (isCompressed && !server.takesCompressed) {
+      request.resume();
+      return problem(response, 415, 'Unsupported', 'No coding is taken.', { 'Accept-Encoding': 'identity' });
+    }
+    const body = request.pipe(isCompressed ? createZstdDecompress() : new PassThrough());
+    request.on('close', () => {
+      if (!request.complete) body.destroy(new Error('cut'));
+    });
     try {
-      for await (const chunk of request as AsyncIterable<Buffer>) {
+      for await (const chunk of body as AsyncIterable<Buffer>) {
         receivedBytes += chunk.length;
         upload.offset += chunk.length;
         upload.content.update(chunk);
-        if (receivedBytes >= server.stopReadingAtBytes) await once(request, 'close');
+        if (receivedBytes >= server.stopReadingAtBytes) await once(body, 'close');
       }
     } catch {
       return; // The client went away; what came until then stays.
@@ -219,6 +232,7 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
       for (const revision of [...runs.values()].flat()) if (revision.state) revision.state = state;
     },
     intercept: () => false,
+    takesCompressed: true,
     declareAfterMs: 0,
     stopReadingAtBytes: Number.POSITIVE_INFINITY,
     forgetAll: () => {
