@@ -17,15 +17,21 @@ const TEST_FILES = [
   'packages/*/test/**/*.test.ts',
   'bench/test/**/*.test.ts',
 ];
-/** Nothing else runs beside them: they measure how soon a service answers, or need the S3 server that is built meanwhile. */
-const LATER_TEST_FILES = [
+/** They need the S3 server, which is built beside the others. */
+const S3_TEST_FILES = [
+  'e2e/many-hosts.test.ts',
+  'e2e/s3-credentials.test.ts',
+  'apps/ingest-api/test/s3-faults.test.ts',
+  'apps/ingest-api/test/store.test.ts',
+  'apps/ingest-api/test/store-move.test.ts',
+];
+/** They measure how soon a service answers, so nothing else runs beside them. */
+const TIMED_TEST_FILES = [
   'e2e/bounded-answers.test.ts',
   'e2e/hostile-bodies.test.ts',
   'e2e/many-models.test.ts',
   'e2e/many-uploads.test.ts',
   'apps/ingest-api/test/true-progress.test.ts',
-  'apps/ingest-api/test/store.test.ts',
-  'apps/ingest-api/test/store-move.test.ts',
 ];
 
 const FIX_TYPES = 'Fix the type errors above.';
@@ -70,21 +76,22 @@ async function test() {
     await attached('mocha', namesFiles ? args : [...args, ...TEST_FILES], hint);
     return;
   }
-  const beside = ['--parallel', '--jobs', '2', ...LATER_TEST_FILES.map((file) => `--ignore=${file}`)];
+  const parallel = ['--parallel', '--jobs', '2'];
+  const notYet = [...S3_TEST_FILES, ...TIMED_TEST_FILES].map((file) => `--ignore=${file}`);
   const s3Server = buildS3Server();
   s3Server.catch(() => {}); // awaited below
-  const first = await mocha([...beside, ...TEST_FILES]);
+  let results = await mocha([...parallel, ...notYet, ...TEST_FILES]);
   await s3Server;
-  const later = await mocha(LATER_TEST_FILES);
+  results = { ...results, ...(await mocha([...parallel, ...S3_TEST_FILES])) };
+  results = { ...results, ...(await mocha(TIMED_TEST_FILES)) };
   // A test that misses a deadline on a busy machine says nothing about the product. Its file runs once more, alone, and
   // that result counts; the output names both.
-  const firstFailures = failuresIn({ ...first, ...later });
+  const firstFailures = failuresIn(results);
   const failed = [...new Set(firstFailures.map(([file]) => file))];
-  const again = failed.length > 0 ? await mocha(failed) : {};
+  if (failed.length > 0) results = { ...results, ...(await mocha(failed)) };
   for (const [file, failure] of firstFailures) console.log(`Failed at first: ${file}: ${failure}`);
   if (failed.length > 0) console.log(`Run once more, alone: ${failed.join(', ')}`);
 
-  const results = { ...first, ...later, ...again };
   const failures = failuresIn(results);
   for (const [file, failure] of failures) console.log(`FAILED: ${file}: ${failure}`);
   const sum = (count) => Object.values(results).reduce((total, result) => total + result[count], 0);

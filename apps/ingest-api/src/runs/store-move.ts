@@ -1,4 +1,5 @@
 import { createHash, type Hash } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Database } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
 import { type Marker, type Segment, type Store, type StoredUpload, WrongStore } from '../store/store.ts';
@@ -72,17 +73,27 @@ const UPLOADS_TO_MOVE = `
   SELECT ${STORED_UPLOAD}, u.offset_bytes AS "offsetBytes", u.bytes AS "sizeBytes", u.created_at AS "createdAt"
   FROM ingest.upload u WHERE u.removed_at IS NULL AND u.offset_bytes > 0 ORDER BY u.upload_id`;
 
+/** PostgreSQL lists the sessions of a process that has just ended for a moment. */
+const GONE_WITHIN_MS = 3_000;
+const LOOK_AGAIN_MS = 100;
+
 async function requireNobodyElse(db: Kysely<Database>): Promise<void> {
-  const { rows } = await sql<{ application_name: string }>`
-    SELECT DISTINCT split_part(application_name, ' (', 1) AS application_name FROM pg_stat_activity
-    WHERE datname = current_database()
-      AND (application_name LIKE 'ingest-api serve%' OR application_name LIKE 'ingest-api load%')
-    ORDER BY 1`.execute(db);
-  if (rows.length === 0) return;
-  const names = rows.map((row) => row.application_name).join(' and ');
-  throw new WrongStore(
-    `The store cannot be moved while programs use it: ${names} is connected to the database. Stop every service and loader, and run the command again.`,
-  );
+  const deadlineMs = performance.now() + GONE_WITHIN_MS;
+  for (;;) {
+    const { rows } = await sql<{ application_name: string }>`
+      SELECT DISTINCT split_part(application_name, ' (', 1) AS application_name FROM pg_stat_activity
+      WHERE datname = current_database()
+        AND (application_name LIKE 'ingest-api serve%' OR application_name LIKE 'ingest-api load%')
+      ORDER BY 1`.execute(db);
+    if (rows.length === 0) return;
+    if (performance.now() > deadlineMs) {
+      const names = rows.map((row) => row.application_name).join(' and ');
+      throw new WrongStore(
+        `The store cannot be moved while programs use it: ${names} is connected to the database. Stop every service and loader, and run the command again.`,
+      );
+    }
+    await delay(LOOK_AGAIN_MS);
+  }
 }
 
 /** The marker of the store that is moved; undefined when the database names the other one already. */
