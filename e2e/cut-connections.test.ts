@@ -30,41 +30,51 @@ describe('A push whose parts are killed and cut off', () => {
   });
 
   const pushArgs = () => ['push', join(system.workDir, 'out'), '--model', 'churn', '--run', '2026-11'];
-  const options = ['--chunk-size', '1MiB', '--json'];
   const hasSent = (share: number) =>
-    waitFor(`${share * 100} % to be sent`, () => proxy.sentBytes() > file.bytes * share, 30_000);
+    waitFor(`${share * 100} % to be sent`, async () => (await storedBytes()) > file.bytes * share, 30_000);
 
-  it('sends again at most a chunk for each cut of the network, and publishes every row once', async () => {
-    const push = system.startUploader(proxy.url, [...pushArgs(), ...options]);
-    await hasSent(0.2);
-    proxy.cut();
-    await hasSent(0.5);
-    proxy.cut();
-    const { code, stderr } = await push.ended;
-    expect(code, stderr).to.equal(0);
-    expect(proxy.sentBytes()).to.be.lessThan(file.bytes + 2 * CHUNK_BYTES + TALK_BYTES);
-    await expectPublishedWhole();
-  });
+  async function storedBytes(): Promise<number> {
+    const [upload] = await system.query<{ bytes: number }>(
+      'SELECT coalesce(sum(offset_bytes), 0)::float8 AS bytes FROM ingest.upload',
+    );
+    return upload?.bytes ?? 0;
+  }
 
-  it('continues where it was after uploader and service were killed', async () => {
-    const first = system.startUploader(proxy.url, [...pushArgs(), ...options]);
-    await hasSent(0.3);
-    await first.kill('SIGKILL');
+  for (const compress of ['off', 'zstd']) {
+    const options = ['--chunk-size', '1MiB', '--json', '--compress', compress];
 
-    // On another host: nothing is known there but the files.
-    const push = system.startUploader(proxy.url, [...pushArgs(), ...options], {
-      HOME: join(system.workDir, 'other-host'),
+    it(`sends again at most a chunk for each cut of the network, and publishes every row once (--compress ${compress})`, async () => {
+      const push = system.startUploader(proxy.url, [...pushArgs(), ...options]);
+      await hasSent(0.2);
+      proxy.cut();
+      await hasSent(0.5);
+      proxy.cut();
+      const { code, stderr } = await push.ended;
+      expect(code, stderr).to.equal(0);
+      expect(proxy.sentBytes()).to.be.lessThan(file.bytes + 2 * CHUNK_BYTES + TALK_BYTES);
+      await expectPublishedWhole();
     });
-    await hasSent(0.6);
-    await service.kill('SIGKILL');
-    service = await system.startService();
-    proxy.target(service.port);
 
-    const { code, stderr } = await push.ended;
-    expect(code, stderr).to.equal(0);
-    expect(proxy.sentBytes()).to.be.lessThan(file.bytes + 2 * CHUNK_BYTES + TALK_BYTES);
-    await expectPublishedWhole();
-  });
+    it(`continues where it was after uploader and service were killed (--compress ${compress})`, async () => {
+      const first = system.startUploader(proxy.url, [...pushArgs(), ...options]);
+      await hasSent(0.3);
+      await first.kill('SIGKILL');
+
+      // On another host: nothing is known there but the files.
+      const push = system.startUploader(proxy.url, [...pushArgs(), ...options], {
+        HOME: join(system.workDir, 'other-host'),
+      });
+      await hasSent(0.6);
+      await service.kill('SIGKILL');
+      service = await system.startService();
+      proxy.target(service.port);
+
+      const { code, stderr } = await push.ended;
+      expect(code, stderr).to.equal(0);
+      expect(proxy.sentBytes()).to.be.lessThan(file.bytes + 2 * CHUNK_BYTES + TALK_BYTES);
+      await expectPublishedWhole();
+    });
+  }
 
   async function expectPublishedWhole(): Promise<void> {
     const rows = await system.query(
