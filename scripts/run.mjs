@@ -10,7 +10,7 @@ import { setUp } from './setup.mjs';
 import { runAttached, StepFailed, toolEnvironment } from './steps.mjs';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url)).replace(/\/$/, '');
-/** The slowest first: two processes share them, and neither is to end long after the other. */
+/** The slowest first: several processes share them, and none is to end long after the others. */
 const TEST_FILES = [
   'e2e/**/*.test.ts',
   'apps/*/test/**/*.test.ts',
@@ -76,7 +76,8 @@ async function test() {
     await attached('mocha', namesFiles ? args : [...args, ...TEST_FILES], hint);
     return;
   }
-  const parallel = ['--parallel', '--jobs', '2'];
+  // One more than the cores of a small machine: most of these tests wait, for time-outs and for other processes.
+  const parallel = ['--parallel', '--jobs', '3'];
   const notYet = [...S3_TEST_FILES, ...TIMED_TEST_FILES].map((file) => `--ignore=${file}`);
   const s3Server = buildS3Server();
   s3Server.catch(() => {}); // awaited below
