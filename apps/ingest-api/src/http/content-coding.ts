@@ -27,8 +27,8 @@ export function codingOf(req: Request, res: Response): Coding | undefined {
 const OUTPUT_BYTES = 64 * 1024;
 /** RFC 9659 §3: no frame of this coding needs a larger window, which the decoder keeps in memory. */
 const ZSTD_WINDOW_LOG_MAX = 23;
-/** What a decoder takes besides its window: a block before and after decoding, buffers of the stream. */
-const DECODER_BYTES = 512 * 1024;
+/** What a decoder takes besides its window: a block before and after decoding, buffers of the stream, and garbage of these. */
+const DECODER_BYTES = 1024 * 1024;
 
 export interface DecodedBody {
   /** The bytes as they are before the coding. Ends with the body, or with the connection after all that it brought. */
