@@ -95,7 +95,7 @@ const MOVE_OFFSET = `
 
 /**
  * The same for an object of a bucket, which gets its row, or else is an orphan. The writer's own row must exist: a process
- * that was frozen for so long that its orphans were removed cannot name one of them (`removeOrphans`, `forgetWriters`).
+ * that was frozen until its orphans were removed cannot name one of them (`removeOrphans`, `forgetWriters`).
  */
 const ADD_SEGMENT = `
   WITH moved AS (${MOVE_OFFSET.replace('RETURNING', 'AND EXISTS (SELECT FROM ingest.writer w WHERE w.writer = $2) RETURNING')}),
