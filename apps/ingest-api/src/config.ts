@@ -267,19 +267,19 @@ export class ConfigError extends Error {
 
 /** @throws {ConfigError} that names every fault. */
 export function loadServeConfig(env: Environment): ServeConfig {
-  return load(env, (read, addFault) => ({
+  return load(env, (read, faults) => ({
     ...read(SERVE),
-    store: storeOf(read(STORE), addFault),
+    store: storeOf(read(STORE), faults),
     runLimits: read(RUN_LIMITS),
-    guard: { ...read(GUARD), tls: tlsOf(read(TLS), addFault) },
+    guard: { ...read(GUARD), tls: tlsOf(read(TLS), faults) },
   }));
 }
 
 /** @throws {ConfigError} that names every fault. */
 export function loadLoaderConfig(env: Environment): LoadConfig {
-  return load(env, (read, addFault) => ({
+  return load(env, (read, faults) => ({
     ...read(LOAD),
-    store: storeOf(read(STORE), addFault),
+    store: storeOf(read(STORE), faults),
     runLimits: read(RUN_LIMITS),
     sideConnections: 2,
   }));
@@ -287,7 +287,7 @@ export function loadLoaderConfig(env: Environment): LoadConfig {
 
 /** @throws {ConfigError} that names every fault. */
 export function loadStoreConfig(env: Environment): StoreConfig {
-  return load(env, (read, addFault) => ({ ...read(DATABASE), store: storeOf(read(STORE), addFault) }));
+  return load(env, (read, faults) => ({ ...read(DATABASE), store: storeOf(read(STORE), faults) }));
 }
 
 /**
@@ -295,20 +295,20 @@ export function loadStoreConfig(env: Environment): StoreConfig {
  * @throws {ConfigError} that names every fault.
  */
 export function loadMoveConfig(env: Environment, to: string): StoreConfig & { readonly to: StoreLocation } {
-  return load(env, (read, addFault) => {
+  return load(env, (read, faults) => {
     const values = read(STORE);
-    const from = storeOf(values, addFault);
+    const from = storeOf(values, faults);
     const address = parseStoreAddress(to);
     if (address === undefined)
-      addFault(`--to must be a path, file:///path or s3://bucket/prefix (found ${JSON.stringify(to)}).`);
+      faults.add(`--to must be a path, file:///path or s3://bucket/prefix (found ${JSON.stringify(to)}).`);
     if (address?.kind === 's3' && from.kind === 's3')
-      addFault(
+      faults.add(
         '--to and INGEST_STORE are both buckets. Copy the objects with a tool of the provider (their keys below the prefix must stay as they are), then run: ingest-api store adopt --reason TEXT.',
       );
     return {
       ...read(DATABASE),
       store: from,
-      to: storeOf({ ...values, store: address, dataDir: undefined }, () => {}),
+      to: address === undefined ? from : locationOf(address, values), // the result counts only without a fault
     };
   });
 }
@@ -318,28 +318,38 @@ export function loadDatabaseConfig(env: Environment): DatabaseConfig {
   return load(env, (read) => read(DATABASE));
 }
 
+interface Faults {
+  add(fault: string): void;
+  /** Says that a variable is not set, unless it is: then what is wrong with its value has been said. */
+  addMissing(name: string): void;
+}
+
 /**
  * @param config makes the configuration from what `read` returns. Its result is used only when there is no
  *   fault.
  */
 function load<Config>(
   env: Environment,
-  config: (read: <G extends Group>(group: G) => ValuesOf<G>, addFault: (fault: string) => void) => Config,
+  config: (read: <G extends Group>(group: G) => ValuesOf<G>, faults: Faults) => Config,
 ): Config {
   const faults: string[] = [];
+  const add = (fault: string) => faults.push(fault);
+  const addMissing = (name: string) => {
+    if (textOf(env, name).text === undefined) add(`${name} is not set.`);
+  };
   const read = <G extends Group>(group: G): ValuesOf<G> => {
     const values: Record<string, unknown> = {};
     for (const [key, { name, schema }] of Object.entries(group)) {
       const { text, fault } = textOf(env, name);
       const result = schema.safeParse(text);
-      if (fault !== undefined) faults.push(fault);
+      if (fault !== undefined) add(fault);
       else if (result.success) values[key] = result.data;
-      else if (text === undefined) faults.push(isNotSet(name));
-      else for (const issue of result.error.issues) faults.push(`${name}: ${faultOf(issue, name, text)}.`);
+      else if (text === undefined) addMissing(name);
+      else for (const issue of result.error.issues) add(`${name}: ${faultOf(issue, name, text)}.`);
     }
     return values as ValuesOf<G>;
   };
-  const result = config(read, (fault) => faults.push(fault));
+  const result = config(read, { add, addMissing });
   if (faults.length === 0) return result;
   throw new ConfigError(
     `The environment is not a valid configuration:\n  ${faults.join('\n  ')}\nSee .env.example for every variable and its default.`,
@@ -386,21 +396,22 @@ function ruleOf(issue: z.core.$ZodIssue): string {
   return issue.message.replace(/\.$/, '');
 }
 
-function isNotSet(name: string): string {
-  return `${name} is not set.`;
+/** One of the two variables says where the store is. The result is used only when there is no fault. */
+function storeOf(values: ValuesOf<typeof STORE>, faults: Faults): StoreLocation {
+  const { store, dataDir } = values;
+  if (store !== undefined && dataDir !== undefined)
+    faults.add(`${STORE.store.name} and ${STORE.dataDir.name} are both set; remove one of them.`);
+  if (store === undefined && dataDir === undefined) faults.addMissing(STORE.store.name);
+  return locationOf(store ?? { kind: 'folder', path: dataDir ?? '' }, values);
 }
 
-/** One of the two variables says where the store is. The result is used only when there is no fault. */
-function storeOf(
-  { store, dataDir, s3Endpoint, s3Region, s3PathStyle, s3CaFile }: ValuesOf<typeof STORE>,
-  addFault: (fault: string) => void,
+function locationOf(
+  address: StoreAddress,
+  { s3Endpoint, s3Region, s3PathStyle, s3CaFile }: ValuesOf<typeof STORE>,
 ): StoreLocation {
-  if (store !== undefined && dataDir !== undefined)
-    addFault(`${STORE.store.name} and ${STORE.dataDir.name} are both set; remove one of them.`);
-  if (store === undefined && dataDir === undefined) addFault(isNotSet(STORE.store.name));
-  if (store?.kind !== 's3') return store ?? { kind: 'folder', path: dataDir ?? '' };
+  if (address.kind === 'folder') return address;
   return {
-    ...store,
+    ...address,
     endpoint: s3Endpoint,
     region: s3Region,
     forcePathStyle: s3PathStyle ?? s3Endpoint !== undefined,
@@ -413,12 +424,11 @@ function storeOf(
  */
 function tlsOf(
   { certFile, keyFile, clientCaFile }: ValuesOf<typeof TLS>,
-  addFault: (fault: string) => void,
+  faults: Faults,
 ): TlsFiles | undefined {
   if (certFile !== undefined && keyFile !== undefined) return { certFile, keyFile, clientCaFile };
-  if (certFile === undefined && (keyFile ?? clientCaFile) !== undefined)
-    addFault(isNotSet(TLS.certFile.name));
-  if (keyFile === undefined && (certFile ?? clientCaFile) !== undefined) addFault(isNotSet(TLS.keyFile.name));
+  if (certFile === undefined && (keyFile ?? clientCaFile) !== undefined) faults.addMissing(TLS.certFile.name);
+  if (keyFile === undefined && (certFile ?? clientCaFile) !== undefined) faults.addMissing(TLS.keyFile.name);
   return undefined;
 }
 

@@ -64,6 +64,8 @@ describe('the configuration', () => {
       const wrong = variables.filter(({ schema }) => !schema.safeParse('?').success);
       const env = Object.fromEntries(wrong.map(({ name }) => [name, '?']));
       expectFaults(command, env, new Set([...wrong, ...missing]));
+      const address = { INGEST_STORE: 'gs://bucket' };
+      if (command !== 'database') expectFaults(command, address, [{ name: 'INGEST_STORE: must be a path' }]);
       const files = Object.fromEntries(SECRETS.map((name) => [`${name}_FILE`, '/nonexistent']));
       expectFaults(command, { ...env, ...files }, new Set([...wrong, ...missing]));
     }
@@ -81,6 +83,7 @@ describe('the configuration', () => {
       message = (error as Error).message;
     }
     for (const { name } of variables) expect(message, `${command}: ${name}`).to.include(`\n  ${name}`);
+    for (const name of Object.keys(env)) expect(message, command).not.to.include(`\n  ${name} is not set`);
   }
 
   it('is listed by the --help of serve and load, with its defaults', async () => {
