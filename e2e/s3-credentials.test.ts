@@ -86,7 +86,7 @@ describe('credentials of a bucket that expire while an upload is sent', () => {
 
     const refused = await push('--max-duration', '2s').ended;
     expect(refused.code, refused.stderr).to.equal(75);
-    expect(await offset(), 'nothing is given up').to.equal(acknowledged);
+    expect(await offset(), 'no acknowledged byte is lost').to.equal(acknowledged);
     const unready = await waitFor('the service to be unready', async () => {
       const answer = await fetch(`${service.url}/readyz`);
       return answer.status === 503 && answer.text();

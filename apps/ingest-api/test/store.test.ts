@@ -4,8 +4,9 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { expect } from 'chai';
 import { testS3 } from 'local-s3';
+import { TIMING } from '../src/store/bucket.ts';
 import { folderStore } from '../src/store/folder.ts';
-import { s3Store, TIMING } from '../src/store/s3.ts';
+import { s3Store } from '../src/store/s3.ts';
 import { BytesMissing, type Segment, type Store, type StoredUpload } from '../src/store/store.ts';
 
 interface TestStore {

@@ -81,7 +81,7 @@ const MANIFEST_BYTES = 32 * 1024 * 1024;
 const MANIFEST_VALUES = 5 * MOST_FILES + 1_000;
 /** Memory that a file takes from its entry to its rows, besides the text. */
 const BYTES_PER_FILE = 512;
-/** Takes the place of an invalid entry, so that the indexes of later entries stay right. */
+/** Replaces an invalid entry, so that later entries keep their indexes. */
 const INVALID_FILE = { name: '', bytes: 0, sha256: '', lines: 0 };
 
 /**
