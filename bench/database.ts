@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { migrateToLatest } from 'db-schema';
 import { createTestDatabase, startPostgres } from 'local-postgres';
+import type { RunningS3 } from 'local-s3';
 import pg from 'pg';
 import { startTestSystem, type TestSystem } from '../e2e/support/test-system.ts';
 
@@ -49,12 +50,15 @@ export async function startBenchDatabase(settings: Record<string, string> = {}):
 }
 
 /** Runs `work` with service, loader and uploader as processes, and removes everything when it has ended. */
-export async function withBenchSystem(work: (system: TestSystem) => Promise<void>): Promise<void> {
+export async function withBenchSystem(
+  work: (system: TestSystem) => Promise<void>,
+  bucket?: RunningS3,
+): Promise<void> {
   const dir = await makeBenchDir();
   const server = await startServer(dir);
   try {
     process.env.TMPDIR = dir; // the parent of the system's folder
-    const system = await startTestSystem();
+    const system = await startTestSystem(bucket === undefined ? {} : { bucket });
     try {
       await work(system);
     } finally {

@@ -2,7 +2,7 @@
  * One large file, pushed through two kills: of the uploader at 40 %, and of the service at 70 %. Prints the bytes on the
  * wire against the size of the file, what was published, and the peak memory of each process.
  *
- *   node bench/killed-push.ts [--rows 27000000]
+ *   node bench/killed-push.ts [--rows 27000000] [--store s3]
  */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
@@ -10,6 +10,7 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { parseArgs } from 'node:util';
+import { testS3 } from 'local-s3';
 import { peakMb, waitFor, watchPeaks } from '../e2e/support/programs.ts';
 import { startTcpProxy } from '../e2e/support/proxies.ts';
 import { withBenchSystem } from './database.ts';
@@ -18,8 +19,11 @@ import { writeScoreFile } from './score-file.ts';
 const CHUNK_BYTES = 64 * 1024 * 1024;
 const WITHIN_MS = 20 * 60_000;
 
-const { values } = parseArgs({ options: { rows: { type: 'string', default: '27000000' } } });
+const { values } = parseArgs({
+  options: { rows: { type: 'string', default: '27000000' }, store: { type: 'string', default: 'folder' } },
+});
 const rows = Number(values.rows);
+const bucket = values.store === 's3' ? await testS3() : undefined;
 
 await withBenchSystem(async (system) => {
   const sourceDir = join(system.workDir, 'out');
@@ -63,11 +67,15 @@ await withBenchSystem(async (system) => {
   const third = await system.runUploader(proxy.url, args);
   console.log(`the same push again: exit ${third.code} after ${Math.round(performance.now() - againMs)} ms`);
   const [published] = await system.query<{ rows: number }>('SELECT count(*)::int AS rows FROM scores.churn');
-  const [declared] = await system.query<{ sha256: string; upload_id: string }>(
-    `SELECT encode(sha256, 'hex') AS sha256, upload_id FROM ingest.run_file`,
+  const [declared] = await system.query<{ sha256: string; upload_id: string; keys: string[] }>(
+    `SELECT encode(sha256, 'hex') AS sha256, upload_id, ARRAY(
+       SELECT object_key FROM ingest.upload_segment AS segment WHERE segment.upload_id = run_file.upload_id ORDER BY from_byte) AS keys
+     FROM ingest.run_file`,
   );
   const stored = createHash('sha256');
-  await pipeline(createReadStream(join(system.workDir, 'uploads', declared?.upload_id ?? '')), stored);
+  if (bucket === undefined)
+    await pipeline(createReadStream(join(system.workDir, 'uploads', declared?.upload_id ?? '')), stored);
+  else for (const key of declared?.keys ?? []) stored.update(await system.store.read(key));
   const extra = wireBytes - file.bytes;
   const isIntact = declared?.sha256 === file.sha256 && stored.digest('hex') === file.sha256;
   console.log(
@@ -86,7 +94,7 @@ await withBenchSystem(async (system) => {
     );
     return row?.bytes === file.bytes;
   }
-});
+}, bucket);
 
 function verdict(holds: boolean): string {
   if (!holds) process.exitCode = 1;

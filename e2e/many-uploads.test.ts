@@ -14,7 +14,7 @@ const MIB = 1024 * 1024;
 /** Sent by two requests, so that their beginnings and ends are among what is measured. */
 const BYTES = 3 * MIB;
 const PATCH_BYTES = BYTES / 2;
-const MOST_RESIDENT_MB = 300;
+const MOST_RESIDENT_MB = 250;
 /** What an honest client on a network brings, and what the service is asked to bear: 100 MiB/s in all. */
 const PACED_BYTES_PER_SECOND = MIB;
 

@@ -119,7 +119,7 @@ describe('a bucket that fails', () => {
         upload: { uploadId, fileName, offsetBytes, sizeBytes: UPLOAD_BYTES, createdAt: new Date() },
         offsetBytes,
         pieces: (async function* (bytes) {
-          yield [bytes];
+          yield [Buffer.from(bytes)];
         })(this.content.subarray(offsetBytes, toByte)),
         mayWrite: async () => {},
         onDurable: async (durableBytes, segment) => {
@@ -358,7 +358,7 @@ describe('a bucket that fails', () => {
           upload: { ...late, sizeBytes: UPLOAD_BYTES, createdAt: new Date() },
           offsetBytes: 0,
           pieces: (async function* () {
-            yield [late.content];
+            yield [Buffer.from(late.content)];
           })(),
           mayWrite: async () => {},
           onDurable: () => Promise.reject(fenced),

@@ -76,7 +76,7 @@ class Upload implements StoredUpload {
 
 async function* piecesOf(bytes: Buffer, pieceBytes: number, isCut: boolean): AsyncGenerator<Buffer[]> {
   for (let start = 0; start < bytes.byteLength; start += pieceBytes) {
-    const piece = bytes.subarray(start, start + pieceBytes);
+    const piece = Buffer.from(bytes.subarray(start, start + pieceBytes)); // the store frees it
     yield [piece.subarray(0, 1), piece.subarray(1)];
   }
   if (isCut) throw new Error('the client is gone');

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
+import { addAbortSignal, Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import { crc32 } from 'node:zlib';
 import {
@@ -20,6 +21,7 @@ import { IngestError } from '../errors.ts';
 import { parseMarker } from './folder.ts';
 import type { BucketLocation } from './open.ts';
 import { BytesMissing, type Marker, type Segment, WrongStore } from './store.ts';
+import { freeChunks } from './write.ts';
 
 /** How long this process waits for the server. Only tests use others than these. */
 export const TIMING = {
@@ -114,7 +116,7 @@ export class BucketClient {
     });
   }
 
-  /** The objects in their order. While the caller works on one, the next ones are read. */
+  /** The objects in their order. Each is the caller's until it asks for the next one; meanwhile more are read. */
   async *readAhead(
     segments: readonly Segment[],
   ): AsyncGenerator<{ readonly segment: Segment; readonly bytes: Buffer }> {
@@ -136,7 +138,9 @@ export class BucketClient {
         }
         const first = underWay.shift();
         if (first === undefined) return;
-        yield { segment: first.segment, bytes: await first.reading };
+        const bytes = await first.reading;
+        yield { segment: first.segment, bytes };
+        freeChunks([bytes]);
         bytesUnderWay -= first.segment.bytes;
       }
     } finally {
@@ -153,7 +157,7 @@ export class BucketClient {
     const bytes = await this.#find(
       'GetObject',
       async (abortSignal) => {
-        const bytes = await this.#getObject(segment.key, abortSignal);
+        const bytes = await this.#getObject(segment.key, segment.bytes, abortSignal);
         if (bytes.byteLength === segment.bytes && crc32(bytes) === segment.crc32) return bytes;
         throw this.#fault(
           'GetObject',
@@ -188,16 +192,25 @@ export class BucketClient {
     }
   }
 
-  async #getObject(key: string, abortSignal: AbortSignal): Promise<Buffer> {
+  /** @throws when it has more than `mostBytes`. */
+  async #getObject(key: string, mostBytes: number, abortSignal: AbortSignal): Promise<Buffer> {
     const { Body } = await this.#client.send(
       new GetObjectCommand({ Bucket: this.#bucket, Key: this.#prefix + key }),
       {
         abortSignal,
       },
     );
-    if (Body === undefined) throw this.#fault('GetObject', 'gave an answer without a body');
-    const bytes = await Promise.race([Body.transformToByteArray(), rejectedWhenAborted(abortSignal)]);
-    return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    if (!(Body instanceof Readable)) throw this.#fault('GetObject', 'gave an answer without a body');
+    const bytes = Buffer.allocUnsafeSlow(mostBytes);
+    let at = 0;
+    for await (const chunk of addAbortSignal(abortSignal, Body) as AsyncIterable<Buffer>) {
+      if (at + chunk.byteLength > mostBytes)
+        throw this.#fault('GetObject', `gave more than the ${mostBytes} bytes that ${key} may have`);
+      bytes.set(chunk, at);
+      at += chunk.byteLength;
+      freeChunks([chunk]);
+    }
+    return bytes.subarray(0, at);
   }
 
   async #head(key: string, abortSignal: AbortSignal) {
@@ -264,7 +277,7 @@ export class BucketClient {
   }
 
   async #getMarker(abortSignal: AbortSignal): Promise<Marker> {
-    const text = await this.#getObject(MARKER, abortSignal);
+    const text = await this.#getObject(MARKER, MOST_MARKER_BYTES, abortSignal);
     return parseMarker(text.toString(), `${this.name}/${MARKER}`);
   }
 
@@ -428,6 +441,7 @@ class ObjectMissing extends Error {
 }
 
 const MARKER = 'store.json';
+const MOST_MARKER_BYTES = 4096;
 const DAY_MS = 24 * 60 * 60 * 1000;
 const ERROR_CODE = /^[A-Za-z.]{1,64}$/;
 const FULL = new Set(['QuotaExceeded', 'XMinioStorageFull', 'InsufficientStorage']);
@@ -472,13 +486,6 @@ function base64OfCrc32(checksum: number): string {
   const bytes = Buffer.alloc(4);
   bytes.writeUInt32BE(checksum);
   return bytes.toString('base64');
-}
-
-function rejectedWhenAborted(signal: AbortSignal): Promise<never> {
-  return new Promise((_, reject) => {
-    if (signal.aborted) reject(signal.reason);
-    signal.addEventListener('abort', () => reject(signal.reason), { once: true });
-  });
 }
 
 /** Credentials in a file may be replaced at any time, so those without an end are read again each minute. */

@@ -1,6 +1,7 @@
 import { BucketClient, READ_AHEAD_OBJECTS, TIMING, type Timing, WRITTEN_AT_ONCE } from './bucket.ts';
 import type { BucketLocation } from './open.ts';
 import { BytesMissing, type Gathering, type Store } from './store.ts';
+import { freeChunks } from './write.ts';
 
 /** One object per piece. Each is in memory twice for a moment, as chunks and as one buffer, so all share less than in a folder. */
 const GATHERING: Gathering = {
@@ -141,6 +142,7 @@ class Bodies {
         buffer.set(chunk, at);
         at += chunk.byteLength;
       }
+      freeChunks(chunks);
       return buffer.subarray(0, bytes);
     };
     try {

@@ -38,6 +38,7 @@ export interface Write {
   readonly upload: UploadRecord;
   /** The position of the first byte; all bytes before it are durable. */
   readonly offsetBytes: number;
+  /** Their chunks are the store's: it frees the memory of what it has written. */
   readonly pieces: AsyncIterable<readonly Uint8Array[]>;
   /** Called before each write. Rejects when the right to write is lost. */
   mayWrite(): Promise<void>;

@@ -144,6 +144,7 @@ export async function writeDurably({
   const write = async (piece: readonly Uint8Array[]) => {
     await mayWrite();
     writtenBytes += await writeAll(file, piece, writtenBytes);
+    freeChunks(piece);
   };
   const sync = async (toBytes: number) => {
     try {
@@ -195,6 +196,17 @@ export async function writeDurably({
     // The caller closes the file: no call may be under way on it then.
     await Promise.allSettled([writing, syncing]);
   }
+}
+
+/**
+ * Frees the memory of chunks that nobody reads any more, now and not when V8 collects garbage: chunks that wait for others
+ * of their piece have reached its old generation by then, and would stay there until about 64 MB of them had come together.
+ * A chunk that shares its memory with others, as those of a decoder do, is left to V8.
+ */
+export function freeChunks(chunks: readonly Uint8Array[]): void {
+  for (const { buffer, byteLength } of chunks)
+    if (buffer instanceof ArrayBuffer && byteLength > 0 && byteLength === buffer.byteLength)
+      buffer.transfer(0);
 }
 
 /** The promise is awaited later. This only prevents an early failure from being reported as unhandled. */
