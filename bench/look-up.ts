@@ -11,7 +11,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { createModelRelations, partitionOf, STATISTICS_TARGET } from 'db-schema';
+import { partitionOf, STATISTICS_TARGET } from 'db-schema';
 import pg from 'pg';
 import { type ModelName, parseModelName } from 'wire';
 import { detachUnread } from '../apps/ingest-api/src/load/retention.ts';
@@ -94,9 +94,6 @@ try {
 async function measureSize(rows: number): Promise<Table> {
   const model = parseModelName(`bench_${rows}`);
   await owner.query(`INSERT INTO ingest.model (name) VALUES ('${model}')`);
-  await owner.query('BEGIN');
-  await createModelRelations(owner, model);
-  await owner.query('COMMIT');
   const cells: string[][] = [];
   let published = 0;
   let newest = 0;

@@ -2,12 +2,14 @@ import { sql, type Transaction } from 'kysely';
 import pg from 'pg';
 import { MODEL_FUNCTIONS } from './model-relations.ts';
 
-const ROLES = ['ingest_api', 'ingest_loader', 'score_reader'] as const;
+const ROLES = ['ingest_api', 'ingest_loader', 'score_reader', 'score_history_reader'] as const;
+
+const SCHEMAS = "'ingest', 'run_data', 'scores', 'scores_history', 'scores_info'";
 
 /**
  * Roles belong to the server, not to a database: the migration of another database may have created them, and
  * a restored database brings none. The login that migrates and the owner of the database become members of
- * all three, so that the owner can work as the service (`ingest-api token create`) and attach the loader's
+ * all of them, so that the owner can work as the service (`ingest-api token create`) and attach the loader's
  * tables.
  *
  * @returns what it changed, one phrase each.
@@ -90,14 +92,14 @@ async function refuseForeignOwners(trx: Transaction<never>, owner: string): Prom
 /** The objects whose owners and grants `migrate` sets. */
 const OBJECTS = `
   SELECT 'schema ' || nspname AS name, nspowner AS owner, nspacl AS acl, 'n' AS kind, NULL AS body, nspname AS schema
-  FROM pg_namespace WHERE nspname IN ('ingest', 'run_data', 'scores')
+  FROM pg_namespace WHERE nspname IN (${SCHEMAS})
   UNION ALL
   SELECT CASE c.relkind WHEN 'v' THEN 'view ' ELSE 'table ' END || c.oid::regclass, c.relowner, c.relacl, c.relkind, NULL, n.nspname
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-  WHERE n.nspname IN ('ingest', 'run_data', 'scores') AND c.relkind IN ('r', 'p', 'v')
+  WHERE n.nspname IN (${SCHEMAS}) AND c.relkind IN ('r', 'p', 'v')
   UNION ALL
   SELECT 'function ' || p.oid::regprocedure, p.proowner, p.proacl, 'f', p.prosrc, n.nspname
-  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname IN ('ingest', 'run_data', 'scores')`;
+  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname IN (${SCHEMAS})`;
 
 const OWNERS = (owner: string) => `
 DO $$
@@ -116,19 +118,24 @@ BEGIN
   END LOOP;
 END $$`;
 
-/** The API never reads a score; the loader owns the scores; a reader sees the views and nothing else. */
+/** The API never reads a score; the loader owns the scores; a reader sees the views and nothing else. Grants to other logins are kept. */
 const GRANTS = `
-REVOKE ALL ON SCHEMA run_data, scores, ingest FROM PUBLIC, ingest_api, ingest_loader, score_reader;
+REVOKE ALL ON SCHEMA run_data, scores, scores_history, scores_info, ingest FROM PUBLIC, ingest_api, ingest_loader, score_reader, score_history_reader;
 GRANT USAGE, CREATE ON SCHEMA run_data TO ingest_loader;
-GRANT USAGE ON SCHEMA scores TO score_reader, ingest_loader;
+GRANT USAGE ON SCHEMA scores TO score_reader;
+GRANT USAGE ON SCHEMA scores_history TO score_history_reader;
+-- It shows a login only the models whose views it may read.
+GRANT USAGE ON SCHEMA scores_info TO PUBLIC;
+GRANT SELECT ON scores_info.models TO PUBLIC;
 GRANT USAGE ON SCHEMA ingest TO ingest_api, ingest_loader;
 
-REVOKE ALL ON ALL TABLES IN SCHEMA ingest FROM PUBLIC, ingest_api, ingest_loader, score_reader;
+REVOKE ALL ON ALL TABLES IN SCHEMA ingest FROM PUBLIC, ingest_api, ingest_loader, score_reader, score_history_reader;
 GRANT SELECT, INSERT, UPDATE, DELETE ON
   ingest.api_token, ingest.model, ingest.run, ingest.run_revision, ingest.publication, ingest.upload, ingest.upload_segment, ingest.writer,
   ingest.run_file, ingest.load_attempt, ingest.rejected_line TO ingest_api;
 GRANT SELECT, INSERT, DELETE ON ingest.session TO ingest_api;
 GRANT SELECT ON ingest.audit_event TO ingest_api;
+GRANT SELECT ON ingest.published_run TO ingest_api, ingest_loader;
 GRANT SELECT, INSERT, UPDATE ON ingest.store TO ingest_api, ingest_loader;
 GRANT SELECT, UPDATE ON ingest.sweep TO ingest_api, ingest_loader; -- to lock a row of it
 
@@ -139,20 +146,23 @@ GRANT SELECT, UPDATE ON ingest.run_revision TO ingest_loader;
 GRANT UPDATE (offset_bytes, received_at, last_progress_at, removed_at, writer) ON ingest.upload TO ingest_loader; -- for uploads whose bytes a load finds lost
 GRANT SELECT, INSERT, UPDATE ON ingest.load_attempt TO ingest_loader;
 GRANT SELECT, INSERT, DELETE ON ingest.rejected_line TO ingest_loader;
+GRANT UPDATE (detail, excerpt) ON ingest.rejected_line TO ingest_loader; -- an erasure blanks them
 GRANT SELECT, INSERT ON ingest.publication TO ingest_loader;
+GRANT UPDATE (first_row) ON ingest.publication TO ingest_loader;
 GRANT SELECT ON ingest.audit_event TO ingest_loader;
 -- Neither role chooses the time or the number of an event.
 GRANT INSERT (actor, action, model, run_key, revision, detail) ON ingest.audit_event TO ingest_api, ingest_loader;
 
-GRANT EXECUTE ON FUNCTION ingest.create_scores_view TO ingest_loader;
+GRANT EXECUTE ON FUNCTION ingest.list_history TO ingest_loader;
 GRANT EXECUTE ON FUNCTION ingest.attach_revision TO ingest_api, ingest_loader;
 
 DO $$
-DECLARE view_name text;
+DECLARE it record;
 BEGIN
-  FOR view_name IN SELECT viewname FROM pg_views WHERE schemaname = 'scores' LOOP
-    EXECUTE format('GRANT SELECT ON scores.%I TO score_reader', view_name);
-  END LOOP;
+  FOR it IN
+    SELECT schemaname, viewname, CASE schemaname WHEN 'scores' THEN 'score_reader' ELSE 'score_history_reader' END AS reader
+    FROM pg_views WHERE schemaname IN ('scores', 'scores_history')
+  LOOP EXECUTE format('GRANT SELECT ON %I.%I TO %I', it.schemaname, it.viewname, it.reader); END LOOP;
 END $$;
 `;
 
@@ -172,7 +182,7 @@ async function accessOf(trx: Transaction<never>): Promise<ReadonlyMap<string, Ac
       UNION ALL
       SELECT 'table ' || a.attrelid::regclass || ', column ' || a.attname, c.relowner, a.attacl, 'c', NULL, n.nspname
       FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-      WHERE n.nspname IN ('ingest', 'run_data', 'scores') AND a.attacl <> '{}') it`.execute(trx);
+      WHERE n.nspname IN (${SCHEMAS}) AND a.attacl <> '{}') it`.execute(trx);
   return new Map(rows.map(({ name, ...access }) => [name, access]));
 }
 

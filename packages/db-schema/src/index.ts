@@ -8,7 +8,7 @@ export {
 } from './connect.ts';
 export { parseDatabaseUrl } from './database-url.ts';
 export { migrateToLatest } from './migrate.ts';
-export { createModelRelations, parentOf, partitionOf, STATISTICS_TARGET } from './model-relations.ts';
+export { parentOf, partitionOf, STATISTICS_TARGET } from './model-relations.ts';
 export type {
   AsOfFrom,
   Contract,

@@ -1,4 +1,3 @@
-import type pg from 'pg';
 import type { ModelName } from 'wire';
 
 /**
@@ -21,32 +20,9 @@ export function parentOf(model: ModelName): string {
 export const STATISTICS_TARGET = 10;
 
 /**
- * Creates the partitioned table of a model and the view that applications read, unless they exist. It
- * replaces nothing: that would wait for readers and make readers wait. Two loaders may run it at once: it
- * locks the model's row until the end of the transaction. Run it inside a transaction, as `ingest_loader`,
- * which then owns the table.
- */
-export async function createModelRelations(client: pg.ClientBase, model: ModelName): Promise<void> {
-  const exists = async () =>
-    (await client.query(`SELECT FROM pg_views WHERE schemaname = 'scores' AND viewname = '${model}'`)).rows
-      .length > 0;
-  if (await exists()) return;
-  await client.query(`SELECT FROM ingest.model WHERE name = '${model}' FOR NO KEY UPDATE`);
-  if (await exists()) return;
-  await client.query(`
-    CREATE TABLE ${parentOf(model)} (
-      score double precision NOT NULL,
-      revision_id integer NOT NULL,
-      pk text COLLATE "C" NOT NULL,
-      attributes jsonb
-    ) PARTITION BY LIST (revision_id)`);
-  await client.query(`SELECT ingest.create_scores_view('${model}')`);
-}
-
-/**
- * What a role may do only through a function: the loader creates the view of a model, but nothing else in
- * schema `scores`; the service attaches a partition, but can neither read nor change it. `migrate` creates
- * them again each time.
+ * The relations of a model, which its row in `ingest.model` creates, and what a role may do only through a function:
+ * the service attaches a partition, but can neither read nor change it; the loader lists a run in the history, but
+ * creates nothing in the schemas that applications read. `migrate` creates them again each time.
  */
 export const MODEL_FUNCTIONS = `
 CREATE OR REPLACE FUNCTION ingest.refuse_old_snapshot(model_name text) RETURNS integer
@@ -65,11 +41,23 @@ END $function$;
 -- The views of schema scores call it with the rights of their readers.
 GRANT EXECUTE ON FUNCTION ingest.refuse_old_snapshot TO PUBLIC;
 
-CREATE OR REPLACE FUNCTION ingest.create_scores_view(model_name text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+-- A model has its views from the moment that it exists, so that access can be granted before its first run, and a query
+-- of a model that was never published is empty instead of an error.
+CREATE OR REPLACE FUNCTION ingest.create_model_relations() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+-- A partitioned table refuses a default_tablespace that is the database's own.
+SET search_path = pg_catalog, pg_temp SET default_tablespace = '' AS $function$
+DECLARE
+  it record;
 BEGIN
-  PERFORM FROM ingest.model WHERE name = model_name;
-  IF NOT FOUND THEN RAISE EXCEPTION 'There is no model "%".', model_name; END IF;
+  EXECUTE format('
+    CREATE TABLE run_data.%1$I (
+      score double precision NOT NULL,
+      revision_id integer NOT NULL,
+      pk text COLLATE "C" NOT NULL,
+      attributes jsonb
+    ) PARTITION BY LIST (revision_id);
+    ALTER TABLE run_data.%1$I OWNER TO ingest_loader', NEW.name);
   -- The view shows the newest publication whose partition the reader can see.
   --
   -- A reader whose plan was made before a partition was attached, but whose snapshot was taken after the
@@ -77,8 +65,10 @@ BEGIN
   -- at all (docs/decisions/0003). With the probe it sees the previous run, complete. The probe is planned
   -- before the table that it guards, so that the table always contains what the probe found.
   --
-  -- The probe reads the first row of a partition by its address: a search for another revision_id in a partition that is
-  -- alone in the plan would read all of it. OFFSET 0 keeps the order, so that the first publication that is there ends it.
+  -- The probe reads one row of a partition by its address: a search for another revision_id in a partition that is
+  -- alone in the plan would read all of it. That is the first row, or another one if the first was erased; after a
+  -- restore from a dump there is a first row again. A run whose rows were all erased has none to probe (NULL).
+  -- OFFSET 0 keeps the order, so that the first publication that is there ends it.
   --
   -- A reader with an old snapshot that reads the view for the first time after every run in the snapshot was
   -- detached would see no row either: it gets an error.
@@ -96,26 +86,88 @@ BEGIN
     LEFT JOIN ingest.shown_run r ON r.revision_id = d.revision_id
     WHERE d.revision_id = (SELECT coalesce(
       (SELECT p.revision_id
-       FROM (SELECT revision_id FROM ingest.publication
+       FROM (SELECT revision_id, first_row FROM ingest.publication
              WHERE model = %1$L ORDER BY publication_id DESC OFFSET 0) p
-       WHERE (SELECT true FROM run_data.%1$I probe WHERE probe.revision_id = p.revision_id AND probe.ctid = '(0,1)')
+       WHERE p.first_row IS NULL
+          OR (SELECT true FROM run_data.%1$I probe
+              WHERE probe.revision_id = p.revision_id AND probe.ctid = ANY (ARRAY['(0,1)', p.first_row]) LIMIT 1)
        LIMIT 1),
-      ingest.refuse_old_snapshot(%1$L)))$view$, model_name);
-  EXECUTE format('GRANT SELECT ON scores.%I TO score_reader', model_name);
+      ingest.refuse_old_snapshot(%1$L)))$view$, NEW.name);
+  EXECUTE format('COMMENT ON VIEW scores.%1$I IS %2$L', NEW.name,
+    format('the scores of model %s: exactly one whole run, the one that is published now', NEW.name));
+  PERFORM ingest.list_history(NEW.name);
+  EXECUTE format('COMMENT ON VIEW scores_history.%1$I IS %2$L', NEW.name,
+    format('the scores of model %s in each run that was published and whose rows are kept', NEW.name));
+  FOR it IN
+    SELECT format('COMMENT ON COLUMN %I.%I.%I IS %L', schema_name, NEW.name, column_name, meaning) AS command
+    FROM unnest(ARRAY['scores', 'scores_history']) schema_name, (VALUES
+      ('pk', 'key, compared byte by byte (COLLATE "C"); unique within a run'),
+      ('score', 'never NULL, NaN or infinite'),
+      ('attributes', 'other keys of the line; NULL when there are none'),
+      ('run', 'key of the run, for example 2026-11'),
+      ('revision', 'number of the content that was pushed under this run key'),
+      ('as_of', 'date of the run'),
+      ('published_at', 'when the run was last published; a rollback to it counts')) known (column_name, meaning)
+    WHERE schema_name = 'scores_history' OR column_name <> 'revision'
+  LOOP EXECUTE it.command; END LOOP;
+  EXECUTE format('GRANT SELECT ON scores.%1$I TO score_reader; GRANT SELECT ON scores_history.%1$I TO score_history_reader', NEW.name);
+  RETURN NULL;
 END $function$;
-REVOKE ALL ON FUNCTION ingest.create_scores_view FROM PUBLIC;
+REVOKE ALL ON FUNCTION ingest.create_model_relations FROM PUBLIC;
+CREATE OR REPLACE TRIGGER model_has_relations AFTER INSERT ON ingest.model
+  FOR EACH ROW EXECUTE FUNCTION ingest.create_model_relations();
+
+-- The history of a model reads each listed run from its own table, attached or not, and every other run that is attached
+-- through the model's table. Its caller lists a run before it detaches it, and removes a run that retention has marked
+-- from the list before it drops its table. As the run is a constant in its part of the view, a query of one run reads
+-- one table.
+CREATE OR REPLACE FUNCTION ingest.list_history(model_name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  view_name text := format('scores_history.%I', model_name);
+  listed bigint[];
+  wanted bigint[];
+  ids integer[];
+  parts text;
+BEGIN
+  SELECT coalesce(array_agg(DISTINCT c.oid::bigint ORDER BY c.oid::bigint), '{}') INTO listed
+  FROM pg_rewrite w
+  JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass
+  JOIN pg_class c ON c.oid = d.refobjid AND c.relkind = 'r' AND c.relnamespace = 'run_data'::regnamespace
+  WHERE w.ev_class = to_regclass(view_name);
+  SELECT coalesce(array_agg(c.oid::bigint ORDER BY c.oid::bigint), '{}'), coalesce(array_agg(r.revision_id), '{}'),
+         coalesce(string_agg(format($part$
+           UNION ALL
+           SELECT pk, score, attributes, %L::text, %s, %L::timestamptz,
+                  (SELECT published_at FROM ingest.shown_run WHERE revision_id = %s)
+           FROM run_data.%I$part$, r.run_key, r.revision, r.as_of, r.revision_id, c.relname), '' ORDER BY r.revision_id), '')
+  INTO wanted, ids, parts
+  FROM ingest.run_revision r
+  JOIN pg_class c ON c.relname = r.model || '$' || r.revision_id AND c.relkind = 'r'
+    AND c.relnamespace = 'run_data'::regnamespace
+  -- Held runs, and runs that were loaded behind a later one, were never published.
+  WHERE r.model = model_name AND r.published_at IS NOT NULL AND r.retired_at IS NULL;
+  IF listed = wanted AND to_regclass(view_name) IS NOT NULL THEN RETURN; END IF;
+  EXECUTE format($view$
+    CREATE OR REPLACE VIEW %s AS
+    SELECT d.pk, d.score, d.attributes, r.run_key AS run, r.revision, r.as_of, r.published_at
+    FROM run_data.%I d JOIN ingest.run_revision r ON r.revision_id = d.revision_id AND r.retired_at IS NULL
+    WHERE d.revision_id <> ALL (%L::integer[])$view$, view_name, model_name, ids) || parts;
+END $function$;
+REVOKE ALL ON FUNCTION ingest.list_history FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION ingest.attach_revision(id integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET default_statistics_target = ${STATISTICS_TARGET} AS $function$
 DECLARE
   model_name text;
+  probed tid;
   parent text;
   partition text;
   is_pending boolean;
   has_first boolean;
 BEGIN
-  SELECT model INTO model_name FROM ingest.run_revision WHERE revision_id = id AND retired_at IS NULL;
+  SELECT model, first_row INTO model_name, probed FROM ingest.run_revision WHERE revision_id = id AND retired_at IS NULL;
   IF NOT FOUND THEN RAISE EXCEPTION 'Revision % does not exist, or its rows were removed.', id; END IF;
   parent := format('run_data.%I', model_name);
   partition := format('run_data.%I', model_name || '$' || id);
@@ -123,9 +175,10 @@ BEGIN
   IF NOT is_pending THEN RETURN; END IF;
   -- A sweep that was killed, or waits for readers, has left it like this.
   IF is_pending THEN EXECUTE format('ALTER TABLE %s DETACH PARTITION %s FINALIZE', parent, partition); END IF;
-  -- The views look for it. COPY into a new table begins with it, and nothing deletes it.
-  EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE ctid = ''(0,1)'')', partition) INTO has_first;
-  IF NOT has_first THEN RAISE EXCEPTION 'The table % does not begin with a row: no reader would see it.', partition; END IF;
+  -- The views look for it. COPY into a new table begins with it; an erasure that deletes it names another one.
+  EXECUTE format('SELECT $1 IS NULL OR EXISTS (SELECT FROM %s WHERE ctid = ANY (ARRAY[''(0,1)'', $1]))', partition)
+    INTO has_first USING probed;
+  IF NOT has_first THEN RAISE EXCEPTION 'The table % does not have the row that readers look for: none would see it.', partition; END IF;
   -- The CHECK of the partition proves that every row fits: PostgreSQL reads none.
   EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES IN (%s)', parent, partition, id);
   -- Autovacuum never does it for a partitioned table, and without it every join of the view is planned as if keys were

@@ -150,6 +150,8 @@ interface RunRevisionTable {
   compared_with: ColumnType<number | null, undefined, number | null>;
   /** When retention selected its rows for removal: they are dropped, or will be. */
   retired_at: ColumnType<Date | null, undefined, Date>;
+  /** Rows that `ingest-api erase` has deleted; `row_count` counts the rows that were loaded. */
+  erased_rows: Generated<number>;
 }
 
 interface PublicationTable {

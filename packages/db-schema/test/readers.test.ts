@@ -2,7 +2,7 @@ import { expect } from 'chai';
 import { createTestDatabase, type TestDatabase } from 'local-postgres';
 import pg from 'pg';
 import { type ModelName, parseModelName } from 'wire';
-import { createModelRelations, migrateToLatest, parentOf, partitionOf } from '../src/index.ts';
+import { migrateToLatest, parentOf, partitionOf } from '../src/index.ts';
 
 const PUBLICATIONS = 60;
 const ROWS = 50;
@@ -26,9 +26,6 @@ describe('readers of scores.<model>', () => {
     });
     const owner = await connect();
     await owner.query(`INSERT INTO ingest.model (name) VALUES ('churn')`);
-    await owner.query('BEGIN');
-    await createModelRelations(owner, model);
-    await owner.query('COMMIT');
     await publish(owner, model, 1);
   });
   after(async () => {
@@ -86,9 +83,6 @@ describe('readers of scores.<model>', () => {
     const owner = await connect();
     const late = parseModelName('late');
     await owner.query(`INSERT INTO ingest.model (name) VALUES ('late')`);
-    await owner.query('BEGIN');
-    await createModelRelations(owner, late);
-    await owner.query('COMMIT');
     const published = [];
     for (const revision of [1, 2]) published.push(await publish(owner, late, revision));
     const snapshot = async () => {

@@ -15,7 +15,9 @@ describe('the roles', () => {
     // Roles belong to the server: roles from other tests' databases would hide what this test checks.
     await admin.query(`CREATE ROLE ${owner} LOGIN CREATEROLE PASSWORD 'secret'`);
     await admin
-      .query(`GRANT ingest_api, ingest_loader, score_reader TO ${owner} WITH ADMIN OPTION`)
+      .query(
+        `GRANT ingest_api, ingest_loader, score_reader, score_history_reader TO ${owner} WITH ADMIN OPTION`,
+      )
       .catch(() => undefined);
     await admin.query(`ALTER DATABASE ${new URL(database.url).pathname.slice(1)} OWNER TO ${owner}`);
     const url = new URL(database.url);
@@ -73,7 +75,9 @@ describe('the roles', () => {
       );
 
     const refused = String(await migrate(asOwner));
-    expect(refused).to.contain('ingest_api, ingest_loader, score_reader').and.contain('Nothing was changed');
+    expect(refused)
+      .to.contain('ingest_api, ingest_loader, score_reader, score_history_reader')
+      .and.contain('Nothing was changed');
     const statements = /: (CREATE ROLE .*)$/.exec(refused)?.[1] ?? '';
     expect(
       (await admin.query(`SELECT FROM pg_roles WHERE rolname ~ '^(ingest_|score_)'`)).rows,

@@ -1,5 +1,5 @@
-import { createModelRelations, type LoadOutcome, partitionOf } from 'db-schema';
-import type { ClientBase, Pool } from 'pg';
+import { type LoadOutcome, partitionOf } from 'db-schema';
+import type { ClientBase } from 'pg';
 import { createScoreLineScanner, type FoundKey } from 'score-lines';
 import { printable } from 'wire';
 import { sqlStateOf } from '../errors.ts';
@@ -21,7 +21,6 @@ import { publishRevision } from './publish.ts';
 interface LoadOptions {
   readonly store: Store;
   readonly runLimits: RunLimits;
-  readonly sidePool: Pool;
   readonly attemptId: number;
   readonly progress: LoadProgress;
 }
@@ -47,7 +46,6 @@ export async function loadRevision(
   const { model, revisionId } = claimed;
   const { store, attemptId, progress } = options;
   const partition = partitionOf(model, revisionId);
-  await ensureModelRelations(options.sidePool, claimed);
   // `score` first: a row then takes 52 bytes instead of 60 (docs/architecture.md).
   await client.query(`
     CREATE TABLE ${partition} (
@@ -73,21 +71,6 @@ export async function loadRevision(
   }
   await endAttempt(client, attemptId, outcome, reason, progress);
   return { outcome, reason };
-}
-
-/** In a transaction of its own: two first loads of one model must not wait for each other's whole load. */
-async function ensureModelRelations(pool: Pool, { model }: ClaimedRevision): Promise<void> {
-  const client = await pool.connect();
-  let failed = true;
-  try {
-    // Every first load needs these locks: a loader that freezes here must not keep them.
-    await client.query(`BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'`);
-    await createModelRelations(client, model);
-    await client.query('COMMIT');
-    failed = false;
-  } finally {
-    client.release(failed);
-  }
 }
 
 async function fillAndPublish(

@@ -10,14 +10,17 @@ import { type Kysely, sql } from 'kysely';
 const TABLES = sql`
 CREATE SCHEMA run_data;
 CREATE SCHEMA scores;
+CREATE SCHEMA scores_history;
+CREATE SCHEMA scores_info;
 
 CREATE FUNCTION ingest.note_shown_run() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
+  SELECT first_row INTO NEW.first_row FROM ingest.run_revision WHERE revision_id = NEW.revision_id;
   INSERT INTO ingest.shown_run SELECT revision_id, run_key, as_of, published_at FROM ingest.run_revision
   WHERE revision_id = NEW.revision_id
   ON CONFLICT (revision_id) DO UPDATE SET published_at = excluded.published_at;
-  RETURN NULL;
+  RETURN NEW;
 END $function$;
 
 CREATE TABLE ingest.api_token (
@@ -83,6 +86,8 @@ CREATE TABLE ingest.run_revision (
   gates jsonb,
   compared_with integer REFERENCES ingest.run_revision,
   retired_at timestamptz,
+  erased_rows bigint NOT NULL DEFAULT 0,
+  first_row tid DEFAULT '(0,1)',
   UNIQUE (model, run_key, revision),
   FOREIGN KEY (model, run_key) REFERENCES ingest.run
 );
@@ -93,6 +98,8 @@ COMMENT ON COLUMN ingest.run_revision.profile IS 'distribution of the scores: ro
 COMMENT ON COLUMN ingest.run_revision.gates IS 'result of each gate of the contract: expected, found, broken';
 COMMENT ON COLUMN ingest.run_revision.compared_with IS 'the revision that was published when this one was judged';
 COMMENT ON COLUMN ingest.run_revision.retired_at IS 'when retention selected its rows for removal: they are dropped, or will be';
+COMMENT ON COLUMN ingest.run_revision.erased_rows IS 'rows that ingest-api erase has deleted; row_count counts the rows that were loaded';
+COMMENT ON COLUMN ingest.run_revision.first_row IS 'address of the row that the views look for; NULL when all rows were erased';
 CREATE INDEX run_revision_queue ON ingest.run_revision (queued_at) WHERE state = 'queued';
 CREATE INDEX run_revision_receiving ON ingest.run_revision (revision_id) WHERE state = 'receiving';
 CREATE INDEX run_revision_moving ON ingest.run_revision (revision_id) WHERE state IN ('receiving', 'queued', 'published');
@@ -104,9 +111,11 @@ CREATE TABLE ingest.publication (
   revision_id integer NOT NULL REFERENCES ingest.run_revision,
   published_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   published_by text NOT NULL,
-  reason text
+  reason text,
+  first_row tid
 );
-CREATE INDEX publication_newest ON ingest.publication (model, publication_id DESC) INCLUDE (revision_id);
+COMMENT ON COLUMN ingest.publication.first_row IS 'a copy from run_revision, which a reader would have to open';
+CREATE INDEX publication_newest ON ingest.publication (model, publication_id DESC) INCLUDE (revision_id, first_row);
 
 CREATE TABLE ingest.shown_run (
   revision_id integer PRIMARY KEY,
@@ -115,7 +124,27 @@ CREATE TABLE ingest.shown_run (
   published_at timestamptz
 );
 COMMENT ON TABLE ingest.shown_run IS 'what the views show of a run: a copy from run_revision, which a reader would have to open with all its columns and indexes';
-CREATE TRIGGER publication_shows_run AFTER INSERT ON ingest.publication FOR EACH ROW EXECUTE FUNCTION ingest.note_shown_run();
+CREATE TRIGGER publication_shows_run BEFORE INSERT ON ingest.publication FOR EACH ROW EXECUTE FUNCTION ingest.note_shown_run();
+
+CREATE VIEW ingest.published_run AS
+SELECT m.name AS model, r.run_key AS run, r.as_of, p.published_at, r.row_count - r.erased_rows AS rows
+FROM ingest.model m
+LEFT JOIN LATERAL (
+  SELECT revision_id, published_at FROM ingest.publication WHERE model = m.name ORDER BY publication_id DESC LIMIT 1) p ON true
+LEFT JOIN ingest.run_revision r ON r.revision_id = p.revision_id;
+COMMENT ON VIEW ingest.published_run IS 'what scores_info.models shows, and the notification scores_published contains';
+
+CREATE VIEW scores_info.models WITH (security_barrier) AS
+SELECT model, run, as_of, published_at, rows FROM ingest.published_run
+WHERE EXISTS (
+  SELECT FROM pg_catalog.pg_class c
+  WHERE c.relname = model AND c.relnamespace = 'scores'::regnamespace AND has_table_privilege(c.oid, 'SELECT'));
+COMMENT ON VIEW scores_info.models IS 'what scores.<model> shows now, one line for each model that you may read';
+COMMENT ON COLUMN scores_info.models.model IS 'name of the model and of its view in the schema scores';
+COMMENT ON COLUMN scores_info.models.run IS 'key of the published run; NULL when no run was published yet';
+COMMENT ON COLUMN scores_info.models.as_of IS 'date of the run';
+COMMENT ON COLUMN scores_info.models.published_at IS 'when the run was last published; a rollback to it counts';
+COMMENT ON COLUMN scores_info.models.rows IS 'rows that scores.<model> has now';
 
 CREATE TABLE ingest.upload (
   upload_id text PRIMARY KEY CHECK (upload_id ~ '^[0-9a-f]{32}$'),
