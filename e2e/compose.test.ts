@@ -180,4 +180,13 @@ describe('docker/compose.yaml', () => {
     expect(over.networks[outside]?.internal).to.equal(undefined);
     expect(over.services.loader?.networks).to.include(outside);
   });
+
+  it('lets applications reach the database when compose.readers.yaml is added, on this host only', () => {
+    const over = readCompose('compose.readers.yaml', {});
+    expect(Object.keys(over.services)).to.deep.equal(['postgres']);
+    expect(over.services.postgres?.ports).to.deep.equal(['127.0.0.1:5432:5432']);
+    expect(over.services.postgres?.networks).to.deep.equal(['database', 'readers']);
+    expect(over.networks.readers?.internal).to.equal(undefined);
+    expect(compose.services.postgres).not.to.have.any.keys('ports');
+  });
 });

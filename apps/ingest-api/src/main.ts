@@ -8,6 +8,7 @@ import { load } from './commands/load.ts';
 import { serve } from './commands/serve.ts';
 import { ConfigError, describeVariables, loadLoaderConfig, loadServeConfig } from './config.ts';
 import { describeError } from './errors.ts';
+import { UnusableKeys } from './load/erase.ts';
 import { WrongStore } from './store/store.ts';
 
 const EXIT_FAULT = 1;
@@ -59,7 +60,10 @@ try {
 function fail(error: unknown): void {
   process.stderr.write(`ingest-api: ${describeError(error)}\n`);
   const isUsage =
-    error instanceof ConfigError || error instanceof UnusableDatabase || error instanceof WrongStore;
+    error instanceof ConfigError ||
+    error instanceof UnusableDatabase ||
+    error instanceof WrongStore ||
+    error instanceof UnusableKeys;
   process.exitCode = isUsage ? EXIT_USAGE : EXIT_FAULT;
 }
 

@@ -1,4 +1,4 @@
-import { access } from 'node:fs/promises';
+import { access, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { expect } from 'chai';
 import { connect as connectAs, openDatabase } from 'db-schema';
@@ -223,6 +223,59 @@ describe('retention', () => {
     }
     expect(wrong).to.deep.equal([]);
     expect(slowestMs, 'no reader waits').to.be.below(5_000);
+  });
+
+  it('keeps in the history what was published and is kept, attached or not; its readers end before a rollback to it', async () => {
+    await system.request('PUT', '/v1/models/past', {
+      json: { keepRevisions: 2, minRows: 5 },
+      token: operator,
+    });
+    await publishRuns('past', ['r1', 'r2', 'r3', 'r4']);
+    await pushRun(system, 'past', '2000-01', [{ name: 'a.jsonl', content: scoreLines(30) }]);
+    expect((await untilFinal(system, 'past', '2000-01')).state).to.equal('superseded');
+    await pushRun(system, 'past', 'small', [{ name: 'a.jsonl', content: scoreLines(1) }]);
+    expect((await untilFinal(system, 'past', 'small')).state).to.equal('held');
+    const analyst = await connect();
+    await analyst.query('SET ROLE score_history_reader');
+    const history = async () => {
+      const { rows } = await analyst.query(
+        'SELECT run, count(*)::int AS rows FROM scores_history.past GROUP BY run ORDER BY run',
+      );
+      return rows.map(({ run, rows: count }) => `${run} ${count}`);
+    };
+    expect(await history()).to.deep.equal(['r1 10', 'r2 11', 'r3 12', 'r4 13']);
+    await detach();
+    expect(await attachedRuns('past')).to.deep.equal(['r4']);
+    expect(await history()).to.deep.equal(['r1 10', 'r2 11', 'r3 12', 'r4 13']);
+    await analyst.query('BEGIN');
+    expect(await history()).to.have.length(4);
+    expect(await sweepRows(200), 'a reader of the history').to.deep.equal({ dropped: [], waiting: ['r1'] });
+    const busy = await publish('past', 'r2');
+    expect(busy.status).to.equal(503);
+    const [me] = (await analyst.query('SELECT pg_backend_pid() AS pid')).rows;
+    expect(((await busy.json()) as { detail: string }).detail).to.contain(
+      `SELECT pg_terminate_backend(${me?.pid});`,
+    );
+    await analyst.query('COMMIT');
+    expect((await publish('past', 'r2')).status).to.equal(200);
+    expect((await sweepRows()).dropped).to.deep.equal(['r1']);
+    expect(await history()).to.deep.equal(['r2 11', 'r3 12', 'r4 13']);
+    await publishRuns('past', ['r5']);
+    expect(await history(), 'at once').to.deep.equal(['r2 11', 'r3 12', 'r4 13', 'r5 10']);
+    const plan = await analyst.query(
+      `EXPLAIN SELECT score FROM scores_history.past WHERE run = 'r3' AND pk = '7'`,
+    );
+    const text = plan.rows.map((row) => row['QUERY PLAN']).join('\n');
+    expect(text.match(/ on "?past/g), text).to.have.length(2);
+    const documented = await readFile(
+      path.join(import.meta.dirname, '../../../docs/reading-scores.md'),
+      'utf8',
+    );
+    const diff = /```sql\n(-- what changed.*?)```/s.exec(documented)?.[1] ?? '';
+    const { rows: changed } = await analyst.query(
+      diff.replaceAll('churn', 'past').replaceAll('2026-10', 'r3').replaceAll('2026-11', 'r4'),
+    );
+    expect(changed).to.deep.equal([{ pk: '13', before: null, after: 13 }]);
   });
 
   it('has statistics of partition and table at COMMIT, after a load and after a publication by hand', async () => {

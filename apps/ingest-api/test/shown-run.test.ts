@@ -1,7 +1,9 @@
 import { expect } from 'chai';
 import fc from 'fast-check';
+import pg from 'pg';
 import {
   declare,
+  eventually,
   patch,
   pushRun,
   runPath,
@@ -140,6 +142,50 @@ describe('the run that is shown', () => {
       `SELECT bool_or(as_of > now()) AS ahead FROM ingest.run_revision WHERE model = 'clock'`,
     );
     expect(row).to.deep.equal({ ahead: false });
+  });
+
+  it('is announced on scores_published, by a load and by hand, with the line of scores_info.models', async () => {
+    const listener = new pg.Client({ connectionString: system.databaseUrl });
+    await listener.connect();
+    const heard: string[] = [];
+    listener.on('notification', ({ payload }) => heard.push(payload ?? ''));
+    await listener.query('LISTEN scores_published');
+    const announced = async () => {
+      const [line] = await system.query<{ line: unknown }>(
+        `SELECT to_json(m) AS line FROM scores_info.models m WHERE model = 'heard'`,
+      );
+      return JSON.stringify(line?.line);
+    };
+    const lines: string[] = [];
+    for (const [run, rows] of [
+      ['2025-01', 3],
+      ['2025-02', 4],
+      ['2024-12', 5],
+    ] as const) {
+      await push('heard', { run, rows, asOf: undefined });
+      await untilFinal(system, 'heard', run);
+      if (run !== '2024-12') lines.push(await announced());
+    }
+    const operator = await system.createToken({ name: 'operator', scopes: ['operate'] });
+    const json = { run: '2025-01', reason: 'test' };
+    await system.request('PUT', '/v1/models/heard/current', { json, token: operator });
+    lines.push(await announced());
+    await system.request('PUT', '/v1/models/heard/current', { json, token: operator }); // changes nothing
+    await eventually(
+      async () => heard.filter((text) => text.includes('"heard"')),
+      (found) => found.length >= 3,
+    );
+    const found = heard.filter((text) => text.includes('"heard"')).map((text) => JSON.parse(text));
+    expect(found.map(({ run, rows }) => `${run} ${rows}`)).to.deep.equal([
+      '2025-01 3',
+      '2025-02 4',
+      '2025-01 3',
+    ]);
+    expect(found.map((line) => Date.parse(line.published_at))).to.deep.equal(
+      lines.map((line) => Date.parse(JSON.parse(line).published_at)),
+    );
+    expect(Object.keys(found[0])).to.deep.equal(['model', 'run', 'as_of', 'published_at', 'rows']);
+    await listener.end();
   });
 
   it('is never one whose date is more than a year ahead, or outside years 1 to 9999', async () => {

@@ -128,6 +128,62 @@ describe('readers of scores.<model>', () => {
     expect(reads('Seq Scan on "churn'), plan).to.equal(0);
   });
 
+  it('see a model that was never published as empty from its first moment, and can be granted it alone', async () => {
+    const owner = await connect();
+    await owner.query(`INSERT INTO ingest.model (name) VALUES ('unpublished')`);
+    const login = `app_${process.pid}`;
+    await owner.query(`CREATE ROLE ${login}`);
+    await owner.query(
+      `GRANT USAGE ON SCHEMA scores TO ${login}; GRANT SELECT ON scores.unpublished TO ${login}`,
+    );
+    const reader = await connect();
+    await reader.query(`SET ROLE ${login}`);
+    const lines = async () => (await reader.query('SELECT model, run, rows FROM scores_info.models')).rows;
+    expect((await reader.query('SELECT * FROM scores.unpublished')).rows).to.deep.equal([]);
+    expect(await lines()).to.deep.equal([{ model: 'unpublished', run: null, rows: null }]);
+    await publish(owner, parseModelName('unpublished'), 1);
+    await migrateToLatest(database.url);
+    expect((await reader.query('SELECT * FROM scores.unpublished')).rows).to.have.length(ROWS);
+    expect(await lines()).to.deep.equal([{ model: 'unpublished', run: 'run 1', rows: null }]);
+    const others = ['scores.churn', 'scores_history.unpublished', 'ingest.published_run'];
+    for (const other of others)
+      expect(await reader.query(`SELECT FROM ${other}`).catch(({ code }) => code), other).to.equal('42501');
+    await reader.query('RESET ROLE');
+    await owner.query(`DROP OWNED BY ${login}; DROP ROLE ${login}`);
+  });
+
+  it('find what each view and column is in its comment', async () => {
+    const { rows } = await (await connect()).query(
+      `SELECT attrelid::regclass || '.' || attname AS it FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid
+       WHERE relkind = 'v' AND relnamespace::regnamespace::text ~ '^scores' AND attnum > 0
+         AND (col_description(attrelid, attnum) IS NULL OR obj_description(attrelid, 'pg_class') IS NULL)`,
+    );
+    expect(rows).to.deep.equal([]);
+  });
+
+  it('join a text key of any collation: an explicit COLLATE on either side uses the index of that side', async () => {
+    const owner = await connect();
+    await owner.query(`CREATE TABLE public.customers (plain text, icu text COLLATE "und-x-icu" PRIMARY KEY)`);
+    await owner.query(
+      `INSERT INTO public.customers SELECT n, n FROM generate_series(1, 2000) n; ANALYZE public.customers`,
+    );
+    const joined = async (condition: string, where = '') => {
+      const query = `FROM public.customers c JOIN scores.churn s ON ${condition} ${where}`;
+      const { rows } = await owner.query(`EXPLAIN SELECT s.score ${query}`);
+      const plan = rows.map((row) => row['QUERY PLAN']).join('\n');
+      return { plan, count: (await owner.query(`SELECT ${query}`)).rows.length };
+    };
+    expect((await joined('s.pk = c.plain')).count).to.equal(ROWS);
+    expect(await joined('s.pk = c.icu').catch(({ code }) => code)).to.equal('42P22');
+    const byScores = await joined('s.pk = c.icu COLLATE "C"', `WHERE c.icu = '7'`);
+    expect(byScores.count).to.equal(1);
+    expect(byScores.plan).to.contain('customers_pkey');
+    const byCustomers = await joined('s.pk COLLATE "und-x-icu" = c.icu', `WHERE s.pk = '7'`);
+    expect(byCustomers.count).to.equal(1);
+    expect(byCustomers.plan).to.contain('customers_pkey');
+    await owner.query('DROP TABLE public.customers');
+  });
+
   it('see the views as score_reader, and nothing behind them', async () => {
     const reader = await connect();
     await reader.query('SET ROLE score_reader');

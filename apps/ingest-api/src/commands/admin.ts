@@ -2,7 +2,7 @@ import { userInfo } from 'node:os';
 import { type Command, InvalidArgumentError } from 'commander';
 import { type Contract, type Database, migrateToLatest, openDatabase, type Scope } from 'db-schema';
 import type { Kysely } from 'kysely';
-import { parseModelName } from 'wire';
+import { parseModelName, printable } from 'wire';
 import {
   type DatabaseConfig,
   type Environment,
@@ -11,6 +11,7 @@ import {
   loadStoreConfig,
   type StoreConfig,
 } from '../config.ts';
+import { eraseKeys } from '../load/erase.ts';
 import { contractRequest, listModels, setContract } from '../runs/models.ts';
 import { adoptStore } from '../runs/store-identity.ts';
 import { moveStore } from '../runs/store-move.ts';
@@ -57,6 +58,18 @@ export function addAdminCommands(program: Command, env: Environment): void {
     set.option(`--${flag} <number|none>`, help, parseNumber);
   }
   set.action((name: string, changes: Changes) => setModel(loadDatabaseConfig(env), name, changes));
+
+  program
+    .command('erase')
+    .description(
+      'delete the rows of these keys from every run of a model that is kept; safe to run again. DATABASE_URL logs in as the owner of the database or a loader',
+    )
+    .requiredOption('--model <model>', 'the model')
+    .requiredOption('--pk-file <file>', 'the keys, one a line')
+    .requiredOption('--reason <text>', 'why; the audit log keeps it, so name no key')
+    .action((options: { model: string; pkFile: string; reason: string }) =>
+      erase(loadDatabaseConfig(env), options),
+    );
 }
 
 async function migrate(config: DatabaseConfig): Promise<void> {
@@ -82,6 +95,37 @@ async function adopt(config: StoreConfig, reason: string): Promise<void> {
       `${store.name} is now the store ${storeId} of this database; ${lost.length} upload(s) lack bytes, which the next push sends again\n`,
     );
   });
+}
+
+async function erase(
+  { databaseUrl }: DatabaseConfig,
+  { model: name, pkFile, reason }: { model: string; pkFile: string; reason: string },
+): Promise<void> {
+  const model = parseModelName(name);
+  const say = (line: string) => process.stdout.write(`${line}\n`);
+  const report = await eraseKeys(
+    { databaseUrl, role: 'ingest_loader', applicationName: 'ingest-api erase' },
+    { model, keyFile: pkFile, reason, actor: cliActor() },
+    ({ run, revision, state, rows }) =>
+      say(`${model}/${printable(run)} revision ${revision} (${state}): ${rows} row(s) erased`),
+  );
+  const { keys, revisions, rows, blankedLines, waitingFiles, keptFiles } = report;
+  say(
+    `${model}: ${keys} key(s), ${rows} row(s) erased from ${revisions} revision(s); ${blankedLines} quoted line(s) blanked`,
+  );
+  for (const { run, revision, state, name: file } of waitingFiles)
+    say(
+      `${model}/${printable(run)} revision ${revision} (${state}): the file ${printable(file)} is received, not loaded, and may contain the keys`,
+    );
+  if (waitingFiles.length > 0)
+    say(`${model}: withdraw these runs, or run this command again when they are loaded`);
+  if (keptFiles > 0)
+    say(
+      `${model}: ${keptFiles} file(s) of loaded or withdrawn runs may contain the keys; the service deletes them after INGEST_KEEP_FILES_HOURS`,
+    );
+  say(
+    `${model}: warning: a push of data that contains these keys brings them back. Remove them at the source. Backups and archived WAL keep them`,
+  );
 }
 
 const REPORT_EVERY_MS = 5_000;

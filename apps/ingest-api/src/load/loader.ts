@@ -4,7 +4,7 @@ import type pg from 'pg';
 import type { Logger } from 'pino';
 import { describeError } from '../errors.ts';
 import type { RunLimits } from '../runs/models.ts';
-import { QUEUE_CHANNEL } from '../runs/transitions.ts';
+import { announcePublication, QUEUE_CHANNEL } from '../runs/transitions.ts';
 import type { Store } from '../store/store.ts';
 import {
   type ClaimedRevision,
@@ -162,6 +162,10 @@ async function attemptLoad(
     );
     return;
   }
+  if (outcome === 'published')
+    await announcePublication(side, model).catch((error: unknown) =>
+      log.warn({ ...run, err: describeError(error) }, 'the publication could not be announced to listeners'),
+    );
   const { rowsDone: rows, seconds, phaseSeconds } = progress;
   log.info({ ...run, outcome, rows, seconds, phaseSeconds }, 'load ended');
 }

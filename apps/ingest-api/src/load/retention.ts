@@ -190,6 +190,7 @@ const NOT_IN_PREREQUISITE_STATE = '55000';
 async function dropPartition(client: pg.Client, partition: Partition, timeoutMs: number): Promise<boolean> {
   return (
     (await detach(client, partition, timeoutMs)) &&
+    (await listHistory(client, partition.model, timeoutMs)) &&
     (await unlessInUse(() =>
       client.query(`DROP TABLE ${partitionOf(partition.model, partition.revisionId)}`),
     ))
@@ -211,6 +212,21 @@ async function detach(client: pg.Client, partition: Partition, timeoutMs: number
   return unlessInUse(() =>
     client.query(`ALTER TABLE ${parentOf(model)} DETACH PARTITION ${partitionOf(model, revisionId)} ${how}`),
   );
+}
+
+const HISTORY_TIMEOUT_MS = 500;
+
+/**
+ * Makes the view of the model's history read what is kept now. New readers of the history wait for it, so it has a short
+ * time-out.
+ *
+ * @returns false when readers of the history used the view for too long.
+ */
+async function listHistory(client: pg.Client, model: string, timeoutMs: number): Promise<boolean> {
+  await client.query(`SET lock_timeout = ${Math.min(timeoutMs, HISTORY_TIMEOUT_MS)}`);
+  const isListed = await unlessInUse(() => client.query('SELECT ingest.list_history($1)', [model]));
+  await client.query(`SET lock_timeout = ${timeoutMs}`);
+  return isListed;
 }
 
 async function unlessInUse(work: () => Promise<unknown>): Promise<boolean> {
@@ -261,7 +277,7 @@ export async function detachUnread(
     }
     // A detachment that waits for a reader cannot be taken back, and a rollback to it would have to wait too.
     if (!busy.has(model)) busy.set(model, await isReadForLong(client, model));
-    if (busy.get(model) === true) continue;
+    if (busy.get(model) === true || !(await listHistory(client, model, timeoutMs))) continue;
     await turn.query(`SAVEPOINT model; SET LOCAL idle_in_transaction_session_timeout = '10s'`);
     const stillUnread = `${isUnread(keepPreviousMs)} AND r.revision_id = ${revisionId}`;
     const mayDetach =

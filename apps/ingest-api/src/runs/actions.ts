@@ -7,7 +7,14 @@ import { recordAudit } from './history.ts';
 import { lockModel } from './models.ts';
 import { type FoundRevision, isLockNotAvailable, lockRevision, type RevisionKey } from './revisions.ts';
 import { allows, type Principal } from './tokens.ts';
-import { queryOf, startsFrom, transition, transitionOne, wakeLoaders } from './transitions.ts';
+import {
+  announcePublication,
+  queryOf,
+  startsFrom,
+  transition,
+  transitionOne,
+  wakeLoaders,
+} from './transitions.ts';
 import { storedUploads } from './uploads.ts';
 
 interface PublishRequest extends RevisionKey {
@@ -27,16 +34,16 @@ interface PublishRequest extends RevisionKey {
  */
 export async function publishByHand(db: Kysely<Database>, request: PublishRequest): Promise<void> {
   const { model, run, actor, reason, force } = request;
-  await db.transaction().execute(async (trx) => {
+  const isNew = await db.transaction().execute(async (trx) => {
     const query = queryOf(trx);
     await lockModel(query, model);
     await requireCurrent(trx, model, request.expectedPublicationId);
     const target = await lockRevision(trx, request);
-    if (target.state === 'published') return;
+    if (target.state === 'published') return false;
     requireRows(target, request);
     const broken = (target.gates ?? []).filter((gate) => gate.broken);
     if (broken.length > 0 && !force) throw brokenGates(run, broken);
-    await attachPartition(trx, target);
+    await attachPartition(trx, model, target);
     const [previous] = await transition(query, 'replace_published', 'r.model = $1', [model]);
     await transitionOne(query, 'publish_by_hand', target.revision_id);
     await trx
@@ -56,7 +63,9 @@ export async function publishByHand(db: Kysely<Database>, request: PublishReques
         replaces: previous === undefined ? null : { run_key: previous.run, revision: previous.revision },
       },
     });
+    return true;
   });
+  if (isNew) await announcePublication(db, model);
 }
 
 async function requireCurrent(
@@ -103,20 +112,45 @@ const ATTACH_TIMEOUT = '5s';
 
 /**
  * Readers see a partition only when it is attached. Another ATTACH, or a maintenance command, may have the
- * lock for a moment.
+ * lock for a moment; a reader of the history that uses this revision, until its transaction ends.
  */
-async function attachPartition(trx: Transaction<Database>, target: FoundRevision): Promise<void> {
+async function attachPartition(
+  trx: Transaction<Database>,
+  model: ModelName,
+  target: FoundRevision,
+): Promise<void> {
+  await sql`SAVEPOINT attach`.execute(trx);
   try {
     await sql`SET LOCAL lock_timeout = ${sql.lit(ATTACH_TIMEOUT)}`.execute(trx);
     await sql`SELECT ingest.attach_revision(${target.revision_id})`.execute(trx);
   } catch (error) {
     if (!isLockNotAvailable(error)) throw error;
-    throw new IngestError(
-      'database_unavailable',
-      'Another command has locked the table of this model; nothing was published. Try again in a moment.',
-      { cause: error, retryAfterSeconds: 5 },
-    );
+    await sql`ROLLBACK TO SAVEPOINT attach`.execute(trx);
+    const sessions = await usersOf(trx, `${model}$${target.revision_id}`);
+    const found =
+      sessions.length === 0
+        ? 'Another command has locked the table of this model; nothing was published. Try again in a moment.'
+        : `Other sessions use the rows of this run, such as readers of scores_history.${model}: ${sessions.map(({ pid, who }) => `${pid} (${who})`).join(', ')}. Nothing was published. Try again when their transactions have ended, or end them as an administrator of the database: ${sessions.map(({ pid }) => `SELECT pg_terminate_backend(${pid});`).join(' ')}`;
+    throw new IngestError('database_unavailable', found, { cause: error, retryAfterSeconds: 5 });
   }
+}
+
+const NAMED_SESSIONS = 10;
+
+async function usersOf(
+  trx: Transaction<Database>,
+  partition: string,
+): Promise<readonly { readonly pid: number; readonly who: string }[]> {
+  const { rows } = await sql<{ pid: number; who: string }>`
+    SELECT DISTINCT a.pid, concat_ws(', ', a.usename, nullif(a.application_name, '')) AS who
+    FROM pg_class c
+    JOIN pg_locks l ON l.locktype = 'relation' AND l.relation = c.oid AND l.granted
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE c.relname = ${partition} AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'run_data')
+      AND a.pid <> pg_backend_pid()
+    ORDER BY 1 LIMIT ${sql.lit(NAMED_SESSIONS)}`.execute(trx);
+  return rows;
 }
 
 interface RetryRequest extends RevisionKey {

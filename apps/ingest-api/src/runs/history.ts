@@ -17,6 +17,7 @@ interface AuditEvent {
     | 'publish'
     | 'retry'
     | 'retire'
+    | 'erase'
     | 'expire'
     | 'lose_bytes'
     | 'deny'

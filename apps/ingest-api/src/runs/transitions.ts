@@ -273,8 +273,24 @@ const NOTIFY_QUEUE_FULL = '54000';
  * on the disk, and a full queue must not undo anything.
  */
 export async function wakeLoaders(db: Kysely<Database>): Promise<void> {
+  await notify(db, `SELECT pg_notify($1, '')`, [QUEUE_CHANNEL]);
+}
+
+/**
+ * Tells applications that LISTEN which run of a model is published now, with the line of `scores_info.models` as JSON.
+ * After the publication has committed, for the same reasons: it is lost when the process ends in between.
+ */
+export async function announcePublication(db: Kysely<Database>, model: ModelName): Promise<void> {
+  await notify(
+    db,
+    `SELECT pg_notify('scores_published', to_json(p)::text) FROM ingest.published_run p WHERE model = $1`,
+    [model],
+  );
+}
+
+async function notify(db: Kysely<Database>, statement: string, values: readonly unknown[]): Promise<void> {
   try {
-    await queryOf(db)(`SELECT pg_notify($1, '')`, [QUEUE_CHANNEL]);
+    await queryOf(db)(statement, values);
   } catch (error) {
     if (sqlStateOf(error) !== NOTIFY_QUEUE_FULL) throw error;
   }
