@@ -1,3 +1,5 @@
+import { spawn, spawnSync } from 'node:child_process';
+import { readFile } from 'node:fs/promises';
 import { expect } from 'chai';
 import fc from 'fast-check';
 import pg from 'pg';
@@ -186,6 +188,50 @@ describe('the run that is shown', () => {
     );
     expect(Object.keys(found[0])).to.deep.equal(['model', 'run', 'as_of', 'published_at', 'rows']);
     await listener.end();
+  });
+
+  it('is followed by the programs of docs/reading-scores.md', async () => {
+    const text = await readFile(new URL('../../../docs/reading-scores.md', import.meta.url), 'utf8');
+    const python = process.env.PYTHON ?? 'python3'; // with psycopg 3, or the Python program is not run
+    const hasPsycopg = spawnSync(python, ['-c', 'import psycopg']).status === 0;
+    const program = (language: string) =>
+      new RegExp(`\`\`\`${language}\\n(.*?)\`\`\``, 's').exec(text)?.[1]?.replaceAll('churn', 'followed') ??
+      '';
+    const commands: [string, string[]][] = [
+      [process.execPath, ['--input-type=module', '--eval', program('js')]],
+      ...(hasPsycopg ? ([[python, ['-u', '-c', program('python')]]] as [string, string[]][]) : []),
+    ];
+    const followers = commands.map(([command, args]) => {
+      const follower = {
+        said: '',
+        child: spawn(command, args, {
+          cwd: import.meta.dirname,
+          env: { ...process.env, DATABASE_URL: system.databaseUrl },
+        }),
+      };
+      for (const stream of [follower.child.stdout, follower.child.stderr])
+        stream.on('data', (data) => {
+          follower.said += data;
+        });
+      return follower;
+    });
+    try {
+      for (const [run, rows] of [
+        ['2025-01', 1],
+        ['2025-02', 2],
+      ] as const) {
+        await push('followed', { run, rows, asOf: undefined });
+        await untilFinal(system, 'followed', run);
+        for (const follower of followers)
+          await eventually(
+            async () => follower.said,
+            (said) => said.includes(`followed shows ${run}`),
+            30_000,
+          );
+      }
+    } finally {
+      for (const { child } of followers) child.kill('SIGKILL');
+    }
   });
 
   it('is never one whose date is more than a year ahead, or outside years 1 to 9999', async () => {
