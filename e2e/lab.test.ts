@@ -67,12 +67,12 @@ describe('npm run lab', () => {
     expect(existsSync(join(home, 'lab/lab.env'))).to.equal(false);
   });
 
-  it('leaves with 1 when the data is at fault', async () => {
+  it('leaves with the code of the uploader when the data is at fault', async () => {
     await mkdir(join(home, 'bad/tiny/r2'), { recursive: true });
     await writeFile(join(home, 'bad/tiny/r2/a.jsonl'), '{"pk":"a","score":1}\n{"pk":\n');
     const { code, output } = await lab(join(home, 'bad'), '--exit');
-    expect(code, output).to.equal(1);
-    expect(output).to.contain('line 2');
+    expect(code, output).to.equal(65);
+    expect(output).to.contain('a.jsonl:2');
   });
 
   function lab(...args: string[]): Promise<{ code: number | string; output: string }> {

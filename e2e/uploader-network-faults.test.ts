@@ -239,7 +239,8 @@ describe('uploader push, over a network that fails', function () {
       expect(ending.code, ending.stderr).to.equal(one.exitCode ?? 0);
       for (const text of one.says ?? []) expect(ending.stderr + ending.stdout).to.include(text);
       expect(unmet).to.deep.equal([]);
-      const met = ending.stderr.match(/next try in/g)?.length ?? 0;
+      const counts = ending.stderr.matchAll(/after (\d+) failed tr|: (\d+) times in all/g);
+      const met = [...counts].reduce((sum, [, ended, inAll]) => sum + Number(ended ?? inAll), 0);
       expect(resentBytes).to.be.at.most(met * CHUNK_BYTES);
       if (one.exitCode) return;
       const [run] = JSON.parse(ending.stdout).runs;

@@ -23,7 +23,7 @@ async function main(): Promise<number> {
   const other = await takeHome(settings.home);
   if (other === undefined) return runLab(settings, sourceDir);
   console.log(`lab: a lab is already running in ${settings.home}; pushing to ${other.uploaderUrl}`);
-  return (await pushAndShow(other, sourceDir, settings.uploaderArgs)) === 0 ? 0 : 1;
+  return pushAndShow(other, sourceDir, settings.uploaderArgs);
 }
 
 /** Starts everything, pushes, and stays up until a signal (`--exit`: only until the push has ended). */
@@ -34,10 +34,10 @@ async function runLab(settings: LabSettings, sourceDir: string): Promise<number>
     const first = await Promise.race([startAndPush(), interrupted]);
     if (typeof first === 'number') return first;
     const { env, broken, pushCode } = first;
-    if (settings.exit) return pushCode === 0 ? 0 : 1;
+    if (settings.exit) return pushCode;
     printNextSteps(settings.home, env, pushCode);
     await Promise.race([broken, interrupted]);
-    return 0;
+    return pushCode;
   } finally {
     console.log('lab: stopping');
     await stopParts(parts);

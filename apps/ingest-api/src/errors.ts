@@ -89,7 +89,10 @@ export function toIngestError(error: unknown): IngestError {
   );
 }
 
-/** An error and its causes in one line, for logs and for `load_attempt.error`. */
+/**
+ * An error and its causes in one line, for logs and for `load_attempt.error`. (23505, a key that occurs twice, has a
+ * sentence of its own where it can occur.)
+ */
 export function describeError(error: unknown): string {
   const parts: string[] = [];
   for (let cause: unknown = error; cause !== undefined && cause !== null; cause = (cause as Error).cause) {
@@ -97,11 +100,13 @@ export function describeError(error: unknown): string {
       parts.push(String(cause));
       break;
     }
-    const { code } = cause as { code?: unknown };
+    const { code, constraint, table } = cause as { code?: unknown; constraint?: unknown; table?: unknown };
+    const message =
+      typeof constraint === 'string' && code !== '23505'
+        ? `the constraint "${constraint}" of the table "${table}" does not allow a row`
+        : cause.message;
     parts.push(
-      typeof code === 'string' && !(cause instanceof IngestError)
-        ? `${cause.message} (${code})`
-        : cause.message,
+      typeof code === 'string' && !(cause instanceof IngestError) ? `${message} (${code})` : message,
     );
   }
   return printableLines(parts.join(': '));

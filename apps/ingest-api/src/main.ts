@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { UnusableDatabase } from 'db-schema';
 import { type Logger, pino } from 'pino';
@@ -7,7 +8,7 @@ import { addAdminCommands } from './commands/admin.ts';
 import { load } from './commands/load.ts';
 import { serve } from './commands/serve.ts';
 import { ConfigError, describeVariables, loadLoaderConfig, loadServeConfig } from './config.ts';
-import { describeError } from './errors.ts';
+import { describeError, isDatabaseUnavailable } from './errors.ts';
 import { UnusableKeys } from './load/erase.ts';
 import { WrongStore } from './store/store.ts';
 
@@ -16,6 +17,7 @@ const EXIT_USAGE = 2;
 
 const program = new Command('ingest-api')
   .description('Receives model scores over HTTP (serve) and loads them into PostgreSQL (load).')
+  .version(ownVersion())
   .addHelpText(
     'after',
     '\nEnvironment variables configure it: `ingest-api serve --help` and `ingest-api load --help` list them.',
@@ -58,7 +60,11 @@ try {
 }
 
 function fail(error: unknown): void {
-  process.stderr.write(`ingest-api: ${describeError(error)}\n`);
+  const unreachable =
+    isDatabaseUnavailable(error) && !(error instanceof UnusableDatabase)
+      ? 'The database cannot be used; check DATABASE_URL, and that PostgreSQL runs: '
+      : '';
+  process.stderr.write(`ingest-api: ${unreachable}${describeError(error)}\n`);
   const isUsage =
     error instanceof ConfigError ||
     error instanceof UnusableDatabase ||
@@ -81,4 +87,10 @@ function stopSignal(): AbortSignal {
   const controller = new AbortController();
   for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => controller.abort());
   return controller.signal;
+}
+
+/** From package.json, beside `src/` and `dist/`. */
+function ownVersion(): string {
+  const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
+  return String(version);
 }

@@ -1,7 +1,7 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { RUN_STATE } from 'wire';
 import { check } from './commands/check.ts';
-import { publish, retry } from './commands/runs.ts';
+import { publish, retry, withdraw } from './commands/runs.ts';
 import { status } from './commands/status.ts';
 import type { Terminal } from './progress/view.ts';
 import { push } from './push/push.ts';
@@ -33,6 +33,7 @@ export function createProgram(context: CliContext): Command {
   addPush(program, context);
   addLocalCommands(program, context);
   addServiceCommands(program, context);
+  addWithdraw(program, context);
   return program;
 }
 
@@ -202,6 +203,33 @@ function addServiceCommands(program: Command, { terminal, interrupt, finish }: C
     )
     .action(async (model: string, run: string, { reason, ...options }: Options) => {
       finish(await retry({ model, run, reason: textOf(reason) }, flagsOf(options), terminal, interrupt));
+    });
+}
+
+/** `uploader withdraw`, the only command here that ends a run. */
+function addWithdraw(program: Command, { terminal, interrupt, finish }: CliContext): void {
+  addCommand(program, 'withdraw')
+    .argument('<model>')
+    .argument('<run>')
+    .summary('cancel a run that readers do not see')
+    .description(
+      'Cancels a run that is not published: nothing of it is loaded any more, and its files are deleted later. To end what readers see, publish another run first.',
+    )
+    .option('--reason <text>', 'why; the audit log keeps it')
+    .option('--revision <number>', 'this revision (default: the newest of the run)', wholeNumber)
+    .addHelpText(
+      'after',
+      '\nExample:\n  uploader withdraw churn 2026-11 --reason "pushed for the wrong month"\n\nA run that was withdrawn is pushed again like a new one. Safe to repeat.',
+    )
+    .action(async (model: string, run: string, given: Options & { revision?: string }) => {
+      const { reason, revision, ...options } = given;
+      const request = {
+        model,
+        run,
+        ...(reason === undefined ? {} : { reason: String(reason) }),
+        ...(revision === undefined ? {} : { revision: Number(revision) }),
+      };
+      finish(await withdraw(request, flagsOf(options), terminal, interrupt));
     });
 }
 

@@ -36,3 +36,21 @@ export function asUploaderError(error: unknown): UploaderError {
     cause: error,
   });
 }
+
+const REASONS: Record<string, string> = {
+  ENOENT: 'it does not exist',
+  EACCES: 'this user may not read it',
+  EPERM: 'this user may not read it',
+  ENOTDIR: 'a part of its path is not a folder',
+  EISDIR: 'it is a folder',
+  ELOOP: 'its symbolic links form a loop',
+  EIO: 'the disk reports a read error',
+  ESTALE: 'its network file system has lost it (ESTALE); it was removed or replaced on the server',
+};
+
+/** A file system error, as the end of a sentence. */
+export function unreadableReason(error: unknown): string {
+  const code = error instanceof Error && 'code' in error ? String(error.code) : null;
+  const reason = (code && REASONS[code]) ?? (error instanceof Error ? error.message : String(error));
+  return `it cannot be read: ${reason}`;
+}

@@ -10,6 +10,7 @@ export type ResultWord =
   | 'superseded'
   | 'received'
   | 'listed'
+  | 'withdrawn'
   | 'valid'
   | 'dry_run'
   | 'bad_data'
@@ -107,6 +108,8 @@ export type RunOutcome = {
   /** Of a run that is loaded and behind another: what readers see instead, and how to show this one. */
   notShown: string | null;
   rows: number | null;
+  /** The run's page in the service; null while the service does not know the run. */
+  page: string | null;
   /** Of the files. */
   bytesSent: number;
   /** What they were on the network: fewer, where they were compressed. */
@@ -118,7 +121,8 @@ export type RunOutcome = {
 export type RunResult = {
   outcome: RunOutcome;
   exitCode: ExitCode;
-  badLines: string[];
+  /** The sentences that list them, and their number. */
+  badLines: { sentences: string[]; count: number };
 };
 
 type Settlement = { result: ResultWord; exitCode: ExitCode; error: RunError | null };
@@ -185,35 +189,37 @@ function shellWord(text: string): string {
 }
 
 /**
- * The first rejected lines, each with file, line and byte.
+ * The first rejected lines, each with file, line and byte. Lines of a file with the same fault are listed behind the
+ * first of them.
  *
  * @param listedAt the address that lists the others.
  */
 export function describeBadLines(run: Pick<Run, 'model' | 'run' | 'rejects'>, listedAt?: string): string[] {
   const { model, run: key, rejects } = run;
+  const label = `${model}/${key}`;
   const first = rejects?.first ?? [];
-  const shownFaults = new Set<string>();
-  const lines = first.map((reject) => {
-    // What is wrong is reported once for each kind; of other lines only the text is shown.
-    const isNew = reject.detail && !shownFaults.has(`${reject.code} ${reject.file}`);
-    shownFaults.add(`${reject.code} ${reject.file}`);
-    const shown = reject.excerpt ? `${isNew ? ' The line: ' : ': '}${reject.excerpt}` : '';
-    const excerpt = `${isNew ? `: ${reject.detail}` : ''}${shown}`;
-    return `${model}/${key}/${reject.file}:${reject.line} (byte ${reject.byte_offset}) ${reject.code}${excerpt}`;
+  const sameFault = Map.groupBy(first, ({ file, code, detail }) => `${file} ${detail || code}`);
+  const sentences = [...sameFault.values()].map(([shown, ...others]) => {
+    if (shown === undefined) return '';
+    const { file, line, byte_offset, code, detail, excerpt } = shown;
+    const also =
+      others.length === 0 ? '' : ` The same in line ${others.map((other) => other.line).join(', ')}.`;
+    const text = excerpt ? ` The line: ${excerpt}` : '';
+    return `${label}: ${file}:${line} (byte ${byte_offset}) ${code}${detail ? `: ${detail}` : ''}${also}${text}`;
   });
-  const more = (rejects?.total ?? 0) - first.length;
-  if (more <= 0) return lines;
-  if (listedAt === undefined) return [...lines, `${model}/${key}: … and ${more} more bad lines`];
+  const total = rejects?.total ?? 0;
+  if (total <= first.length) return sentences;
   const byCode = Object.entries(rejects?.byCode ?? {}).map(([code, count]) => `${count} ${code}`);
+  const all = `${label}: ${formatCount(total, 'bad line')} in all (${byCode.join(', ')}).`;
   return [
-    ...lines,
-    `${model}/${key}: … and ${more} more bad lines (in all: ${byCode.join(', ')}). The status page and GET ${listedAt} list the first 1,000.`,
+    ...sentences,
+    listedAt === undefined ? all : `${all} The run's page and GET ${listedAt} list the first 1,000.`,
   ];
 }
 
-/** A fault about a file of the run already begins with the name of the run. */
+/** The name of the run comes first; some faults of a run begin with it already. */
 export function labelled(label: string, detail: string): string {
-  return detail.startsWith(`${label}/`) ? detail : `${label}: ${detail}`;
+  return detail.startsWith(`${label}: `) ? detail : `${label}: ${detail}`;
 }
 
 /** The error of faults that belong to no run. */
@@ -257,30 +263,78 @@ function wordOfAll(runs: readonly RunOutcome[]): ResultWord {
   return runs.every(isShown) ? 'published' : 'superseded';
 }
 
-/** How one run ended, in a sentence. */
-export function describeOutcome(run: RunOutcome): string {
-  const label = `${run.model}/${run.run}${run.revision === null ? '' : ` revision ${run.revision}`}`;
-  const state =
-    run.state === 'failed' ? 'failed' : `is ${run.state === 'receiving' ? 'received' : run.state}`;
+/** How one run ended: one line for each fact, the name of the run first. */
+export function describeOutcome({ outcome: run, badLines }: RunResult): string {
+  const label = `${run.model}/${run.run}`;
   if (run.error && run.error.code !== 'not_shown') {
-    const { detail, file, line } = run.error;
-    const isNamed = line === undefined || (file !== undefined && detail.includes(file));
-    const place = isNamed ? '' : ` (${file ?? '?'}:${line})`;
-    // A fault of this program says nothing about the state of the run in the service.
-    const settled = run.state === 'failed' || run.state === 'held' || run.state === 'cancelled';
-    return settled
-      ? `${label} ${state}: ${detail}${place}${seenInstead(run)}`
-      : `${labelled(label, detail)}${place}`;
+    const page = run.page === null ? '' : `\n${label}: its page: ${run.page}`;
+    return `${describeFault(run, badLines.count)}${page}`;
   }
+  const state = run.state === 'receiving' ? 'received' : run.state;
   const rows = run.rows === null ? '' : `, ${formatCount(run.rows, 'row')}`;
   const onWire = run.bytesOnWire < run.bytesSent ? ` as ${formatBytes(run.bytesOnWire)}` : '';
   const sent = run.bytesSent === 0 ? 'nothing to send' : `${formatBytes(run.bytesSent)} sent${onWire}`;
-  const end = `${label} ${state}${rows}; ${sent}, ${formatDuration(run.seconds * 1000)} in all.`;
-  return run.notShown === null ? end : `${end}\n${run.model}/${run.run} is ${run.notShown}`;
+  const end = `${label}: revision ${run.revision} is ${state}${rows}; ${sent}, ${formatDuration(run.seconds * 1000)} in all.`;
+  return run.notShown === null ? end : `${end}\n${label}: ${run.notShown}`;
+}
+
+function describeFault(run: RunOutcome, badLines: number): string {
+  const { model, run: key, state, revision, error } = run;
+  const label = `${model}/${key}`;
+  const { detail = '', file, line } = error ?? {};
+  // A fault of this program says nothing about the state of the run in the service.
+  if (state !== 'failed' && state !== 'held' && state !== 'cancelled') return labelled(label, detail);
+  const is = `${label}: revision ${revision} ${state === 'failed' ? 'failed' : `is ${state}`}`;
+  const seen = seenInstead(run);
+  // The lines themselves are listed, each with what is wrong.
+  if (badLines > 0 && file !== undefined && line !== undefined) {
+    return `${is}: ${formatCount(badLines, 'bad line')}, the first is ${file}:${line}. Fix the data and push again.${seen}`;
+  }
+  const isNamed = line === undefined || (file !== undefined && detail.includes(file));
+  return `${is}: ${detail}${isNamed ? '' : ` (${file ?? '?'}:${line})`}${seen}`;
 }
 
 /** After a fault of the run: what readers still see. */
 function seenInstead({ model, run, shown }: RunOutcome): string {
   if (shown === null) return ` Readers of scores.${model} see no run yet.`;
   return ` Readers of scores.${model} see ${shown.run === run ? `revision ${shown.revision} of this run` : shown.run}.`;
+}
+
+const NAMED_MODELS = 5;
+
+/**
+ * After several runs: how many ended how (`50 published, 1 held, 6 failed; exit 65`), and what readers see of the
+ * models whose newest run they do not see.
+ */
+export function describeRuns(runs: readonly RunOutcome[], exitCode: ExitCode): string[] {
+  if (runs.length < 2) return [];
+  const counts = Map.groupBy(runs, wordOfRun);
+  const summary = [...counts].map(([word, some]) => `${some.length} ${word}`).join(', ');
+  const known = runs.filter(({ state }) => state !== null && EXIT_CODE_OF_STATE[state] !== null);
+  const others = Map.groupBy(
+    known.filter((run) => run.result !== 'published'),
+    ({ model }) => model,
+  );
+  const seen = [...others]
+    .filter(([model]) => !known.some((run) => run.model === model && run.result === 'published'))
+    .map(([model, [first]]) => `of scores.${model} ${first?.shown?.run ?? 'no run'}`);
+  const models = new Set(known.filter(({ result }) => result === 'published').map(({ model }) => model)).size;
+  const published = models === 0 ? [] : [`what was pushed for ${formatCount(models, 'model')}`];
+  const more = seen.length > NAMED_MODELS ? [`and ${seen.length - NAMED_MODELS} more (uploader status)`] : [];
+  const all = [...published, ...seen.slice(0, NAMED_MODELS), ...more];
+  return [`${summary}; exit ${exitCode}`, ...(all.length === 0 ? [] : [`Readers see ${all.join(', ')}.`])];
+}
+
+/** The end of a run in one or two words: its state in the service, or why this program did not get that far. */
+function wordOfRun({ result, state, error }: RunOutcome): string {
+  if (result === 'superseded') return 'behind a later run';
+  if (result === 'published' || result === 'received') return result;
+  if (result === 'bad_data' && state !== null && EXIT_CODE_OF_STATE[state] !== null) return state;
+  const words: Partial<Record<ResultWord, string>> = {
+    bad_data: 'failed',
+    try_again: 'not finished',
+    source: 'not sent',
+    interrupted: 'interrupted',
+  };
+  return words[result] ?? (error?.code === 'not_allowed' ? 'not allowed' : 'failed');
 }

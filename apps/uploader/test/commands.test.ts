@@ -260,6 +260,10 @@ describe('the uploader, to the real service,', () => {
     const lines = (text: string) => text.split('\n').filter((line) => line !== '');
     await waitUntil('run 1 is published', () => lines(watching.stdout()).length === 1, 30_000);
     expect(JSON.parse(watching.stdout())).to.include({ run: '1', state: 'published', exitCode: 0 });
+    // The steps of the run are progress, which is for stderr.
+    expect(watching.stderr())
+      .to.match(/^watched\/1: revision 1, 1 file, .* to send$/m)
+      .and.include('watched/1: queued');
     const stopped = await watching.kill('SIGTERM');
     expect(stopped.code).to.equal(143);
 
@@ -272,7 +276,7 @@ describe('the uploader, to the real service,', () => {
     complete('watched/1');
     const later = new Date(Date.now() + 5000);
     utimesSync(join(dir, 'watched/1/_SUCCESS'), later, later);
-    await waitUntil('run 1 has a revision 2', () => again.stdout().includes('watched/1 revision 2'), 30_000);
+    await waitUntil('run 1 has a revision 2', () => again.stdout().includes('watched/1: revision 2'), 30_000);
     await again.kill('SIGINT');
     expect(lines(again.stdout())).to.have.length(2);
     const runs = await system.query<{ run_key: string }>(
@@ -303,7 +307,7 @@ describe('the uploader, to the real service,', () => {
     writeFileSync(join(dir, 'stray/1/_SUCCESS'), '');
     const watching = system.startUploader(service.url, ['watch', dir, '--json', '--ignore', '*.csv']);
     await waitUntil('the run is refused', () => watching.stdout().includes('"exitCode":66'), 30_000);
-    expect(watching.stdout()).to.include('stray/1/b.jsonl.bz2').and.not.include('c.csv');
+    expect(watching.stdout()).to.include('stray/1: b.jsonl.bz2').and.not.include('c.csv');
     expect(watching.stderr()).to.include('stray/1: Left out by --ignore: stray/1/c.csv');
     rmSync(join(dir, 'stray/1/b.jsonl.bz2'));
     const later = new Date(Date.now() + 5000);
@@ -313,7 +317,7 @@ describe('the uploader, to the real service,', () => {
   });
 
   it('teaches by example, and names the option that was meant', async () => {
-    for (const command of ['push', 'check', 'watch', 'status', 'publish', 'retry']) {
+    for (const command of ['push', 'check', 'watch', 'status', 'publish', 'retry', 'withdraw']) {
       const { code, stdout } = await run([command, '--help']);
       expect(code).to.equal(0);
       expect(stdout).to.match(/^ {2}uploader /m);

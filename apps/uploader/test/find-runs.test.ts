@@ -87,10 +87,10 @@ describe('the layout of DIR', () => {
       /^source: a\/stray\.jsonl: it belongs to no run\. a\/_temporary: a writer is at work/,
       /^source: empty: .*contains nothing to push/,
       /^usage: The folder .*Bad\/1: "Bad" is not a model name/,
-      /^source: a\/1\/more\/deep\/y\.csv: it is in a folder below the layout/,
-      /^source: a\/2\/x\.bz2: .*decompress it/,
-      /^source: a\/3\/_temporary: a writer is at work/,
-      /^source: a\/4\/sub\/_temporary: it is in a folder below/,
+      /^source: a\/1: more\/deep\/y\.csv: it is in a folder below the layout/,
+      /^source: a\/2: x\.bz2: .*decompress it/,
+      /^source: a\/3: _temporary: a writer is at work/,
+      /^source: a\/4: sub\/_temporary: it is in a folder below/,
     ];
     for (const sentence of sentences)
       expect(
@@ -126,8 +126,10 @@ describe('the layout of DIR', () => {
     scratch.write('a/2/d\\b.jsonl', '');
     scratch.write('a/2/ä 100%.jsonl', '');
     const { faults } = await faultsOf();
-    expect(faults[0]).to.include('a/1/b\\xff.jsonl: its name is not UTF-8');
-    expect(faults[1]).to.include('a/2/c\\u{1b}[31m\\u{a}.jsonl: its name contains').and.include('d\\b.jsonl');
+    expect(faults[0]).to.include('a/1: b\\xff.jsonl: its name is not UTF-8');
+    expect(faults[1])
+      .to.include('a/2: c\\u{1b}[31m\\u{a}.jsonl: its name contains')
+      .and.include('d\\b.jsonl');
     expect(faults.join()).to.not.include('\u001b').and.not.include('100%');
   });
 
@@ -170,10 +172,10 @@ describe('the layout of DIR', () => {
     symlinkSync('/nonexistent/run', join(scratch.path, 'a/5'));
     const { faults } = await faultsOf();
     expect(faults[0]).to.match(/a\/5: it cannot be read: it does not exist/);
-    expect(faults[1]).to.match(/a\/1\/x.jsonl: it cannot be read: it does not exist/);
-    expect(faults[2]).to.match(/a\/2\/x.jsonl: it is not a regular file/);
-    expect(faults[3]).to.match(/a\/3\/x.jsonl: .*form a loop/);
-    expect(faults[4]).to.match(/a\/4\/loop: .*form a loop/);
+    expect(faults[1]).to.match(/a\/1: x.jsonl: it cannot be read: it does not exist/);
+    expect(faults[2]).to.match(/a\/2: x.jsonl: it is not a regular file/);
+    expect(faults[3]).to.match(/a\/3: x.jsonl: .*form a loop/);
+    expect(faults[4]).to.match(/a\/4: loop: .*form a loop/);
     expect(faults).to.have.length(5);
   });
 

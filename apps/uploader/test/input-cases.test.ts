@@ -3,7 +3,7 @@ import { dirname, join } from 'node:path';
 import { expect } from 'chai';
 import { type Service, startTestSystem, type TestSystem } from '../../../e2e/support/test-system.ts';
 import { createSlots } from '../src/send/context.ts';
-import { INPUT_CASES } from './support/input-cases.ts';
+import { INPUT_CASES, LINE_CASES } from './support/input-cases.ts';
 import { lastLine, startUploader } from './support/run-uploader.ts';
 import { makeScratch } from './support/scratch.ts';
 
@@ -14,35 +14,74 @@ type Told = {
   error?: { code: string; detail: string } | null;
 };
 
+type Reject = { file: string; line: number; byte_offset: number; detail: string };
+
+const goodLine = '{"pk":"good","score":1}\n';
+/** `check` lists the first ten. */
+const LINES_A_FILE = 10;
+const lineRuns = Array.from({ length: Math.ceil(LINE_CASES.length / LINES_A_FILE) }, (_, index) => ({
+  name: `lines-${index}`,
+  cases: LINE_CASES.slice(index * LINES_A_FILE, (index + 1) * LINES_A_FILE),
+}));
+
 function writeCases(root: string): void {
+  const write = (path: string, content: string | Buffer) => {
+    mkdirSync(dirname(path), { recursive: true });
+    writeFileSync(path, content);
+  };
   for (const { name, files } of INPUT_CASES) {
-    for (const [file, content] of Object.entries(files)) {
-      const path = join(root, name, file);
-      mkdirSync(dirname(path), { recursive: true });
-      writeFileSync(path, content);
-    }
+    for (const [file, content] of Object.entries(files)) write(join(root, name, file), content);
+  }
+  for (const { name, cases } of lineRuns) {
+    write(join(root, name, 'a.jsonl'), goodLine + cases.map(([line]) => `${line}\n`).join(''));
   }
 }
 
 describe('inputs as people produce them', () => {
   let scratch: ReturnType<typeof makeScratch>;
+  /** What `check` reported of each run. */
+  const checked = new Map<string, Told & { rejects?: { first: Reject[] } }>();
   before(() => {
     scratch = makeScratch();
     writeCases(join(scratch.path, 'm'));
   });
   after(() => scratch.remove());
 
-  it('get from check the exit code that is theirs, and a message that names the cause', async () => {
+  it('get from check a message that names the cause', async () => {
+    const args = ['check', scratch.path, '--json'];
+    const { exitCode, stdout, stderr } = await startUploader(args, { HOME: scratch.path }).finished;
+    expect(exitCode, stderr).to.equal(66);
+    for (const run of JSON.parse(lastLine(stdout)).runs) checked.set(run.run, run);
+    for (const { name, exitCode, says } of INPUT_CASES) {
+      const { rows, error, rejects } = checked.get(name) ?? {};
+      const [first] = rejects?.first ?? [];
+      const outcome = exitCode === 0 ? `${rows} rows` : (error?.detail ?? first?.detail ?? 'it has no rows');
+      expect(outcome, name).to.include(says);
+      if (exitCode === 0) expect([error, first], name).to.deep.equal([undefined, undefined]);
+      else expect(error?.code ?? 'data', name).to.equal(exitCode === 66 ? 'source' : 'data');
+    }
+    for (const { name, cases } of lineRuns) {
+      const details = checked.get(name)?.rejects?.first.map(({ detail }) => detail) ?? [];
+      expect(details, name).to.have.length(cases.length);
+      for (const [index, [line, says]] of cases.entries()) expect(details[index], line).to.include(says);
+    }
+  });
+
+  it('get the exit code that is theirs, one line for each fact, and their name first', async () => {
     const twoAtATime = createSlots(2);
+    const names = ['good', 'torn-gz', 'array-indented', 'csv', 'blank', 'lines-0', 'bz2-beside'];
     await Promise.all(
-      INPUT_CASES.map(({ name, exitCode, says }) =>
+      names.map((name) =>
         twoAtATime(async () => {
           const args = ['check', join(scratch.path, 'm', name), '--model', 'm', '--run', name];
           const got = await startUploader(args, { HOME: scratch.path }).finished;
-          expect(got.exitCode, `${name}: ${got.merged}`).to.equal(exitCode);
-          // The excerpt of the line is no message: what the input holds does not count.
-          expect(got.merged.replace(/ The line: .*/g, ''), name).to.include(says);
-          if (exitCode !== 0) expect(got.merged, name).to.include(`m/${name}`);
+          const expected = INPUT_CASES.find((it) => it.name === name)?.exitCode ?? 65;
+          expect(got.exitCode, `${name}: ${got.merged}`).to.equal(expected);
+          for (const line of got.merged.trimEnd().split('\n'))
+            expect(line).to.match(new RegExp(`^m/${name}: `));
+          // A file of another format is one fact, however many lines it has.
+          if (name === 'array-indented' || name === 'csv')
+            expect(got.merged.match(/ The line: /g)).to.have.length(1);
         }),
       ),
     );
@@ -82,6 +121,16 @@ describe('inputs as people produce them', () => {
         if (exitCode === 65) expect([state === 'failed', error?.code === 'data'], message).to.include(true);
         const isSource = planned.get(name)?.error?.code === 'source';
         expect(isSource, `${name} in a dry run`).to.equal(exitCode === 66);
+      }
+      for (const { name } of lineRuns) {
+        const answer = await fetch(`${service.url}/v1/models/m/runs/${name}/rejects`, {
+          headers: { Authorization: `Bearer ${system.token}` },
+        });
+        const rejects: Reject[] = (await answer.text())
+          .trim()
+          .split('\n')
+          .map((line) => JSON.parse(line));
+        expect(rejects, name).to.deep.equal(checked.get(name)?.rejects?.first);
       }
     });
   });
@@ -139,7 +188,7 @@ describe('any file that is not on the pass-over list', () => {
           seen.passedOver++;
         } else if (error) {
           expect(error.code, name).to.equal('source');
-          expect(error.detail).to.include(`m/${index}/${name}: `);
+          expect(error.detail).to.include(`m/${index}: ${name}: `);
           seen.named++;
         } else {
           expect(rows, name).to.equal(2);

@@ -39,8 +39,8 @@ describe('uploader push', () => {
     scratch.write('data/fraud/2026-11/a.ndjson', '{"pk":"1","score":1}');
     const { exitCode, stdout, stderr } = await push([dir]);
     expect(exitCode, stderr).to.equal(0);
-    expect(stdout).to.match(/^churn\/2026-11 revision 1 is published, [\d,]+ rows; .* sent, .* in all\.$/m);
-    expect(stdout).to.match(/^fraud\/2026-11 revision 1 is published, 1 row; 20 bytes sent/m);
+    expect(stdout).to.match(/^churn\/2026-11: revision 1 is published, [\d,]+ rows; .* sent, .* in all\.$/m);
+    expect(stdout).to.match(/^fraud\/2026-11: revision 1 is published, 1 row; 20 bytes sent/m);
     expect(stderr).to.not.include('\r');
   });
 
@@ -168,7 +168,7 @@ describe('uploader push', () => {
         'other/3 source',
       ]);
       expect(error.detail).to.include('stray.csv');
-      for (const sentence of ['"Churn"', 'other/1/a.jsonl.bz2: it is not a data file', 'stray.csv: ']) {
+      for (const sentence of ['"Churn"', 'other/1: a.jsonl.bz2: it is not a data file', 'stray.csv: ']) {
         expect(stderr).to.include(sentence);
       }
       expect((await push([join(scratch.path, 'data'), '--ignore', 'Churn'])).exitCode).to.equal(66);
@@ -195,7 +195,7 @@ describe('uploader push', () => {
       const { exitCode, stdout } = await startUploader(['push', dir], env, { boundByModes: true }).finished;
       for (const folder of ['data/other/1', 'data/locked']) chmodSync(join(scratch.path, folder), 0o700);
       expect(exitCode).to.equal(66);
-      expect(stdout).to.include('churn/2026-11 revision 1 is published');
+      expect(stdout).to.include('churn/2026-11: revision 1 is published');
       expect(stdout)
         .to.match(/^other\/1: .*this user may not read it/m)
         .and.match(/^locked: .*may not read it/m);
@@ -222,8 +222,13 @@ describe('uploader push', () => {
       server.settleAs = 'failed';
       const { exitCode, stdout, stderr } = await push([oneRun()]);
       expect(exitCode).to.equal(65);
-      expect(stdout).to.include('churn/2026-11 revision 1 failed: A line is not JSON. (a.jsonl:7)');
-      expect(stderr).to.include('churn/2026-11/a.jsonl:7 (byte 240) invalid_json: ').and.include('11 more');
+      expect(stdout).to.match(
+        /^churn\/2026-11: revision 1 failed: \d+ bad lines, the first is a\.jsonl:7\. Fix the data/m,
+      );
+      expect(stdout).to.include(`churn/2026-11: its page: ${server.url}/#/runs/churn/2026-11\n`);
+      expect(stderr)
+        .to.include('churn/2026-11: a.jsonl:7 (byte 240) invalid_json: ')
+        .and.include('bad lines in all');
     });
 
     it('with 65 at once, and sends nothing, when the same content has failed before', async () => {
@@ -244,7 +249,9 @@ describe('uploader push', () => {
       scratch.write('data/fraud/2026-11/_SUCCESS', '');
       const { exitCode, stdout } = await push([oneRun()]);
       expect(exitCode).to.equal(66);
-      expect(stdout).to.include('churn/2026-11 revision 1 is published').and.include('contains no data file');
+      expect(stdout)
+        .to.include('churn/2026-11: revision 1 is published')
+        .and.include('contains no data file');
     });
 
     it('with 66 when a file cannot be read', async function () {
@@ -270,7 +277,7 @@ describe('uploader push', () => {
         UPLOADER_URL: 'http://127.0.0.1:1',
       });
       expect(exitCode).to.equal(75);
-      expect(stdout).to.include('ECONNREFUSED').and.include('Run the same command again');
+      expect(stdout).to.include('127.0.0.1:1 refuses connections').and.include('Run the same command again');
     });
 
     it('with 75 when time is over before the run is published', async () => {

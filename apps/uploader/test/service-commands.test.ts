@@ -5,7 +5,7 @@ import { runProgram } from '../../../e2e/support/programs.ts';
 import { writeScoreFile } from '../../../e2e/support/score-file.ts';
 import { type Service, startTestSystem, type TestSystem } from '../../../e2e/support/test-system.ts';
 
-describe('uploader status, publish and retry, to the real service', () => {
+describe('uploader status, publish, withdraw and retry, to the real service', () => {
   let system: TestSystem;
   let service: Service;
   let operator: Record<string, string>;
@@ -99,16 +99,42 @@ describe('uploader status, publish and retry, to the real service', () => {
     appendFileSync(file.path, `${'no json\n'.repeat(11)}{"pk":"x"}\n`);
     const { code, stderr } = await again();
     expect(code).to.equal(65);
-    expect(
-      stderr.match(/^refused\/2026 11\/a\.jsonl:\d+ \(byte \d+\) invalid_json: .*no json$/gm),
-    ).to.have.length(10);
-    const rest = /… and 2 more bad lines \(in all: (.+)\)\. The status page and GET (\S+) list the/.exec(
-      stderr,
+    // One fault is one line, however many lines of the file have it.
+    expect(stderr.match(/^refused\/2026 11: a\.jsonl:.*$/gm)).to.have.length(1);
+    expect(stderr).to.match(
+      /^refused\/2026 11: a\.jsonl:6 \(byte \d+\) invalid_json: .* The same in line 7, 8, .*, 15\. The line: no json$/m,
     );
+    const rest = /12 bad lines in all \((.+)\)\. The run's page and GET (\S+) list the/.exec(stderr);
     expect(rest?.[1]?.split(', ')).to.have.members(['11 invalid_json', '1 missing_score']);
     const headers = { Authorization: `Bearer ${operator.UPLOADER_TOKEN}` };
     const listed = await fetch(rest?.[2] ?? '', { headers });
     expect((await listed.text()).trimEnd().split('\n')).to.have.length(12);
+  });
+
+  it('withdraws what readers do not see, again and again, and nothing else', async () => {
+    await push('withdrawn', '2026-10', 10);
+    await setContract('withdrawn', { minRows: 10 });
+    expect((await push('withdrawn', '2026-11', 5)).ending.code).to.equal(65);
+    const args = ['withdraw', 'withdrawn', '2026-11', '--reason', 'the wrong month'];
+    for (const more of [[], ['--revision', '1']]) {
+      const { code, stdout, stderr } = await run([...args, ...more], operator);
+      expect(code, stderr).to.equal(0);
+      expect(stdout).to.equal(
+        'withdrawn/2026-11: revision 1 is withdrawn. Readers of scores.withdrawn see 2026-10 revision 1.\n',
+      );
+    }
+    const json = await run([...args, '--json'], operator);
+    expect(JSON.parse(json.stdout)).to.deep.include({ result: 'withdrawn', exitCode: 0 });
+    const [audit] = await system.query<{ detail: { reason: string } }>(
+      `SELECT detail FROM ingest.audit_event WHERE action = 'withdraw' AND model = 'withdrawn'`,
+    );
+    expect(audit?.detail.reason).to.equal('the wrong month');
+    expect((await run(['status', 'withdrawn', '2026-11'])).stdout).to.include(
+      `its page: ${service.url}/#/runs/withdrawn/2026-11`,
+    );
+    const shown = await run(['withdraw', 'withdrawn', '2026-10'], operator);
+    expect([shown.code, await rowsShown('withdrawn')]).to.deep.equal([65, 10]);
+    expect(shown.stderr).to.include('publish another run before you withdraw this one');
   });
 
   it('has a failed run loaded again, and waits for its end', async () => {

@@ -110,6 +110,26 @@ describe('settings', () => {
     expect(faultsOf({ config }, given)).to.include('"config"').and.include('"resultFile"');
   });
 
+  it('say where a config file is not JSON, and what it must be', () => {
+    const faultOf = (text: string) => faultsOf({ config: scratch.write('c.json', text) }, given);
+    for (const [text, place] of [
+      ['{\n  "url": "https://h",\n}\n', 'line 3, column 1, at "}"'],
+      ["{'url': 'https://h'}", `line 1, column 2, at "'url'`],
+      ['url: https://h\n', '"u" is not expected'],
+      ['{"url": "https://h"', 'it ends too early'],
+      ['', 'it is empty'],
+      ['[]', 'one JSON object'],
+    ] as const) {
+      expect(faultOf(text), text)
+        .to.include(place)
+        .and.include('without comments')
+        .and.not.include('JSON at');
+    }
+    expect(faultsOf({ config: scratch.path }, given)).to.include('cannot be read: it is a folder');
+    const config = scratch.write('c.json', '\ufeff{"transfers": 3}');
+    expect(loadSettings({ config }, given).transfers).to.equal(3);
+  });
+
   it('say that the result is wanted as JSON, wherever that is set, also when others are at fault', () => {
     const config = scratch.write('c.json', '{"json": true, "transfers": 0}');
     expect(wantsJson({ config }, {})).to.equal(true);

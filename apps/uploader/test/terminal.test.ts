@@ -50,10 +50,10 @@ describe('uploader push, on a real terminal', () => {
   it('shows of 300 files those that are on their way, each with a bar, and leaves only sentences', async () => {
     manyFiles(300, 20_000);
     server.stopReadingAtBytes = 2 * MIB;
-    const { screen, everything, exitCode } = push(100, 16, ['--stall-timeout', '3s']);
+    const { screen, everything, exitCode } = push(140, 16, ['--stall-timeout', '3s']);
     await waitUntil('it is stalled in mid transfer, with a bar for each file that is being sent', () => {
       const isSending = shows(
-        /^churn\/2026-11 {2}sending [1-9]\d* of 300 files, .* of \d\.\d MB \(\d+ %\)/,
+        /^churn\/2026-11 +[█░]{20} +\d+ % .* sending [1-9]\d* of 300 files, .* of \d\.\d MB$/,
       )();
       const bars = screen().filter((line) => /^ {2}part-\d+\.jsonl +[█░]{20} +\d+ %/.test(line));
       expect(bars.length, screen().join('\n')).to.be.at.most(4); // between two files there may be none
@@ -63,7 +63,7 @@ describe('uploader push, on a real terminal', () => {
     expect(await exitCode).to.equal(0);
     const left = everything().join('\n');
     expect(left).to.not.include('█');
-    expect(left).to.match(/churn\/2026-11 revision 1 is published/);
+    expect(left).to.match(/churn\/2026-11: revision 1 is published/);
   });
 
   it('follows a terminal that is made smaller and larger, without leaving pieces behind', async () => {
@@ -80,8 +80,8 @@ describe('uploader push, on a real terminal', () => {
       resize(columns, rows);
       await waitUntil(`it fits ${columns} columns`, () => {
         const lines = screen();
-        const bars = lines.filter((line) => line.includes('part-'));
-        const heads = lines.filter((line) => line.startsWith('churn/2026-11  sending'));
+        const bars = lines.filter((line) => /^ {2}pa\S* +[█░]+ +\d+ %/.test(line));
+        const heads = lines.filter((line) => /^churn\S* +[█░]+ +\d+ %/.test(line));
         return bars.length >= 1 && bars.length <= 4 && heads.length === 1;
       });
     }
@@ -94,12 +94,12 @@ describe('uploader push, on a real terminal', () => {
     manyFiles(1, 100_000);
     server.settleAs = 'loading';
     server.load = loadOf({ bytes: 50_000, rows: 1200 });
-    const { exitCode } = push(100, 24);
-    await waitUntil('it copies', shows(/^ {2}load: copying +█+░+ +\d+ %/), 20_000);
-    await waitUntil('it counts', shows(/loading: copying, 50\.0 kB of [\d.]+ kB, 1,200 rows/));
+    const { exitCode } = push(140, 24);
+    await waitUntil('it copies', shows(/^churn\/2026-11 +█+░+ +\d+ % /), 20_000);
+    await waitUntil('it counts', shows(/loading: copying, 50\.0 kB of [\d.]+ kB, 1,200 rows$/));
     const keyBuild = keyBuildOf('writing', 2500, 2500);
     server.load = loadOf({ phase: 'building_key', bytes: 100_000, rows: 2500, keyBuild });
-    await waitUntil('it builds the key', shows(/^ {2}load: building key +█{20} +100 %/));
+    await waitUntil('it builds the key', shows(/^churn\/2026-11 +█{20} +100 % .*loading: building key/));
     server.settle('published');
     expect(await exitCode).to.equal(0);
   });

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
+import { FORMAT_BYTES, otherFormatOf } from './likely-cause.ts';
 
 type Compression = 'gzip' | 'zstd';
 
@@ -15,8 +16,6 @@ const OUTPUT_BYTES = 256 * 1024;
 const ZSTD_WINDOW_LOG_MAX = 24;
 
 const ENDING = { gzip: 'gz', zstd: 'zst' } as const;
-/** Enough bytes to distinguish the formats. */
-const HEAD_BYTES = 3;
 
 /** By the file's name: `.gz` and `.zst` are compressed, any other file is plain lines. */
 export function compressionOf(fileName: string): Compression | undefined {
@@ -58,7 +57,7 @@ export async function* expand(
   const closed = once(decoder, 'close').catch(() => {}); // the loop below throws its error
   let sourceError: unknown;
   const feeding = feed(source, decoder, closed, (chunk) => {
-    if (head.length < HEAD_BYTES) head.push(...chunk.subarray(0, HEAD_BYTES - head.length));
+    if (head.length < FORMAT_BYTES) head.push(...chunk.subarray(0, FORMAT_BYTES - head.length));
     frames?.add(chunk);
   }).catch((error: unknown) => {
     sourceError = error;
@@ -131,14 +130,21 @@ function kindOf([first, second, third]: readonly number[]): Compression | undefi
   return isFrame || isSkippable ? 'zstd' : undefined;
 }
 
+/** Enough bytes to distinguish gzip and zstd. */
+const KIND_BYTES = 3;
+
 function corrupt(compression: Compression, cause: unknown, head: readonly number[]): CompressionFault {
   const kind = kindOf(head);
-  if (kind !== compression && head.length >= HEAD_BYTES) {
-    const detail =
+  if (kind !== compression && head.length >= KIND_BYTES) {
+    const other = otherFormatOf(Uint8Array.from(head));
+    const plain = `is not compressed, but its name says ${compression}: name it without .${ENDING[compression]}, or compress it`;
+    const isOther =
+      other === undefined ? plain : `${other.is}, but its name says ${compression}: ${other.remedy}`;
+    const is =
       kind === undefined
-        ? `The file is not compressed, but its name says ${compression}: name it without .${ENDING[compression]}, or compress it.`
-        : `The file is compressed with ${kind}, but its name says ${compression}: name it *.${ENDING[kind]}.`;
-    return new CompressionFault('corrupt_compression', detail, cause);
+        ? isOther
+        : `is compressed with ${kind}, but its name says ${compression}: name it *.${ENDING[kind]}`;
+    return new CompressionFault('corrupt_compression', `The file ${is}.`, cause);
   }
   const reason = isWindowTooLarge(cause)
     ? `it needs a window of more than ${2 ** (ZSTD_WINDOW_LOG_MAX - 20)} MiB; compress it without --ultra and --long`

@@ -19,6 +19,7 @@ import {
   skipWhitespace,
   unexpectedByte,
 } from './json-syntax.ts';
+import { hintOfMissing, hintOfValue, type LineKey } from './likely-cause.ts';
 import { isScore, numberOf } from './numbers.ts';
 import { LineFault } from './rejects.ts';
 
@@ -34,7 +35,7 @@ export const PK_BYTES_MAX = 2048;
 export function writeExactLine(bytes: Uint8Array, start: number, end: number, rows: CopyRows): boolean {
   const objectStart = skipWhitespace(bytes, start);
   if (objectStart === end) return false;
-  if (bytes[objectStart] !== OPEN_BRACE) refuseNonObject(bytes, start, objectStart);
+  if (bytes[objectStart] !== OPEN_BRACE) refuseNonObject(bytes, start, objectStart, end);
 
   const totals: LineTotals = { writtenDigits: 0 };
   const attributeSpans: number[] = [];
@@ -81,12 +82,23 @@ export function writeExactLine(bytes: Uint8Array, start: number, end: number, ro
 }
 
 /** Throws what is wrong with a line that is not an object; `at` is its first byte that is not whitespace. */
-function refuseNonObject(bytes: Uint8Array, lineStart: number, at: number): never {
+function refuseNonObject(bytes: Uint8Array, lineStart: number, at: number, lineEnd: number): never {
   refuseByteOrderMark(bytes, lineStart);
-  const totals: LineTotals = { writtenDigits: 0 };
-  const value = excerpt(bytes, at, skipValue(bytes, at, 0, totals), 60);
-  const detail = `Each line must be one JSON object such as {"pk":"123","score":100}; found ${value}.`;
-  throw new LineFault('not_an_object', at, detail);
+  const rule = 'Each line must be one JSON object such as {"pk":"123","score":100}';
+  try {
+    const valueEnd = skipValue(bytes, at, 0, { writtenDigits: 0 });
+    const isObject = bytes[at] === QUOTE && bytes[at + 1] === OPEN_BRACE;
+    const hint = isObject ? ' This is an object within a string: json.dumps was called twice.' : '';
+    const foundEnd = skipWhitespace(bytes, valueEnd) === lineEnd ? valueEnd : lineEnd;
+    throw new LineFault('not_an_object', at, `${rule}; found ${excerpt(bytes, at, foundEnd, 60)}.${hint}`);
+  } catch (fault) {
+    // Text that is no JSON at all: what was found is the line, and not its first byte.
+    if (!(fault instanceof LineFault) || fault.code !== 'invalid_json' || fault.at !== at) throw fault;
+    const hint =
+      /^Expected .*?\. (.*)$/s.exec(fault.detail)?.[1] ??
+      'A message of a program does not belong in the file.';
+    throw new LineFault('invalid_json', at, `${rule}; found ${excerpt(bytes, at, lineEnd, 60)}. ${hint}`);
+  }
 }
 
 function refuseByteOrderMark(bytes: Uint8Array, at: number): void {
@@ -134,7 +146,7 @@ function readPk(bytes: Uint8Array, at: number, totals: LineTotals): Field {
   const kept = pk !== undefined && (bytes[at] === QUOTE ? pk.end > pk.start : isInteger(bytes, pk));
   if (!kept) {
     const rule = 'pk must be a string that is not empty, or an integer without fraction and exponent';
-    throw new LineFault('invalid_pk', at, `${rule}; found ${valueAt(bytes, at, totals)}.`);
+    throw invalidValue('invalid_pk', 'pk', rule, bytes, at, totals);
   }
   const sizeBytes = pk.end - pk.start;
   if (sizeBytes > PK_BYTES_MAX) {
@@ -150,7 +162,7 @@ function readScore(bytes: Uint8Array, at: number, totals: LineTotals): Field {
   if (score === undefined || !isScore(score.source, score.start, score.end)) {
     const rule =
       'score must be a finite number in the range of double precision, or a string that contains one as JSON writes it';
-    throw new LineFault('invalid_score', at, `${rule}; found ${valueAt(bytes, at, totals)}.`);
+    throw invalidValue('invalid_score', 'score', rule, bytes, at, totals);
   }
   return score;
 }
@@ -181,10 +193,19 @@ function isInteger(bytes: Uint8Array, { start, end }: Field): boolean {
   return true;
 }
 
-function valueAt(bytes: Uint8Array, at: number, totals: LineTotals): string {
+function invalidValue(
+  code: 'invalid_pk' | 'invalid_score',
+  name: 'pk' | 'score',
+  rule: string,
+  bytes: Uint8Array,
+  at: number,
+  totals: LineTotals,
+): LineFault {
   const byte = bytes[at];
   const isNumber = byte === MINUS || isDigit(byte);
-  return excerpt(bytes, at, isNumber ? skipNumber(bytes, at) : skipValue(bytes, at, 1, totals), 60);
+  const value = excerpt(bytes, at, isNumber ? skipNumber(bytes, at) : skipValue(bytes, at, 1, totals), 60);
+  const hint = hintOfValue(name, value);
+  return new LineFault(code, at, `${rule}; found ${value}.${hint === '' ? '' : ` ${hint}`}`);
 }
 
 function givenTwice(code: 'duplicate_pk_key' | 'duplicate_score_key', at: number, name: string): LineFault {
@@ -198,17 +219,22 @@ const SHOWN_KEYS = 5;
  */
 function missing(
   code: 'missing_pk' | 'missing_score',
-  name: string,
+  name: 'pk' | 'score',
   bytes: Uint8Array,
   lineStart: number,
   attributeSpans: readonly number[],
 ): LineFault {
-  const starts = attributeSpans.filter((_, index) => index % 2 === 0);
-  const keys = starts.map((start) => excerpt(bytes, start, skipString(bytes, start), 60));
-  const shown = keys.slice(0, SHOWN_KEYS).join(', ');
+  const keys: LineKey[] = [];
+  for (let index = 0; index < attributeSpans.length; index += 2) {
+    const start = attributeSpans[index] as number;
+    const keyEnd = skipString(bytes, start);
+    const valueStart = skipWhitespace(bytes, skipWhitespace(bytes, keyEnd) + 1);
+    const value = excerpt(bytes, valueStart, attributeSpans[index + 1] as number, 200);
+    keys.push({ key: excerpt(bytes, start + 1, keyEnd - 1, 60), value });
+  }
+  const shown = keys.slice(0, SHOWN_KEYS).map(({ key }) => `"${key}"`);
   const more = keys.length > SHOWN_KEYS ? ` and ${keys.length - SHOWN_KEYS} more keys` : '';
-  const has = keys.length === 0 ? '' : ` It has ${shown}${more}.`;
-  const otherCase = keys.find((key) => key.toLowerCase() === `"${name}"`);
-  const hint = otherCase === undefined ? '' : ` Keys are case-sensitive: write "${name}", not ${otherCase}.`;
-  return new LineFault(code, lineStart, `The line has no "${name}".${has}${hint}`);
+  const has = keys.length === 0 ? ' It has no keys.' : ` It has ${shown.join(', ')}${more}.`;
+  const hint = hintOfMissing(name, keys);
+  return new LineFault(code, lineStart, `The line has no "${name}".${has}${hint === '' ? '' : ` ${hint}`}`);
 }

@@ -1,4 +1,5 @@
 import { printable } from 'wire';
+import { hintAt } from './likely-cause.ts';
 import { LineFault } from './rejects.ts';
 
 // The characters of a line (the bytes that JSON gives a meaning to, UTF-8, text that is safe to show), and the tokens.
@@ -124,7 +125,8 @@ export function skipByte(bytes: Uint8Array, at: number, expected: number, name: 
 export function skipLiteral(bytes: Uint8Array, start: number, literal: 'true' | 'false' | 'null'): number {
   let at = start;
   for (let index = 0; index < literal.length; index++, at++) {
-    if (bytes[at] !== literal.charCodeAt(index)) throw unexpectedByte(bytes, at, `the word ${literal}`);
+    if (bytes[at] !== literal.charCodeAt(index))
+      throw unexpectedByte(bytes, at, `the word ${literal}`, start);
   }
   return at;
 }
@@ -232,7 +234,8 @@ export function decodeString(bytes: Uint8Array, start: number, end: number): str
 
 export function skipNumber(bytes: Uint8Array, start: number): number {
   const end = numberEnd(bytes, start);
-  if (end < 0) throw unexpectedByte(bytes, ~end, 'a digit of a number');
+  // A word after a minus: -inf.
+  if (end < 0) throw unexpectedByte(bytes, ~end, 'a digit of a number', ~end === start + 1 ? start : ~end);
   return end;
 }
 
@@ -264,8 +267,12 @@ function digitsEnd(bytes: Uint8Array, start: number): number {
   return at;
 }
 
-/** What is wrong with the byte at `at`, where JSON's grammar requires `expected` ("a colon"). */
-export function unexpectedByte(bytes: Uint8Array, at: number, expected: string): LineFault {
+/**
+ * What is wrong with the byte at `at`, where JSON's grammar requires `expected` ("a colon").
+ *
+ * @param from where the word begins that contains the byte.
+ */
+export function unexpectedByte(bytes: Uint8Array, at: number, expected: string, from = at): LineFault {
   const byte = bytes[at] as number;
   if (byte === NEWLINE) {
     return new LineFault('invalid_json', at, `The line ends where ${expected} is expected.`, true);
@@ -276,35 +283,44 @@ export function unexpectedByte(bytes: Uint8Array, at: number, expected: string):
   if (byte >= 0x80) {
     const end = multibyteEnd(bytes, at);
     if (end === INVALID_UTF8 || end === UNFINISHED_UTF8)
-      return invalidUtf8(byte, at, end === UNFINISHED_UTF8);
+      return invalidUtf8(bytes, at, end === UNFINISHED_UTF8);
   }
-  const found = excerpt(bytes, at, at + (byte < 0x80 ? 1 : multibyteEnd(bytes, at) - at));
-  return new LineFault('invalid_json', at, `Expected ${expected}, found ${found}.${hint(bytes, at)}`);
+  const before = textBetween(bytes, from - HINT_BYTES, from);
+  const after = textBetween(bytes, from, from + HINT_BYTES);
+  const word = /^[+-]?[\w.'<>/()]+/.exec(after)?.[0].length ?? 0;
+  const found = excerpt(bytes, from, word > 0 ? from + word : characterAt(bytes, from));
+  const hint = hintAt(before, after, expected);
+  const detail = `Expected ${expected}, found ${found}.${hint === '' ? '' : ` ${hint}`}`;
+  return new LineFault('invalid_json', at, detail);
 }
 
-function invalidUtf8(byte: number, at: number, endsEarly: boolean): LineFault {
-  const shown = `0x${byte.toString(16)}`;
-  return new LineFault(
-    'invalid_utf8',
-    at,
-    `The byte ${shown} does not start a valid UTF-8 character. Write the file in UTF-8.`,
-    endsEarly,
+/** Enough for every word and number that a hint is about. */
+const HINT_BYTES = 40;
+
+/** As latin1. */
+function textBetween(bytes: Uint8Array, start: number, end: number): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString(
+    'latin1',
+    Math.max(0, start),
+    end,
   );
 }
 
-/** What to do about a byte that a writer of something else than JSON often puts there. */
-function hint(bytes: Uint8Array, at: number): string {
-  const text = Buffer.from(bytes.subarray(at, at + 9)).toString('latin1');
-  if (/^None\b/.test(text))
-    return ' None is Python, not JSON. Write lines with json.dumps, and leave out rows without a pk or a score.';
-  if (/^(True|False)\b/.test(text))
-    return ' True and False are Python, not JSON. Write lines with json.dumps.';
-  // In `nan` the n was already read as the first letter of null.
-  if (/^[+]?(nan|inf)/i.test(text) || (/^an\b/.test(text) && bytes[at - 1] === 0x6e))
-    return ' NaN and Infinity are not JSON. Leave out such rows.';
-  if (text.startsWith("'")) return ' JSON uses double quotes.';
-  if (/^\d/.test(text) && bytes[at - 1] === 0x30) {
-    return ' JSON numbers have no leading zeros. Write a key with leading zeros as a string ("007").';
-  }
-  return '';
+function characterAt(bytes: Uint8Array, at: number): number {
+  return (bytes[at] as number) < 0x80 ? at + 1 : multibyteEnd(bytes, at);
+}
+
+function invalidUtf8(bytes: Uint8Array, at: number, endsEarly: boolean): LineFault {
+  const shown = `0x${(bytes[at] as number).toString(16)}`;
+  // One byte that is not ASCII between others that are: a character of Latin-1 or of Windows-1252.
+  const isSingle = !endsEarly && (bytes[at + 1] as number) < 0x80;
+  const cause = isSingle
+    ? ', or convert it from the encoding that it has: iconv -f WINDOWS-1252 -t UTF-8 FILE'
+    : '';
+  return new LineFault(
+    'invalid_utf8',
+    at,
+    `The byte ${shown} does not start a valid UTF-8 character. Write the file in UTF-8${cause}.`,
+    endsEarly,
+  );
 }

@@ -2,8 +2,9 @@ import { CopyRows } from './copy-rows.ts';
 import { writeExactLine } from './exact-line.ts';
 import { excerpt, NEWLINE } from './json-syntax.ts';
 import { type KeySearch, keyOfRow } from './keys.ts';
+import { likelyCause } from './likely-cause.ts';
 import type { ScoreProfile } from './profile.ts';
-import { LineFault, likelyCause, type RejectedLine } from './rejects.ts';
+import { LineFault, type RejectedLine } from './rejects.ts';
 import { writeUsualLines } from './usual-lines.ts';
 
 const MAX_LINE_BYTES_DEFAULT = 1024 * 1024;
@@ -64,6 +65,8 @@ export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreL
   let bytesSeen = 0;
   let blank = 0;
   let rejected = 0;
+  /** Why no line of this file gives a row. */
+  let fileCause: string | null = null;
   let skipsToNewline = false;
   let finished = false;
 
@@ -153,13 +156,16 @@ export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreL
 
   function reject(fault: LineFault, bytes: Buffer, start: number, end: number, fileOffset: number): void {
     rejected++;
-    // A file of another format shows it in its first line; a file that gave a row is JSON Lines.
-    const cause = rejected === 1 && rows.rowCount === 0 ? likelyCause(bytes, start, end) : null;
+    // A file of another format shows it in its first line, and that explains its other lines, too. A file that gave a
+    // row is JSON Lines.
+    if (rejected === 1 && rows.rowCount === 0) fileCause = likelyCause(bytes, start, fault.code);
+    else if (rows.rowCount > 0) fileCause = null;
+    const also = rejected === 1 && fault.code === 'cut_off' ? ` ${fault.detail}` : '';
     options.onReject({
       line: blank + rejected + rows.rowCount,
       byteOffset: fileOffset + fault.at,
       code: fault.code,
-      detail: cause === null ? fault.detail : `${cause} ${fault.detail}`,
+      detail: fileCause === null ? fault.detail : `${fileCause}${also}`,
       excerpt: excerpt(bytes, start, end),
     });
   }

@@ -12,7 +12,7 @@ import {
   type StoreConfig,
 } from '../config.ts';
 import { eraseKeys } from '../load/erase.ts';
-import { contractRequest, listModels, setContract } from '../runs/models.ts';
+import { contractRequest, findModel, listModels, setContract } from '../runs/models.ts';
 import { adoptStore } from '../runs/store-identity.ts';
 import { moveStore } from '../runs/store-move.ts';
 import { createToken, listTokens, revokeTokens, rotateToken } from '../runs/tokens.ts';
@@ -47,9 +47,14 @@ export function addAdminCommands(program: Command, env: Environment): void {
 
   addTokenCommands(program.command('token').description('tokens of the HTTP service'), env);
 
-  const set = program
-    .command('model')
-    .description('the contracts of models')
+  const modelCommand = program.command('model').description('the contracts of models');
+  modelCommand
+    .command('show')
+    .description('print a model, or all: its contract and the run that readers see, one JSON object per line')
+    .argument('[model]')
+    .action((name: string | undefined) => showModels(loadDatabaseConfig(env), name));
+
+  const set = modelCommand
     .command('set')
     .description('change the contract of a model and print it; `none` removes a limit')
     .argument('<model>', 'the model; a new one is created');
@@ -162,7 +167,7 @@ function addTokenCommands(token: Command, env: Environment): void {
   token
     .command('create')
     .description('create a token and print its secret, once')
-    .argument('<name>', 'who uses it; the audit log shows this name')
+    .argument('<name>', 'who uses it; the audit log shows this name', tokenName)
     .option('--scope <scopes>', `${SCOPES.join(', ')}; separate several with commas`, parseScopes, [
       'push',
       'read',
@@ -173,7 +178,7 @@ function addTokenCommands(token: Command, env: Environment): void {
       (name: string, all: string[]) => [...all, name],
       [],
     )
-    .option('--expires-days <days>', 'days until it expires (default: never)', positiveInteger)
+    .option('--expires-days <days>', 'days until it expires (default: never)', daysOf)
     .action((name: string, options: { scope: Scope[]; model: string[]; expiresDays?: number }) =>
       run(async (db) => {
         const models = options.model.length === 0 ? null : options.model.map(parseModelName);
@@ -192,7 +197,7 @@ function addTokenCommands(token: Command, env: Environment): void {
       'create a second token with the same name, scopes and models; both are valid until one is revoked',
     )
     .argument('<name>')
-    .option('--expires-days <days>', 'days until the new token expires (default: never)', positiveInteger)
+    .option('--expires-days <days>', 'days until the new token expires (default: never)', daysOf)
     .action((name: string, options: { expiresDays?: number }) =>
       run(async (db) => {
         const secret = await rotateToken(db, name, inDays(options.expiresDays), cliActor());
@@ -275,6 +280,23 @@ const CONTRACT_HELP: Readonly<Record<keyof Contract, string>> = {
   keepRevisions: 'loaded revisions that are kept in addition to the published one',
 };
 
+const PAGE_MODELS = 500;
+
+async function showModels(config: DatabaseConfig, name: string | undefined): Promise<void> {
+  await withDatabase(config, 'ingest-api model', async (db) => {
+    if (name !== undefined) {
+      process.stdout.write(`${JSON.stringify(await findModel(db, parseModelName(name)))}\n`);
+      return;
+    }
+    let after: string | undefined;
+    do {
+      const page = await listModels(db, { models: null, after, limit: PAGE_MODELS });
+      for (const model of page) process.stdout.write(`${JSON.stringify(model)}\n`);
+      after = page.length < PAGE_MODELS ? undefined : page.at(-1)?.model;
+    } while (after !== undefined);
+  });
+}
+
 type Changes = Partial<Record<keyof Contract, number | 'none'>>;
 
 /** Changes these fields of the contract, keeps the others, and prints the result. */
@@ -307,11 +329,22 @@ function parseScopes(text: string): Scope[] {
   return names as Scope[];
 }
 
-function positiveInteger(text: string): number {
+/** A hundred years. */
+const DAYS_MAX = 36_500;
+
+function daysOf(text: string): number {
   const number = Number(text);
-  if (!Number.isInteger(number) || number < 1)
-    throw new InvalidArgumentError('It must be a whole number of at least 1.');
+  if (!Number.isInteger(number) || number < 1 || number > DAYS_MAX)
+    throw new InvalidArgumentError(`It must be a whole number from 1 to ${DAYS_MAX}.`);
   return number;
+}
+
+/** The rule of the table `ingest.api_token`. */
+function tokenName(text: string): string {
+  if (/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/.test(text)) return text;
+  throw new InvalidArgumentError(
+    'It must be 1 to 64 letters, digits, dots, underscores or hyphens, the first a letter or digit.',
+  );
 }
 
 function parseNumber(text: string): number | 'none' {

@@ -3,7 +3,7 @@ import type { AddressInfo } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type ConnectOptions, openDatabase, refuseUnusable } from 'db-schema';
 import type { Logger } from 'pino';
-import type { ServeConfig } from '../config.ts';
+import { ConfigError, type ServeConfig } from '../config.ts';
 import { describeError } from '../errors.ts';
 import { createApp } from '../http/app.ts';
 import { roomCheck } from '../http/limits.ts';
@@ -89,8 +89,13 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     await db.destroy();
     throw error;
   }
-  server.listen(config.port, config.host);
-  await once(server, 'listening');
+  try {
+    server.listen(config.port, config.host);
+    await once(server, 'listening');
+  } catch (error) {
+    await Promise.all([locks.close(), readiness.close(), db.destroy()]);
+    throw listenFault(error, config);
+  }
   const { port } = server.address() as AddressInfo;
   void readiness.check().catch(() => {}); // connects before the first probe; a probe gets the error
   log.info({ host: config.host, port, store: store.name }, 'listening');
@@ -142,4 +147,17 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   await readiness.close();
   await db.destroy();
   log.info('stopped');
+}
+
+/** Why the address of the service cannot be used, and what to do. */
+function listenFault(error: unknown, { host, port }: ServeConfig): unknown {
+  const { code } = error as { code?: unknown };
+  const advice: Readonly<Record<string, string>> = {
+    EADDRINUSE: `Another program uses port ${port} of ${host}. Stop it (ss -ltnp shows it), or set INGEST_PORT to a free port.`,
+    EACCES: `This user may not listen on port ${port} of ${host}. Set INGEST_PORT to 1024 or more, or allow it (CAP_NET_BIND_SERVICE).`,
+    EADDRNOTAVAIL: `${host} is not an address of this machine. Set INGEST_HOST to one of its addresses, or to 0.0.0.0 for all.`,
+    ENOTFOUND: `${host} is not the name of an address. Set INGEST_HOST to an address of this machine, or to 0.0.0.0 for all.`,
+  };
+  const found = advice[String(code)];
+  return found === undefined ? error : new ConfigError(found, { cause: error });
 }

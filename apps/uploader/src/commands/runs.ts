@@ -12,6 +12,7 @@ import {
   publishRun,
   type Run,
   retryRun,
+  withdrawRun,
 } from '../service/client.ts';
 import type { Flags } from '../settings/settings.ts';
 import { openServiceSession, type ServiceSession, waitForRun } from './session.ts';
@@ -26,10 +27,10 @@ export async function retry(
   terminal: Terminal,
   interrupt: AbortSignal,
 ): Promise<StatusResult> {
-  const session = openServiceSession(flags, terminal, interrupt);
+  const session = openServiceSession(flags, terminal, interrupt, `${request.model}/${request.run}`);
   const { service, retries, settings, say } = session;
   const queued = await queueAgain(request, session);
-  say(`${request.model}/${request.run} revision ${queued.revision}: ${queued.state}`);
+  say(`${request.model}/${request.run}: revision ${queued.revision} is ${queued.state}`);
   if (!settings.wait) return { result: 'received', exitCode: 0, runs: [queued] };
   const named = { model: request.model, run: request.run, pollMs: settings.pollMs };
   return resultOfRun(await waitForRun(service, named, retries, say), session);
@@ -49,6 +50,23 @@ async function queueAgain({ model, run, reason }: RetryRequest, session: Service
   }
 }
 
+type WithdrawRequest = { model: string; run: string; reason?: string; revision?: number };
+
+/** `uploader withdraw MODEL RUN`: cancels a revision that readers do not see. Safe to repeat. */
+export async function withdraw(
+  { model, run: key, ...action }: WithdrawRequest,
+  flags: Flags,
+  terminal: Terminal,
+  interrupt: AbortSignal,
+): Promise<StatusResult> {
+  const { service, retries, print } = openServiceSession(flags, terminal, interrupt, `${model}/${key}`);
+  const run = await withdrawRun(service, model, key, action, retries);
+  const seen = run.shown === null ? 'no run' : `${run.shown.run} revision ${run.shown.revision}`;
+  const revision = action.revision ?? run.revision;
+  print(`${model}/${key}: revision ${revision} is withdrawn. Readers of scores.${model} see ${seen}.`);
+  return { result: 'withdrawn', exitCode: 0, runs: [run] };
+}
+
 type PublishResult = CommandResult & { model?: Model };
 
 /**
@@ -62,7 +80,7 @@ export async function publish(
   terminal: Terminal,
   interrupt: AbortSignal,
 ): Promise<PublishResult> {
-  const session = openServiceSession(flags, terminal, interrupt);
+  const session = openServiceSession(flags, terminal, interrupt, `${model}/${publication.run}`);
   const { service, retries } = session;
   const before = await getModel(service, model, retries);
   const moved = await publishRun(service, model, publication, before.tag, retries);

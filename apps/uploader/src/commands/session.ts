@@ -1,5 +1,6 @@
 import { pause, startTimeLimit } from '../http/exchange.ts';
-import { describeChange, formatDuration, newRunView, type RunView, type Terminal } from '../progress/view.ts';
+import { createFaultLog } from '../http/retry.ts';
+import { describeChange, newRunView, type RunView, type Terminal } from '../progress/view.ts';
 import {
   EXIT_CODE_OF_STATE,
   findRun,
@@ -24,6 +25,7 @@ export function openServiceSession(
   flags: Flags,
   terminal: Terminal,
   interrupt: AbortSignal,
+  label: string,
   longestMs = Number.POSITIVE_INFINITY,
 ): ServiceSession {
   const settings = loadSettings(flags, terminal.env);
@@ -34,10 +36,7 @@ export function openServiceSession(
     service: serviceAddress(settings),
     say,
     print: settings.json ? () => {} : (text) => terminal.writeOut(`${text}\n`),
-    retries: {
-      limit,
-      onPause: (fault, pauseMs) => say(`${fault.message}; next try in ${formatDuration(pauseMs)}`),
-    },
+    retries: { what: label, limit, faults: createFaultLog(say) },
   };
 }
 

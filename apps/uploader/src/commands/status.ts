@@ -16,7 +16,7 @@ import {
   settlementOf,
   WORD_OF,
 } from '../results.ts';
-import { findRun, listRuns, type Run, type RunSummary, rejectsUrl } from '../service/client.ts';
+import { findRun, listRuns, pageUrl, type Run, type RunSummary, rejectsUrl } from '../service/client.ts';
 import type { Flags } from '../settings/settings.ts';
 import { openServiceSession, type ServiceSession, waitForRun } from './session.ts';
 
@@ -51,7 +51,13 @@ export async function status(
     );
   }
   const longestMs = wait ? Number.POSITIVE_INFINITY : ONE_ANSWER_MS;
-  const session = openServiceSession(flags, terminal, interrupt, longestMs);
+  const session = openServiceSession(
+    flags,
+    terminal,
+    interrupt,
+    model === undefined ? 'status' : run === undefined ? model : `${model}/${run}`,
+    longestMs,
+  );
   const { service, retries, settings } = session;
   if (model === undefined || run === undefined) {
     const query = { model: model ?? null, state: state ?? null, limit: limit ?? SHOWN_RUNS };
@@ -81,7 +87,7 @@ export function resultOfRun(run: Run, session: ServiceSession): StatusResult {
   const view = newRunView(`${run.model}/${run.run}`, run.files.total);
   for (const line of describeBadLines(run, rejectsUrl(session.service, run.model, run.run)))
     session.say(line);
-  session.print(describeOneRun(run, view));
+  session.print(`${describeOneRun(run, view)}\n  its page: ${pageUrl(session.service, run.model, run.run)}`);
   const { result, exitCode, error } = settlementOf(run, session.settings.requireShown);
   const isOver = result !== 'received';
   return {

@@ -257,10 +257,12 @@ export function useTlsIdentity({ ca, clientCert, clientKey }: TlsIdentity): void
 export class NetworkFault extends Error {
   override readonly name = 'NetworkFault';
   readonly code: string;
+  readonly host: string;
 
   constructor(code: string, method: string, url: string, detail: string, options?: { cause: unknown }) {
-    super(`${method} ${url} got no answer: ${detail}`, options);
+    super(factOf(code, method, url, detail), options);
     this.code = code;
+    this.host = new URL(url).host;
   }
 
   static from(error: unknown, method: string, url: string): unknown {
@@ -269,6 +271,27 @@ export class NetworkFault extends Error {
     const code = 'code' in first && typeof first.code === 'string' ? first.code : 'UNKNOWN';
     return new NetworkFault(code, method, url, first.message || code, { cause: error });
   }
+}
+
+const FACTS: Readonly<Record<string, string>> = {
+  ECONNREFUSED: 'refuses connections',
+  ECONNRESET: 'closed the connection',
+  EPIPE: 'closed the connection',
+  ETIMEDOUT: 'cannot be reached',
+  EHOSTUNREACH: 'cannot be reached',
+  ENETUNREACH: 'cannot be reached',
+  ENOTFOUND: 'is a name that the name server does not know',
+  EAI_AGAIN: 'is a name that the name server does not resolve at the moment',
+  ESTALLED: 'does not answer',
+};
+
+/** What Node says is added when it says more: with a proxy, another address than that of the service. */
+function factOf(code: string, method: string, url: string, detail: string): string {
+  const fact = FACTS[code];
+  if (fact === undefined) return `${method} ${url} got no answer: ${detail}`;
+  const { host } = new URL(url);
+  const isSaid = code === 'ECONNREFUSED' && detail.includes(host);
+  return `${host} ${fact}${isSaid ? '' : ` (${detail})`}`;
 }
 
 /** A name with several addresses fails with one error for each: the first one is enough. */

@@ -16,6 +16,9 @@ type Problem = z.infer<typeof problemSchema>;
 /** An answer with a status that is not the expected one. */
 export class HttpFault extends Error {
   override readonly name = 'HttpFault';
+  /** Which server answered what; the same for each request that ends like this. */
+  readonly fact: string;
+  readonly host: string;
   readonly method: string;
   readonly status: number;
   /**
@@ -28,11 +31,12 @@ export class HttpFault extends Error {
   /** @param said for an answer whose body does not say what is wrong. */
   constructor(response: ExchangeResponse, said?: string) {
     const problem = readProblem(response);
-    const reason = said ?? problem?.detail ?? problem?.title ?? firstText(response.body);
+    const reason = (said ?? problem?.detail ?? problem?.title ?? firstText(response.body)).replace(/\.$/, '');
     const requestId = problem?.request_id ? ` (request ${problem.request_id})` : '';
-    super(
-      `${response.method} ${response.url} answered ${response.status}${reason ? `: ${reason.replace(/\.$/, '')}` : ''}${requestId}`,
-    );
+    const answered = `answered ${response.status}${reason ? `: ${reason}` : ''}`;
+    super(`${response.method} ${response.url} ${answered}${requestId}`);
+    this.host = new URL(response.url).host;
+    this.fact = `${this.host} ${answered}`;
     this.method = response.method;
     this.status = response.status;
     this.problem = problem;
@@ -191,8 +195,9 @@ export function givenUp(error: unknown, verdict: Verdict & { do: 'give_up' }): U
 export type RetryOptions = {
   asked: Asked;
   limit: TimeLimit;
-  /** Called before each pause, for progress. */
-  onPause: (fault: Error, pauseMs: number) => void;
+  faults: FaultLog;
+  /** Whom the fault concerns, for the log. */
+  what: string;
   /** True when the failed try made progress; then the backoff starts from its beginning. */
   madeProgress?: () => boolean;
   random?: () => number;
@@ -208,7 +213,9 @@ export async function retrying<T>(attempt: () => Promise<T>, options: RetryOptio
     let fault: Error;
     let retryAfterMs: number | null;
     try {
-      return await attempt();
+      const result = await attempt();
+      if (failures > 0) options.faults.ended(options.what);
+      return result;
     } catch (error) {
       const verdict = judge(error, options.asked);
       if (!verdict || verdict.do === 'declare_again' || !(error instanceof Error)) throw error;
@@ -218,22 +225,104 @@ export async function retrying<T>(attempt: () => Promise<T>, options: RetryOptio
     }
     failures = options.madeProgress?.() ? 1 : failures + 1;
     const pauseMs = backoffMs(failures, retryAfterMs, options.random ?? Math.random);
-    if (pauseMs >= options.limit.remainingMs()) throw outOfTime(fault);
-    options.onPause(fault, pauseMs);
+    if (pauseMs >= options.limit.remainingMs()) throw outOfTime(fault, failures);
+    options.faults.happened(options.what, fault, Date.now() + options.limit.remainingMs());
     try {
       await pause(pauseMs, options.limit.signal);
     } catch (error) {
-      throw error instanceof OutOfTime ? outOfTime(fault) : error;
+      throw error instanceof OutOfTime ? outOfTime(fault, failures) : error;
     }
   }
 }
 
-function outOfTime(lastFault: Error): UploaderError {
+function outOfTime(lastFault: Error, tries: number): UploaderError {
   return new UploaderError(
     'try_again',
-    `Out of time (--max-duration). The last fault was: ${lastFault.message}. Run the same command again: it continues from here.`,
+    `Out of time (--max-duration). The last fault was, in ${tries} ${tries === 1 ? 'try' : 'tries'}: ${lastFault.message}. Run the same command again: it continues from here.`,
     { cause: lastFault },
   );
+}
+
+export type FaultLog = {
+  /** `untilMs`: when the retries end. */
+  happened: (what: string, fault: Error, untilMs: number) => void;
+  /** A request that failed before has succeeded. */
+  ended: (what: string) => void;
+  /** At the end: the faults that happened again after they were said or counted. */
+  uncounted: () => string[];
+};
+
+const COUNTED_EVERY_MS = 5 * 60_000;
+
+/**
+ * Says each fault once, with the time until which it is retried, then counts it: every five minutes, and when it is
+ * over. All transfers of a push share one log, because they meet the same faults.
+ */
+export function createFaultLog(say: (sentence: string) => void): FaultLog {
+  const known = new Map<string, KnownFault>();
+  return {
+    happened: (what, fault, untilMs) => {
+      const { fact, host, request } = describeFault(fault);
+      const nowMs = Date.now();
+      const one = known.get(fact) ?? {
+        what,
+        host,
+        count: 0,
+        counted: 0,
+        sinceMs: nowMs,
+        saidMs: 0,
+        isOpen: false,
+      };
+      known.set(fact, one);
+      one.count++;
+      if (nowMs - one.saidMs < COUNTED_EVERY_MS) return;
+      const times = one.count === 1 ? '' : ` (${one.count} times since ${timeOfDay(one.sinceMs, nowMs)})`;
+      say(`${what}: ${fact}${request}${times}; retrying until ${timeOfDay(untilMs, nowMs)}`);
+      one.saidMs = nowMs;
+      one.counted = one.count;
+      one.isOpen = true;
+    },
+    ended: (what) => {
+      const open = [...known.values()].filter(({ isOpen }) => isOpen);
+      for (const [host, faults] of Map.groupBy(open, (one) => one.host)) {
+        const count = faults.reduce((sum, one) => sum + one.count, 0);
+        say(`${what}: ${host} answers again, after ${count} failed ${count === 1 ? 'try' : 'tries'}`);
+      }
+      for (const one of open) Object.assign(one, { isOpen: false, counted: one.count });
+    },
+    uncounted: () =>
+      [...known]
+        .filter(([, { count, counted }]) => count > counted)
+        .map(([fact, { what, count }]) => `${what}: ${fact}: ${count} times in all`),
+  };
+}
+
+type KnownFault = {
+  /** Whom it concerned first. */
+  what: string;
+  host: string;
+  count: number;
+  /** Of these, in a sentence so far. */
+  counted: number;
+  sinceMs: number;
+  saidMs: number;
+  /** Said, and no request has succeeded since. */
+  isOpen: boolean;
+};
+
+function describeFault(fault: Error): { fact: string; host: string; request: string } {
+  if (fault instanceof HttpFault) {
+    const id = fault.problem?.request_id;
+    return { fact: fault.fact, host: fault.host, request: id === undefined ? '' : ` (request ${id})` };
+  }
+  return { fact: fault.message, host: fault instanceof NetworkFault ? fault.host : '', request: '' };
+}
+
+/** In UTC, as schedulers log; with the date when it is another day, with seconds when it is soon. */
+function timeOfDay(atMs: number, nowMs: number): string {
+  const text = new Date(Math.min(atMs, 8.64e15)).toISOString();
+  const day = text.slice(0, 10) === new Date(nowMs).toISOString().slice(0, 10) ? '' : `${text.slice(0, 10)} `;
+  return `${day}${text.slice(11, Math.abs(atMs - nowMs) < 120_000 ? 19 : 16)} UTC`;
 }
 
 const FIRST_MS = 500;

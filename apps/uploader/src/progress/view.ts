@@ -28,6 +28,7 @@ export type RunView = {
   serviceState: RunState | null;
 };
 
+/** `watch` adds runs, and takes them out when they have ended. */
 export type PushView = { startedAtMs: number; runs: RunView[] };
 
 export function newRunView(label: string, filesTotal: number): RunView {
@@ -58,28 +59,43 @@ export function bytesThere(view: RunView): number {
 
 /** One run in one line, without its label. */
 export function describeRun(view: RunView, bytesPerSecond: number): string {
-  const total = formatBytes(view.totalBytes);
+  const words = describeStage(view);
   switch (view.stage) {
-    case 'waiting':
-      return 'waiting for its turn';
     case 'checking':
-      return `checking ${formatBytes(view.hashedBytes)} of ${total} (${formatPercent(view.hashedBytes, view.totalBytes)})`;
     case 'hashing':
-      return `reading ${formatBytes(view.hashedBytes)} of ${total} (${formatPercent(view.hashedBytes, view.totalBytes)})`;
-    case 'declaring':
-      return 'declaring its files to the service';
+      return `${words} (${formatPercent(view.hashedBytes, view.totalBytes)})`;
     case 'sending': {
       const there = bytesThere(view);
       const left =
         bytesPerSecond > 0
           ? `, ${formatDuration(((view.totalBytes - there) / bytesPerSecond) * 1000)} left`
           : '';
+      return `${words} (${formatPercent(there, view.totalBytes)}), ${formatBytes(bytesPerSecond)}/s${left}`;
+    }
+    default:
+      return view.stage === 'in_service' && view.load ? `${words}${untilPublished(view)}` : words;
+  }
+}
+
+/** What happens to the run, and how much of it is done; without share, rate and time. */
+export function describeStage(view: RunView): string {
+  const total = formatBytes(view.totalBytes);
+  switch (view.stage) {
+    case 'waiting':
+      return 'waiting for its turn';
+    case 'checking':
+      return `checking ${formatBytes(view.hashedBytes)} of ${total}`;
+    case 'hashing':
+      return `reading ${formatBytes(view.hashedBytes)} of ${total}`;
+    case 'declaring':
+      return 'declaring its files to the service';
+    case 'sending': {
       const files = view.filesTotal > 1 ? `${view.filesReceived} of ${view.filesTotal} files, ` : '';
-      return `sending ${files}${formatBytes(there)} of ${total} (${formatPercent(there, view.totalBytes)}), ${formatBytes(bytesPerSecond)}/s${left}`;
+      return `sending ${files}${formatBytes(bytesThere(view))} of ${total}`;
     }
     case 'in_service':
       return view.load
-        ? `${describeLoad(view.load, view.totalBytes)}${untilPublished(view)}`
+        ? describeLoad(view.load, view.totalBytes)
         : `${view.serviceState ?? 'waiting'} in the service`;
     case 'done':
       return view.serviceState ?? 'done';
@@ -211,6 +227,8 @@ export function describeChange(before: Run, now: Run, view: RunView): string[] {
 /** Shows progress: `say` prints a sentence about an event; the rest is read from the view over time. */
 export type Reporter = {
   say: (sentence: string) => void;
+  /** Writes to another stream, which may be the same terminal. */
+  aside: (write: () => void) => void;
   /** Clears the block; nothing is shown after it. */
   stop: () => void;
 };
@@ -239,19 +257,24 @@ const MOST_LINES = 20;
  * show them as one endless line.
  */
 export function plainProgress(write: (text: string) => void, view: PushView, everyMs = 30_000): Reporter {
-  const rates = new Map(view.runs.map((run) => [run, createRate(60_000)]));
+  const rates = new WeakMap<RunView, ReturnType<typeof createRate>>();
+  const rateOf = (run: RunView): number => {
+    const rate = rates.get(run) ?? createRate(60_000);
+    rates.set(run, rate);
+    return rate(run.sentBytes, performance.now());
+  };
   const timer = setInterval(() => {
     const going = view.runs.filter((run) => run.stage !== 'done' && run.stage !== 'waiting');
     for (const run of going.slice(0, MOST_LINES)) {
-      const rate = rates.get(run)?.(run.sentBytes, performance.now()) ?? 0;
-      write(`${run.label}: ${describeRun(run, rate)}\n`);
+      write(`${run.label}: ${describeRun(run, rateOf(run))}\n`);
     }
     if (going.length > MOST_LINES) write(`… and ${going.length - MOST_LINES} more runs\n`);
   }, everyMs);
   // The first sample, so that the first line has a rate.
-  for (const run of view.runs) rates.get(run)?.(run.sentBytes, performance.now());
+  for (const run of view.runs) rateOf(run);
   return {
     say: (sentence) => write(`${sentence}\n`),
+    aside: (written) => written(),
     stop: () => clearInterval(timer),
   };
 }

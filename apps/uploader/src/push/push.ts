@@ -14,6 +14,7 @@ import {
   describeBadLines,
   describeIgnored,
   describeOutcome,
+  describeRuns,
   describeShown,
   errorOf,
   ignoredOf,
@@ -30,6 +31,7 @@ import {
   EXIT_CODE_OF_STATE,
   getRun,
   type Manifest,
+  pageUrl,
   type Run,
   rejectsUrl,
 } from '../service/client.ts';
@@ -73,9 +75,14 @@ export async function push(
       return { ...plan, ...ignoredOf(ignored) };
     }
     const results = await pushRuns(runs, view, context);
-    for (const line of results.flatMap((result) => result.badLines)) reporter.say(line);
+    for (const line of context.faults.uncounted()) reporter.say(line);
+    for (const line of results.flatMap((one) => one.badLines.sentences)) reporter.say(line);
     const result = resultOfRuns(results, faults);
-    print([...faults.map((fault) => fault.message), ...result.runs.map(describeOutcome)]);
+    print([
+      ...faults.map((fault) => fault.message),
+      ...results.map(describeOutcome),
+      ...describeRuns(result.runs, result.exitCode),
+    ]);
     return { ...result, ...ignoredOf(ignored) };
   } finally {
     reporter.stop();
@@ -107,7 +114,7 @@ export function pushRuns(runs: SourceRun[], view: PushView, context: PushContext
           context,
         );
       } catch (error) {
-        return faulted(run, runView, seconds(), error);
+        return faulted(run, runView, seconds(), error, context);
       } finally {
         runView.stage = 'done';
       }
@@ -127,6 +134,7 @@ function settled(run: Run, view: RunView, seconds: number, { service, settings }
       result,
       notShown: describeShown(run),
       rows: run.rows ?? null,
+      page: pageUrl(service, run.model, run.run),
       bytesSent: view.sentBytes,
       bytesOnWire: view.wireBytes,
       bytesTotal: view.totalBytes,
@@ -134,11 +142,20 @@ function settled(run: Run, view: RunView, seconds: number, { service, settings }
       error,
     },
     exitCode,
-    badLines: describeBadLines(run, rejectsUrl(service, run.model, run.run)),
+    badLines: {
+      sentences: describeBadLines(run, rejectsUrl(service, run.model, run.run)),
+      count: run.rejects?.total ?? 0,
+    },
   };
 }
 
-function faulted(run: SourceRun, view: RunView, seconds: number, fault: unknown): RunResult {
+function faulted(
+  run: SourceRun,
+  view: RunView,
+  seconds: number,
+  fault: unknown,
+  { service }: PushContext,
+): RunResult {
   const { error, exitCode } = errorOf(fault);
   return {
     outcome: {
@@ -150,6 +167,7 @@ function faulted(run: SourceRun, view: RunView, seconds: number, fault: unknown)
       result: WORD_OF[exitCode],
       notShown: null,
       rows: null,
+      page: view.revision === null ? null : pageUrl(service, run.model, run.run),
       bytesSent: view.sentBytes,
       bytesOnWire: view.wireBytes,
       bytesTotal: view.totalBytes,
@@ -157,7 +175,7 @@ function faulted(run: SourceRun, view: RunView, seconds: number, fault: unknown)
       error,
     },
     exitCode,
-    badLines: [],
+    badLines: { sentences: [], count: 0 },
   };
 }
 

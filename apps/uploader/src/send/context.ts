@@ -1,6 +1,6 @@
 import { hostname, userInfo } from 'node:os';
 import { startTimeLimit, type TimeLimit } from '../http/exchange.ts';
-import { formatDuration } from '../progress/view.ts';
+import { createFaultLog, type FaultLog } from '../http/retry.ts';
 import { type Retries, type ServiceAddress, serviceAddress, uploaderVersion } from '../service/client.ts';
 import type { Settings } from '../settings/settings.ts';
 import { openStateDir } from '../settings/state.ts';
@@ -18,6 +18,7 @@ export type PushContext = {
   source: Record<string, unknown>;
   limit: TimeLimit;
   say: (sentence: string) => void;
+  faults: FaultLog;
   /** For requests about `what`, which are tried until the limit. */
   retries: (what: string, limit: TimeLimit) => Retries;
   /** Runs are read one after the other, so that the first is sent soon and the disk reads in order. */
@@ -40,16 +41,15 @@ export async function openPushContext(
   interrupt: AbortSignal,
   { say, warn }: { say: (sentence: string) => void; warn: (sentence: string) => void },
 ): Promise<PushContext> {
+  const faults = createFaultLog(warn);
   return {
     settings,
     service: serviceAddress(settings),
     source: sourceInfo(env),
     limit: startTimeLimit(settings.maxDurationMs, interrupt),
     say,
-    retries: (what, limit) => ({
-      limit,
-      onPause: (fault, pauseMs) => warn(`${what}: ${fault.message}; next try in ${formatDuration(pauseMs)}`),
-    }),
+    faults,
+    retries: (what, limit) => ({ what, limit, faults }),
     hashSlots: createSlots(1),
     declareSlots: createSlots(DECLARED_AT_ONCE),
     transferSlots: createSlots(settings.transfers),

@@ -113,7 +113,7 @@ async function sendOne(
           progress.sentBytes = offsetBytes;
         },
       },
-      context.retries(`${view.label}/${file.name}`, limit),
+      context.retries(view.label, limit),
     );
     view.filesReceived++;
   } finally {

@@ -85,7 +85,7 @@ export type Manifest = { files: ManifestFile[]; as_of?: string; source: Record<s
 export type Retries = Omit<RetryOptions, 'asked' | 'madeProgress'>;
 type Answer = ExchangeResponse & { json: unknown };
 type Request = {
-  method: 'GET' | 'PUT' | 'POST';
+  method: 'GET' | 'PUT' | 'POST' | 'DELETE';
   path: string;
   body?: unknown;
   headers?: Record<string, string>;
@@ -189,6 +189,21 @@ export function retryRun(
   return ask(service, request, runSchema, { ...retries, asked: 'run' });
 }
 
+/** Withdraws a revision that readers do not see; without a revision, the newest of the run. */
+export function withdrawRun(
+  service: ServiceAddress,
+  model: string,
+  run: string,
+  action: { reason?: string; revision?: number },
+  retries: Retries,
+): Promise<Run> {
+  const query = new URLSearchParams();
+  if (action.reason !== undefined) query.set('reason', action.reason);
+  if (action.revision !== undefined) query.set('revision', String(action.revision));
+  const path = query.size === 0 ? runPath(model, run) : `${runPath(model, run)}?${query}`;
+  return ask(service, { method: 'DELETE', path }, runSchema, { ...retries, asked: 'run' });
+}
+
 /** The model, and the tag that says which publication was current. */
 export async function getModel(
   service: ServiceAddress,
@@ -224,6 +239,11 @@ const modelPath = (model: string): string => `/v1/models/${encodeURIComponent(mo
 /** The address that lists the rejected lines of a run. */
 export function rejectsUrl(service: ServiceAddress, model: string, run: string): string {
   return `${service.url}${runPath(model, run)}/rejects`;
+}
+
+/** The run on the status page. */
+export function pageUrl(service: ServiceAddress, model: string, run: string): string {
+  return `${service.url}/#/runs/${encodeURIComponent(model)}/${encodeURIComponent(run)}`;
 }
 
 const runPath = (model: string, run: string): string => `${modelPath(model)}/runs/${encodeURIComponent(run)}`;

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { UploaderError } from '../errors.ts';
+import { UploaderError, unreadableReason } from '../errors.ts';
 import { SETTINGS } from './table.ts';
 
 type SettingKey = keyof typeof SETTINGS;
@@ -126,19 +126,41 @@ function readConfigFile(flags: Flags, env: NodeJS.ProcessEnv): ConfigFile | { fa
   const configHome = env.XDG_CONFIG_HOME || (env.HOME ? join(env.HOME, '.config') : null);
   const path = named ?? (configHome ? join(configHome, 'uploader', 'config.json') : null);
   if (path === null) return null;
+  let text: string;
   try {
-    const values: unknown = JSON.parse(readFileSync(path, 'utf8'));
-    if (values && typeof values === 'object' && !Array.isArray(values)) {
-      return { path, values: { ...values } };
-    }
-    return { fault: `The config file ${path} must contain one JSON object.` };
+    text = readFileSync(path, 'utf8').replace(/^\ufeff/, '');
   } catch (error) {
     // ENOTDIR: accounts of services have homes such as /dev/null.
     const code = error instanceof Error && 'code' in error ? error.code : null;
     if (named === undefined && (code === 'ENOENT' || code === 'ENOTDIR')) return null;
-    const reason = error instanceof Error ? error.message : String(error);
-    return { fault: `The config file ${path} cannot be read: ${reason}.` };
+    return { fault: `The config file ${path} ${unreadableReason(error).replace(/^it /, '')}.` };
   }
+  try {
+    const values: unknown = JSON.parse(text);
+    if (values && typeof values === 'object' && !Array.isArray(values)) {
+      return { path, values: { ...values } };
+    }
+  } catch (error) {
+    return { fault: `The config file ${path} is not JSON${placeOf(error, text)}. ${CONFIG_RULE}` };
+  }
+  return { fault: `The config file ${path} must contain one JSON object. ${CONFIG_RULE}` };
+}
+
+const CONFIG_RULE =
+  'It must be one object such as {"url": "https://ingest.example.com", "transfers": 8}, with double quotes, without comments, and without a comma behind the last entry.';
+
+/** Where JSON.parse stopped, as far as its message says: the position, or only the character. */
+function placeOf(error: unknown, text: string): string {
+  if (text.trim() === '') return ': it is empty';
+  const message = error instanceof Error ? error.message : '';
+  const position = /position (\d+)/.exec(message)?.[1];
+  if (position !== undefined && Number(position) < text.trimEnd().length) {
+    const before = text.slice(0, Number(position)).split('\n');
+    const found = text.slice(Number(position)).slice(0, 20).split('\n', 1)[0] ?? '';
+    return `: line ${before.length}, column ${(before.at(-1)?.length ?? 0) + 1}, at ${JSON.stringify(found)}`;
+  }
+  const character = /^Unexpected token '(.+?)'/.exec(message)?.[1];
+  return character === undefined ? ': it ends too early' : `: ${JSON.stringify(character)} is not expected`;
 }
 
 type TokenSource = { file: string; from: string } | { value: string; from: string };
@@ -169,8 +191,8 @@ function readToken(source: TokenSource | null): { token: string } | { fault: str
     try {
       text = readFileSync(source.file, 'utf8');
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error);
-      return { fault: `The token file of ${source.from} cannot be read: ${reason}.` };
+      const reason = unreadableReason(error).replace(/^it /, '');
+      return { fault: `The token file ${source.file} of ${source.from} ${reason}.` };
     }
   } else {
     text = source.value;

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { modelNameFault, runKeyFault } from 'wire';
 
-type CommandName = 'push' | 'check' | 'watch' | 'status' | 'publish' | 'retry';
+type CommandName = 'push' | 'check' | 'watch' | 'status' | 'publish' | 'retry' | 'withdraw';
 
 type Setting<T> = {
   /** Its key in the config file, and in what commander passes to a command. */
@@ -25,9 +25,9 @@ type Setting<T> = {
 
 const SENDING: readonly CommandName[] = ['push', 'watch'];
 const READING: readonly CommandName[] = ['push', 'check', 'watch'];
-const ASKING: readonly CommandName[] = ['push', 'watch', 'status', 'publish', 'retry'];
+const ASKING: readonly CommandName[] = ['push', 'watch', 'status', 'publish', 'retry', 'withdraw'];
 const WAITING: readonly CommandName[] = ['push', 'watch', 'status', 'retry'];
-const ALL: readonly CommandName[] = ['push', 'check', 'watch', 'status', 'publish', 'retry'];
+const ALL: readonly CommandName[] = [...ASKING, 'check'];
 
 /**
  * Every setting of the program: help texts, variables, keys of the config file and the table in

@@ -2,8 +2,8 @@ import type { Stats } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { join, matchesGlob, relative, resolve } from 'node:path';
 import { fileNameFault, modelNameFault, printable, runKeyFault } from 'wire';
-import { UploaderError } from '../errors.ts';
-import { unreadableReason, unreadableSource } from './read.ts';
+import { UploaderError, unreadableReason } from '../errors.ts';
+import { unreadableSource } from './read.ts';
 
 export type SourceFile = { name: string; path: string };
 /** Without `files` the run is incomplete. A `fault` ends only this run, before any of its files is read. */
@@ -184,10 +184,15 @@ function asEscapes(bytes: Buffer): string {
 }
 
 function strayFault(label: string, strays: readonly Stray[]): UploaderError {
-  const prefix = label === '' ? '' : `${printable(label)}/`;
-  const shown = strays.slice(0, SHOWN_STRAYS).map(({ name, why }) => `${prefix}${printable(name)}: ${why}`);
+  const isRun = label.includes('/');
+  const prefix = isRun ? `${printable(label)}: ` : '';
+  const folder = isRun || label === '' ? '' : `${printable(label)}/`;
+  const shown = strays.slice(0, SHOWN_STRAYS).map(({ name, why }) => `${folder}${printable(name)}: ${why}`);
   const more = strays.length > SHOWN_STRAYS ? ` And ${strays.length - SHOWN_STRAYS} more.` : '';
-  return new UploaderError('source', `${shown.join('. ')}.${more} To leave a file out: --ignore GLOB.`);
+  return new UploaderError(
+    'source',
+    `${prefix}${shown.join('. ')}.${more} To leave a file out: --ignore GLOB.`,
+  );
 }
 
 function noFolders(path: string, strays: readonly Stray[]): UploaderError {

@@ -1,7 +1,7 @@
 import type { open } from 'node:fs/promises';
 import { CompressionFault, compressionOf, expand } from 'score-lines';
 import { printable } from 'wire';
-import { UploaderError } from '../errors.ts';
+import { UploaderError, unreadableReason } from '../errors.ts';
 
 type Handle = Awaited<ReturnType<typeof open>>;
 const BLOCK_BYTES = 1 << 20;
@@ -56,23 +56,6 @@ export async function* readText(
     if (!(error instanceof CompressionFault)) throw error;
     throw new UploaderError('data', `${path}: ${error.message}`, { cause: error });
   }
-}
-
-const REASONS: Record<string, string> = {
-  ENOENT: 'it does not exist',
-  EACCES: 'this user may not read it',
-  EPERM: 'this user may not read it',
-  ENOTDIR: 'a part of its path is not a folder',
-  ELOOP: 'its symbolic links form a loop',
-  EIO: 'the disk reports a read error',
-  ESTALE: 'its network file system has lost it (ESTALE); it was removed or replaced on the server',
-};
-
-/** A file system error, as the end of a sentence. */
-export function unreadableReason(error: unknown): string {
-  const code = error instanceof Error && 'code' in error ? String(error.code) : null;
-  const reason = (code && REASONS[code]) ?? (error instanceof Error ? error.message : String(error));
-  return `it cannot be read: ${reason}`;
 }
 
 export function unreadableSource(path: string, error: unknown): UploaderError {

@@ -3,7 +3,7 @@ import { basename, dirname, join, relative, resolve, sep } from 'node:path';
 import { watch as watchPaths } from 'chokidar';
 import { EXIT_CODE_OF } from 'wire';
 import { pause, startTimeLimit } from '../http/exchange.ts';
-import type { Terminal } from '../progress/view.ts';
+import { type PushView, type Reporter, startReporter, type Terminal } from '../progress/view.ts';
 import { newPushView, pushRuns } from '../push/push.ts';
 import { describeIgnored, describeOutcome, errorOf, type RunResult } from '../results.ts';
 import { openPushContext, type PushContext } from '../send/context.ts';
@@ -32,13 +32,16 @@ export async function watch(
   await stat(root).catch((error: unknown) => {
     throw unreadableSource(root, error);
   });
-  const say = (sentence: string) => terminal.writeError(`${sentence}\n`);
-  // One line for each run, and what delays it: the steps of a run are not printed.
-  const context = await openPushContext(settings, terminal.env, interrupt, { say: () => {}, warn: say });
-  const print = ({ outcome, exitCode }: RunResult) =>
-    terminal.writeOut(
-      settings.json ? `${JSON.stringify({ ...outcome, exitCode })}\n` : `${describeOutcome(outcome)}\n`,
-    );
+  const view: PushView = { startedAtMs: performance.now(), runs: [] };
+  const reporter = await startReporter(terminal, view);
+  const { say } = reporter;
+  const context = await openPushContext(settings, terminal.env, interrupt, { say, warn: say });
+  const print = (result: RunResult) => {
+    const { outcome, exitCode } = result;
+    const text = settings.json ? JSON.stringify({ ...outcome, exitCode }) : describeOutcome(result);
+    for (const sentence of result.badLines.sentences) say(sentence);
+    reporter.aside(() => terminal.writeOut(`${text}\n`));
+  };
 
   const running = new Map<string, Promise<void>>();
   const onMarker = (folder: string) => {
@@ -47,7 +50,7 @@ export async function watch(
     // A marker that is written again while its run is pushed is checked after the push.
     const before = running.get(folder) ?? Promise.resolve();
     const after = before
-      .then(() => pushMarked(root, marked, context, interrupt, { print, say }))
+      .then(() => pushMarked(root, marked, context, interrupt, { view, print, say }))
       .catch((error: unknown) => {
         if (!interrupt.aborted) say(`${marked.model}/${marked.run}: ${errorOf(error).error.detail}`);
       });
@@ -65,6 +68,7 @@ export async function watch(
     });
   } finally {
     await Promise.all([stop(), ...running.values()]);
+    reporter.stop();
   }
   throw interrupt.reason;
 }
@@ -75,7 +79,7 @@ async function pushMarked(
   marked: MarkedRun,
   shared: PushContext,
   interrupt: AbortSignal,
-  { print, say }: { print: (result: RunResult) => void; say: (sentence: string) => void },
+  { view, print, say }: { view: PushView; print: (result: RunResult) => void; say: Reporter['say'] },
 ): Promise<void> {
   for (;;) {
     interrupt.throwIfAborted();
@@ -85,7 +89,10 @@ async function pushMarked(
     const { runs, ignored } = await findRuns(marked.folder, marked.model, marked.run, settings.ignore, root);
     for (const line of describeIgnored(ignored)) say(`${marked.model}/${marked.run}: ${line}`);
     const limit = startTimeLimit(settings.maxDurationMs, interrupt);
-    const [result] = await pushRuns(runs, newPushView(runs), { ...shared, limit });
+    const mine = newPushView(runs);
+    view.runs.push(...mine.runs);
+    const [result] = await pushRuns(runs, mine, { ...shared, limit });
+    view.runs = view.runs.filter((run) => !mine.runs.includes(run));
     if (!result || interrupt.aborted) return;
     print(result);
     if (SETTLED.includes(result.exitCode)) await rememberPushed(shared.stateDir, marked.folder, marker);
