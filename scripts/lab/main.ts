@@ -26,7 +26,10 @@ async function main(): Promise<number> {
   return pushAndShow(other, sourceDir, settings.uploaderArgs);
 }
 
-/** Starts everything, pushes, and stays up until a signal (`--exit`: only until the push has ended). */
+/**
+ * Starts everything, pushes, and stays up until a signal (`--exit`: only until the push has ended). Resolves to the exit
+ * code of the uploader.
+ */
 async function runLab(settings: LabSettings, sourceDir: string): Promise<number> {
   const interrupted = exitCodeOfSignal();
   const parts: Parameters<typeof stopParts>[0] = [];

@@ -94,7 +94,9 @@ describe('the loader', () => {
       'failed',
       2, // once more, as a crash near by may say such things too
     ]);
-    expect(high.error?.detail).to.contain('no_high_scores').and.contain('23514');
+    expect(high.error?.detail)
+      .to.contain('the constraint "no_high_scores" of the table')
+      .and.contain('23514');
     expect((await untilFinal(system, 'churn', 'low')).state).to.equal('published');
   });
 

@@ -8,16 +8,18 @@ import { startSystem, type TestSystem } from './support/system.ts';
 const run = promisify(execFile);
 const MAIN = path.join(import.meta.dirname, '../src/main.ts');
 
-describe('ingest-api model set', () => {
+describe('ingest-api model', () => {
   let system: TestSystem;
   before(async () => {
     system = await startSystem();
   });
   after(() => system.stop());
 
-  async function modelSet(...args: string[]): Promise<{ code: number; out: string }> {
+  const modelSet = (...args: string[]) => model('set', ...args);
+
+  async function model(...args: string[]): Promise<{ code: number; out: string }> {
     try {
-      const { stdout } = await run(process.execPath, [MAIN, 'model', 'set', ...args], {
+      const { stdout } = await run(process.execPath, [MAIN, 'model', ...args], {
         env: { ...process.env, DATABASE_URL: system.databaseUrl },
       });
       return { code: 0, out: stdout };
@@ -47,6 +49,14 @@ describe('ingest-api model set', () => {
     const contract = { scoreMin: -1, maxRejectedLines: 5, minRows: 10 };
     expect(JSON.parse(second.out)).to.deep.equal({ model: 'churn', contract });
     expect(JSON.parse((await modelSet('churn')).out)).to.deep.equal({ model: 'churn', contract });
+    const shown = await model('show', 'churn');
+    expect(JSON.parse(shown.out)).to.deep.include({ model: 'churn', contract, current: null });
+    expect((await model('show')).out, 'of all models, one line each').to.equal(shown.out);
+    const unknown = await model('show', 'never_pushed');
+    expect([unknown.code, unknown.out]).to.deep.equal([
+      1,
+      'ingest-api: There is no model "never_pushed"; its first push, or PUT /v1/models/never_pushed, creates it.\n',
+    ]);
     const kept = await system.query(
       `SELECT actor LIKE 'cli:%' AS by_cli, detail->'contract' AS contract FROM ingest.audit_event WHERE action = 'set_contract' ORDER BY event_id`,
     );
@@ -61,6 +71,23 @@ describe('ingest-api model set', () => {
       env: { ...process.env, DATABASE_URL: '', DATABASE_URL_FILE: urlFile },
     });
     expect(JSON.parse(stdout)).to.deep.equal({ model: 'filed', contract: { minRows: 1 } });
+  });
+
+  it('says its version, and names a port that another program uses, and what to do', async () => {
+    const { stdout } = await run(process.execPath, [MAIN, '--version']);
+    expect(stdout).to.match(/^\d+\.\d+\.\d+\n$/);
+    const { port } = new URL(system.url);
+    const env = {
+      ...process.env,
+      DATABASE_URL: system.databaseUrl,
+      INGEST_STORE: system.dataDir,
+      INGEST_HOST: '127.0.0.1',
+      INGEST_PORT: port,
+    };
+    const refused = await run(process.execPath, [MAIN, 'serve'], { env, timeout: 20_000 }).catch((it) => it);
+    expect(refused.code, refused.stderr).to.equal(2);
+    expect(refused.stderr).to.contain(`Another program uses port ${port} of 127.0.0.1.`);
+    expect(refused.stderr).to.contain('INGEST_PORT').and.not.contain('EADDRINUSE');
   });
 
   it('refuses what makes no sense, and says what', async () => {

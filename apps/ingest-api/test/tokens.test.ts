@@ -43,6 +43,16 @@ describe('ingest-api token', () => {
     expect(again.status).to.equal(1);
     expect(again.stderr).to.contain('ingest-api token rotate airflow');
     expect(token('list').stdout).not.to.contain(secret.slice(3));
+    for (const [args, rule] of [
+      [['create', ''], '1 to 64 letters'],
+      [['create', 'two words'], '1 to 64 letters'],
+      [['create', 'x'.repeat(65)], '1 to 64 letters'],
+      [['create', 'late', '--expires-days', '99999999999'], 'from 1 to 36500'],
+    ] as const) {
+      const refused = token(...args);
+      expect(refused.status, refused.stderr).to.equal(2);
+      expect(refused.stderr).to.contain(rule).and.not.contain('constraint');
+    }
   });
 
   it('lets two tokens of a name live during a rotation, never three, and ends the older one', async () => {

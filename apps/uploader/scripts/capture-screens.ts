@@ -5,6 +5,7 @@ import { appendFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFile
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { gzipSync } from 'node:zlib';
 import { startPostgres } from 'local-postgres';
 import { runProgram } from '../../../e2e/support/programs.ts';
 import { startTestSystem } from '../../../e2e/support/test-system.ts';
@@ -15,10 +16,24 @@ const MANUAL = fileURLToPath(new URL('../../../docs/uploader.md', import.meta.ur
 /**
  * Of the screens that are shown while they change, and of those that are kept whole: nothing is broken there.
  */
-const COLUMNS = 110;
+const COLUMNS = 120;
 const WIDE_COLUMNS = 400;
 const ROWS = 16;
 const LONG_MS = 120_000;
+
+/** What people send instead of JSON Lines most often. */
+const MISTAKES: Readonly<Record<string, string | Buffer>> = {
+  array: '[{"pk":"1","score":0.5},{"pk":"2","score":0.7}]',
+  pretty: '{\n  "pk": "1",\n  "score": 0.5\n}\n{\n  "pk": "2",\n  "score": 0.7\n}\n',
+  csv: 'pk,score\n1,0.5\n2,0.7\n',
+  gzip: gzipSync('{"pk":"1","score":0.5}\n'),
+  'utf-16': Buffer.from('{"pk":"1","score":0.5}\n', 'utf16le'),
+  python: "{'pk': '1', 'score': None}\n",
+  nan: '{"pk":"1","score":NaN}\n',
+  null: '{"pk":"1","score":null}\n',
+  keys: '{"PK":"1","Score":0.5}\n',
+  zeros: '{"pk":007,"score":0.5}\n',
+};
 
 const dir = mkdtempSync(join(tmpdir(), 'uploader-screens-'));
 const postgres = await startPostgres({ dataDir: join(dir, 'postgres') });
@@ -62,8 +77,8 @@ try {
     await waitUntil(name, () => pushed.screen().some((line) => what.test(line)), LONG_MS);
     keep(name, pushed);
   };
-  await seen('sending', /sending \d of 3 files, .* \([4-6]\d %\)/);
-  await seen('copying', /load: copying .* [4-9]\d % .*left/);
+  await seen('sending', /^churn.* [4-6]\d % .*sending \d of 3 files/);
+  await seen('copying', /^churn.* [4-9]\d % .*left +loading: copying/);
   await seen('building key', /building key \(writing the index\)/);
   const pushCode = await pushed.exitCode;
   if (pushCode !== 0) throw new Error(`The push ended with ${pushCode}:\n${pushed.everything().join('\n')}`);
@@ -83,7 +98,20 @@ try {
   await whole('status', ['status']);
   const reason = ['--reason', 'a small month', '--force'];
   await whole('publish', ['publish', 'propensity', '2026-11', ...reason], operator);
+  writeScores('all/churn/2026-11/a.jsonl', 0, 1000);
+  writeScores('all/propensity/2026-11/a.jsonl', 0, 100);
+  writeScores('all/fraud/2026-11/a.jsonl', 0, 1000);
+  appendFileSync(join(dir, 'all/fraud/2026-11/a.jsonl'), '{"pk":"1001","score":"high"}\n');
+  await whole('several', ['push', 'all']);
   await whole('near option', ['push', 'scores', '--tranfers', '8']);
+
+  for (const [name, content] of Object.entries(MISTAKES)) {
+    mkdirSync(join(dir, 'out'), { recursive: true });
+    writeFileSync(join(dir, 'out/scores.jsonl'), content);
+    await whole(`mistake: ${name}`, ['check', 'out', '--model', 'churn', '--run', '2026-11']);
+  }
+  const elsewhere = ['push', 'small', '--url', 'http://127.0.0.1:9', '--max-duration', '3s'];
+  await whole('mistake: address', elsewhere);
 
   for (const [name, lines] of screens) console.log(`--- ${name}\n${lines.join('\n')}`);
   putInto(MANUAL, screens);

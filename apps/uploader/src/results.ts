@@ -309,7 +309,8 @@ const NAMED_MODELS = 5;
 export function describeRuns(runs: readonly RunOutcome[], exitCode: ExitCode): string[] {
   if (runs.length < 2) return [];
   const counts = Map.groupBy(runs, wordOfRun);
-  const summary = [...counts].map(([word, some]) => `${some.length} ${word}`).join(', ');
+  const words = [...counts].sort(([a], [b]) => placeOf(a) - placeOf(b));
+  const summary = words.map(([word, some]) => `${some.length} ${word}`).join(', ');
   const known = runs.filter(({ state }) => state !== null && EXIT_CODE_OF_STATE[state] !== null);
   const others = Map.groupBy(
     known.filter((run) => run.result !== 'published'),
@@ -325,16 +326,22 @@ export function describeRuns(runs: readonly RunOutcome[], exitCode: ExitCode): s
   return [`${summary}; exit ${exitCode}`, ...(all.length === 0 ? [] : [`Readers see ${all.join(', ')}.`])];
 }
 
+const WORDS = ['published', 'received', 'behind a later run', 'held', 'failed', 'cancelled', 'not sent'];
+const placeOf = (word: string): number => (WORDS.includes(word) ? WORDS.indexOf(word) : WORDS.length);
+
 /** The end of a run in one or two words: its state in the service, or why this program did not get that far. */
-function wordOfRun({ result, state, error }: RunOutcome): string {
-  if (result === 'superseded') return 'behind a later run';
-  if (result === 'published' || result === 'received') return result;
+function wordOfRun({ result, state }: RunOutcome): string {
   if (result === 'bad_data' && state !== null && EXIT_CODE_OF_STATE[state] !== null) return state;
-  const words: Partial<Record<ResultWord, string>> = {
-    bad_data: 'failed',
-    try_again: 'not finished',
-    source: 'not sent',
-    interrupted: 'interrupted',
-  };
-  return words[result] ?? (error?.code === 'not_allowed' ? 'not allowed' : 'failed');
+  return WORD_OF_RESULT[result] ?? 'failed';
 }
+
+const WORD_OF_RESULT: Partial<Record<ResultWord, string>> = {
+  published: 'published',
+  received: 'received',
+  superseded: 'behind a later run',
+  source: 'not sent',
+  usage: 'not sent',
+  not_allowed: 'not allowed',
+  try_again: 'not finished',
+  interrupted: 'interrupted',
+};

@@ -48,8 +48,9 @@ describe('uploader check', () => {
     const { exitCode, stdout, stderr } = await check('--json');
     expect(exitCode).to.equal(65);
     expect(stderr)
-      .to.match(/^churn\/1\/a\.jsonl:2 \(byte \d+\) invalid_json: /m)
-      .and.include('… and 2 more bad lines');
+      .to.match(/^churn\/1: a\.jsonl:2 \(byte \d+\) invalid_json: .* The same in line 3, 4, /m)
+      .and.include('churn/1: 12 bad lines in all (12 invalid_json).');
+    expect(stderr).to.match(/^1 with bad lines, 1 without bad lines; exit 65$/m);
     expect(stderr).to.include('12 lines would be rejected (12 invalid_json)');
     const result = JSON.parse(stdout);
     expect(result).to.include({ result: 'bad_data', exitCode: 65 });
@@ -194,7 +195,7 @@ describe('the uploader, to the real service,', () => {
     const { code, stdout } = await run(['status', 'shown', '1']);
     expect(code).to.equal(0);
     expect(stdout).to.match(
-      /^shown\/1 revision 1: published\n {2}1 of 1 files, .*\n {2}readers of scores.shown see this revision\n {2}1,234 rows/,
+      /^shown\/1: revision 1 is published\n {2}1 of 1 files, .*\n {2}readers of scores.shown see this revision\n {2}1,234 rows/,
     );
   });
 
@@ -211,7 +212,7 @@ describe('the uploader, to the real service,', () => {
     expect(behind.code, behind.stderr).to.equal(0);
     const sentence =
       'not shown: readers of scores.seen see 2026-12 (as of 2026-12-01), which is later; to show this one: uploader publish seen 2026-11';
-    expect(behind.stderr).to.contain(`seen/2026-11 is ${sentence}`);
+    expect(behind.stderr).to.contain(`seen/2026-11: ${sentence}`);
     const { result, runs } = word(behind.stdout);
     expect(result).to.equal('superseded');
     expect(runs[0]).to.deep.include({ result: 'superseded', state: 'superseded', error: null });

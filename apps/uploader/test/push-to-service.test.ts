@@ -86,7 +86,15 @@ describe('uploader push, to the real service', () => {
     const mortal = await system.startService();
     const proxy = await startTcpProxy(mortal.port);
     try {
-      const pushing = system.startUploader(proxy.url, ['push', dir, '--json', '--chunk-size', '4MiB']);
+      const pushing = system.startUploader(proxy.url, [
+        'push',
+        dir,
+        '--json',
+        '--chunk-size',
+        '4MiB',
+        '--compress',
+        'off',
+      ]);
       await waitUntil('two fifths are sent', () => proxy.sentBytes() > bytes * 0.4);
       await mortal.kill('SIGKILL');
       await system.startService({ port: mortal.port });

@@ -171,7 +171,11 @@ describe('uploader push', () => {
       for (const sentence of ['"Churn"', 'other/1: a.jsonl.bz2: it is not a data file', 'stray.csv: ']) {
         expect(stderr).to.include(sentence);
       }
-      expect((await push([join(scratch.path, 'data'), '--ignore', 'Churn'])).exitCode).to.equal(66);
+      const plain = await push([join(scratch.path, 'data'), '--ignore', 'Churn']);
+      expect(plain.exitCode).to.equal(66);
+      expect(plain.stdout).to.match(
+        /\n2 published, 2 not sent; exit 66\nReaders see what was pushed for 2 models\.\n$/,
+      );
       const ignored = await push([
         join(scratch.path, 'data'),
         '--ignore',
@@ -273,10 +277,16 @@ describe('uploader push', () => {
     });
 
     it('with 75 when the service cannot be reached in time', async () => {
-      const { exitCode, stdout } = await push([oneRun(), '--max-duration', '1s'], {
+      const { exitCode, stdout, stderr } = await push([oneRun(), '--max-duration', '3s'], {
         UPLOADER_URL: 'http://127.0.0.1:1',
       });
       expect(exitCode).to.equal(75);
+      // Several tries, one line.
+      expect(
+        stderr.match(/^churn\/2026-11: 127\.0\.0\.1:1 refuses connections; retrying until /gm),
+      ).to.have.length(1);
+      expect(stderr).to.not.match(/refuses.*\n.*refuses/);
+      expect(stdout).to.match(/in \d+ tr(y|ies): 127\.0\.0\.1:1 refuses/);
       expect(stdout).to.include('127.0.0.1:1 refuses connections').and.include('Run the same command again');
     });
 

@@ -148,14 +148,21 @@ function corrupt(compression: Compression, cause: unknown, head: readonly number
   }
   const reason = isWindowTooLarge(cause)
     ? `it needs a window of more than ${2 ** (ZSTD_WINDOW_LOG_MAX - 20)} MiB; compress it without --ultra and --long`
-    : cause instanceof Error
-      ? cause.message
-      : String(cause);
+    : isCutOff(cause)
+      ? 'it ends too early: it was truncated, or was still being written'
+      : cause instanceof Error
+        ? cause.message
+        : String(cause);
   return new CompressionFault(
     'corrupt_compression',
     `The file cannot be decompressed as ${compression}: ${reason}. Write it again.`,
     cause,
   );
+}
+
+/** zlib's "unexpected end of file". */
+function isCutOff(cause: unknown): boolean {
+  return cause instanceof Error && 'code' in cause && cause.code === 'Z_BUF_ERROR';
 }
 
 function isWindowTooLarge(cause: unknown): boolean {

@@ -278,7 +278,11 @@ export function unexpectedByte(bytes: Uint8Array, at: number, expected: string, 
     return new LineFault('invalid_json', at, `The line ends where ${expected} is expected.`, true);
   }
   if (byte === NUL) {
-    return new LineFault('nul', at, 'The line contains a NUL byte (0x00), which PostgreSQL cannot store.');
+    return new LineFault(
+      'nul',
+      at,
+      'The line contains a NUL byte (0x00), which PostgreSQL cannot store. Remove it.',
+    );
   }
   if (byte >= 0x80) {
     const end = multibyteEnd(bytes, at);

@@ -159,5 +159,5 @@ function listenFault(error: unknown, { host, port }: ServeConfig): unknown {
     ENOTFOUND: `${host} is not the name of an address. Set INGEST_HOST to an address of this machine, or to 0.0.0.0 for all.`,
   };
   const found = advice[String(code)];
-  return found === undefined ? error : new ConfigError(found, { cause: error });
+  return found === undefined ? error : new ConfigError(found);
 }

@@ -68,6 +68,7 @@ export async function check(
         runView.stage = 'done';
       }
     }
+    sentences.push(...describeAll(checked, worstExitCode(codes)));
     for (const sentence of settings.json ? sentences : []) reporter.say(sentence);
   } finally {
     reporter.stop();
@@ -76,6 +77,17 @@ export async function check(
   const exitCode = worstExitCode(codes);
   const result = exitCode === 0 ? 'valid' : WORD_OF[exitCode];
   return { result, exitCode, runs: checked, ...errorOfAll(faults), ...ignoredOf(ignored) };
+}
+
+/** After several runs: how many ended how. */
+function describeAll(runs: CheckResult['runs'], exitCode: ExitCode): string[] {
+  if (runs.length < 2) return [];
+  const counts = Map.groupBy(runs, (run) => {
+    if ('error' in run) return 'cannot be read';
+    if (run.rejects.total > 0) return 'with bad lines';
+    return run.rows === 0 ? 'without rows' : 'without bad lines';
+  });
+  return [`${[...counts].map(([word, some]) => `${some.length} ${word}`).join(', ')}; exit ${exitCode}`];
 }
 
 function describeChecked(run: CheckedRun, elapsedMs: number): string {

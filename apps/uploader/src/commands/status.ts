@@ -156,7 +156,7 @@ function describeOneRun(run: Run, view: RunView): string {
   const { files, bytes } = run;
   const error = errorOfState(run);
   const lines = [
-    `${view.label} revision ${run.revision}: ${run.state}`,
+    `${view.label}: revision ${run.revision} ${run.state === 'failed' ? 'failed' : `is ${run.state}`}`,
     `  ${files.received} of ${files.total} files, ${formatBytes(bytes.received)} of ${formatBytes(bytes.total)} received`,
     `  ${describeSeen(run)}`,
     ...(run.rows ? [`  ${run.rows.toLocaleString('en')} rows`] : []),
