@@ -323,7 +323,7 @@ export function describeRuns(runs: readonly RunOutcome[], exitCode: ExitCode): s
   const published = models === 0 ? [] : [`what was pushed for ${formatCount(models, 'model')}`];
   const more = seen.length > NAMED_MODELS ? [`and ${seen.length - NAMED_MODELS} more (uploader status)`] : [];
   const all = [...published, ...seen.slice(0, NAMED_MODELS), ...more];
-  return [`${summary}; exit ${exitCode}`, ...(all.length === 0 ? [] : [`Readers see ${all.join(', ')}.`])];
+  return [`${summary}; exit ${exitCode}`, ...(all.length === 0 ? [] : [`Readers see ${all.join('; ')}.`])];
 }
 
 const WORDS = ['published', 'received', 'behind a later run', 'held', 'failed', 'cancelled', 'not sent'];

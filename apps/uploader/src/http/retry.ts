@@ -225,8 +225,9 @@ export async function retrying<T>(attempt: () => Promise<T>, options: RetryOptio
     }
     failures = options.madeProgress?.() ? 1 : failures + 1;
     const pauseMs = backoffMs(failures, retryAfterMs, options.random ?? Math.random);
-    if (pauseMs >= options.limit.remainingMs()) throw outOfTime(fault, failures);
-    options.faults.happened(options.what, fault, Date.now() + options.limit.remainingMs());
+    const leftMs = options.limit.remainingMs();
+    options.faults.happened(options.what, fault, pauseMs < leftMs ? Date.now() + leftMs : null);
+    if (pauseMs >= leftMs) throw outOfTime(fault, failures);
     try {
       await pause(pauseMs, options.limit.signal);
     } catch (error) {
@@ -244,12 +245,12 @@ function outOfTime(lastFault: Error, tries: number): UploaderError {
 }
 
 export type FaultLog = {
-  /** `untilMs`: when the retries end. */
-  happened: (what: string, fault: Error, untilMs: number) => void;
+  /** `untilMs`: when the retries end; null: they have ended, and the result says the fault. */
+  happened: (what: string, fault: Error, untilMs: number | null) => void;
   /** A request that failed before has succeeded. */
   ended: (what: string) => void;
-  /** At the end: the faults that happened again after they were said or counted. */
-  uncounted: () => string[];
+  /** At the end: the faults that happened again after they were said or counted, but for those that `results` name. */
+  uncounted: (results: string) => string[];
 };
 
 const COUNTED_EVERY_MS = 5 * 60_000;
@@ -275,7 +276,7 @@ export function createFaultLog(say: (sentence: string) => void): FaultLog {
       };
       known.set(fact, one);
       one.count++;
-      if (nowMs - one.saidMs < COUNTED_EVERY_MS) return;
+      if (untilMs === null || nowMs - one.saidMs < COUNTED_EVERY_MS) return;
       const times = one.count === 1 ? '' : ` (${one.count} times since ${timeOfDay(one.sinceMs, nowMs)})`;
       say(`${what}: ${fact}${request}${times}; retrying until ${timeOfDay(untilMs, nowMs)}`);
       one.saidMs = nowMs;
@@ -290,9 +291,9 @@ export function createFaultLog(say: (sentence: string) => void): FaultLog {
       }
       for (const one of open) Object.assign(one, { isOpen: false, counted: one.count });
     },
-    uncounted: () =>
+    uncounted: (results) =>
       [...known]
-        .filter(([, { count, counted }]) => count > counted)
+        .filter(([fact, { count, counted }]) => count > counted && !results.includes(fact))
         .map(([fact, { what, count }]) => `${what}: ${fact}: ${count} times in all`),
   };
 }

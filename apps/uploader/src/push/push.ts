@@ -75,7 +75,8 @@ export async function push(
       return { ...plan, ...ignoredOf(ignored) };
     }
     const results = await pushRuns(runs, view, context);
-    for (const line of context.faults.uncounted()) reporter.say(line);
+    const details = results.map(({ outcome }) => outcome.error?.detail).join('\n');
+    for (const line of context.faults.uncounted(details)) reporter.say(line);
     for (const line of results.flatMap((one) => one.badLines.sentences)) reporter.say(line);
     const result = resultOfRuns(results, faults);
     print([
