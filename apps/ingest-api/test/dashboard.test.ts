@@ -1,10 +1,12 @@
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
+import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { expect } from 'chai';
+import { parse } from 'yaml';
+import { findInstalled, findTool, freePort, startTool } from './support/monitoring.ts';
 import {
   eventually,
   pushRun,
@@ -15,7 +17,10 @@ import {
 } from './support/system.ts';
 
 const PATIENCE_MS = 60_000;
-const DASHBOARD = new URL('../../../docker/grafana/dashboards/score-ingest.json', import.meta.url);
+const DOCKER = new URL('../../../docker/', import.meta.url);
+const DASHBOARD = new URL('grafana/dashboards/score-ingest.json', DOCKER);
+const ALERTS = new URL('prometheus/alerts.yaml', DOCKER);
+const ALERTMANAGER = new URL('alertmanager/alertmanager.yaml', DOCKER);
 
 interface Panel {
   readonly id: number;
@@ -29,28 +34,94 @@ interface Answer {
   readonly data?: { readonly result: readonly unknown[] };
 }
 
-/** By a real Prometheus (Debian: prometheus) that scrapes a real service: Grafana asks it the very same. */
-describe('the dashboard', function () {
+/** By a real Prometheus and a real Alertmanager, with a real service: Grafana asks Prometheus the very same. */
+describe('the dashboard and the alerts', function () {
   this.timeout(3 * PATIENCE_MS);
+  const stops: (() => Promise<unknown>)[] = [];
+  const notifications: Notification[] = [];
   let system: TestSystem;
-  let prometheus: Prometheus | undefined;
+  let prometheus: string;
+  let alertmanagerFile: string | undefined;
   let panels: readonly Panel[];
 
   before(async function () {
+    const prometheusFile = await findTool('prometheus');
+    if (prometheusFile === undefined) return this.skip();
+    alertmanagerFile = findInstalled('prometheus-alertmanager') ?? findInstalled('alertmanager');
     panels = (JSON.parse(await readFile(DASHBOARD, 'utf8')) as { panels: Panel[] }).panels;
+    const dir = await mkdtemp(path.join(tmpdir(), 'ingest-monitoring-'));
+    stops.push(() => rm(dir, { recursive: true, force: true }));
     system = await startSystem();
-    prometheus = await startPrometheus(system);
-    if (prometheus !== undefined) return;
-    console.log('    No prometheus here (Debian: the package of that name): the dashboard is not asked.');
-    await system.stop();
-    this.skip();
+    stops.push(() => system.stop());
+    const alertmanagerPort = await freePort();
+    if (alertmanagerFile !== undefined)
+      await startAlertmanager(alertmanagerFile, dir, alertmanagerPort, await startReceiver());
+    prometheus = await startPrometheus(prometheusFile, dir, alertmanagerPort);
   });
 
   after(async () => {
-    if (prometheus === undefined) return;
-    await prometheus.stop();
-    await system.stop();
+    for (const stop of stops.reverse()) await stop();
   });
+
+  /** Where the operator's receivers send notifications to. */
+  async function startReceiver(): Promise<string> {
+    const server = createServer(async (req, res) => {
+      const chunks = await req.toArray();
+      notifications.push(JSON.parse(Buffer.concat(chunks).toString()));
+      res.end();
+    }).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    stops.push(async () => server.close());
+    const address = server.address();
+    return `http://127.0.0.1:${typeof address === 'object' ? address?.port : ''}`;
+  }
+
+  /** With the routes of the repository, and the receivers filled in. */
+  async function startAlertmanager(file: string, dir: string, port: number, receiver: string): Promise<void> {
+    const config = parse(await readFile(ALERTMANAGER, 'utf8'));
+    config.route.group_wait = '1s';
+    for (const { name } of config.receivers) expect(name).to.be.oneOf(['page', 'ticket']);
+    config.receivers = ['page', 'ticket'].map((name) => ({ name, webhook_configs: [{ url: receiver }] }));
+    const configFile = path.join(dir, 'alertmanager.yaml');
+    await writeFile(configFile, JSON.stringify(config)); // JSON is YAML
+    const storage = `--storage.path=${path.join(dir, 'alertmanager')}`;
+    const listen = [`--web.listen-address=127.0.0.1:${port}`, '--cluster.listen-address='];
+    const { stop } = await startTool(
+      file,
+      [`--config.file=${configFile}`, storage, ...listen],
+      port,
+      PATIENCE_MS,
+    );
+    stops.push(stop);
+  }
+
+  async function startPrometheus(file: string, dir: string, alertmanagerPort: number): Promise<string> {
+    const config = path.join(dir, 'prometheus.yaml');
+    const scrape = {
+      job_name: 'score-ingest',
+      scrape_interval: '1s',
+      authorization: { credentials: system.token },
+      static_configs: [{ targets: [new URL(system.url).host] }],
+    };
+    const settings = {
+      global: { evaluation_interval: '1s' },
+      rule_files: [fileURLToPath(ALERTS)],
+      alerting: { alertmanagers: [{ static_configs: [{ targets: [`127.0.0.1:${alertmanagerPort}`] }] }] },
+      scrape_configs: [scrape],
+    };
+    await writeFile(config, JSON.stringify(settings));
+    const port = await freePort();
+    const data = `--storage.tsdb.path=${path.join(dir, 'prometheus')}`;
+    const listen = `--web.listen-address=127.0.0.1:${port}`;
+    const { url, stop } = await startTool(file, [`--config.file=${config}`, data, listen], port, PATIENCE_MS);
+    stops.push(stop);
+    return url;
+  }
+
+  async function query(expr: string): Promise<Answer> {
+    const answer = await fetch(`${prometheus}/api/v1/query?query=${encodeURIComponent(expr)}`);
+    return (await answer.json()) as Answer;
+  }
 
   it('has an answer for every panel', async () => {
     system.startLoader();
@@ -61,7 +132,7 @@ describe('the dashboard', function () {
     expect(exprs).to.have.length.above(20);
     for (const { title, expr } of exprs) {
       const answer = await eventually(
-        () => prometheus?.query(expr) ?? Promise.reject(new Error('There is no Prometheus.')),
+        () => query(expr),
         ({ status, data }) => status === 'error' || (data?.result.length ?? 0) > 0,
         PATIENCE_MS,
       ).catch((error: Error) => {
@@ -71,76 +142,34 @@ describe('the dashboard', function () {
     }
   });
 
+  it('notifies the receiver of tickets of a failed run, with the name of its model', async function () {
+    if (alertmanagerFile === undefined) return this.skip();
+    await pushRun(system, 'fraud', '2026-11', [{ name: 'a.jsonl', content: 'no json\n' }]);
+    const [found] = await eventually(
+      async () => notifications.filter(({ alerts }) => alerts[0]?.labels.alertname === FAILED),
+      ({ length }) => length > 0,
+      PATIENCE_MS,
+    );
+    expect(found?.receiver).to.equal('ticket');
+    expect(found?.alerts[0]?.labels).to.include({ severity: 'ticket', model: 'fraud' });
+    expect(found?.alerts[0]?.annotations)
+      .to.have.property('summary')
+      .that.includes('Model fraud has failed runs');
+  });
+
   it('has panels of different ids and titles', () => {
     expect(new Set(panels.map(({ id }) => id)).size).to.equal(panels.length);
     expect(new Set(panels.map(({ title }) => title)).size).to.equal(panels.length);
   });
 });
 
-interface Prometheus {
-  query(expr: string): Promise<Answer>;
-  stop(): Promise<void>;
-}
+const FAILED = 'IngestRunFailed';
 
-/** Undefined when there is none on this machine. */
-async function startPrometheus(system: TestSystem): Promise<Prometheus | undefined> {
-  const dir = await mkdtemp(path.join(tmpdir(), 'ingest-prometheus-'));
-  const config = path.join(dir, 'prometheus.yaml');
-  const scrape = {
-    job_name: 'score-ingest',
-    scrape_interval: '1s',
-    authorization: { credentials: system.token },
-    static_configs: [{ targets: [new URL(system.url).host] }],
-  };
-  await writeFile(config, JSON.stringify({ scrape_configs: [scrape] })); // JSON is YAML
-  const port = await freePort();
-  const child = spawn(
-    'prometheus',
-    [
-      `--config.file=${config}`,
-      `--storage.tsdb.path=${path.join(dir, 'data')}`,
-      `--web.listen-address=127.0.0.1:${port}`,
-    ],
-    { stdio: 'ignore' },
-  );
-  const started = await Promise.race([
-    once(child, 'spawn').then(() => true),
-    once(child, 'error').then(() => false),
-  ]).catch(() => false);
-  if (!started) {
-    await rm(dir, { recursive: true, force: true });
-    return undefined;
-  }
-  const exited = once(child, 'exit');
-  const address = `http://127.0.0.1:${port}`;
-  await eventually(
-    () =>
-      fetch(`${address}/-/ready`).then(
-        ({ ok }) => ok,
-        () => false,
-      ),
-    Boolean,
-    PATIENCE_MS,
-  );
-  return {
-    async query(expr) {
-      const answer = await fetch(`${address}/api/v1/query?query=${encodeURIComponent(expr)}`);
-      return (await answer.json()) as Answer;
-    },
-    async stop() {
-      child.kill('SIGTERM');
-      await exited;
-      await rm(dir, { recursive: true, force: true });
-    },
-  };
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
-  server.close();
-  await once(server, 'close');
-  if (address === null || typeof address === 'string') throw new Error('No port is free on 127.0.0.1.');
-  return address.port;
+/** What a receiver of Alertmanager gets. */
+interface Notification {
+  readonly receiver: string;
+  readonly alerts: readonly {
+    readonly labels: Readonly<Record<string, string>>;
+    readonly annotations: object;
+  }[];
 }

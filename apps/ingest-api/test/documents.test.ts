@@ -1,6 +1,6 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { expect } from 'chai';
-import { ERROR_CODES, type ErrorCode, isRetryable, RUN_ERROR_CODES, RUN_STATE } from 'wire';
+import { contract, ERROR_CODES, type ErrorCode, isRetryable, RUN_ERROR_CODES, RUN_STATE } from 'wire';
 import { loadLoaderConfig, loadServeConfig } from '../src/config.ts';
 import { TRANSITIONS } from '../src/runs/transitions.ts';
 import { declare, patch, pushRun, startSystem, type TestSystem, untilFinal } from './support/system.ts';
@@ -49,6 +49,14 @@ describe('the documents of the service', () => {
     );
     expect(rows).to.have.length.above(20);
     await expectGenerated('routes', tableOf(['verb, path', 'scope', 'does'], rows));
+  });
+
+  it('list every field of a contract', async () => {
+    const rows = Object.entries(contract.shape).map(([field, { description = '' }]) => [
+      `\`${field}\``,
+      description,
+    ]);
+    await expectGenerated('contract', tableOf(['field', 'is'], rows));
   });
 
   it('list every state, and every transition', async () => {

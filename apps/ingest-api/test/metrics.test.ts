@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { expect } from 'chai';
+import { findTool } from './support/monitoring.ts';
 import { pushRun, scoreLines, startSystem, type TestSystem, untilFinal } from './support/system.ts';
 
 const run = promisify(execFile);
@@ -42,19 +43,30 @@ describe('the metrics', () => {
       const asked = await readFile(new URL(file, DOCKER), 'utf8');
       const names = new Set(asked.match(/\b(ingest|nodejs|process)_[a-z0-9_]+\b/g));
       expect(names.size, file).to.be.above(5);
-      for (const name of names) expect(text, file).to.match(new RegExp(`^${name}(\\{|\\s)`, 'm'));
+      for (const name of names) expect(text, file).to.match(new RegExp(`^(# TYPE )?${name}[{ ]`, 'm'));
     }
   });
 
   it('raises its alerts when it should, says promtool', async function () {
-    const exists = await run('promtool', ['--version']).catch(() => undefined);
-    if (exists === undefined) {
-      console.log('    No promtool here (Debian: the package prometheus): the alerts are not tested.');
-      return this.skip();
-    }
+    this.timeout(180_000);
+    const promtool = await findTool('promtool');
+    if (promtool === undefined) return this.skip();
     const folder = fileURLToPath(new URL('prometheus/', DOCKER));
-    const { stdout } = await run('promtool', ['test', 'rules', 'alerts.test.yaml'], { cwd: folder });
+    const { stdout } = await run(promtool, ['test', 'rules', 'alerts.test.yaml'], { cwd: folder });
     expect(stdout).to.include('SUCCESS');
+  });
+
+  it('has routes for its alerts, and receivers for an operator to fill in, says amtool', async function () {
+    this.timeout(180_000);
+    const amtool = await findTool('amtool');
+    if (amtool === undefined) return this.skip();
+    const config = fileURLToPath(new URL('alertmanager/alertmanager.yaml', DOCKER));
+    const { stdout } = await run(amtool, ['check-config', config]);
+    expect(stdout).to.include('SUCCESS').and.include('2 receivers');
+    for (const severity of ['page', 'ticket']) {
+      const args = ['config', 'routes', 'test', `--config.file=${config}`, `severity=${severity}`];
+      expect((await run(amtool, args)).stdout.trim()).to.equal(severity);
+    }
   });
 
   it('has a paragraph in docs/operations.md for every alert', async () => {

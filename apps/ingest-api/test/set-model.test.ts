@@ -64,6 +64,34 @@ describe('ingest-api model', () => {
     expect(kept[1]).to.deep.equal({ by_cli: true, contract });
   });
 
+  it('sets texts too: how often runs are expected, and who answers for them', async () => {
+    const set = await modelSet(
+      'rhythm',
+      '--expect-every',
+      '1 month',
+      '--owner',
+      'Ana Souza',
+      '--contact',
+      '#scores',
+    );
+    expect(set.code, set.out).to.equal(0);
+    const contract = { expectEvery: '1 month', owner: 'Ana Souza', contact: '#scores' };
+    expect(JSON.parse(set.out)).to.deep.equal({ model: 'rhythm', contract });
+    const wrong = await modelSet('rhythm', '--expect-every', 'monthly');
+    expect(wrong.code).to.equal(1);
+    expect(wrong.out).to.include('expectEvery: it must be a number and hours, days, weeks, months or years');
+    const { out } = await modelSet(
+      'rhythm',
+      '--expect-every',
+      'none',
+      '--owner',
+      'none',
+      '--contact',
+      'none',
+    );
+    expect(JSON.parse(out)).to.deep.equal({ model: 'rhythm', contract: {} });
+  });
+
   it('takes the address of the database from a file too, as containers have it', async () => {
     const urlFile = path.join(system.dataDir, 'database-url');
     await writeFile(urlFile, `${system.databaseUrl}\n`);

@@ -28,7 +28,7 @@ describe('uploader status, publish, withdraw and retry, to the real service', ()
     const again = () => run(['push', dir, '--model', model, '--run', name, '--json']);
     return { file, again, ending: await again() };
   };
-  const setContract = async (model: string, contract: Record<string, number>) => {
+  const setContract = async (model: string, contract: Record<string, number | string>) => {
     const response = await fetch(`${service.url}/v1/models/${model}`, {
       method: 'PUT',
       headers: { Authorization: `Bearer ${operator.UPLOADER_TOKEN}`, 'Content-Type': 'application/json' },
@@ -53,6 +53,23 @@ describe('uploader status, publish, withdraw and retry, to the real service', ()
     expect(JSON.parse(one.stdout).runs).to.have.length(1);
     const none = await run(['status', 'listed_never']);
     expect(none.code).to.be.oneOf([0, 77]);
+  });
+
+  it('says which models have an overdue run, beside the table', async () => {
+    await push('overdue', '2026-01', 10);
+    await setContract('overdue', { expectEvery: '1 month', expectGrace: '3 days' });
+    const line =
+      'overdue: overdue since 2026-02-04 00:00Z: no run as of 2026-02-01 00:00Z or later is published; readers see 2026-01\n';
+    for (const args of [['status'], ['status', 'overdue']]) {
+      const { stdout, stderr, code } = await run(args);
+      expect(stderr).to.include(line);
+      expect(stdout).to.not.include('overdue since');
+      expect(code).to.equal(0);
+    }
+    const json = JSON.parse((await run(['status', '--json'])).stdout);
+    expect(json.overdue[0]).to.deep.include({ model: 'overdue', newest: null });
+    expect((await run(['status', 'listed_a'])).stderr).to.not.include('overdue');
+    await setContract('overdue', {});
   });
 
   it('rolls back to an older run and forth again, and keeps who and why', async () => {

@@ -11,7 +11,6 @@ export { migrateToLatest } from './migrate.ts';
 export { parentOf, partitionOf, STATISTICS_TARGET } from './model-relations.ts';
 export type {
   AsOfFrom,
-  Contract,
   Database,
   GateName,
   GateResult,

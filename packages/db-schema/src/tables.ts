@@ -1,5 +1,5 @@
 import type { ColumnType, Generated, GeneratedAlways } from 'kysely';
-import type { ModelName, Profile, RunState } from 'wire';
+import type { Contract, ModelName, Profile, RunState } from 'wire';
 
 /** A column with a default: an INSERT may omit it. */
 type DefaultNow = ColumnType<Date, Date | undefined, Date>;
@@ -39,29 +39,6 @@ export interface RevisionError {
 export interface RejectTotals {
   readonly total: number;
   readonly byCode: Readonly<Record<string, number>>;
-}
-
-/**
- * The rules for a model's runs. A missing field is not checked, except where ingest-api has a default for it.
- */
-export interface Contract {
-  readonly scoreMin?: number | undefined;
-  readonly scoreMax?: number | undefined;
-  readonly minRows?: number | undefined;
-  /** Compared with the published run, in percent of its rows, up or down. */
-  readonly maxRowChangePercent?: number | undefined;
-  /** Population stability index, over the deciles of the published run. */
-  readonly maxScoreShiftPsi?: number | undefined;
-  /**
-   * A run with more rows, or more bytes of (decompressed) lines, is refused; the service has defaults for
-   * both.
-   */
-  readonly maxRows?: number | undefined;
-  readonly maxBytes?: number | undefined;
-  /** Up to this many bad lines are skipped and listed; with more the run fails. */
-  readonly maxRejectedLines?: number | undefined;
-  /** Loaded revisions that are kept in addition to the published one. */
-  readonly keepRevisions?: number | undefined;
 }
 
 /** The distribution of a loaded revision's scores. null: not a finite number (sums of scores near 1e308). */

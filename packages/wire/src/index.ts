@@ -47,6 +47,10 @@ export {
   runSummary,
 } from './run.ts';
 export {
+  type Contract,
+  contract,
+  type Model,
+  type ModelList,
   model,
   modelList,
   type Problem,

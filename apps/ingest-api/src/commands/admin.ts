@@ -1,8 +1,8 @@
 import { userInfo } from 'node:os';
 import { type Command, InvalidArgumentError } from 'commander';
-import { type Contract, type Database, migrateToLatest, openDatabase, type Scope } from 'db-schema';
+import { type Database, migrateToLatest, openDatabase, type Scope } from 'db-schema';
 import type { Kysely } from 'kysely';
-import { parseModelName, printable } from 'wire';
+import { type Contract, contract, parseModelName, printable } from 'wire';
 import {
   type DatabaseConfig,
   type Environment,
@@ -12,7 +12,7 @@ import {
   type StoreConfig,
 } from '../config.ts';
 import { eraseKeys } from '../load/erase.ts';
-import { contractRequest, findModel, listModels, setContract } from '../runs/models.ts';
+import { findModel, listModels, setContract } from '../runs/models.ts';
 import { adoptStore } from '../runs/store-identity.ts';
 import { moveStore } from '../runs/store-move.ts';
 import { createToken, listTokens, revokeTokens, rotateToken } from '../runs/tokens.ts';
@@ -56,11 +56,12 @@ export function addAdminCommands(program: Command, env: Environment): void {
 
   const set = modelCommand
     .command('set')
-    .description('change the contract of a model and print it; `none` removes a limit')
+    .description('change the contract of a model and print it; `none` removes a field')
     .argument('<model>', 'the model; a new one is created');
-  for (const [field, help] of Object.entries(CONTRACT_HELP)) {
+  for (const [field, { description = '' }] of Object.entries(contract.shape)) {
     const flag = field.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
-    set.option(`--${flag} <number|none>`, help, parseNumber);
+    if (TEXT_FIELDS.has(field)) set.option(`--${flag} <text|none>`, description);
+    else set.option(`--${flag} <number|none>`, description, parseNumber);
   }
   set.action((name: string, changes: Changes) => setModel(loadDatabaseConfig(env), name, changes));
 
@@ -267,18 +268,13 @@ function day(date: Date): string {
   return date.toISOString().slice(0, 10);
 }
 
-/** The help of the options of `model set`, by the field of the contract that each one changes. */
-const CONTRACT_HELP: Readonly<Record<keyof Contract, string>> = {
-  scoreMin: 'lowest score of a run',
-  scoreMax: 'highest score of a run',
-  minRows: 'smallest number of rows',
-  maxRowChangePercent: 'largest change of the row count, in percent of that of the published run',
-  maxScoreShiftPsi: 'largest population stability index in comparison with the published run',
-  maxRows: 'largest number of rows; a run with more is refused or fails',
-  maxBytes: 'largest number of bytes of decompressed lines; a run with more is refused or fails',
-  maxRejectedLines: 'bad lines that are skipped; with one more the run fails',
-  keepRevisions: 'loaded revisions that are kept in addition to the published one',
-};
+/** The other fields of a contract are numbers. */
+const TEXT_FIELDS: ReadonlySet<string> = new Set([
+  'expectEvery',
+  'expectGrace',
+  'owner',
+  'contact',
+] satisfies (keyof Contract)[]);
 
 const PAGE_MODELS = 500;
 
@@ -297,7 +293,7 @@ async function showModels(config: DatabaseConfig, name: string | undefined): Pro
   });
 }
 
-type Changes = Partial<Record<keyof Contract, number | 'none'>>;
+type Changes = Partial<Record<keyof Contract, number | string>>;
 
 /** Changes these fields of the contract, keeps the others, and prints the result. */
 async function setModel(config: DatabaseConfig, name: string, changes: Changes): Promise<void> {
@@ -305,7 +301,7 @@ async function setModel(config: DatabaseConfig, name: string, changes: Changes):
   await withDatabase(config, 'ingest-api model', async (db) => {
     const [known] = await listModels(db, { models: [model], limit: 1 });
     const merged = Object.entries({ ...known?.contract, ...changes }).filter(([, value]) => value !== 'none');
-    const result = contractRequest.safeParse(Object.fromEntries(merged));
+    const result = contract.safeParse(Object.fromEntries(merged));
     if (!result.success) {
       const faults = result.error.issues.map(({ path, message }) => [...path, message].join(': '));
       throw new Error(

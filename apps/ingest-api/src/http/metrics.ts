@@ -117,6 +117,24 @@ function serviceMetrics(registry: Registry): (figures: ServiceFigures, disk: Dis
     labelNames: ['model'],
     registers,
   });
+  const due = new Gauge({
+    name: 'ingest_run_due_timestamp_seconds',
+    help: 'When the next run of the model is overdue, if its contract has expectEvery; the 1,000 earliest.',
+    labelNames: ['model'],
+    registers,
+  });
+  const needy = new Gauge({
+    name: 'ingest_model_runs',
+    help: 'Failed and held runs of the 100 models with the newest ones; those of other models have the label _others.',
+    labelNames: ['model', 'state'],
+    registers,
+  });
+  const expiring = new Gauge({
+    name: 'ingest_token_expiry_timestamp_seconds',
+    help: 'When the last token of the name expires: those within 14 days before or after now, 100 names at most.',
+    labelNames: ['token'],
+    registers,
+  });
   const loads = new Counter({
     name: 'ingest_loads_total',
     help: 'Load attempts that have ended, by outcome.',
@@ -147,6 +165,12 @@ function serviceMetrics(registry: Registry): (figures: ServiceFigures, disk: Dis
     for (const [state, count] of Object.entries(figures.states)) runs.set({ state }, count);
     published.reset();
     for (const { model, at } of figures.published) published.set({ model }, at);
+    due.reset();
+    for (const { model, at } of figures.due) due.set({ model }, at);
+    needy.reset();
+    for (const { model, state, runs } of figures.needy) needy.set({ model, state }, runs);
+    expiring.reset();
+    for (const { token, at } of figures.expiring) expiring.set({ token }, at);
     loads.reset();
     loadSeconds.reset();
     for (const outcome of OUTCOMES) {

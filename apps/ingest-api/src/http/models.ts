@@ -1,11 +1,11 @@
 import type { Database } from 'db-schema';
 import { type Response, Router } from 'express';
 import type { Kysely } from 'kysely';
-import { isModelName } from 'wire';
+import { contract, isModelName } from 'wire';
 import { z } from 'zod';
 import { IngestError } from '../errors.ts';
 import { publishByHand } from '../runs/actions.ts';
-import { contractRequest, findModel, listModels, type ModelView, setContract } from '../runs/models.ts';
+import { findModel, listModels, type ModelView, setContract } from '../runs/models.ts';
 import { modelOf, principalOf } from './auth.ts';
 import { readJson } from './json-body.ts';
 import { CURSOR_RULE, pageLimit, parseRequest, reason, revisionNumber, runKey } from './requests.ts';
@@ -44,8 +44,8 @@ export function modelRoutes(db: Kysely<Database>): Router {
 
   router.put('/v1/models/:model', async (req, res) => {
     const model = modelOf(req, res, 'operate');
-    const contract = parseRequest(contractRequest, await readJson(req, res), 'The contract');
-    await setContract(db, model, contract, principalOf(res).name);
+    const request = parseRequest(contract, await readJson(req, res), 'The contract');
+    await setContract(db, model, request, principalOf(res).name);
     sendModel(res, await findModel(db, model));
   });
 

@@ -1,5 +1,4 @@
 import * as answers from 'wire';
-import { contractRequest } from '../runs/models.ts';
 import { signInRequest } from './auth.ts';
 import { modelsQuery, publishRequest } from './models.ts';
 import type { Answer, Operation } from './openapi.ts';
@@ -80,7 +79,7 @@ export const OPERATIONS: readonly Operation[] = [
   {
     method: 'get',
     path: '/v1/status',
-    summary: 'Queue, transfers, loaders, disk, and the runs that need a person',
+    summary: 'Queue, transfers, loaders, disk, the runs that need a person, and those that are overdue',
     scope: 'read',
     example: { answers: 200 },
     answers: { 200: { says: 'the overview', schema: answers.status }, 304: NOT_MODIFIED },
@@ -154,7 +153,7 @@ export const OPERATIONS: readonly Operation[] = [
   {
     method: 'get',
     path: '/v1/models/:model',
-    summary: 'A model: its contract, and what readers see',
+    summary: 'A model: its contract, what readers see, and the run that is expected next',
     scope: 'read',
     example: { answers: 200 },
     answers: { 200: THE_MODEL },
@@ -163,11 +162,17 @@ export const OPERATIONS: readonly Operation[] = [
   {
     method: 'put',
     path: '/v1/models/:model',
-    summary: 'Sets the contract of the model: the limits and gates of its runs',
+    summary: 'Sets the contract of the model: limits, gates and rhythm of its runs, and who answers for it',
     scope: 'operate',
-    body: contractRequest,
+    body: answers.contract,
     example: {
-      body: { minRows: 1, maxRowChangePercent: 20, maxScoreShiftPsi: 0.25, keepRevisions: 3 },
+      body: {
+        minRows: 1,
+        maxRowChangePercent: 20,
+        maxScoreShiftPsi: 0.25,
+        expectEvery: '1 month',
+        expectGrace: '3 days',
+      },
       answers: 200,
     },
     answers: { 200: THE_MODEL },

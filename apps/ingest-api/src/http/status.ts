@@ -1,6 +1,7 @@
 import type { Database } from 'db-schema';
 import { Router } from 'express';
 import type { Kysely } from 'kysely';
+import { listOverdue } from '../runs/due.ts';
 import { statusOverview } from '../runs/status.ts';
 import { listRunsNeedingAttention } from '../runs/summaries.ts';
 import { principalOf, requireScope } from './auth.ts';
@@ -14,12 +15,13 @@ export function statusRoutes(db: Kysely<Database>, room: RoomCheck): Router {
   const router = Router();
   const statusOf = sharedAnswer(async (key) => {
     const models = JSON.parse(key) as readonly string[] | null;
-    const [overview, disk, needsAttention] = await Promise.all([
+    const [overview, disk, needsAttention, overdue] = await Promise.all([
       statusOverview(db, models),
       room.room(),
       listRunsNeedingAttention(db, models, MOST_ATTENTION),
+      listOverdue(db, models),
     ]);
-    return { at: new Date(), ...overview, disk, needsAttention };
+    return { at: new Date(), ...overview, disk, needsAttention, ...overdue };
   });
   router.get('/v1/status', async (req, res) => {
     requireScope(res, 'read');

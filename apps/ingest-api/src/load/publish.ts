@@ -1,7 +1,8 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Contract, GateName, GateResult, RejectTotals, RevisionProfile } from 'db-schema';
+import type { GateName, GateResult, RejectTotals, RevisionProfile } from 'db-schema';
 import type { ClientBase } from 'pg';
 import { stabilityIndex } from 'score-lines';
+import type { Contract } from 'wire';
 import { lockModel } from '../runs/models.ts';
 import { isLockNotAvailable, isNewer, type RunPosition } from '../runs/revisions.ts';
 import { queryOf, type TransitionName, transition, transitionOne } from '../runs/transitions.ts';

@@ -1,8 +1,8 @@
-import type { Contract, Database } from 'db-schema';
+import type { Database } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
-import type { ModelName } from 'wire';
-import { z } from 'zod';
+import type { Contract, ModelName } from 'wire';
 import { IngestError } from '../errors.ts';
+import { type DueRun, dueOf } from './due.ts';
 import { recordAudit } from './history.ts';
 import type { Query } from './transitions.ts';
 
@@ -10,6 +10,7 @@ import type { Query } from './transitions.ts';
 export interface ModelView {
   readonly model: ModelName;
   readonly contract: Contract;
+  readonly due: DueRun | null;
   readonly current: CurrentRun | null;
   readonly createdAt: Date;
 }
@@ -17,6 +18,7 @@ export interface ModelView {
 interface CurrentRun {
   readonly run: string;
   readonly revision: number;
+  readonly as_of: Date;
   readonly publishedAt: Date;
   readonly publishedBy: string;
   readonly rows: number | null;
@@ -36,19 +38,24 @@ export async function listModels(
   db: Kysely<Database>,
   { models, after = '', limit }: ModelFilter,
 ): Promise<ModelView[]> {
-  const { rows } = await sql<Omit<ModelView, 'current'> & Partial<CurrentRun>>`
-    SELECT m.name AS model, m.contract, m.created_at AS "createdAt", r.run_key AS run, r.revision,
-           p.published_at AS "publishedAt", p.published_by AS "publishedBy", r.row_count AS rows,
+  const { rows } = await sql<
+    Omit<ModelView, 'current' | 'due'> &
+      Partial<CurrentRun> & { dueAsOf: Date | null; dueAt: Date; overdue: boolean }
+  >`
+    SELECT m.name AS model, m.contract, m.created_at AS "createdAt", r.run_key AS run, r.revision, r.as_of,
+           d.as_of AS "dueAsOf", d.at AS "dueAt", d.at < now() AS overdue, p.published_at AS "publishedAt", p.published_by AS "publishedBy", r.row_count AS rows,
            p.publication_id AS "publicationId"
     FROM ingest.model m
     LEFT JOIN LATERAL (
       SELECT * FROM ingest.publication p WHERE p.model = m.name ORDER BY publication_id DESC LIMIT 1) p ON true
     LEFT JOIN ingest.run_revision r ON r.revision_id = p.revision_id
+    CROSS JOIN LATERAL (${dueOf(sql.ref('r.as_of'))}) d
     WHERE (${models}::text[] IS NULL OR m.name = ANY (${models}::text[])) AND m.name > ${after}
     ORDER BY m.name LIMIT ${limit}`.execute(db);
-  return rows.map(({ model, contract, createdAt, ...current }) => ({
+  return rows.map(({ model, contract, createdAt, dueAsOf, dueAt, overdue, ...current }) => ({
     model,
     contract,
+    due: dueAsOf === null ? null : { as_of: dueAsOf, at: dueAt, overdue },
     current: current.publicationId === null ? null : (current as CurrentRun),
     createdAt,
   }));
@@ -63,29 +70,6 @@ export async function findModel(db: Kysely<Database>, model: ModelName): Promise
     `There is no model "${model}"; its first push, or PUT /v1/models/${model}, creates it.`,
   );
 }
-
-const count = z.int().min(0);
-
-/**
- * What a model's runs must fulfil: the body of `PUT /v1/models/{model}`. What is left out is not checked, or
- * has the service's default.
- */
-export const contractRequest = z
-  .strictObject({
-    scoreMin: z.number().optional(),
-    scoreMax: z.number().optional(),
-    minRows: count.optional(),
-    maxRowChangePercent: z.number().min(0).optional(),
-    maxScoreShiftPsi: z.number().min(0).optional(),
-    maxRows: count.min(1).optional(),
-    maxBytes: count.min(1).optional(),
-    maxRejectedLines: count.optional(),
-    keepRevisions: count.max(1_000).optional(),
-  })
-  .refine(
-    ({ scoreMin, scoreMax }) => scoreMin === undefined || scoreMax === undefined || scoreMin <= scoreMax,
-    'scoreMin must not be above scoreMax',
-  ) satisfies z.ZodType<Contract>;
 
 /**
  * Replaces a model's contract, and creates the model if it is new. A load reads it when it starts (limits)

@@ -1,5 +1,6 @@
 import type { Database } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
+import { dueFigures } from './due.ts';
 import { isStalled, STALLED_AFTER_SECONDS } from './files.ts';
 import { isLoading } from './summaries.ts';
 
@@ -91,8 +92,9 @@ export type ServiceFigures = Awaited<ReturnType<typeof serviceFigures>>;
 
 /** Totals since the service was installed, and the present state: what monitoring reads every few seconds. */
 export async function serviceFigures(db: Kysely<Database>) {
-  const [overview, published, uploads, loads, phases, loaded, sums] = await Promise.all([
+  const [overview, byName, published, uploads, loads, phases, loaded, sums] = await Promise.all([
     statusOverview(db, null),
+    dueFigures(db),
     sql<{ model: string; at: number }>`
       SELECT model, extract(epoch FROM max(published_at))::float8 AS at
       FROM ingest.publication GROUP BY model`.execute(db),
@@ -116,6 +118,7 @@ export async function serviceFigures(db: Kysely<Database>) {
   ]);
   return {
     ...overview,
+    ...byName,
     published: published.rows,
     uploads: uploads.rows[0] ?? { created: 0, finished: 0, bytes: 0 },
     loads: loads.rows,

@@ -190,7 +190,7 @@ async function summaries(db: Kysely<Database>, chosen: RawBuilder<unknown>): Pro
 }
 
 /** As JSON.stringify writes a Date. */
-function iso(column: RawBuilder<unknown>): RawBuilder<string> {
+export function iso(column: RawBuilder<unknown>): RawBuilder<string> {
   return sql<string>`to_char(${column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`;
 }
 

@@ -16,12 +16,25 @@ import {
   settlementOf,
   WORD_OF,
 } from '../results.ts';
-import { findRun, listRuns, pageUrl, type Run, type RunSummary, rejectsUrl } from '../service/client.ts';
+import {
+  findRun,
+  listOverdue,
+  listRuns,
+  type OverdueRun,
+  pageUrl,
+  type Run,
+  type RunSummary,
+  rejectsUrl,
+} from '../service/client.ts';
 import type { Flags } from '../settings/settings.ts';
 import { openServiceSession, type ServiceSession, waitForRun } from './session.ts';
 
 /** `more`: the list ends at --limit, the runs do not. */
-export type StatusResult = CommandResult & { runs: Array<Run | RunSummary>; more?: true };
+export type StatusResult = CommandResult & {
+  runs: Array<Run | RunSummary>;
+  more?: true;
+  overdue?: OverdueRun[];
+};
 type StatusQuery = { model?: string | undefined; run?: string | undefined; wait: boolean } & {
   limit: number | undefined;
   state: string | undefined;
@@ -64,7 +77,18 @@ export async function status(
     const { runs, more } = await listRuns(service, query, retries);
     session.print(runTable(runs));
     if (more) session.say(`These are the newest ${runs.length} runs. To list more: --limit N.`);
-    return { result: 'listed', exitCode: 0, runs, ...(more ? { more } : {}) };
+    const overdue =
+      state === undefined
+        ? (await listOverdue(service, retries)).filter((it) => model === undefined || it.model === model)
+        : [];
+    for (const it of overdue) session.say(describeOverdue(it));
+    return {
+      result: 'listed',
+      exitCode: 0,
+      runs,
+      ...(more ? { more } : {}),
+      ...(overdue.length > 0 ? { overdue } : {}),
+    };
   }
   if (wait) {
     const named = { model, run, pollMs: settings.pollMs };
@@ -122,9 +146,20 @@ function cellsOf(run: RunSummary): string[] {
     seen(run),
     run.rows?.toLocaleString('en') ?? '-',
     formatBytes(run.bytes.total),
-    `${run.declaredAt.slice(0, 16).replace('T', ' ')}Z`,
+    minute(run.declaredAt),
     run.pushedBy ?? '-',
   ];
+}
+
+function describeOverdue({ model, due, shown, newest }: OverdueRun): string {
+  const readers = shown === null ? 'readers see no run yet' : `readers see ${shown.run}`;
+  const later = newest === null ? '' : `; ${newest.run} is ${newest.state}`;
+  return `${model}: overdue since ${minute(due.at)}: no run as of ${minute(due.as_of)} or later is published; ${readers}${later}`;
+}
+
+/** In UTC. */
+function minute(instant: string): string {
+  return `${instant.slice(0, 16).replace('T', ' ')}Z`;
 }
 
 /** What readers of the model see. */

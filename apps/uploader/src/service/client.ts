@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import * as wire from 'wire';
 import { EXIT_CODE_OF, type ExitCode, type FilePage, type RunState } from 'wire';
-import type { z } from 'zod';
+import { z } from 'zod';
 import { UploaderError } from '../errors.ts';
 import { type ExchangeResponse, exchange, useTlsIdentity } from '../http/exchange.ts';
 import { HttpFault, type RetryOptions, retrying } from '../http/retry.ts';
@@ -40,10 +40,14 @@ const runListSchema = wire.runList.extend({ runs: runSummarySchema.array() });
 const filePageSchema = wire.filePage;
 const modelSchema = wire.model.pick({ model: true, current: true });
 
+/** A service of an earlier version has no such list. */
+const overdueSchema = z.object({ overdue: wire.status.shape.overdue.default([]) });
+
 export type Run = z.infer<typeof runSchema>;
 export type RunSummary = z.infer<typeof runSummarySchema>;
 export type Shown = NonNullable<Run['shown']>;
 export type Model = z.infer<typeof modelSchema>;
+export type OverdueRun = z.infer<typeof overdueSchema>['overdue'][number];
 
 /** The exit code for a run in this state; null: it has not ended yet. */
 export const EXIT_CODE_OF_STATE: Record<RunState, ExitCode | null> = {
@@ -171,6 +175,12 @@ export async function listRuns(
     cursor = page.nextCursor;
   } while (cursor && runs.length < limit);
   return { runs, more: Boolean(cursor) };
+}
+
+/** The models whose next run is overdue, as their contracts say; the first 50. */
+export async function listOverdue(service: ServiceAddress, retries: Retries): Promise<OverdueRun[]> {
+  const request: Request = { method: 'GET', path: '/v1/status' };
+  return (await ask(service, request, overdueSchema, { ...retries, asked: 'run' })).overdue;
 }
 
 /** Makes the service load a failed run again. */

@@ -103,6 +103,8 @@ COMMENT ON COLUMN ingest.run_revision.first_row IS 'address of the row that the 
 CREATE INDEX run_revision_queue ON ingest.run_revision (queued_at) WHERE state = 'queued';
 CREATE INDEX run_revision_receiving ON ingest.run_revision (revision_id) WHERE state = 'receiving';
 CREATE INDEX run_revision_moving ON ingest.run_revision (revision_id) WHERE state IN ('receiving', 'queued', 'published');
+CREATE INDEX run_revision_needs_person ON ingest.run_revision (model) WHERE state IN ('failed', 'held');
+CREATE INDEX run_revision_as_of ON ingest.run_revision (model, as_of DESC, revision_id DESC);
 CREATE UNIQUE INDEX run_revision_one_published ON ingest.run_revision (model) WHERE state = 'published';
 
 CREATE TABLE ingest.publication (
