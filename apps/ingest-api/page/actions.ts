@@ -1,4 +1,12 @@
-import { currentEtag, publishRun, type Run, retryRun, type Session, withdrawRun } from './api.ts';
+import {
+  currentEtag,
+  publishRun,
+  type Run,
+  rejectsPath,
+  retryRun,
+  type Session,
+  withdrawRun,
+} from './api.ts';
 import { html, nothing, render, type TemplateResult } from './vendor/lit-html.js';
 
 interface Act {
@@ -6,6 +14,8 @@ interface Act {
   /** What happens, for the dialog. */
   readonly effect: string;
   readonly isGrave: boolean;
+  /** It is what helps in this state: at most one act of a run is. */
+  readonly helps?: boolean;
   /** Reads the ETag when the dialog opens, so that the service notices what changed since. */
   prepare?(): Promise<string>;
   carryOut(reason: string, etag: string): Promise<unknown>;
@@ -18,11 +28,13 @@ export function actionBar(
   refresh: () => Promise<void>,
 ): TemplateResult {
   const acts = actsOf(run);
+  const download = rejectsButton(run);
   if (session?.scopes.some((scope) => scope === 'operate' || scope === 'admin')) {
     return html`<span class="actions">
+      ${download}
       ${acts.map(
         (act) => html`<button
-          class=${act.isGrave ? 'grave' : 'primary'}
+          class=${act.helps ? 'primary' : act.isGrave ? 'grave' : ''}
           @click=${() => perform(act, refresh)}
         >${act.label}</button>`,
       )}
@@ -30,8 +42,18 @@ export function actionBar(
   }
   const labels = acts.map(({ label }) => `“${label}”`).join(', ');
   return acts.length === 0
-    ? html``
-    : html`<span class="actions"><span class="hint">${labels}: sign in with a token that has the scope <code>operate</code>.</span></span>`;
+    ? html`<span class="actions">${download}</span>`
+    : html`<span class="actions">${download}<span class="hint">${labels}: sign in with a token that has the scope <code>operate</code>.</span></span>`;
+}
+
+/** Wrong data is not helped by loading it again, but by the list of what is wrong with it. */
+function rejectsButton(run: Run): TemplateResult | typeof nothing {
+  if (run.state !== 'failed' || run.rejects.total === 0) return nothing;
+  return html`<a class="button primary" href=${rejectsPath(run)} download=${rejectsFile(run)}>Download rejected lines</a>`;
+}
+
+export function rejectsFile({ model, run }: Run): string {
+  return `${model}-${run}-rejects.ndjson`;
 }
 
 function actsOf(run: Run): Act[] {
@@ -43,6 +65,7 @@ function actsOf(run: Run): Act[] {
       label: isBroken ? 'Publish anyway' : 'Publish this run',
       effect: `Readers of scores.${model} see run ${key} immediately${insteadOf(run)}${isBroken ? ', although it breaks a quality gate' : ''}.`,
       isGrave: isBroken,
+      helps: state === 'held',
       prepare: () => currentEtag(model),
       carryOut: (reason, etag) => publishRun(model, { run: key, revision, force: isBroken, reason }, etag),
     });
@@ -55,6 +78,7 @@ function actsOf(run: Run): Act[] {
         ? 'The service loads the same files again. If the data is wrong, this fails again: fix the data and push the run instead.'
         : 'The next free loader takes the run, without waiting for the time of the next attempt.',
       isGrave: false,
+      helps: !isFailed && run.load?.lastError != null,
       carryOut: (reason) => retryRun(model, key, reason),
     });
   }

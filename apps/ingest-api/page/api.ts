@@ -1,7 +1,9 @@
-import type { FilePage, Run, RunHistory, RunList, RunSummary, Session, Status } from 'wire';
+import type { FilePage, Model, ModelList, Run, RunHistory, RunList, RunSummary, Session, Status } from 'wire';
 
 export type {
+  Contract,
   FilePage,
+  Model,
   Profile,
   Run,
   RunFile,
@@ -18,8 +20,45 @@ export const signOut = () => ask<Session>('DELETE', '/session');
 
 export const getStatus = () => ask<Status>('GET', '/v1/status');
 
-export const MOST_RUNS = 1_000;
-export const getRuns = () => ask<RunList>('GET', `/v1/runs?perModel=60&limit=${MOST_RUNS}`);
+/** Of each model, three years of monthly runs; of all, this many. */
+export const RUNS_PER_MODEL = 36;
+export const MOST_RUNS = 4_000;
+const PAGE = 1_000;
+
+/** The newest runs of every model, and whether some were left out because there are too many. */
+export async function getRuns(): Promise<{ runs: RunSummary[]; hasMore: boolean }> {
+  const runs: RunSummary[] = [];
+  for (let cursor: string | null = null; ; ) {
+    const page: RunList = await ask(
+      'GET',
+      `/v1/runs?${query({ perModel: RUNS_PER_MODEL, limit: PAGE, cursor })}`,
+    );
+    runs.push(...page.runs);
+    cursor = page.nextCursor;
+    if (cursor === null || runs.length >= MOST_RUNS) return { runs, hasMore: cursor !== null };
+  }
+}
+
+export async function getModels(): Promise<Model[]> {
+  const models: Model[] = [];
+  for (let cursor: string | null = null; ; ) {
+    const page: ModelList = await ask('GET', `/v1/models?${query({ limit: PAGE, cursor })}`);
+    models.push(...page.models);
+    cursor = page.nextCursor;
+    if (cursor === null) return models;
+  }
+}
+
+export const getModel = (model: string) => ask<Model>('GET', modelPath(model));
+
+/** Runs of a model with their scores, those declared last first. */
+export const getModelRuns = (model: string, cursor: string | null) =>
+  ask<RunList>('GET', `/v1/runs?${query({ model, profile: true, limit: 500, cursor })}`);
+
+function query(parameters: Readonly<Record<string, string | number | boolean | null>>): URLSearchParams {
+  const given = Object.entries(parameters).filter(([, value]) => value !== null);
+  return new URLSearchParams(given.map(([name, value]) => [name, String(value)]));
+}
 
 export const getRun = (model: string, run: string) => ask<Run>('GET', runPath(model, run));
 export const getHistory = (model: string, run: string) =>
@@ -28,10 +67,8 @@ export const getHistory = (model: string, run: string) =>
 export type FileFilter = 'all' | 'receiving' | 'received' | 'stalled';
 
 export function getFiles(model: string, run: string, filter: FileFilter, cursor: string | null) {
-  const query = new URLSearchParams({ limit: '200' });
-  if (filter !== 'all') query.set('state', filter);
-  if (cursor !== null) query.set('cursor', cursor);
-  return ask<FilePage>('GET', `${runPath(model, run)}/files?${query}`);
+  const state = filter === 'all' ? null : filter;
+  return ask<FilePage>('GET', `${runPath(model, run)}/files?${query({ limit: 200, state, cursor })}`);
 }
 
 export function rejectsPath({ model, run }: { readonly model: string; readonly run: string }): string {

@@ -1,5 +1,6 @@
-import type { Profile, RunHistory } from './api.ts';
-import { formatBytes, formatScore } from './format.ts';
+import type { Profile, RunHistory, RunSummary } from './api.ts';
+import { formatAsOf, formatBytes, formatDay, formatScore } from './format.ts';
+import { runHref } from './state.ts';
 import uPlot from './vendor/uplot.js';
 
 /** An element that draws its chart with uPlot, as wide as the element is. */
@@ -73,7 +74,7 @@ function throughputOptions(): Omit<uPlot.Options, 'width' | 'height'> {
     padding: [null, 28, null, null], // room for the last label
     scales: { y: { range: (_, _min, max) => [0, Math.max(max * 1.1, 1)] } },
     series: [
-      { label: 'time', value: (_, at) => (at == null ? '–' : timeOfDay(at)) },
+      { label: 'time (UTC)', value: (_, at) => (at == null ? '–' : timeOfDay(at)) },
       { ...line, label: 'received', stroke: first, fill: firstFill },
       { ...line, label: 'loaded', stroke: second },
     ],
@@ -89,7 +90,7 @@ function formatRate(bytesPerSecond: number | null | undefined): string {
 }
 
 function timeOfDay(seconds: number): string {
-  return new Date(seconds * 1000).toLocaleTimeString('en-GB');
+  return new Date(seconds * 1000).toLocaleTimeString('en-GB', { timeZone: 'UTC' });
 }
 
 /** A rate is the mean over this time, as the rates between single samples jump up and down. */
@@ -178,6 +179,136 @@ function medianOf({ deciles }: Profile): number | null {
   return deciles[4] ?? null;
 }
 
+type LoadedRun = RunSummary & { readonly profile: Profile };
+
+export interface HistoryChartData {
+  readonly title: string;
+  /** By `as_of`, the oldest first. */
+  readonly runs: readonly LoadedRun[];
+  format(value: number): string;
+  /** Amounts begin at zero; scores do not. */
+  readonly fromZero: boolean;
+  /** The one in the middle is the thick one; the others are the edges of bands, from the lowest to the highest. */
+  readonly lines: readonly { readonly label: string; of(profile: Profile): number | null }[];
+}
+
+/** A figure of a model over its runs. A click opens the run under the pointer. */
+class HistoryChart extends Chart {
+  protected readonly heightPx = 190;
+  #data: HistoryChartData | undefined;
+  #drawn = '';
+
+  set data(data: HistoryChartData) {
+    this.#data = data;
+    if (this.isConnected) this.draw();
+  }
+
+  override connectedCallback(): void {
+    super.connectedCallback();
+    this.addEventListener('click', this.#open);
+  }
+
+  override disconnectedCallback(): void {
+    super.disconnectedCallback();
+    this.removeEventListener('click', this.#open);
+    this.#drawn = '';
+  }
+
+  readonly #open = () => {
+    const run = this.#data?.runs[this.plot?.cursor.idx ?? -1];
+    if (run !== undefined) location.hash = runHref(run);
+  };
+
+  protected draw(): void {
+    if (this.#data === undefined) return;
+    const { title, runs, lines, format } = this.#data;
+    const times = runs.map(({ as_of }) => Date.parse(as_of) / 1000);
+    const values = lines.map(({ of }) => runs.map(({ profile }) => of(profile)));
+    const drawn = JSON.stringify([runs.map(({ run }) => run), times, values]);
+    if (drawn === this.#drawn) return; // a new plot would lose the cursor
+    this.#drawn = drawn;
+    const newest = values[middleOf(lines)]?.at(-1);
+    this.setAttribute(
+      'aria-label',
+      `${title} of ${runs.length} runs; the newest: ${newest == null ? 'none' : format(newest)}. The table of runs has each.`,
+    );
+    this.create(historyOptions(this.#data), [times, ...values] as uPlot.AlignedData);
+  }
+}
+
+const MOST_POINTS = 60;
+
+function historyOptions({
+  runs,
+  lines,
+  format,
+  fromZero,
+}: HistoryChartData): Omit<uPlot.Options, 'width' | 'height'> {
+  const { first, firstFill, axis } = colours();
+  const shown = (value: number | null) => (value === null ? '–' : format(value));
+  const newest = runs.length - 1;
+  const showNewest = (plot: uPlot) => {
+    if (plot.cursor.idx == null) plot.setLegend({ idx: newest }, false);
+  };
+  return {
+    tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), 'Etc/UTC'),
+    hooks: { ready: [showNewest], setCursor: [showNewest] },
+    cursor: { y: false, drag: { x: false, y: false }, sync: { key: 'runs' } },
+    padding: [null, 24, null, null],
+    scales: {
+      x: { range: (_, min, max) => (min === max ? [min - 86_400, max + 86_400] : [min, max]) },
+      y: { range: (_, min, max) => rangeOf(min, max, fromZero) },
+    },
+    series: [
+      { label: 'run', value: (_, _seconds, _series, index) => nameOf(runs[index ?? newest]) },
+      ...lines.map(({ label }, index) => ({
+        label,
+        stroke: first,
+        width: index === middleOf(lines) ? 2 : 0.5,
+        points: { show: index === middleOf(lines) && runs.length <= MOST_POINTS, size: 5, fill: first },
+        value: (_: uPlot, value: number | null) => shown(value),
+        ...(lines.length === 1 && fromZero ? { fill: firstFill } : {}),
+      })),
+    ],
+    bands: Array.from({ length: middleOf(lines) }, (_, index) => ({
+      series: [lines.length - index, index + 1] as [number, number],
+      fill: firstFill,
+    })),
+    axes: [
+      {
+        ...axis,
+        size: 30,
+        space: 84,
+        values: (_, ticks) => ticks.map((tick) => tickLabel(tick, ticks)),
+      },
+      { ...axis, size: 74, values: (_, ticks) => ticks.map((tick) => format(tick)) },
+    ],
+  };
+}
+
+function middleOf(lines: HistoryChartData['lines']): number {
+  return Math.floor(lines.length / 2);
+}
+
+const MONTH_SECONDS = 28 * 86_400;
+
+function tickLabel(tick: number, [first = 0, second = 0]: readonly number[]): string {
+  const day = formatDay(new Date(tick * 1000).toISOString());
+  return second - first >= MONTH_SECONDS ? day.slice(day.indexOf(' ') + 1) : day;
+}
+
+/** With some room above and below; a single value has some, too. */
+function rangeOf(min: number | null, max: number | null, fromZero: boolean): [number, number] {
+  const [low, high] = [fromZero ? 0 : (min ?? 0), max ?? 1];
+  const room = (high - low || Math.abs(high) || 1) * 0.12;
+  return [fromZero ? 0 : low - room, high + room];
+}
+
+function nameOf(run: LoadedRun | undefined): string {
+  if (run === undefined) return '–';
+  return `${run.run} (${formatAsOf(run.as_of)})`;
+}
+
 /** The colours of the style sheet, light or dark as they are now: a canvas does not read it. */
 function colours() {
   const style = getComputedStyle(document.documentElement);
@@ -196,3 +327,4 @@ function colours() {
 
 customElements.define('throughput-chart', ThroughputChart);
 customElements.define('decile-chart', DecileChart);
+customElements.define('history-chart', HistoryChart);

@@ -1,5 +1,6 @@
+import { rejectsFile } from './actions.ts';
 import { type FileFilter, type Run, type RunFile, rejectsPath } from './api.ts';
-import { formatAgo, formatBytes, formatCount, formatInstant, percent } from './format.ts';
+import { ago, formatBytes, formatCount, percent } from './format.ts';
 import { scrollable, tableSection } from './layout.ts';
 import type { FilesShown } from './state.ts';
 import { html, nothing, type TemplateResult } from './vendor/lit-html.js';
@@ -78,7 +79,7 @@ function row(file: RunFile, state: Run['state'], nowMs: number): TemplateResult 
     </td>
     <td class="number">${formatBytes(file.bytes)}</td>
     <td class="number">${file.lines === null ? '–' : formatCount(file.lines)}</td>
-    <td title=${formatInstant(file.lastProgressAt)}>${formatAgo(file.lastProgressAt, nowMs)}</td>
+    <td>${ago(file.lastProgressAt, nowMs)}</td>
   </tr>`;
 }
 
@@ -112,7 +113,7 @@ export function rejectsSection(run: Run): TemplateResult | typeof nothing {
   </table>`;
   const download = html`<p>
     <span class="hint">The first ${first.length} are shown.</span>
-    <a href=${rejectsPath(run)} download=${`${run.model}-${run.run}-rejects.ndjson`}
+    <a href=${rejectsPath(run)} download=${rejectsFile(run)}
       >Download ${total > MOST_REJECTS ? `the first ${formatCount(MOST_REJECTS)}` : `all ${formatCount(total)}`} (NDJSON)</a
     >
   </p>`;

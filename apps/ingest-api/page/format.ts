@@ -89,24 +89,76 @@ export function secondsBetween(from: string, to: string): number {
   return (Date.parse(to) - Date.parse(from)) / 1000;
 }
 
+/** One unit: 40 s ago, 11 min ago, 3 h ago, 24 d ago. */
 export function formatAgo(instant: string, nowMs: number): string {
   const seconds = (nowMs - Date.parse(instant)) / 1000;
-  return seconds < 2 ? 'now' : `${formatSeconds(Math.round(seconds))} ago`;
+  return seconds < 2 ? 'now' : `${formatSpan(seconds)} ago`;
 }
 
-/** In the reader's time zone, as the foot of the page says. */
+export function formatSpan(seconds: number): string {
+  if (seconds < 60) return `${Math.round(seconds)} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
+  return seconds < 48 * 3600 ? `${Math.floor(seconds / 3600)} h` : `${Math.floor(seconds / 86_400)} d`;
+}
+
+const MONTHS = ['Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov', 'Dec'];
+
+/** @param month since January, which is 0; of any year. */
+export function monthName(month: number): string {
+  return MONTHS[month % 12] ?? '';
+}
+
+export function formatDay(instant: string): string {
+  const at = new Date(instant);
+  return `${at.getUTCDate()} ${monthName(at.getUTCMonth())} ${at.getUTCFullYear()}`;
+}
+
+/** To the minute, in UTC. */
+export function formatMinute(instant: string): string {
+  return `${formatDay(instant)}, ${new Date(instant).toISOString().slice(11, 16)} UTC`;
+}
+
 export function formatInstant(instant: string): string {
-  return new Date(instant).toLocaleString('en-GB', {
-    year: 'numeric',
-    month: 'short',
-    day: '2-digit',
-    hour: '2-digit',
-    minute: '2-digit',
-    second: '2-digit',
-  });
+  return `${formatDay(instant)}, ${new Date(instant).toISOString().slice(11, 19)} UTC`;
 }
 
-/** In UTC, as the months of the overview: in a zone west of it, the first of a month would be the last of another. */
+const localInstant = new Intl.DateTimeFormat('en-GB', {
+  year: 'numeric',
+  month: 'short',
+  day: 'numeric',
+  hour: '2-digit',
+  minute: '2-digit',
+  second: '2-digit',
+  timeZoneName: 'longOffset',
+});
+const TIME_ZONE = localInstant.resolvedOptions().timeZone;
+
+function formatLocal(instant: string): string {
+  return `${localInstant.format(new Date(instant))} (${TIME_ZONE})`;
+}
+
+/** In UTC; the tooltip has the reader's own time zone. */
+export function time(instant: string, format = formatInstant): TemplateResult {
+  return html`<time datetime=${instant} title=${formatLocal(instant)}>${format(instant)}</time>`;
+}
+
+export function ago(instant: string, nowMs: number): TemplateResult {
+  return html`<time datetime=${instant} title=${`${formatInstant(instant)} · ${formatLocal(instant)}`}
+    >${formatAgo(instant, nowMs)}</time
+  >`;
+}
+
+/** The date of the data, in UTC as the months of the overview; with the time if it is not midnight. */
 export function formatAsOf(instant: string): string {
-  return `${instant.slice(0, 10)} ${instant.slice(11, 16)} UTC`;
+  return Date.parse(instant) % 86_400_000 === 0 ? formatDay(instant) : formatMinute(instant);
+}
+
+/** churn_2 comes before churn_10. */
+export const inNaturalOrder = new Intl.Collator('en', { numeric: true }).compare;
+
+/** Cut in its middle: the ends of names tell them apart. */
+export function shortened(name: string, longest: number): string {
+  if (name.length <= longest) return name;
+  const head = Math.ceil((longest - 1) / 2);
+  return `${name.slice(0, head)}…${name.slice(name.length - (longest - 1 - head))}`;
 }

@@ -2,11 +2,11 @@ import type { RunHistory } from './api.ts';
 import {
   formatBytes,
   formatCount,
-  formatInstant,
   formatSeconds,
   formatValue,
   STEPS,
   secondsBetween,
+  time,
 } from './format.ts';
 import { tableSection } from './layout.ts';
 import { html, nothing, type TemplateResult } from './vendor/lit-html.js';
@@ -38,7 +38,7 @@ export function attemptsSection({ attempts }: RunHistory): TemplateResult | type
         (attempt) => html`<tr>
           <td class="number">${attempt.revision}</td>
           <td class="number">${attempt.attempt}</td>
-          <td class="time">${formatInstant(attempt.startedAt)}</td>
+          <td class="time">${time(attempt.startedAt)}</td>
           <td class="number">${duration(attempt)}</td>
           <td class="number">${formatCount(attempt.rows)}</td>
           <td class="number">${formatBytes(attempt.bytes)}</td>
@@ -118,7 +118,7 @@ export function auditSection({ events, publications }: RunHistory): TemplateResu
     <tbody>
       ${entries.map(
         ({ at, who, action, revision, detail }) => html`<tr>
-          <td class="time">${formatInstant(at)}</td>
+          <td class="time">${time(at)}</td>
           <td>${who}</td>
           <td>${action}</td>
           <td class="number">${revision ?? '–'}</td>

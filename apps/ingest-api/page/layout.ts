@@ -48,13 +48,11 @@ export function frame(state: AppState, page: TemplateResult, leave: () => void):
       >
       <button @click=${leave}>Sign out</button>
     </header>
-    <main id="main" tabindex="-1">
+    <main id="main" tabindex="-1" ?data-wide=${state.route.page !== 'run'}>
       ${fault === undefined ? nothing : html`<p class="fault" role="alert">${fault}</p>`} ${page}
     </main>
-    <footer class="hint">Times are in the time zone ${TIME_ZONE}. Dates of the data (“as of”) and months are in UTC.</footer>`;
+    <footer class="hint" ?data-wide=${state.route.page !== 'run'}>Dates and times are in UTC; point at a time to see it in your time zone.</footer>`;
 }
-
-const TIME_ZONE = Intl.DateTimeFormat().resolvedOptions().timeZone;
 
 /** The page uses the part of the address after # as its route, so the link cannot set it. */
 function skip(event: Event): void {

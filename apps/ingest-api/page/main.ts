@@ -3,6 +3,9 @@ import {
   type FilePage,
   getFiles,
   getHistory,
+  getModel,
+  getModelRuns,
+  getModels,
   getRun,
   getRuns,
   getSession,
@@ -10,17 +13,20 @@ import {
   LiveEvents,
   type RunSummary,
   ServiceProblem,
+  type Status,
   signIn,
   signOut,
 } from './api.ts';
 import { firstFilter } from './files.ts';
 import { frame, signInPage } from './layout.ts';
+import { modelPage } from './model.ts';
 import { overviewPage } from './overview.ts';
 import { runPage } from './run.ts';
-import { type AppState, type FilesShown, keyOf, routeOf } from './state.ts';
-import { render } from './vendor/lit-html.js';
+import { type AppState, type FilesShown, keyOf, type Route, routeOf, type View } from './state.ts';
+import { render, type TemplateResult } from './vendor/lit-html.js';
 
 const STATUS_EVERY_MS = 5_000;
+const MODELS_EVERY_MS = 60_000;
 
 const root = document.querySelector<HTMLElement>('#app') ?? document.body;
 const state: AppState = {
@@ -28,14 +34,21 @@ const state: AppState = {
   route: routeOf(location.hash),
   liveness: 'connecting',
   status: undefined,
+  models: new Map(),
   runs: new Map(),
   hasMoreRuns: false,
+  view: { text: '', only: undefined, folds: new Map() },
+  modelRuns: undefined,
   run: undefined,
   history: undefined,
   files: undefined,
   fault: undefined,
   nowMs: Date.now(),
+  width: document.documentElement.clientWidth,
 };
+
+/** What the clock of the service is ahead of this computer's. */
+let aheadMs = 0;
 
 const live = new LiveEvents({
   onRun: showRun,
@@ -49,7 +62,7 @@ const live = new LiveEvents({
 function draw(): void {
   const { session, route } = state;
   if (session === undefined) return;
-  document.title = route.page === 'run' ? `${route.model} ${route.run} · score-ingest` : 'score-ingest';
+  document.title = titleOf(route);
   if (!session.signedIn) {
     render(
       signInPage(state.fault, (token) => guarded(() => enter(token))),
@@ -57,11 +70,38 @@ function draw(): void {
     );
     return;
   }
-  const page = route.page === 'overview' ? overviewPage(state) : runPage(state, refreshRun, showFiles);
   render(
-    frame(state, page, () => guarded(leave)),
+    frame(state, pageOf(route), () => guarded(leave)),
     root,
   );
+}
+
+function pageOf({ page }: Route): TemplateResult {
+  if (page === 'run') return runPage(state, refreshRun, showFiles);
+  return page === 'model' ? modelPage(state, showMoreRuns) : overviewPage(state, changeView);
+}
+
+function titleOf(route: Route): string {
+  if (route.page === 'overview') return 'score-ingest';
+  return `${route.model}${route.page === 'run' ? ` ${route.run}` : ''} · score-ingest`;
+}
+
+function changeView(view: Partial<View>): void {
+  state.view = { ...state.view, ...view };
+  draw();
+}
+
+let isDrawing = false;
+
+/** Many events arrive at once: they are drawn once. */
+function drawSoon(): void {
+  if (isDrawing) return;
+  isDrawing = true;
+  requestAnimationFrame(() => {
+    isDrawing = false;
+    state.nowMs = Date.now() + aheadMs;
+    draw();
+  });
 }
 
 /** Shows what goes wrong in `work`. When the session has ended, shows the sign-in page. */
@@ -76,7 +116,7 @@ async function guarded(work: () => Promise<void>): Promise<void> {
       state.session = { ...state.session, signedIn: false };
     }
   }
-  state.nowMs = Date.now();
+  state.nowMs = Date.now() + aheadMs;
   draw();
 }
 
@@ -89,17 +129,55 @@ async function leave(): Promise<void> {
   live.stop();
   state.session = await signOut();
   state.runs.clear();
+  state.models.clear();
   clearRun();
 }
 
 async function refreshAll(): Promise<void> {
   await guarded(async () => {
-    const [status, { runs, nextCursor }] = await Promise.all([getStatus(), getRuns()]);
-    state.status = status;
+    const [status, models, { runs, hasMore }] = await Promise.all([getStatus(), getModels(), getRuns()]);
+    setStatus(status);
+    state.models = new Map(models.map((model) => [model.model, model]));
     state.runs = new Map(runs.map((run) => [keyOf(run), run]));
-    state.hasMoreRuns = nextCursor !== null;
+    state.hasMoreRuns = hasMore;
   });
   await refreshRun();
+  await refreshModelRuns();
+}
+
+function setStatus(status: Status): void {
+  state.status = status;
+  aheadMs = Date.parse(status.at) - Date.now();
+}
+
+/** The first page of runs as it is now. Further pages that the user has loaded stay as they were. */
+async function refreshModelRuns(): Promise<void> {
+  const { route } = state;
+  if (route.page !== 'model') return;
+  await guarded(async () => {
+    const [model, { runs, nextCursor }] = await Promise.all([
+      getModel(route.model),
+      getModelRuns(route.model, null),
+    ]);
+    if (state.route !== route) return; // the user has moved on to another page
+    state.models.set(model.model, model);
+    const fresh = new Set(runs.map(keyOf));
+    const others = (state.modelRuns?.runs ?? []).filter((run) => !fresh.has(keyOf(run)));
+    state.modelRuns = {
+      runs: [...runs, ...others],
+      nextCursor: others.length > 0 ? (state.modelRuns?.nextCursor ?? null) : nextCursor,
+    };
+  });
+}
+
+function showMoreRuns(): void {
+  const { route, modelRuns } = state;
+  if (route.page !== 'model' || modelRuns === undefined) return;
+  void guarded(async () => {
+    const { runs, nextCursor } = await getModelRuns(route.model, modelRuns.nextCursor);
+    if (state.route !== route || state.modelRuns?.nextCursor !== modelRuns.nextCursor) return;
+    state.modelRuns = { runs: [...state.modelRuns.runs, ...runs], nextCursor };
+  });
 }
 
 async function refreshRun(): Promise<void> {
@@ -148,17 +226,37 @@ function showFiles(filter: FileFilter, more: boolean): void {
 }
 
 function clearRun(): void {
+  state.modelRuns = undefined;
   state.run = undefined;
   state.history = undefined;
   state.files = undefined;
 }
 
 function showRun(run: RunSummary): void {
+  const before = state.runs.get(keyOf(run));
   state.runs.set(keyOf(run), run);
   const { route } = state;
   if (route.page === 'run' && route.model === run.model && route.run === run.run) void refreshRun();
-  state.nowMs = Date.now();
-  draw();
+  if (before?.state !== run.state || before.shown?.publishedAt !== run.shown?.publishedAt)
+    refreshModelSoon(run.model);
+  drawSoon();
+}
+
+const REFRESH_AFTER_MS = 500;
+const modelsToRefresh = new Set<string>();
+
+/** What is due depends on what readers see. Several runs of a model change with each publication. */
+function refreshModelSoon(model: string): void {
+  if (modelsToRefresh.has(model)) return;
+  modelsToRefresh.add(model);
+  setTimeout(() => {
+    modelsToRefresh.delete(model);
+    if (state.route.page === 'model' && state.route.model === model) void refreshModelRuns();
+    else
+      void guarded(async () => {
+        state.models.set(model, await getModel(model));
+      });
+  }, REFRESH_AFTER_MS);
 }
 
 function navigate(): void {
@@ -167,17 +265,41 @@ function navigate(): void {
   state.fault = undefined;
   draw();
   scrollTo(0, 0);
-  if (state.session?.signedIn === true) void refreshRun();
+  if (state.session?.signedIn === true) {
+    void refreshRun();
+    void refreshModelRuns();
+  }
   document.querySelector<HTMLElement>('h1')?.focus();
 }
 
 addEventListener('hashchange', navigate);
+addEventListener('resize', () => {
+  state.width = document.documentElement.clientWidth;
+  drawSoon();
+});
+addEventListener('keydown', (event) => {
+  const isTyping = event.target instanceof HTMLElement && event.target.matches('input, textarea');
+  if (event.key !== '/' || isTyping) return;
+  const filter = document.querySelector<HTMLElement>('#filter');
+  if (filter === null) return;
+  event.preventDefault();
+  filter.focus();
+});
 setInterval(() => {
   if (state.session?.signedIn !== true || document.hidden) return;
   void guarded(async () => {
-    state.status = await getStatus();
+    setStatus(await getStatus());
   });
 }, STATUS_EVERY_MS);
+
+/** Contracts change without an event. */
+setInterval(() => {
+  if (state.session?.signedIn !== true || document.hidden) return;
+  void guarded(async () => {
+    const models = await getModels();
+    state.models = new Map(models.map((model) => [model.model, model]));
+  });
+}, MODELS_EVERY_MS);
 
 await guarded(async () => {
   state.session = await getSession();

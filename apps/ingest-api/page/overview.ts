@@ -1,190 +1,203 @@
-import { MOST_RUNS, type RunSummary, type Status } from './api.ts';
+import type { RunSummary, Status } from './api.ts';
 import {
+  ago,
   capitalized,
-  formatAgo,
+  formatAsOf,
   formatBytes,
   formatCount,
-  formatSeconds,
-  meaningOf,
-  percent,
-  STATES,
+  formatSpan,
+  inNaturalOrder,
   signOf,
-  stateBadge,
 } from './format.ts';
-import { scrollable } from './layout.ts';
-import { type AppState, runHref } from './state.ts';
+import { gridSection } from './grid.ts';
+import { type AppState, modelHref, runHref, type View } from './state.ts';
 import { describeGate } from './vendor/gates.js';
 import { html, nothing, type TemplateResult } from './vendor/lit-html.js';
 
-export function overviewPage({ status, runs, hasMoreRuns, fault, nowMs }: AppState): TemplateResult {
+export function overviewPage(state: AppState, change: (view: Partial<View>) => void): TemplateResult {
+  const { status, fault } = state;
   if (status === undefined)
     return fault === undefined ? html`<p class="hint">Waiting for the service…</p>` : html``;
   return html`<h1 tabindex="-1" class="out-of-sight">Overview</h1>
-    ${tiles(status)} ${attention(status.needsAttention, nowMs)}
-    <section aria-labelledby="grid-title">
-      <h2 id="grid-title">Runs by model and month</h2>
-      ${runs.size === 0 ? noRuns() : grid([...runs.values()])}
-      ${
-        hasMoreRuns
-          ? html`<p class="hint">Only the ${formatCount(MOST_RUNS)} most recently declared runs are shown.</p>`
-          : nothing
-      }
-    </section>`;
+    ${figures(status)} ${needsSection(state, status)} ${gridSection(state, change)}`;
 }
 
-function tiles({ queue, receiving, loaders, disk }: Status): TemplateResult {
+function figures({ queue, receiving, loaders, disk }: Status): TemplateResult {
   const wait =
-    queue.oldestWaitSeconds === null
-      ? 'none is waiting'
-      : `the oldest for ${formatSeconds(queue.oldestWaitSeconds)}`;
+    queue.oldestWaitSeconds === null ? '' : `the oldest for ${formatSpan(queue.oldestWaitSeconds)}`;
   const queued = queue.betweenTries > 0 ? `${queue.betweenTries} after a failed attempt` : wait;
-  const connected = loaders === 0 ? 'no loader is connected' : `loaders connected: ${loaders}`;
-  const free = disk.freeBytes === null ? 'kept in a bucket' : `${formatBytes(disk.freeBytes)} free on disk`;
-  return html`<dl class="tiles">
-    ${tile('Runs receiving files', String(receiving.runs), `${formatBytes(receiving.missingBytes)} missing`)}
-    ${tile('Stalled files', String(receiving.stalledFiles), `no bytes for over ${formatSeconds(receiving.stalledAfterSeconds)}`, receiving.stalledFiles > 0)}
-    ${tile('Runs queued', String(queue.waiting), queued, queue.betweenTries > 0)}
-    ${tile('Runs loading', String(queue.loading), connected, loaders === 0)}
-    ${tile('Largest file accepted', formatBytes(disk.largestUploadBytes), free)}
+  const missing = receiving.missingBytes === 0 ? '' : `${formatBytes(receiving.missingBytes)} missing`;
+  const connected =
+    loaders === 0
+      ? 'no loader is connected'
+      : `${formatCount(loaders)} ${loaders === 1 ? 'loader' : 'loaders'}`;
+  const stalled =
+    receiving.stalledFiles > 0 ? `no bytes for over ${formatSpan(receiving.stalledAfterSeconds)}` : '';
+  const largest = `for files up to ${formatBytes(disk.largestUploadBytes)}`;
+  return html`<dl class="figures">
+    ${figure('Receiving', formatCount(receiving.runs), missing)}
+    ${figure('Stalled files', formatCount(receiving.stalledFiles), stalled, receiving.stalledFiles > 0)}
+    ${figure('Queued', formatCount(queue.waiting), queued, queue.betweenTries > 0)}
+    ${figure('Loading', formatCount(queue.loading), connected, loaders === 0)}
+    ${
+      disk.freeBytes === null
+        ? figure('Store', 'bucket', largest)
+        : figure('Free disk', formatBytes(disk.freeBytes), largest)
+    }
   </dl>`;
 }
 
-function tile(name: string, value: string, hint: string, isAlarming = false): TemplateResult {
-  return html`<div class="tile" ?data-alarm=${isAlarming}>
+function figure(name: string, value: string, hint: string, isAlarming = false): TemplateResult {
+  return html`<div ?data-alarm=${isAlarming}>
     <dt>${name}</dt>
-    <dd><strong>${value}</strong><span>${hint}</span></dd>
+    <dd><strong>${value}</strong> <span>${hint}</span></dd>
   </div>`;
 }
 
-/** The service lists this many, the newest. */
-const MOST_ATTENTION = 50;
+type Need = 'failed' | 'held' | 'stalled' | 'retrying' | 'overdue';
 
-function attention(runs: readonly RunSummary[], nowMs: number): TemplateResult {
-  if (runs.length === 0) {
-    return html`<p class="calm"><span aria-hidden="true">✓</span> No run needs attention.</p>`;
+/** Why the run needs a person, as the service decides it, too. */
+export function needOf({ state, files, load }: RunSummary): Exclude<Need, 'overdue'> | undefined {
+  if (state === 'failed' || state === 'held') return state;
+  if (state === 'receiving') return files.stalled > 0 ? 'stalled' : undefined;
+  if ((state === 'queued' || state === 'loading') && load !== null && load.attempt > 1) return 'retrying';
+  return undefined;
+}
+
+const NEEDS: Readonly<
+  Record<Need, { readonly sign: string; readonly name: string; readonly advice: string }>
+> = {
+  failed: {
+    sign: signOf('failed'),
+    name: 'Failed',
+    advice: 'The data is wrong. Its sender fixes it and pushes again.',
+  },
+  held: {
+    sign: signOf('held'),
+    name: 'Held',
+    advice: 'A quality gate is broken. Ask the owner; then publish the run or withdraw it.',
+  },
+  stalled: {
+    sign: signOf('receiving'),
+    name: 'Stalled',
+    advice: 'Bytes stopped arriving. Check the sender; pushing again sends what is missing.',
+  },
+  retrying: {
+    sign: signOf('queued'),
+    name: 'Retrying',
+    advice: 'Loads broke off: a fault of network, database or disk. They are retried without help.',
+  },
+  overdue: {
+    sign: '!',
+    name: 'Overdue',
+    advice: 'The expected run was not published in time. Check whether its job ran.',
+  },
+};
+
+/** A model with what it needs. */
+interface Line {
+  readonly model: string;
+  /** Of this kind, the newest first; of an overdue model the one that is not published yet, with its state. */
+  readonly runs: readonly { readonly run: string; readonly note?: string }[];
+  readonly why: string;
+  readonly since: string | null;
+  readonly who: string;
+}
+
+/** The service lists this many of each, the newest. */
+const MOST_LISTED = 50;
+const UNFOLDED_LINES = 6;
+
+function needsSection({ models, nowMs }: AppState, status: Status): TemplateResult {
+  const { needsAttention, overdue, overdueModels } = status;
+  const kinds = Map.groupBy(needsAttention, (run) => needOf(run) ?? 'retrying');
+  const groups = (Object.keys(NEEDS) as Need[]).map((need) => {
+    const lines = need === 'overdue' ? overdue.map(overdueLine) : runLines(kinds.get(need) ?? []);
+    return { need, lines: lines.map((line) => ({ ...line, who: line.who || ownerOf(line.model) })) };
+  });
+  function ownerOf(model: string): string {
+    const { owner, contact } = models.get(model)?.contract ?? {};
+    return [owner, contact].filter((text) => text !== undefined).join(', ');
   }
-  return html`<section aria-labelledby="attention-title">
-    <h2 id="attention-title">Needs attention</h2>
-    <ul class="attention">
-      ${runs.map(
-        (run) => html`<li>
-          ${stateBadge(run.state)}
-          <a href=${runHref(run)}>${run.model} <span class="key">${run.run}</span></a>
-          <span class="why">${problemOf(run, nowMs)}</span>
-        </li>`,
-      )}
-    </ul>
-    ${
-      runs.length < MOST_ATTENTION
-        ? nothing
-        : html`<p class="hint">Only the ${MOST_ATTENTION} most recently declared runs are listed here.</p>`
-    }
+  const count = needsAttention.length + overdueModels;
+  if (count === 0) return html`<p class="calm"><span aria-hidden="true">✓</span> Nothing needs you.</p>`;
+  const isCut = needsAttention.length >= MOST_LISTED || overdueModels > overdue.length;
+  return html`<section class="needs" aria-labelledby="needs-title">
+    <h2 id="needs-title">Needs you <span class="count">${count}${needsAttention.length >= MOST_LISTED ? '+' : ''}</span></h2>
+    ${groups.map(({ need, lines }) => needGroup(need, lines, nowMs))}
+    ${isCut ? html`<p class="hint">At most ${MOST_LISTED} runs, the last declared, and ${MOST_LISTED} overdue models are listed here.</p>` : nothing}
   </section>`;
 }
 
-function problemOf(
-  { state, error, brokenGates, files, lastProgressAt, load }: RunSummary,
-  nowMs: number,
-): string {
+function needGroup(need: Need, lines: readonly Line[], nowMs: number): TemplateResult | typeof nothing {
+  if (lines.length === 0) return nothing;
+  const { sign, name, advice } = NEEDS[need];
+  const count = lines.reduce((sum, { runs }) => sum + Math.max(1, runs.length), 0);
+  const list = (some: readonly Line[]) => html`<ul>${some.map((line) => needLine(line, nowMs))}</ul>`;
+  const more = lines.slice(UNFOLDED_LINES);
+  return html`<section class="need" data-need=${need} aria-label=${name}>
+    <h3><span class="sign" aria-hidden="true">${sign}</span> ${name} ${count} <span class="hint">${advice}</span></h3>
+    ${list(lines.slice(0, UNFOLDED_LINES))}
+    ${more.length === 0 ? nothing : html`<details><summary>${more.length} more models</summary>${list(more)}</details>`}
+  </section>`;
+}
+
+const SHOWN_RUNS = 3;
+
+function needLine({ model, runs, why, since, who }: Line, nowMs: number): TemplateResult {
+  const hidden = runs.length - SHOWN_RUNS;
+  return html`<li>
+    <span class="what">
+      <a class="model" href=${modelHref(model)}>${model}</a>
+      ${runs
+        .slice(0, SHOWN_RUNS)
+        .map(
+          ({ run, note }) =>
+            html`<a class="key" href=${runHref({ model, run })}>${run}</a> ${note === undefined ? nothing : html`<span class="hint">${note}</span> `}`,
+        )}
+      ${hidden > 0 ? html`<a class="hint" href=${modelHref(model)}>and ${hidden} more</a>` : nothing}
+    </span>
+    <span class="why" title=${why}>${why}</span>
+    <span class="when">${since === null ? nothing : ago(since, nowMs)}</span>
+    <span class="who" title=${who}>${who}</span>
+  </li>`;
+}
+
+/** One line a model; its text is about the newest of the runs. */
+function runLines(runs: readonly RunSummary[]): Line[] {
+  return [...Map.groupBy(runs, ({ model }) => model)].flatMap(([model, ofModel]) => {
+    const sorted = ofModel.toSorted(
+      (a, b) => Date.parse(b.as_of) - Date.parse(a.as_of) || inNaturalOrder(b.run, a.run),
+    );
+    const [newest] = sorted;
+    if (newest === undefined) return [];
+    return [{ model, runs: sorted, why: problemOf(newest), since: sinceOf(newest), who: senderOf(newest) }];
+  });
+}
+
+function sinceOf({ state, loadedAt, lastProgressAt, load, queuedAt }: RunSummary): string | null {
+  if (state === 'failed' || state === 'held') return loadedAt;
+  return state === 'receiving' ? lastProgressAt : (load?.startedAt ?? queuedAt);
+}
+
+/** Token, host and DAG. */
+export function senderOf({ pushedBy, sentFrom }: RunSummary): string {
+  return [pushedBy, sentFrom.dag, sentFrom.host].filter((text) => text !== null).join(' · ');
+}
+
+function problemOf({ state, error, brokenGates, files, load }: RunSummary): string {
   if (state === 'failed') return error?.detail ?? 'The data was rejected.';
   if (state === 'held')
-    return `Not published. ${brokenGates.map((gate) => `${capitalized(describeGate(gate).sentence)}.`).join(' ')}`;
-  if (files.stalled > 0) {
-    const last = lastProgressAt === null ? '' : ` Last activity: ${formatAgo(lastProgressAt, nowMs)}.`;
-    return `Stalled files: ${files.stalled} of ${files.total}.${last}`;
-  }
+    return brokenGates.map((gate) => `${capitalized(describeGate(gate).sentence)}.`).join(' ');
+  if (files.stalled > 0) return `Stalled files: ${files.stalled} of ${files.total}.`;
   if (state === 'loading') return `Load attempt ${load?.attempt} is running; an earlier attempt failed.`;
-  if (load?.lastError == null)
-    return `Load attempt ${load?.attempt} failed; the run is queued for another one.`;
-  return `Load attempt ${load.attempt} failed and is retried automatically: ${load.lastError}`;
+  const failed = `Load attempt ${load?.attempt} failed`;
+  return load?.lastError == null ? `${failed}.` : `${failed}: ${load.lastError}`;
 }
 
-function noRuns(): TemplateResult {
-  return html`<p class="card">There are no runs yet. To send one: <code>uploader push DIR</code></p>`;
-}
-
-const SHOWN_MONTHS = 12;
-const SHOWN_IN_A_CELL = 3;
-
-/** A row a model, a column a month of `as_of`: a missing run shows as an empty cell. */
-function grid(runs: readonly RunSummary[]): TemplateResult {
-  const models = [...new Set(runs.map((run) => run.model))].sort();
-  const months = [...new Set(runs.map(monthOf))].sort().reverse().slice(0, SHOWN_MONTHS);
-  const cells = Map.groupBy(runs, (run) => `${run.model} ${monthOf(run)}`);
-  const table = html`<table class="grid">
-    <thead>
-      <tr>
-        <th scope="col">Model</th>
-        ${months.map((month) => html`<th scope="col">${month}</th>`)}
-      </tr>
-    </thead>
-    <tbody>
-      ${models.map(
-        (model) => html`<tr>
-          <th scope="row">${model}</th>
-          ${months.map((month) => html`<td>${cell(cells.get(`${model} ${month}`) ?? [])}</td>`)}
-        </tr>`,
-      )}
-    </tbody>
-  </table>`;
-  return html`${scrollable('grid-title', table)} ${legend()}`;
-}
-
-function monthOf({ as_of }: RunSummary): string {
-  return as_of.slice(0, 7);
-}
-
-function cell(runs: readonly RunSummary[]): TemplateResult {
-  if (runs.length === 0) return html`<span class="hole" title="no run">·</span>`;
-  const newestFirst = [...runs].sort((a, b) => Date.parse(b.as_of) - Date.parse(a.as_of));
-  const hidden = runs.length - SHOWN_IN_A_CELL;
-  return html`${newestFirst.slice(0, SHOWN_IN_A_CELL).map(chip)}
-  ${hidden > 0 ? html`<span class="hint">${hidden} more</span>` : nothing}`;
-}
-
-function chip(run: RunSummary): TemplateResult {
-  const { state, publishedRevision, revision, files } = run;
-  const shown =
-    publishedRevision === null || publishedRevision === revision
-      ? ''
-      : `; readers see revision ${publishedRevision}`;
-  const stalled = files.stalled > 0 ? `; stalled files: ${files.stalled}` : '';
-  return html`<a
-    class="chip"
-    href=${runHref(run)}
-    data-state=${state}
-    ?data-shown=${publishedRevision !== null}
-    ?data-alarm=${files.stalled > 0}
-    title=${`${run.run}: ${state} (${meaningOf(state)})${shown}${stalled}`}
-    aria-label=${`${run.model} ${run.run}: ${state}${shown}${stalled}`}
-  >
-    <span class="sign" aria-hidden="true">${signOf(state)}</span>
-    <span class="key">${run.run}</span>
-    ${progress(run)}
-  </a>`;
-}
-
-function progress({ state, bytes, load }: RunSummary): TemplateResult | typeof nothing {
-  if (state !== 'receiving' && state !== 'queued' && state !== 'loading') return nothing;
-  const done = state === 'loading' ? (load?.bytes ?? 0) : bytes.received;
-  return html`<progress max="100" .value=${percent(done, bytes.total)} aria-hidden="true"></progress>`;
-}
-
-function legend(): TemplateResult {
-  return html`<dl class="legend" aria-label="Legend">
-    ${STATES.map(
-      (state) => html`<div>
-        <dt><span class="sign" data-state=${state} aria-hidden="true">${signOf(state)}</span> ${state}</dt>
-        <dd>${meaningOf(state)}</dd>
-      </div>`,
-    )}
-    <div>
-      <dt><span class="sign shown" aria-hidden="true"></span> green frame</dt>
-      <dd>readers see this run</dd>
-    </div>
-    <div>
-      <dt><span class="sign stalled" aria-hidden="true"></span> red dashes</dt>
-      <dd>a file of the run is stalled</dd>
-    </div>
-  </dl>`;
+function overdueLine({ model, due, shown, newest }: Status['overdue'][number]): Line {
+  const readers = shown === null ? 'Readers see no run yet.' : `Readers see ${shown.run}.`;
+  const why = `No run as of ${formatAsOf(due.as_of)} or later. ${readers}`;
+  const runs = newest === null ? [] : [{ run: newest.run, note: newest.state }];
+  return { model, runs, why, since: due.at, who: '' };
 }

@@ -1,14 +1,6 @@
 import type { Run, RunHistory } from './api.ts';
 import './charts.ts';
-import {
-  formatBytes,
-  formatCount,
-  formatInstant,
-  formatSeconds,
-  percent,
-  STEPS,
-  secondsBetween,
-} from './format.ts';
+import { formatBytes, formatCount, formatSeconds, percent, STEPS, secondsBetween, time } from './format.ts';
 import { html, nothing, type TemplateResult } from './vendor/lit-html.js';
 
 const IMMEDIATE_SECONDS = 0.1;
@@ -34,7 +26,7 @@ export function timeline(run: Run): TemplateResult {
         aria-current=${index === reached && state !== 'cancelled' ? 'step' : nothing}
       >
         <strong>${name}</strong>
-        <span>${at !== null ? formatInstant(at) : state === 'cancelled' ? 'not reached' : 'not yet'}</span>
+        <span>${at !== null ? time(at) : state === 'cancelled' ? 'not reached' : 'not yet'}</span>
         ${at === null || before == null ? nothing : html`<span>${took(secondsBetween(before, at))}</span>`}
       </li>`;
     })}

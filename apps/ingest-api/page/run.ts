@@ -1,5 +1,5 @@
 import { actionBar } from './actions.ts';
-import type { Profile, Run } from './api.ts';
+import type { Contract, Profile, Run } from './api.ts';
 import './charts.ts';
 import { filesSection, rejectsSection, type ShowFiles } from './files.ts';
 import {
@@ -7,23 +7,27 @@ import {
   formatAsOf,
   formatBytes,
   formatCount,
-  formatInstant,
   formatScore,
   formatSeconds,
   formatValue,
   stateBadge,
+  time,
 } from './format.ts';
 import { attemptsSection, auditSection } from './history.ts';
 import { tableSection } from './layout.ts';
+import { ownerLine } from './model.ts';
 import { progressSection, timeline } from './progress.ts';
-import { type AppState, runHref } from './state.ts';
+import { type AppState, modelHref, runHref } from './state.ts';
 import { describeGate } from './vendor/gates.js';
 import { html, nothing, type TemplateResult } from './vendor/lit-html.js';
 
 export function runPage(state: AppState, refresh: () => Promise<void>, showFiles: ShowFiles): TemplateResult {
   const { run, history, route, files, session, nowMs } = state;
   if (route.page !== 'run') return html``;
-  const overview = html`<p class="crumbs"><a href="#/">Overview</a></p>`;
+  const contract = state.models.get(route.model)?.contract ?? {};
+  const overview = html`<p class="crumbs">
+    <a href="#/">Overview</a> <span aria-hidden="true">›</span> <a href=${modelHref(route.model)}>${route.model}</a>
+  </p>`;
   if (run === undefined || history === undefined) {
     return html`${overview}
       <h1 tabindex="-1">${route.model} <span class="key">${route.run}</span></h1>
@@ -36,7 +40,7 @@ export function runPage(state: AppState, refresh: () => Promise<void>, showFiles
       <span class="hint">revision ${run.revision}</span>
       ${actionBar(run, session, refresh)}
     </div>
-    ${shownToReaders(run)} ${banner(run)} ${timeline(run)} ${progressSection(run, history, nowMs)} ${gatesSection(run)}
+    ${shownToReaders(run)} ${banner(run, contract)} ${timeline(run)} ${progressSection(run, history, nowMs)} ${gatesSection(run)}
     ${detailsSection(run)} ${rejectsSection(run)} ${scoresSection(run)} ${filesSection(run, files, nowMs, showFiles)}
     ${attemptsSection(history)} ${auditSection(history)}`;
 }
@@ -56,14 +60,18 @@ function shownToReaders({ shown, run, revision, model }: Run): TemplateResult {
 }
 
 /** What an operator must know first: why the run is held, was rejected, or is not loaded yet. */
-function banner({ error, load, state, gates, files }: Run): TemplateResult | typeof nothing {
+function banner(
+  { error, load, state, gates, files }: Run,
+  contract: Contract,
+): TemplateResult | typeof nothing {
+  const owner = ownerLine(contract);
   if (state === 'held') {
     const broken = (gates ?? []).filter((gate) => gate.broken);
     return html`<div class="banner" data-state=${state} role="alert">
       <strong>Loaded, but not published: an operator must decide</strong>
       ${broken.map((gate) => html`<p>${capitalized(describeGate(gate).sentence)}.</p>`)}
       <p>
-        Ask the owner of the model whether the scores are right. If they are, publish the run; if not, withdraw it. Until
+        Ask the owner of the model${owner === nothing ? nothing : html` (${owner})`} whether the scores are right. If they are, publish the run; if not, withdraw it. Until
         then, readers do not see it.
       </p>
     </div>`;
@@ -72,6 +80,7 @@ function banner({ error, load, state, gates, files }: Run): TemplateResult | typ
     return html`<div class="banner" data-state=${state} role="alert">
       <strong>The data was rejected (<code>${error.code}</code>)</strong>
       <p>${error.detail}</p>
+      ${owner === nothing ? nothing : html`<p>Owner of the model: ${owner}</p>`}
     </div>`;
   }
   if (files.stalled > 0) {
@@ -92,7 +101,7 @@ function banner({ error, load, state, gates, files }: Run): TemplateResult | typ
       state === 'receiving'
         ? html`<p>The load is retried when all files are received again.</p>`
         : html`<p>
-            The load is retried automatically${load.nextTryAt === null ? '' : `, not before ${formatInstant(load.nextTryAt)}`}.
+            The load is retried automatically${load.nextTryAt === null ? '' : html`, not before ${time(load.nextTryAt)}`}.
           </p>`
     }
   </div>`;
@@ -127,7 +136,7 @@ function detailsSection(run: Run): TemplateResult {
   return html`<section aria-labelledby="details-title">
     <h2 id="details-title">Details</h2>
     <dl class="facts">
-      ${fact('As of', formatAsOf(run.as_of))} ${fact('Declared', formatInstant(run.declaredAt))}
+      ${fact('As of', formatAsOf(run.as_of))} ${fact('Declared', time(run.declaredAt))}
       ${fact('Files', `${formatCount(run.files.total)}, ${formatBytes(run.bytes.total)}`)}
       ${fact('Lines', run.lines === null ? 'not declared' : formatCount(run.lines))}
       ${fact('Rows loaded', run.rows === null ? undefined : formatCount(run.rows))}
@@ -140,7 +149,11 @@ function detailsSection(run: Run): TemplateResult {
 
 function fact(name: string, value: unknown): TemplateResult | typeof nothing {
   if (value === undefined || value === null || value === '') return nothing;
-  return html`<div><dt>${name}</dt><dd>${formatValue(value)}</dd></div>`;
+  return html`<div><dt>${name}</dt><dd>${isTemplate(value) ? value : formatValue(value)}</dd></div>`;
+}
+
+function isTemplate(value: unknown): value is TemplateResult {
+  return typeof value === 'object' && value !== null && '_$litType$' in value;
 }
 
 interface Measure {

@@ -1,4 +1,15 @@
-import type { FileFilter, Liveness, Run, RunFile, RunHistory, RunSummary, Session, Status } from './api.ts';
+import type {
+  FileFilter,
+  Liveness,
+  Model,
+  Run,
+  RunFile,
+  RunHistory,
+  RunState,
+  RunSummary,
+  Session,
+  Status,
+} from './api.ts';
 
 /** Everything that the views show. Only main.ts changes it, and draws the page again after each change. */
 export interface AppState {
@@ -7,20 +18,43 @@ export interface AppState {
   route: Route;
   liveness: Liveness;
   status: Status | undefined;
+  models: Map<string, Model>;
   /** The newest runs of each model, by `keyOf`. */
   runs: Map<string, RunSummary>;
   /** The service has more runs than the page asked for. */
   hasMoreRuns: boolean;
+  view: View;
+  /** Of the page of a model. */
+  modelRuns: ModelRuns | undefined;
   run: Run | undefined;
   history: RunHistory | undefined;
   files: FilesShown | undefined;
   /** The last error, until a request succeeds. */
   fault: string | undefined;
+  /** By the clock of the service. */
   nowMs: number;
+  /** Of the window, in pixels. */
+  width: number;
+}
+
+export type RunFilter = RunState | 'stalled' | 'overdue' | 'needs';
+
+/** What the user has chosen to see of the overview. */
+export interface View {
+  readonly text: string;
+  readonly only: RunFilter | undefined;
+  /** Groups of models that the user has folded or unfolded. */
+  readonly folds: ReadonlyMap<string, boolean>;
+}
+
+export interface ModelRuns {
+  readonly runs: readonly RunSummary[];
+  readonly nextCursor: string | null;
 }
 
 export type Route =
   | { readonly page: 'overview' }
+  | { readonly page: 'model'; readonly model: string }
   | { readonly page: 'run'; readonly model: string; readonly run: string };
 
 /** The pages of the run's files that are loaded so far. */
@@ -45,12 +79,18 @@ export function runHref({ model, run }: RunKey): string {
   return `#/runs/${encodeURIComponent(model)}/${encodeURIComponent(run)}`;
 }
 
+export function modelHref(model: string): string {
+  return `#/models/${encodeURIComponent(model)}`;
+}
+
 export function routeOf(hash: string): Route {
   const [page, model, run] = hash.replace(/^#\/?/, '').split('/');
-  if (page !== 'runs' || !model || !run) return { page: 'overview' };
   try {
-    return { page: 'run', model: decodeURIComponent(model), run: decodeURIComponent(run) };
+    if (page === 'models' && model) return { page: 'model', model: decodeURIComponent(model) };
+    if (page === 'runs' && model && run)
+      return { page: 'run', model: decodeURIComponent(model), run: decodeURIComponent(run) };
   } catch {
-    return { page: 'overview' }; // a percent sign that encodes nothing
+    // a percent sign that encodes nothing
   }
+  return { page: 'overview' };
 }

@@ -13,6 +13,7 @@ const MOVING: RunSummary = {
   loadedAt: null,
   publishedAt: null,
   publishedRevision: null,
+  sentFrom: { host: null, dag: null },
   as_of_from: 'declared',
   shown: null,
   pushedBy: 'airflow',

@@ -54,6 +54,13 @@ const GATES: Readonly<Record<string, GateWords>> = {
   },
 };
 
+/** A gate of a contract in words; undefined when the field of the contract is no gate. */
+export function describeLimit(gate: string, expected: unknown): { name: string; limit: string } | undefined {
+  const known = GATES[gate];
+  if (known === undefined || typeof expected !== 'number') return undefined;
+  return { name: known.name, limit: `${known.limit} ${known.format(expected)}` };
+}
+
 /** A result of a gate, as the cells of a table and as a sentence without its stop. An unknown gate keeps its name. */
 export function describeGate({ gate, expected, found }: GateResult) {
   const known = GATES[gate];

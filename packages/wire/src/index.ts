@@ -9,7 +9,7 @@ export {
   RUN_ERROR_CODES,
   type RunErrorCode,
 } from './errors.ts';
-export { describeGate } from './gates.ts';
+export { describeGate, describeLimit } from './gates.ts';
 export {
   FILE_NAME,
   FILE_NAME_RULE,

@@ -128,6 +128,12 @@ export const runSummary = z
       .nullable(),
     error: revisionError.nullable(),
     brokenGates: z.array(gateResult).describe('the broken gates of a held run'),
+    sentFrom: z
+      .object({ host: z.string().nullable(), dag: z.string().nullable() })
+      .describe(
+        'what the sender declared about itself: its host and the DAG of Airflow, cut to 100 characters',
+      ),
+    profile: profile.nullish().describe('only in lists with `profile=true`; null: the run is not loaded'),
     mayDo: z.array(action),
   })
   .meta({ id: 'RunSummary' });

@@ -1,2 +1,2 @@
 // In the browser gates.js of the package `wire`, served under this name (src/http/page.ts).
-export { describeGate } from 'wire';
+export { describeGate, describeLimit } from 'wire';

@@ -46,6 +46,11 @@ export const runsQuery = z.strictObject({
     .max(100)
     .optional()
     .describe('only the newest runs of each model, this many'),
+  profile: z
+    .enum(['true', 'false'])
+    .transform((text) => text === 'true')
+    .optional()
+    .describe('the distribution of the scores of each run, too'),
   limit: pageLimit,
   cursor: z
     .string()
@@ -121,13 +126,18 @@ export function runRoutes({ db, room, quota, runLimits, watch }: RunRoutesOption
 
   router.get('/v1/runs', async (req, res) => {
     requireScope(res, 'read');
-    const { model, state, perModel, cursor, limit } = parseRequest(runsQuery, req.query, 'The query');
+    const { model, state, perModel, profile, cursor, limit } = parseRequest(
+      runsQuery,
+      req.query,
+      'The query',
+    );
     if (model !== undefined) requireAccess(res, 'read', parseModelParam(model));
     const page = await listRuns(db, {
       models: model === undefined ? principalOf(res).models : [model],
       limit,
       ...(state === undefined ? {} : { states: state }),
       ...(perModel === undefined ? {} : { perModel }),
+      ...(profile === undefined ? {} : { profile }),
       ...(cursor === undefined ? {} : { before: cursor }),
     });
     sendJson(req, res, {

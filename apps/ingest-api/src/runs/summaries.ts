@@ -1,6 +1,6 @@
 import type { AsOfFrom, Database, GateResult, LoadPhase, RevisionError } from 'db-schema';
 import { type Kysely, type RawBuilder, sql } from 'kysely';
-import type { RunState, RunSummary } from 'wire';
+import type { Profile, RunState, RunSummary } from 'wire';
 import { isStalled, keepsFiles } from './files.ts';
 import { mayDo } from './transitions.ts';
 
@@ -10,6 +10,8 @@ interface RunFilter {
   readonly states?: readonly RunState[];
   /** This many of each model, the newest ones. */
   readonly perModel?: number;
+  /** The distribution of the scores of each run, too. */
+  readonly profile?: boolean;
   /** The last `revisionId` of the page before. */
   readonly before?: number;
   readonly limit: number;
@@ -29,10 +31,11 @@ export async function listRuns(db: Kysely<Database>, filter: RunFilter): Promise
   if (filter.states !== undefined)
     conditions.push(sql`${shownState()} = ANY (${[...filter.states]}::text[])`);
   if (filter.perModel !== undefined) conditions.push(sql`k.place <= ${filter.perModel}`);
-  const rows = await summaries(db, newestRuns(sql.join(conditions, sql` AND `), filter.limit + 1));
+  const chosen = newestRuns(sql.join(conditions, sql` AND `), filter.limit + 1);
+  const rows = await summaries(db, chosen, filter.profile);
   const page = rows.slice(0, filter.limit);
   return {
-    runs: page.map(toSummary),
+    runs: page.map((row) => toSummary(row, filter.profile)),
     nextBefore: rows.length > page.length ? (page.at(-1)?.revision_id ?? null) : null,
   };
 }
@@ -54,7 +57,7 @@ export async function listRunsNeedingAttention(
     OR (r.state = 'queued' AND EXISTS (
       SELECT FROM ingest.load_attempt a WHERE a.revision_id = r.revision_id AND a.attempt > 1)))`;
   const rows = await summaries(db, newestRuns(needsAttention, limit));
-  return rows.map(toSummary);
+  return rows.map((row) => toSummary(row));
 }
 
 interface MovingPage {
@@ -107,7 +110,7 @@ export async function listRunsByKey(
 }
 
 function pageOf(rows: readonly SummaryRow[]): Omit<MovingPage, 'nextAfter'> {
-  return { runs: rows.map(toSummary), at: rows[0]?.selected_at ?? new Date(0) };
+  return { runs: rows.map((row) => toSummary(row)), at: rows[0]?.selected_at ?? new Date(0) };
 }
 
 function newestRuns(condition: RawBuilder<unknown>, limit: number): RawBuilder<unknown> {
@@ -156,7 +159,11 @@ export function isLoading(revisionId: RawBuilder<number>): RawBuilder<boolean> {
  * @param chosen revisions with `shown_state` and `candidate_id`. Only the files of incomplete ones are
  *   counted.
  */
-async function summaries(db: Kysely<Database>, chosen: RawBuilder<unknown>): Promise<readonly SummaryRow[]> {
+async function summaries(
+  db: Kysely<Database>,
+  chosen: RawBuilder<unknown>,
+  withProfile = false,
+): Promise<readonly SummaryRow[]> {
   const { rows } = await sql<SummaryRow>`
     WITH c AS MATERIALIZED (${chosen}),
     files AS ( -- in one pass for all runs: a query per run might read every upload each time
@@ -171,7 +178,8 @@ async function summaries(db: Kysely<Database>, chosen: RawBuilder<unknown>): Pro
            c.queued_at, c.loaded_at, c.published_at, c.declared_by, c.row_count, c.file_count, c.total_bytes,
            c.total_lines, ${cutError(sql.ref('c.error'))} AS error,
            CASE WHEN c.state = 'held' THEN c.gates END AS gates, now() AS selected_at,
-           c.as_of_from, c.retired_at IS NULL AS keeps_rows,
+           left(c.source->>'host', 100) AS host, left(c.source#>>'{airflow,dag_id}', 100) AS dag,
+           ${withProfile ? sql`c.profile - 'binShares'` : sql`NULL::jsonb`} AS profile, c.as_of_from, c.retired_at IS NULL AS keeps_rows,
            c.state <> 'failed' OR ${keepsFiles(sql.ref('c.revision_id'))} AS keeps_files,
            CASE WHEN p.revision_id IS NOT NULL THEN json_build_object(
              'run', p.run_key, 'revision', p.revision, 'as_of', ${iso(sql.ref('p.as_of'))},
@@ -240,6 +248,9 @@ interface SummaryRow {
   readonly row_count: number | null;
   readonly error: RevisionError | null;
   readonly gates: readonly GateResult[] | null;
+  readonly host: string | null;
+  readonly dag: string | null;
+  readonly profile: Profile | null;
   readonly file_count: number;
   readonly received_files: number;
   readonly stalled_files: number;
@@ -258,7 +269,7 @@ interface SummaryRow {
   readonly load_error: string | null;
 }
 
-function toSummary(row: SummaryRow): RunSummary {
+function toSummary(row: SummaryRow, withProfile = false): RunSummary {
   return {
     model: row.model,
     run: row.run_key,
@@ -297,6 +308,8 @@ function toSummary(row: SummaryRow): RunSummary {
           },
     error: row.error,
     brokenGates: row.shown_state === 'held' ? (row.gates ?? []).filter(({ broken }) => broken) : [],
+    sentFrom: { host: row.host, dag: row.dag },
+    ...(withProfile ? { profile: row.profile } : {}),
     mayDo: mayDo(row.shown_state, { keepsRows: row.keeps_rows, keepsFiles: row.keeps_files }),
   };
 }

@@ -15,6 +15,7 @@ import {
   untilFinal,
 } from '../support/system.ts';
 import { launchChromium } from './chromium.ts';
+import { recordHistory } from './sample-history.ts';
 
 const AXE = createRequire(import.meta.url).resolve('axe-core/axe.min.js');
 const PATIENCE_MS = 15_000;
@@ -271,11 +272,83 @@ describe('the status page', () => {
     await system.query(`UPDATE ingest.upload SET last_progress_at = now() - interval '11 minutes'
       WHERE model = 'stuck'`);
     await signIn();
-    await page.getByText('Stalled files: 1 of 1. Last activity: 11 min').waitFor();
+    const line = page.getByRole('region', { name: 'Stalled' }).getByRole('listitem');
+    await line.getByText('Stalled files: 1 of 1.').waitFor();
+    expect(await line.textContent()).to.match(/stuck\s+2026-10.*11 min ago.*tester/s);
     await page.goto(`${system.url}/#/runs/stuck/2026-10`);
     await page.getByRole('alert').getByText('push the run again: only the missing bytes are sent').waitFor();
     await page.getByRole('button', { name: 'Stalled 1', pressed: true }).waitFor();
     expect(complaints).to.deep.equal([]);
+  });
+
+  it('offers first what helps: the rejected lines of wrong data, the publication of a held run', async () => {
+    await signIn('#/runs/fraud/2026-10');
+    await seeState('failed');
+    const first = page.locator('.title .primary');
+    expect(await first.allTextContents()).to.deep.equal(['Download rejected lines']);
+    const [download] = await Promise.all([page.waitForEvent('download'), first.click()]);
+    expect(await readFile(await download.path(), 'utf8')).to.include('"code":"invalid_score"');
+    await page.getByRole('button', { name: 'Load again' }).waitFor();
+    await load('gated', '2026-09', 100);
+    await system.request('PUT', '/v1/models/gated', {
+      token,
+      json: { maxRowChangePercent: 10, owner: 'Ana Souza', contact: 'https://chat.example/scores' },
+    });
+    await load('gated', '2026-10', 500);
+    await page.goto(`${system.url}/#/runs/gated/2026-10`);
+    await seeState('held');
+    expect(await first.allTextContents()).to.deep.equal(['Publish anyway']);
+    const banner = page.getByRole('alert');
+    await banner.getByText('Ana Souza').waitFor();
+    expect(await banner.getByRole('link').getAttribute('href')).to.equal('https://chat.example/scores');
+    expect(complaints).to.deep.equal([]);
+  });
+
+  it('says which models are overdue: in what needs you, in the grid, and on their pages', async () => {
+    await load('monthly', '2026-05', 50);
+    await load('monthly', '2026-06', 60);
+    const contract = {
+      expectEvery: '1 month',
+      expectGrace: '3 days',
+      minRows: 5,
+      owner: 'Ana <b>',
+      contact: 'javascript:alert(1)',
+    };
+    await system.request('PUT', '/v1/models/monthly', { token, json: contract });
+    await signIn();
+    const line = page.getByRole('region', { name: 'Overdue' }).getByRole('listitem');
+    await line.getByText('No run as of 1 Jul 2026 or later. Readers see 2026-06.').waitFor();
+    expect(await line.textContent()).to.match(/\d+ d ago\s+Ana <b>, javascript:alert\(1\)/);
+    await page.getByRole('link', { name: 'monthly: overdue' }).first().click();
+    await page.getByRole('heading', { name: 'monthly' }).waitFor();
+    const alert = page.getByRole('alert');
+    await alert.getByText(/^The next run has been overdue for \d+ d$/).waitFor();
+    await alert.getByText('No later run has been declared').waitFor();
+    const facts = page.getByRole('region', { name: 'Facts' });
+    expect(await facts.textContent()).to.match(/1 month, with 3 days of grace.*4 Jul 2026, 00:00 UTC/s);
+    expect(await facts.getByRole('link').allTextContents()).to.deep.equal(['2026-06']);
+    await page.getByRole('row', { name: 'Rows at least 5' }).waitFor();
+    await page.getByRole('img', { name: 'Rows of 2 runs; the newest: 60.' }).waitFor();
+    for (const name of ['Mean score', 'Deciles of the scores', 'Bytes'])
+      await page.getByRole('img', { name: new RegExp(`^${name} of 2 runs`) }).waitFor();
+    const runs = page.getByRole('region', { name: 'Runs: 2' }).first().getByRole('row');
+    expect((await runs.allTextContents()).slice(1).join()).to.match(
+      /1 Jun 2026.*published.*60.*1 May 2026.*superseded.*50/s,
+    );
+    await load('monthly', '2026-07', 70);
+    await page.getByRole('heading', { name: 'Runs: 3' }).waitFor(); // without being reloaded
+    await system.request('PUT', '/v1/models/monthly', { token, json: {} });
+    expect(complaints).to.deep.equal([]);
+  });
+
+  it('shows dates as dates, and times in UTC with the own time zone in the tooltip', async () => {
+    await page.close();
+    page = await (browser as Browser).newPage({ timezoneId: 'America/Sao_Paulo' });
+    await signIn('#/runs/fraud/2026-10');
+    await page.getByText('1 Oct 2026', { exact: true }).waitFor();
+    const declared = page.locator('.timeline time').first();
+    expect(await declared.textContent()).to.match(/^\d{1,2} [A-Z][a-z]{2} \d{4}, \d\d:\d\d:\d\d UTC$/);
+    expect(await declared.getAttribute('title')).to.match(/GMT-03:00 \(America\/Sao_Paulo\)$/);
   });
 
   it('loads a failed run again, and withdraws it, each with a reason that is kept', async () => {
@@ -369,6 +442,58 @@ describe('the status page', () => {
     expect(answer.status).to.equal(403);
   });
 
+  it('has 80 models of two years on one screen: folded, filtered, in natural order, and nothing to scroll sideways', async () => {
+    await recordHistory(system);
+    const contract = { expectEvery: '1 month', expectGrace: '10 days', owner: 'Ana Souza' };
+    await system.query(`UPDATE ingest.model SET contract = $1 WHERE name LIKE 'cards%'`, [contract]);
+    await signIn();
+    const fold = page.getByRole('button', { name: /Need nobody/ });
+    await fold.waitFor();
+    const names = () => page.locator('.grid tbody th[scope=row]').allTextContents();
+    expect((await names()).length).to.be.below(15);
+    await fold.click();
+    const all = await names();
+    expect(all.length).to.be.above(80);
+    expect(all.filter((name) => name.startsWith('broker_cross'))).to.deep.equal([
+      'broker_cross_sell_2',
+      'broker_cross_sell_10',
+    ]);
+    expect(await page.locator('.grid .mark[data-shown]').count()).to.be.above(70);
+    await page.keyboard.press('/');
+    await page.keyboard.type('ana cross');
+    await eventually(names, (found) => found.join() === 'cards_cross_sell_2,cards_cross_sell_10');
+    await page.getByText('Models found: 2').waitFor({ state: 'attached' });
+    await page.getByLabel('Filter models').fill('');
+    await page
+      .getByRole('group', { name: 'Which models' })
+      .getByRole('button', { name: /overdue/ })
+      .click();
+    await eventually(names, (found) => found.join() === 'cards_cross_sell_2');
+    await page.getByRole('button', { name: /^all/ }).click();
+
+    const scrolls = `[...document.querySelectorAll('html, .scroll')].some((it) => it.scrollWidth > it.clientWidth)`;
+    const months: number[] = [];
+    for (const width of [390, 768, 1024, 1280, 1366, 1920, 2560]) {
+      await page.setViewportSize({ width, height: 900 });
+      await eventually(
+        () => page.evaluate<boolean>(scrolls),
+        (isScrolling) => !isScrolling,
+      ).catch((error: Error) => {
+        throw new Error(`${width} pixels: ${error.message}`);
+      });
+      const rows = await page
+        .locator('.grid tbody tr:not(.group)')
+        .evaluateAll((found) =>
+          found.map((row) => (row as unknown as { clientHeight: number }).clientHeight),
+        );
+      expect(Math.max(...rows), `height of a line at ${width} pixels`).to.be.below(32);
+      months.push(await page.locator('.grid .month').count());
+    }
+    expect(months[0]).to.be.within(4, 12);
+    expect(months.at(-1)).to.be.at.least(24);
+    expect(complaints).to.deep.equal([]);
+  });
+
   for (const colorScheme of ['light', 'dark'] as const) {
     it(`has no serious fault of accessibility, when it is ${colorScheme}`, async () => {
       await page.emulateMedia({ colorScheme });
@@ -378,10 +503,11 @@ describe('the status page', () => {
       await signIn();
       await page.getByRole('heading', { name: 'Runs by model and month' }).waitFor();
       expect(await seriousFaults(), 'overview').to.deep.equal([]);
-      for (const run of colorScheme === 'light' ? ['fraud/2026-10'] : ['churn/2026-11']) {
-        await page.goto(`${system.url}/#/runs/${run}`);
-        await page.getByRole('heading', { name: 'Audit log' }).waitFor();
-        expect(await seriousFaults(), run).to.deep.equal([]);
+      const pages = colorScheme === 'light' ? ['runs/fraud/2026-10'] : ['runs/churn/2026-11'];
+      for (const shown of [...pages, 'models/churn']) {
+        await page.goto(`${system.url}/#/${shown}`);
+        await page.getByRole('heading', { name: /^(Audit log|Runs: )/ }).waitFor();
+        expect(await seriousFaults(), shown).to.deep.equal([]);
       }
     });
   }

@@ -17,12 +17,20 @@ import {
   untilFinal,
 } from '../support/system.ts';
 import { launchChromium } from './chromium.ts';
+import { monthsAgo, recordHistory } from './sample-history.ts';
 
 const FOLDER = fileURLToPath(new URL('../../../../docs/screenshots/', import.meta.url));
-const MONTHS = ['2026-04', '2026-05', '2026-06', '2026-07', '2026-08', '2026-09', '2026-10', '2026-11'];
-const MODELS = ['cards_upsell', 'churn', 'credit_risk', 'fraud_online', 'loan_propensity', 'mail_response'];
 const CHUNK_BYTES = 250_000;
 const PATIENCE_MS = 60_000;
+
+const NOW = monthsAgo(0);
+/** Models whose last runs are really pushed; of the others there are only records. */
+const PUSHED = {
+  failed: 'cards_fraud',
+  held: 'loans_upsell',
+  stalled: 'mortgage_credit_risk',
+  live: 'retail_churn',
+};
 
 /** `count` scores, bell-shaped around `mean`: keys in no order, always the same. */
 function scores(count: number, mean: number, first = 10_000_000): string {
@@ -41,7 +49,7 @@ const sourceOf = (model: string, attempt: number) => ({
   airflow: {
     dag_id: `score_${model}`,
     task_id: 'push',
-    run_id: 'scheduled__2026-11-01',
+    run_id: `scheduled__${NOW}-01`,
     try_number: String(attempt),
   },
 });
@@ -55,21 +63,23 @@ async function push(system: TestSystem, model: string, month: string, mean: numb
   await untilFinal(system, model, month, PATIENCE_MS);
 }
 
-async function fill(system: TestSystem, operator: string): Promise<void> {
-  for (const [row, model] of MODELS.entries()) {
-    for (const [column, month] of MONTHS.slice(0, -1).entries()) {
-      const isMissing =
-        (model === 'mail_response' && column < 3) || (model === 'churn' && month === '2026-07');
-      if (!isMissing) await push(system, model, month, 40 + row * 3 + column / 4);
-    }
-  }
-  await push(system, 'cards_upsell', '2026-11', 42);
-  await push(system, 'mail_response', '2026-11', 57);
+async function fill(system: TestSystem): Promise<void> {
+  await recordHistory(system, Object.values(PUSHED));
+  // What the pushed runs are compared with has rows, too.
+  for (const model of Object.values(PUSHED)) await push(system, model, monthsAgo(1), 48);
+  const contract = {
+    expectEvery: '1 month',
+    expectGrace: '10 days',
+    maxRowChangePercent: 20,
+    maxScoreShiftPsi: 0.25,
+    minRows: 1_000,
+  };
+  const owner = { owner: 'Ana Souza', contact: '#customer-scores' };
+  await system.query('UPDATE ingest.model SET contract = $1', [{ ...contract, ...owner }]);
+  await system.query('UPDATE ingest.model SET contract = $1 WHERE name = $2', [owner, PUSHED.live]);
   const bad = '{ "pk": "771042", "score": "high" }\n{ "pk": "771043" }\n{ "pk": "771044", "score": NaN }\n';
-  await push(system, 'fraud_online', '2026-11', 50, bad);
-  const contract = { json: { maxScoreShiftPsi: 0.25, maxRowChangePercent: 20 }, token: operator };
-  await system.request('PUT', '/v1/models/loan_propensity', contract);
-  await push(system, 'loan_propensity', '2026-11', 74);
+  await push(system, PUSHED.failed, NOW, 50, bad);
+  await push(system, PUSHED.held, NOW, 74);
 }
 
 /** A run of which one file is stalled, and one that is being sent slowly while the pictures are taken. */
@@ -78,9 +88,9 @@ async function keepSending(system: TestSystem): Promise<void> {
     name: `part-${part}.jsonl`,
     content: scores(20_000, 45, part * 10_000_000),
   }));
-  const asOf = { as_of: '2026-11-01T00:00:00Z' };
-  await declare(system, 'credit_risk', '2026-11', parts, { ...asOf, source: sourceOf('credit_risk', 2) });
-  const [stuck] = (await getRun(system, 'credit_risk', '2026-11')).missing.files;
+  const asOf = { as_of: `${NOW}-01T00:00:00Z` };
+  await declare(system, PUSHED.stalled, NOW, parts, { ...asOf, source: sourceOf(PUSHED.stalled, 2) });
+  const [stuck] = (await getRun(system, PUSHED.stalled, NOW)).missing.files;
   await patch(system, stuck?.uploadUrl ?? '', 0, Buffer.from(parts[0]?.content ?? '').subarray(0, 300_000));
   await system.query(`UPDATE ingest.upload SET last_progress_at = now() - interval '11 minutes'
     WHERE received_at IS NULL`);
@@ -89,9 +99,9 @@ async function keepSending(system: TestSystem): Promise<void> {
     name: `part-${part}.jsonl`,
     content: scores(200_000, 45, part * 10_000_000),
   }));
-  const declared = await declare(system, 'churn', '2026-11', files, {
+  const declared = await declare(system, PUSHED.live, NOW, files, {
     ...asOf,
-    source: sourceOf('churn', 1),
+    source: sourceOf(PUSHED.live, 1),
   });
   for (const file of declared.missing.files) {
     const bytes = Buffer.from(files.find(({ name }) => name === file.name)?.content ?? '');
@@ -113,7 +123,7 @@ async function pictureOfLoading(browser: Browser, system: TestSystem, operator: 
   const context = await browser.newContext({ colorScheme: 'light', viewport: { width: 1280, height: 800 } });
   try {
     const page = await context.newPage();
-    await signIn(page, system, operator, '#/runs/churn/2026-11');
+    await signIn(page, system, operator, `#/runs/${PUSHED.live}/${NOW}`);
     await page.getByText('Building the primary key').first().waitFor();
     await delay(1_500);
     await page.screenshot({ path: path.join(FOLDER, 'run-loading.png') });
@@ -130,28 +140,38 @@ async function signIn(page: Page, system: TestSystem, operator: string, hash = '
   await page.getByText('night-shift').waitFor();
 }
 
+const SIZES = {
+  desktop: { width: 1600, height: 1000 },
+  laptop: { width: 1280, height: 800 },
+  phone: { width: 390, height: 844 },
+} as const;
+
+/** Of each page one, together in every size, light and dark. */
+const PICTURES: readonly (readonly [
+  name: string,
+  hash: string,
+  size: keyof typeof SIZES,
+  colorScheme: 'light' | 'dark',
+])[] = [
+  ['overview-light', '#/', 'desktop', 'light'],
+  ['overview-dark', '#/', 'laptop', 'dark'],
+  ['model-light', '#/models/cards_cross_sell_2', 'desktop', 'light'],
+  ['model-dark', '#/models/broker_churn', 'laptop', 'dark'],
+  ['run-failed', `#/runs/${PUSHED.failed}/${NOW}`, 'laptop', 'light'],
+  ['run-held', `#/runs/${PUSHED.held}/${NOW}`, 'laptop', 'light'],
+  ['run-live', `#/runs/${PUSHED.live}/${NOW}`, 'laptop', 'dark'],
+  ['phone', '#/', 'phone', 'light'],
+];
+
 async function takePictures(browser: Browser, system: TestSystem, operator: string): Promise<void> {
-  for (const colorScheme of ['light', 'dark'] as const) {
-    const context = await browser.newContext({ colorScheme, viewport: { width: 1280, height: 800 } });
+  for (const [name, hash, size, colorScheme] of PICTURES) {
+    const context = await browser.newContext({ colorScheme, viewport: SIZES[size] });
     const page = await context.newPage();
-    await signIn(page, system, operator);
-    await page.getByRole('heading', { name: 'Runs by model and month' }).waitFor();
-    await delay(1_500);
-    const picture = (name: string) => page.screenshot({ path: path.join(FOLDER, name), fullPage: true });
-    await picture(`overview-${colorScheme}.png`);
-    const runs = colorScheme === 'light' ? ['failed fraud_online', 'held loan_propensity'] : ['live churn'];
-    for (const [name, model] of runs.map((text) => text.split(' '))) {
-      await page.goto(`${system.url}/#/runs/${model}/2026-11`);
-      await page.getByRole('heading', { name: 'Audit log' }).waitFor();
-      await delay(1_000);
-      await picture(`run-${name}.png`);
-    }
-    if (colorScheme === 'light') {
-      await page.setViewportSize({ width: 390, height: 844 });
-      await page.goto(`${system.url}/#/`);
-      await page.getByRole('heading', { name: 'Runs by model and month' }).waitFor();
-      await picture('phone.png');
-    }
+    await signIn(page, system, operator, hash);
+    await page.getByRole('heading', { name: /^(Runs|Audit log)/ }).waitFor();
+    if (name === 'overview-light') await page.getByRole('button', { name: /^▸ Need nobody/ }).click();
+    await delay(1_200);
+    await page.screenshot({ path: path.join(FOLDER, `${name}.png`), fullPage: true });
     await context.close();
   }
 }
@@ -166,7 +186,7 @@ try {
   if (browser === undefined) throw new Error('The pictures need a Chromium.');
   const operator = await system.createToken({ name: 'night-shift', scopes: ['read', 'operate'] });
   system.startLoader();
-  await fill(system, operator);
+  await fill(system);
   const sending = keepSending(system);
   await delay(12_000);
   await takePictures(browser, system, operator);
