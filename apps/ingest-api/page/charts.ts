@@ -254,7 +254,7 @@ function historyOptions({
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), 'Etc/UTC'),
     hooks: { ready: [showNewest], setCursor: [showNewest] },
     cursor: { y: false, drag: { x: false, y: false }, sync: { key: 'runs' } },
-    padding: [null, 24, null, null],
+    padding: [null, 34, null, null],
     scales: {
       x: { range: (_, min, max) => (min === max ? [min - 86_400, max + 86_400] : [min, max]) },
       y: { range: (_, min, max) => rangeOf(min, max, fromZero) },

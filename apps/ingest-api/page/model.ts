@@ -60,7 +60,7 @@ function overdueBanner({ due, current, contract }: Model, runs: readonly RunSumm
   return html`<div class="banner" data-state="failed" role="alert">
     <strong>The next run has been overdue for ${formatSpan((nowMs - Date.parse(due.at)) / 1000)}</strong>
     <p>
-      No run as of ${formatAsOf(due.as_of)} or later is published; the contract expects one every ${contract.expectEvery}.
+      No run as of ${formatAsOf(due.as_of)} or later is published; the contract expects one ${every(contract)}.
       ${
         later === undefined
           ? 'No later run has been declared: check whether the job of this model ran.'
@@ -82,7 +82,7 @@ function factsSection({ model, contract, current, due, createdAt }: Model, nowMs
             ${fact('Published', html`${ago(current.publishedAt, nowMs)} by ${current.publishedBy}`)}`
       }
       ${fact('Owner', contract.owner)} ${fact('Contact', contract.contact === undefined ? undefined : contactLink(contract.contact))}
-      ${fact('A run every', expectEvery === undefined ? 'not in the contract' : `${expectEvery}, with ${expectGrace ?? '1 day'} of grace`)}
+      ${fact('A run is expected', expectEvery === undefined ? 'not in the contract' : `${every(contract)}, ${expectGrace ?? '1 day'} of grace`)}
       ${
         due === null
           ? nothing
@@ -91,6 +91,10 @@ function factsSection({ model, contract, current, due, createdAt }: Model, nowMs
       ${fact('Model created', time(createdAt, formatDay))}
     </dl>
   </section>`;
+}
+
+function every({ expectEvery = '' }: Contract): string {
+  return `every ${expectEvery.replace(/^0*1 /, '')}`;
 }
 
 function dueIn(at: string, nowMs: number): string {

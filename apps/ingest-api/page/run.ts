@@ -7,6 +7,7 @@ import {
   formatAsOf,
   formatBytes,
   formatCount,
+  formatMinute,
   formatScore,
   formatSeconds,
   formatValue,
@@ -136,7 +137,7 @@ function detailsSection(run: Run): TemplateResult {
   return html`<section aria-labelledby="details-title">
     <h2 id="details-title">Details</h2>
     <dl class="facts">
-      ${fact('As of', formatAsOf(run.as_of))} ${fact('Declared', time(run.declaredAt))}
+      ${fact('As of', formatAsOf(run.as_of))} ${fact('Declared', time(run.declaredAt, formatMinute))}
       ${fact('Files', `${formatCount(run.files.total)}, ${formatBytes(run.bytes.total)}`)}
       ${fact('Lines', run.lines === null ? 'not declared' : formatCount(run.lines))}
       ${fact('Rows loaded', run.rows === null ? undefined : formatCount(run.rows))}

@@ -325,7 +325,7 @@ describe('the status page', () => {
     await alert.getByText(/^The next run has been overdue for \d+ d$/).waitFor();
     await alert.getByText('No later run has been declared').waitFor();
     const facts = page.getByRole('region', { name: 'Facts' });
-    expect(await facts.textContent()).to.match(/1 month, with 3 days of grace.*4 Jul 2026, 00:00 UTC/s);
+    expect(await facts.textContent()).to.match(/every month, 3 days of grace.*4 Jul 2026, 00:00 UTC/s);
     expect(await facts.getByRole('link').allTextContents()).to.deep.equal(['2026-06']);
     await page.getByRole('row', { name: 'Rows at least 5' }).waitFor();
     await page.getByRole('img', { name: 'Rows of 2 runs; the newest: 60.' }).waitFor();

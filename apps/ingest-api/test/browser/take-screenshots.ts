@@ -115,15 +115,23 @@ async function keepSending(system: TestSystem): Promise<void> {
 
 /** A load in the middle of the build of its key; its backend is held still for the picture. */
 async function pictureOfLoading(browser: Browser, system: TestSystem, operator: string): Promise<void> {
-  const letGo = await holdBackend(
-    system,
-    'pg_stat_progress_create_index',
-    `phase = 'building index: scanning table' AND blocks_done * 2 > blocks_total`,
-  );
+  const run = `${NOW}-15`;
+  const files = [1, 2, 3].map((part) => ({
+    name: `part-${part}.jsonl`,
+    content: scores(300_000, 45, part * 10_000_000),
+  }));
+  const [letGo] = await Promise.all([
+    holdBackend(
+      system,
+      'pg_stat_progress_create_index',
+      `phase = 'building index: scanning table' AND blocks_done * 2 > blocks_total`,
+    ),
+    pushRun(system, PUSHED.live, run, files, { source: sourceOf(PUSHED.live, 1) }),
+  ]);
   const context = await browser.newContext({ colorScheme: 'light', viewport: { width: 1280, height: 800 } });
   try {
     const page = await context.newPage();
-    await signIn(page, system, operator, `#/runs/${PUSHED.live}/${NOW}`);
+    await signIn(page, system, operator, `#/runs/${PUSHED.live}/${run}`);
     await page.getByText('Building the primary key').first().waitFor();
     await delay(1_500);
     await page.screenshot({ path: path.join(FOLDER, 'run-loading.png') });
@@ -141,25 +149,25 @@ async function signIn(page: Page, system: TestSystem, operator: string, hash = '
 }
 
 const SIZES = {
-  desktop: { width: 1600, height: 1000 },
+  desktop: { width: 1600, height: 1200 },
   laptop: { width: 1280, height: 800 },
   phone: { width: 390, height: 844 },
 } as const;
 
-/** Of each page one, together in every size, light and dark. */
+/** Of each page one, together in every size, light and dark. The live one is first, before the run has ended. */
 const PICTURES: readonly (readonly [
   name: string,
   hash: string,
   size: keyof typeof SIZES,
   colorScheme: 'light' | 'dark',
 ])[] = [
+  ['run-live', `#/runs/${PUSHED.live}/${NOW}`, 'laptop', 'dark'],
   ['overview-light', '#/', 'desktop', 'light'],
   ['overview-dark', '#/', 'laptop', 'dark'],
   ['model-light', '#/models/cards_cross_sell_2', 'desktop', 'light'],
   ['model-dark', '#/models/broker_churn', 'laptop', 'dark'],
   ['run-failed', `#/runs/${PUSHED.failed}/${NOW}`, 'laptop', 'light'],
   ['run-held', `#/runs/${PUSHED.held}/${NOW}`, 'laptop', 'light'],
-  ['run-live', `#/runs/${PUSHED.live}/${NOW}`, 'laptop', 'dark'],
   ['phone', '#/', 'phone', 'light'],
 ];
 
@@ -169,9 +177,9 @@ async function takePictures(browser: Browser, system: TestSystem, operator: stri
     const page = await context.newPage();
     await signIn(page, system, operator, hash);
     await page.getByRole('heading', { name: /^(Runs|Audit log)/ }).waitFor();
-    if (name === 'overview-light') await page.getByRole('button', { name: /^▸ Need nobody/ }).click();
+    if (name === 'overview-light') await page.getByRole('button', { name: /Need nobody/ }).click();
     await delay(1_200);
-    await page.screenshot({ path: path.join(FOLDER, `${name}.png`), fullPage: true });
+    await page.screenshot({ path: path.join(FOLDER, `${name}.png`), fullPage: size !== 'desktop' });
     await context.close();
   }
 }
@@ -190,7 +198,8 @@ try {
   const sending = keepSending(system);
   await delay(12_000);
   await takePictures(browser, system, operator);
-  await Promise.all([pictureOfLoading(browser, system, operator), sending]);
+  await sending;
+  await pictureOfLoading(browser, system, operator);
 } finally {
   await browser?.close();
   await system.stop();
