@@ -92,6 +92,21 @@ describe('ingest-api model', () => {
     expect(JSON.parse(out)).to.deep.equal({ model: 'rhythm', contract: {} });
   });
 
+  it('sets attributes as JSON', async () => {
+    const attributes = [{ name: 'decile', type: 'integer', required: true, min: 1, max: 10 }];
+    const set = await modelSet('with_attributes', '--attributes', JSON.stringify(attributes));
+    expect(set.code, set.out).to.equal(0);
+    expect(JSON.parse(set.out)).to.deep.equal({ model: 'with_attributes', contract: { attributes } });
+    expect((await modelSet('with_attributes', '--attributes', 'decile')).out).to.contain(
+      'a JSON array such as',
+    );
+    const wrong = await modelSet('with_attributes', '--attributes', '[{"name":"run","type":"string"}]');
+    expect(wrong.out).to.contain('attributes: 0: name: it must not be pk, score');
+    expect(
+      JSON.parse((await modelSet('with_attributes', '--attributes', 'none')).out).contract,
+    ).to.deep.equal({});
+  });
+
   it('takes the address of the database from a file too, as containers have it', async () => {
     const urlFile = path.join(system.dataDir, 'database-url');
     await writeFile(urlFile, `${system.databaseUrl}\n`);

@@ -4,7 +4,7 @@ import { MODEL_FUNCTIONS } from './model-relations.ts';
 
 const ROLES = ['ingest_api', 'ingest_loader', 'score_reader', 'score_history_reader'] as const;
 
-const SCHEMAS = "'ingest', 'run_data', 'scores', 'scores_history', 'scores_info'";
+const SCHEMAS = "'ingest', 'run_data', 'scores', 'scores_history', 'scores_info', 'scores_typed'";
 
 /**
  * Roles belong to the server, not to a database: the migration of another database may have created them, and
@@ -120,9 +120,9 @@ END $$`;
 
 /** The API never reads a score; the loader owns the scores; a reader sees the views and nothing else. Grants to other logins are kept. */
 const GRANTS = `
-REVOKE ALL ON SCHEMA run_data, scores, scores_history, scores_info, ingest FROM PUBLIC, ingest_api, ingest_loader, score_reader, score_history_reader;
+REVOKE ALL ON SCHEMA run_data, scores, scores_history, scores_info, scores_typed, ingest FROM PUBLIC, ingest_api, ingest_loader, score_reader, score_history_reader;
 GRANT USAGE, CREATE ON SCHEMA run_data TO ingest_loader;
-GRANT USAGE ON SCHEMA scores TO score_reader;
+GRANT USAGE ON SCHEMA scores, scores_typed TO score_reader;
 GRANT USAGE ON SCHEMA scores_history TO score_history_reader;
 -- It shows a login only the models whose views it may read.
 GRANT USAGE ON SCHEMA scores_info TO PUBLIC;
@@ -160,8 +160,8 @@ DO $$
 DECLARE it record;
 BEGIN
   FOR it IN
-    SELECT schemaname, viewname, CASE schemaname WHEN 'scores' THEN 'score_reader' ELSE 'score_history_reader' END AS reader
-    FROM pg_views WHERE schemaname IN ('scores', 'scores_history')
+    SELECT schemaname, viewname, CASE schemaname WHEN 'scores_history' THEN 'score_history_reader' ELSE 'score_reader' END AS reader
+    FROM pg_views WHERE schemaname IN ('scores', 'scores_history', 'scores_typed')
   LOOP EXECUTE format('GRANT SELECT ON %I.%I TO %I', it.schemaname, it.viewname, it.reader); END LOOP;
 END $$;
 `;

@@ -117,6 +117,84 @@ REVOKE ALL ON FUNCTION ingest.create_model_relations FROM PUBLIC;
 CREATE OR REPLACE TRIGGER model_has_relations AFTER INSERT ON ingest.model
   FOR EACH ROW EXECUTE FUNCTION ingest.create_model_relations();
 
+-- The columns of scores_typed.<model> for the attributes that a contract declares; NULL when it declares none. Names come
+-- from operators: %I and %L quote them. A value that does not have the type shows as NULL, because the published run may
+-- have been loaded under another contract, and one such value must not fail a reader's whole query.
+CREATE OR REPLACE FUNCTION ingest.typed_columns(contract jsonb) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+  SELECT string_agg(format(CASE it ->> 'type'
+    WHEN 'string' THEN $column$, CASE jsonb_typeof(s.attributes -> %1$L) WHEN 'string' THEN s.attributes ->> %1$L END AS %1$I$column$
+    WHEN 'boolean' THEN $column$, CASE jsonb_typeof(s.attributes -> %1$L) WHEN 'boolean' THEN (s.attributes -> %1$L)::boolean END AS %1$I$column$
+    WHEN 'integer' THEN $column$, CASE jsonb_typeof(s.attributes -> %1$L) WHEN 'number' THEN
+      CASE WHEN (s.attributes -> %1$L)::numeric BETWEEN -9223372036854775808 AND 9223372036854775807
+            AND scale(trim_scale((s.attributes -> %1$L)::numeric)) = 0
+      THEN (s.attributes -> %1$L)::bigint END END AS %1$I$column$
+    -- Limits of double precision: PostgreSQL refuses to round a larger number to infinity, and a smaller one to zero.
+    WHEN 'number' THEN $column$, CASE jsonb_typeof(s.attributes -> %1$L) WHEN 'number' THEN
+      CASE WHEN (s.attributes -> %1$L)::numeric = 0
+             OR abs((s.attributes -> %1$L)::numeric) BETWEEN 2.4703282292062328e-324 AND 1.7976931348623158e308
+      THEN (s.attributes -> %1$L)::double precision END END AS %1$I$column$
+    END, it ->> 'name'), '' ORDER BY place)
+  FROM jsonb_array_elements(contract -> 'attributes') WITH ORDINALITY list (it, place)
+$function$;
+REVOKE ALL ON FUNCTION ingest.typed_columns FROM PUBLIC;
+
+-- Creates, replaces or drops the typed view of a model with its contract, in one transaction. Only new columns at the end
+-- can be added to a view as it is; any other change drops it, keeps what was granted, and is refused while other objects
+-- depend on it. A change waits for statements that read the view, and makes new ones wait for it: for 1 s at most.
+CREATE OR REPLACE FUNCTION ingest.set_typed_view() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $function$
+DECLARE
+  view_name text := format('scores_typed.%I', NEW.name);
+  columns text := ingest.typed_columns(NEW.contract);
+  definition text := format('SELECT s.*%s FROM scores.%I s', columns, NEW.name);
+  grants text;
+  dependents text;
+  it record;
+BEGIN
+  IF TG_OP = 'UPDATE' AND (columns IS NULL) = (to_regclass(view_name) IS NULL) THEN
+    IF columns IS NOT DISTINCT FROM ingest.typed_columns(OLD.contract) THEN RETURN NULL; END IF;
+  END IF;
+  IF columns IS NULL THEN
+    EXECUTE format('DROP VIEW IF EXISTS %s', view_name);
+    RETURN NULL;
+  END IF;
+  BEGIN
+    EXECUTE format('CREATE OR REPLACE VIEW %s AS %s', view_name, definition);
+  EXCEPTION WHEN invalid_table_definition THEN
+    SELECT coalesce(string_agg(format('GRANT %s ON %s TO %s%s;', privilege_type, view_name,
+             CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END,
+             CASE WHEN is_grantable THEN ' WITH GRANT OPTION' END), ''), '') INTO grants
+    FROM pg_class c, aclexplode(c.relacl) WHERE c.oid = view_name::regclass AND grantee <> c.relowner;
+    EXECUTE format('DROP VIEW %s', view_name);
+    EXECUTE format('CREATE VIEW %s AS %s', view_name, definition);
+    EXECUTE grants;
+  END;
+  EXECUTE format('GRANT SELECT ON %s TO score_reader', view_name);
+  EXECUTE format('COMMENT ON VIEW %s IS %L', view_name,
+    format('the columns of scores.%s, and one for each attribute that the contract of the model declares', NEW.name));
+  FOR it IN
+    -- The columns of scores.<model> come first, so that they have the same numbers in both views.
+    SELECT format('COMMENT ON COLUMN %s.%I IS %L', view_name, attname, coalesce(
+             col_description(to_regclass(format('scores.%I', NEW.name)), attnum),
+             'attribute of the line; NULL when the line does not have it, or it is of another type')) AS command
+    FROM pg_attribute WHERE attrelid = view_name::regclass AND attnum > 0
+  LOOP EXECUTE it.command; END LOOP;
+  RETURN NULL;
+EXCEPTION WHEN lock_not_available THEN
+  RAISE EXCEPTION 'Statements that read the view % have not ended within 1 s, so its columns cannot be changed now.', view_name
+    USING ERRCODE = 'object_in_use';
+WHEN dependent_objects_still_exist THEN
+  GET STACKED DIAGNOSTICS dependents = PG_EXCEPTION_DETAIL;
+  RAISE EXCEPTION 'Columns of the view % would be removed or changed, and other objects depend on it: %.',
+    view_name, replace(dependents, E'\n', '; ')
+    USING ERRCODE = 'dependent_objects_still_exist';
+END $function$;
+REVOKE ALL ON FUNCTION ingest.set_typed_view FROM PUBLIC;
+-- After model_has_relations, which creates the view that this one reads: triggers run in the order of their names.
+CREATE OR REPLACE TRIGGER model_has_typed_view AFTER INSERT OR UPDATE OF contract ON ingest.model
+  FOR EACH ROW EXECUTE FUNCTION ingest.set_typed_view();
+
 -- The history of a model reads each listed run from its own table, attached or not, and every other run that is attached
 -- through the model's table. Its caller lists a run before it detaches it, and removes a run that retention has marked
 -- from the list before it drops its table. As the run is a constant in its part of the view, a query of one run reads

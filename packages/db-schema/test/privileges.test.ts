@@ -12,6 +12,9 @@ const DENIED = '42501';
 /** What each role may do: the test tries each statement as each role. */
 const STATEMENTS: readonly { readonly sql: string; readonly allowed: readonly Role[] }[] = [
   { sql: 'SELECT * FROM scores.churn', allowed: ['score_reader'] },
+  { sql: 'SELECT * FROM scores_typed.churn', allowed: ['score_reader'] },
+  { sql: 'CREATE VIEW scores_typed.mine AS SELECT 1', allowed: [] },
+  { sql: `SELECT ingest.typed_columns('{}')`, allowed: [] },
   { sql: 'SELECT * FROM scores_history.churn', allowed: ['score_history_reader'] },
   { sql: 'SELECT * FROM scores_info.models', allowed: ROLES },
   { sql: 'LISTEN scores_published', allowed: ROLES },
@@ -83,7 +86,9 @@ describe('least privilege', () => {
     await admin.connect();
     for (const role of ROLES)
       await admin.query(`CREATE ROLE ${loginOf(role)} LOGIN PASSWORD 'x' IN ROLE ${role}`);
-    await admin.query(`INSERT INTO ingest.model (name) VALUES ('churn')`);
+    await admin.query(
+      `INSERT INTO ingest.model (name, contract) VALUES ('churn', '{"attributes":[{"name":"decile","type":"integer"}]}')`,
+    );
   });
   after(async () => {
     for (const role of ROLES) await admin.query(`DROP ROLE ${loginOf(role)}`);

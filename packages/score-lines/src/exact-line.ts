@@ -1,3 +1,4 @@
+import type { AttributeSchema } from './attribute-schema.ts';
 import { type LineTotals, refuseRepeated, SeenKeys, skipValue } from './attributes.ts';
 import type { CopyRows } from './copy-rows.ts';
 import {
@@ -32,7 +33,13 @@ export const PK_BYTES_MAX = 2048;
  * Reads any line, from `start` to the newline at `end`, and writes its row. Returns false for a blank line.
  * Throws a LineFault for a line that gives no row; then nothing is written.
  */
-export function writeExactLine(bytes: Uint8Array, start: number, end: number, rows: CopyRows): boolean {
+export function writeExactLine(
+  bytes: Uint8Array,
+  start: number,
+  end: number,
+  rows: CopyRows,
+  schema?: AttributeSchema,
+): boolean {
   const objectStart = skipWhitespace(bytes, start);
   if (objectStart === end) return false;
   if (bytes[objectStart] !== OPEN_BRACE) refuseNonObject(bytes, start, objectStart, end);
@@ -73,6 +80,8 @@ export function writeExactLine(bytes: Uint8Array, start: number, end: number, ro
   if (at !== end) throw unexpectedByte(bytes, at, 'the end of the line after its object');
   if (pk === undefined) throw missing('missing_pk', 'pk', bytes, start, attributeSpans);
   if (score === undefined) throw missing('missing_score', 'score', bytes, start, attributeSpans);
+
+  schema?.check(bytes, start, attributeSpans);
 
   rows.beginRow(numberOf(score.source, score.start, score.end));
   rows.writeText(pk.source, pk.start, pk.end);

@@ -16,6 +16,8 @@ export type RejectCode =
   | 'invalid_score'
   | 'duplicate_score_key'
   | 'duplicate_attribute'
+  | 'missing_attribute'
+  | 'invalid_attribute'
   | 'too_deep'
   | 'number_out_of_range';
 

@@ -1,3 +1,5 @@
+import type { Attribute } from 'wire';
+import { AttributeSchema } from './attribute-schema.ts';
 import { CopyRows } from './copy-rows.ts';
 import { writeExactLine } from './exact-line.ts';
 import { excerpt, NEWLINE } from './json-syntax.ts';
@@ -16,6 +18,8 @@ const EXCERPT_BYTES = 800;
 interface ScoreLineScannerOptions {
   /** Called once for each refused line, in the order of the file. An error that it throws ends the scan. */
   onReject(rejected: RejectedLine): void;
+  /** The attributes that the model's contract declares. Without it, any attributes are accepted, and none is looked at. */
+  attributes?: readonly Attribute[] | undefined;
   /** Reports the lines of certain keys. The scanner then reads line by line: several times slower. */
   find?: KeySearch;
   /**
@@ -59,6 +63,9 @@ export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreL
       `maxLineBytes must be a whole number from 1 to ${MAX_LINE_BYTES_LIMIT}, not ${maxLineBytes}.`,
     );
   }
+  const schema = options.attributes && new AttributeSchema(options.attributes);
+  // The fast path accepts lines without attributes only: none of them has a required one.
+  const hasFastPath = schema === undefined || !schema.hasRequired;
   const rows = new CopyRows();
   const carry = new LineCarry();
   let carryFileOffset = 0;
@@ -99,7 +106,7 @@ export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreL
     }
     let at = start;
     for (;;) {
-      at = writeUsualLines(bytes, at, end, rows, maxLineBytes);
+      if (hasFastPath) at = writeUsualLines(bytes, at, end, rows, maxLineBytes);
       if (at === end) return;
       const lineEnd = bytes.indexOf(NEWLINE, at);
       scanExactLine(bytes, at, lineEnd, fileOffset, isCut);
@@ -122,7 +129,7 @@ export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreL
       lineEnd = bytes.indexOf(NEWLINE, at);
       const rowStart = rows.length;
       const rowsBefore = rows.rowCount;
-      if (writeUsualLines(bytes, at, lineEnd + 1, rows, maxLineBytes) === at) {
+      if (!hasFastPath || writeUsualLines(bytes, at, lineEnd + 1, rows, maxLineBytes) === at) {
         scanExactLine(bytes, at, lineEnd, fileOffset, isCut);
       }
       if (rows.rowCount === rowsBefore) continue;
@@ -147,7 +154,7 @@ export function createScoreLineScanner(options: ScoreLineScannerOptions): ScoreL
     }
     rows.reserve(end + 1 - start);
     try {
-      if (!writeExactLine(bytes, start, end, rows)) blank++;
+      if (!writeExactLine(bytes, start, end, rows, schema)) blank++;
     } catch (thrown) {
       if (!(thrown instanceof LineFault)) throw thrown;
       reject(thrown.endsEarly && isCut ? cutOff(end) : thrown, bytes, start, end, fileOffset);

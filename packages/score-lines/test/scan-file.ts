@@ -1,3 +1,4 @@
+import type { Attribute } from 'wire';
 import { createScoreLineScanner, type LineCounts, type RejectedLine } from '../src/index.ts';
 
 interface ScannedFile {
@@ -12,11 +13,13 @@ export function scanFile(
   file: Buffer | string,
   nextChunkBytes: () => number = () => Number.POSITIVE_INFINITY,
   maxLineBytes?: number,
+  attributes?: readonly Attribute[],
 ): ScannedFile {
   const bytes = Buffer.from(file);
   const rejects: RejectedLine[] = [];
   const scanner = createScoreLineScanner({
     onReject: (rejected) => rejects.push(rejected),
+    attributes,
     ...(maxLineBytes === undefined ? {} : { maxLineBytes }),
   });
   const outputs: Buffer[] = [];

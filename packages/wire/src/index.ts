@@ -1,3 +1,4 @@
+export type { Attribute } from './attributes.ts';
 export {
   type ClientAction,
   ERROR_CODES,

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { attributes } from './attributes.ts';
 import { bytes, count, instant, RUN_STATE, runSummary } from './run.ts';
 
 /** `1 month`, `7 days`: PostgreSQL reads it as an interval. */
@@ -54,6 +55,11 @@ export const contract = z
       .describe('time from the `as_of` of an expected run until it is overdue (default: 1 day)'),
     owner: line.optional().describe('who answers for the scores'),
     contact: line.optional().describe('how to reach them: an address, a channel or a URL'),
+    attributes: attributes
+      .optional()
+      .describe(
+        'attributes of the lines, with their types and rules; each is a column of `scores_typed.<model>`',
+      ),
   })
   .refine(
     ({ scoreMin, scoreMax }) => scoreMin === undefined || scoreMax === undefined || scoreMin <= scoreMax,

@@ -60,7 +60,8 @@ export function addAdminCommands(program: Command, env: Environment): void {
     .argument('<model>', 'the model; a new one is created');
   for (const [field, { description = '' }] of Object.entries(contract.shape)) {
     const flag = field.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
-    if (TEXT_FIELDS.has(field)) set.option(`--${flag} <text|none>`, description);
+    if (field === 'attributes') set.option(`--${flag} <json|none>`, description, parseJson);
+    else if (TEXT_FIELDS.has(field)) set.option(`--${flag} <text|none>`, description);
     else set.option(`--${flag} <number|none>`, description, parseNumber);
   }
   set.action((name: string, changes: Changes) => setModel(loadDatabaseConfig(env), name, changes));
@@ -268,7 +269,7 @@ function day(date: Date): string {
   return date.toISOString().slice(0, 10);
 }
 
-/** The other fields of a contract are numbers. */
+/** The other fields of a contract are numbers, and `attributes` is JSON. */
 const TEXT_FIELDS: ReadonlySet<string> = new Set([
   'expectEvery',
   'expectGrace',
@@ -293,7 +294,7 @@ async function showModels(config: DatabaseConfig, name: string | undefined): Pro
   });
 }
 
-type Changes = Partial<Record<keyof Contract, number | string>>;
+type Changes = Partial<Record<keyof Contract, unknown>>;
 
 /** Changes these fields of the contract, keeps the others, and prints the result. */
 async function setModel(config: DatabaseConfig, name: string, changes: Changes): Promise<void> {
@@ -341,6 +342,17 @@ function tokenName(text: string): string {
   throw new InvalidArgumentError(
     'It must be 1 to 64 letters, digits, dots, underscores or hyphens, the first a letter or digit.',
   );
+}
+
+function parseJson(text: string): unknown {
+  if (text === 'none') return text;
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new InvalidArgumentError(
+      `It must be none, or a JSON array such as '[{"name":"decile","type":"integer","required":true,"min":1,"max":10}]'.`,
+    );
+  }
 }
 
 function parseNumber(text: string): number | 'none' {

@@ -3,9 +3,13 @@ import { MIMEType } from 'node:util';
 import type { Request, Response } from 'express';
 import { IngestError } from '../errors.ts';
 
-/** For every route but the manifest's: a contract, a reason, a sign-in. */
-const SMALL_BYTES = 16 * 1024;
-const SMALL_VALUES = 200;
+interface JsonLimits {
+  readonly mostBytes: number;
+  readonly mostValues: number;
+}
+
+/** For every route but those of manifests and contracts: a reason, a sign-in. */
+const SMALL: JsonLimits = { mostBytes: 16 * 1024, mostValues: 200 };
 
 /**
  * Reads a small JSON body. Call it after the headers, the token included, were found good: no byte of a body
@@ -13,12 +17,16 @@ const SMALL_VALUES = 200;
  *
  * @returns undefined when there is no body.
  */
-export async function readJson(req: Request, res: Response): Promise<unknown> {
+export async function readJson(
+  req: Request,
+  res: Response,
+  { mostBytes, mostValues }: JsonLimits = SMALL,
+): Promise<unknown> {
   if (!hasBody(req)) return undefined;
-  const shape = new JsonShape(SMALL_VALUES);
-  const buffer = new GrowingBuffer(SMALL_BYTES, '');
+  const shape = new JsonShape(mostValues);
+  const buffer = new GrowingBuffer(mostBytes, '');
   await receiveJson(req, res, {
-    mostBytes: SMALL_BYTES,
+    mostBytes,
     onChunk: (chunk) => {
       shape.next(chunk);
       buffer.add(chunk);

@@ -26,6 +26,9 @@ export const publishRequest = z.strictObject({
   reason,
 });
 
+/** 100 attributes with their rules, and lists of values that are allowed. */
+const CONTRACT_LIMITS = { mostBytes: 128 * 1024, mostValues: 5_000 };
+
 /** Models: their contracts, and which run readers see. */
 export function modelRoutes(db: Kysely<Database>): Router {
   const router = Router();
@@ -44,7 +47,7 @@ export function modelRoutes(db: Kysely<Database>): Router {
 
   router.put('/v1/models/:model', async (req, res) => {
     const model = modelOf(req, res, 'operate');
-    const request = parseRequest(contract, await readJson(req, res), 'The contract');
+    const request = parseRequest(contract, await readJson(req, res, CONTRACT_LIMITS), 'The contract');
     await setContract(db, model, request, principalOf(res).name);
     sendModel(res, await findModel(db, model));
   });

@@ -176,7 +176,7 @@ export const OPERATIONS: readonly Operation[] = [
       answers: 200,
     },
     answers: { 200: THE_MODEL },
-    problems: ['not_found'],
+    problems: ['not_found', 'conflict'],
   },
   {
     method: 'put',

@@ -14,6 +14,7 @@ import {
   KeyOrder,
   ScoreProfile,
 } from 'score-lines';
+import type { Contract } from 'wire';
 import type { RunLimits } from '../runs/models.ts';
 import { BytesMissing, type Store } from '../store/store.ts';
 import type { ClaimedFile, ClaimedRevision } from './attempts.ts';
@@ -25,6 +26,8 @@ interface CopyOptions {
   /** This many bad lines are left out; with one more the revision fails. */
   readonly maxRejectedLines: number;
   readonly limits: RunLimits;
+  /** That the contract declares. */
+  readonly attributes: Contract['attributes'];
   /** Called often: the bytes read and the rows made so far. */
   onProgress(bytes: number, rows: number): void;
 }
@@ -73,6 +76,7 @@ export async function copyFiles(
       keyOrder,
       rejects,
       scores,
+      attributes: options.attributes,
       requireWithinLimits: (decodedBytes, rows) =>
         requireWithinLimits(options.limits, total.decodedBytes + decodedBytes, total.rows + rows, file.name),
       onProgress: (bytes, rows) => options.onProgress(total.bytes + bytes, total.rows + rows),
@@ -160,6 +164,7 @@ interface CopyTarget extends CompareTarget {
   readonly keyOrder: KeyOrder;
   readonly rejects: RejectList;
   readonly scores: ScoreProfile;
+  readonly attributes: Contract['attributes'];
   /** Throws a DataFault when the run is too large with these bytes of lines and rows of this file. */
   requireWithinLimits(decodedBytes: number, rows: number): void;
 }
@@ -177,13 +182,14 @@ interface CopiedFile {
 
 /** Sends the rows of one file to the COPY, and proves that the file is the one that was declared. */
 async function copyFile(file: ClaimedFile, target: CopyTarget): Promise<CopiedFile> {
-  const { store, sink, keyOrder, rejects, scores } = target;
+  const { store, sink, keyOrder, rejects, scores, attributes } = target;
   const hash = createHash('sha256');
   let bytes = 0;
   let decodedBytes = 0;
   const scanner = createScoreLineScanner({
     onReject: (rejected) => rejects.add(file.name, rejected),
     profile: scores,
+    attributes,
   });
   const send = async (rows: Buffer) => {
     // Rows that will never be published are not sent.

@@ -1,7 +1,7 @@
 import { type LoadOutcome, partitionOf } from 'db-schema';
 import type { ClientBase } from 'pg';
 import { createScoreLineScanner, type FoundKey } from 'score-lines';
-import { printable } from 'wire';
+import { type Contract, printable } from 'wire';
 import { sqlStateOf } from '../errors.ts';
 import { contractOf, limitsOf, MAX_REJECTED_LINES_DEFAULT, type RunLimits } from '../runs/models.ts';
 import { queryOf } from '../runs/transitions.ts';
@@ -85,6 +85,7 @@ async function fillAndPublish(
     partition,
     maxRejectedLines: contract.maxRejectedLines ?? MAX_REJECTED_LINES_DEFAULT,
     limits: limitsOf(contract, runLimits),
+    attributes: contract.attributes,
     onProgress: (bytesDone, rowsDone) => {
       progress.bytesDone = bytesDone;
       progress.rowsDone = rowsDone;
@@ -94,7 +95,7 @@ async function fillAndPublish(
   try {
     if (summary.rows === 0) throw noRows(claimed);
     progress.phase = 'building_key';
-    await buildKey(client, partition, claimed, store);
+    await buildKey(client, partition, claimed, { store, attributes: contract.attributes });
     await client.query(`ANALYZE ${partition}`); // the first query of a reader needs it; autovacuum comes a minute later
   } catch (error) {
     throw error instanceof DataFault ? error.with(rejects) : error;
@@ -119,6 +120,12 @@ function noRows({ files }: ClaimedRevision): DataFault {
 
 const UNIQUE_VIOLATION = '23505';
 
+/** The lines of a revision, to be read again, and the attributes that decide which of them are rejected. */
+interface LinesSource {
+  readonly store: Store;
+  readonly attributes: Contract['attributes'];
+}
+
 /**
  * Builds the primary key after the rows are in: several times faster than keeping it up to date during the
  * COPY. Under a savepoint, so that the rows can still be asked for their duplicates.
@@ -129,7 +136,7 @@ export async function buildKey(
   client: ClientBase,
   partition: string,
   claimed: ClaimedRevision,
-  store: Store,
+  source: LinesSource,
 ): Promise<void> {
   await client.query('SAVEPOINT build_key');
   try {
@@ -138,7 +145,7 @@ export async function buildKey(
   } catch (error) {
     if (sqlStateOf(error) !== UNIQUE_VIOLATION) throw error;
     await client.query('ROLLBACK TO SAVEPOINT build_key');
-    throw await duplicateKeys(client, partition, claimed, store);
+    throw await duplicateKeys(client, partition, claimed, source);
   }
   await client.query('RELEASE SAVEPOINT build_key');
 }
@@ -173,7 +180,7 @@ async function duplicateKeys(
   client: ClientBase,
   partition: string,
   claimed: ClaimedRevision,
-  store: Store,
+  source: LinesSource,
 ): Promise<DataFault> {
   const { rows } = await client.query<DuplicateKey>(`
     SELECT pk, copies, count(*) OVER () AS keys, (sum(copies) OVER ())::bigint AS lines
@@ -191,7 +198,7 @@ async function duplicateKeys(
       detail: `${keys === 1 ? 'A key occurs' : `${keys} keys occur`} more than once in this run: ${named}${more}. Each pk must occur once. Fix the data and push again.`,
     },
     { total: lines, byCode: { duplicate_key: lines } },
-    await placesOf(client, rows, claimed, store),
+    await placesOf(client, rows, claimed, source),
   );
 }
 
@@ -199,7 +206,7 @@ async function placesOf(
   client: ClientBase,
   duplicates: readonly DuplicateKey[],
   claimed: ClaimedRevision,
-  store: Store,
+  { store, attributes }: LinesSource,
 ): Promise<FileReject[]> {
   const copiesOf = new Map(duplicates.map(({ pk, copies }) => [pk, copies]));
   const places = new Map<string, FileReject[]>();
@@ -214,6 +221,7 @@ async function placesOf(
   for (const file of claimed.files) {
     const scanner = createScoreLineScanner({
       onReject: () => {}, // the COPY has reported these already
+      attributes,
       find: { keys: new Set(copiesOf.keys()), onFound: (found) => note(file.name, found) },
     });
     for await (const chunk of readLines(file, store)) {

@@ -1,7 +1,7 @@
 import type { Database } from 'db-schema';
 import { type Kysely, sql } from 'kysely';
 import type { Contract, ModelName } from 'wire';
-import { IngestError } from '../errors.ts';
+import { IngestError, sqlStateOf } from '../errors.ts';
 import { type DueRun, dueOf } from './due.ts';
 import { recordAudit } from './history.ts';
 import type { Query } from './transitions.ts';
@@ -86,9 +86,31 @@ export async function setContract(
       .insertInto('ingest.model')
       .values({ name: model, contract: JSON.stringify(contract) })
       .onConflict((conflict) => conflict.column('name').doUpdateSet({ contract: JSON.stringify(contract) }))
-      .execute();
+      .execute()
+      .catch((error: unknown) => {
+        throw viewFault(error);
+      });
     await recordAudit(trx, { actor, action: 'set_contract', model, detail: { contract } });
   });
+}
+
+const OBJECT_IN_USE = '55006';
+const DEPENDENT_OBJECTS = '2BP01';
+
+/** The database creates the typed view of a model with its contract (`set_typed_view`), and may have to refuse. */
+function viewFault(cause: unknown): unknown {
+  const sqlState = sqlStateOf(cause);
+  if (!(cause instanceof Error)) return cause;
+  if (sqlState === OBJECT_IN_USE)
+    return new IngestError(
+      'database_unavailable',
+      `${cause.message} Nothing was changed; set the contract again.`,
+      { cause },
+    );
+  if (sqlState !== DEPENDENT_OBJECTS) return cause;
+  const remedy =
+    'Drop these objects and set the contract again; or keep the declared attributes, with their order and types, and add new ones at the end.';
+  return new IngestError('conflict', `${cause.message} Nothing was changed. ${remedy}`, { cause });
 }
 
 /**

@@ -12,6 +12,7 @@ CREATE SCHEMA run_data;
 CREATE SCHEMA scores;
 CREATE SCHEMA scores_history;
 CREATE SCHEMA scores_info;
+CREATE SCHEMA scores_typed;
 
 CREATE FUNCTION ingest.note_shown_run() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
