@@ -242,6 +242,8 @@ const CHECK_EXAMPLES = `
 Examples:
   uploader check scores                                     every run of scores/<model>/<run>/*.jsonl
   uploader check out --model churn --run 2026-11 --json     one folder, the report as JSON
+  uploader check scores/churn --model churn --contract churn.json
+                                                            attributes too, as a contract declares them
 
 The lines are read by the same scanner that the service uses. Only the service finds two lines with the same pk.
 Exit codes: 0 no line would be rejected, 65 some would, 66 the source cannot be read, 2 usage.
@@ -266,9 +268,14 @@ function addLocalCommands(program: Command, { terminal, interrupt, finish }: Cli
     .argument('<dir>', 'folder that holds the runs')
     .summary('list the lines that the service would reject, without sending any')
     .description('Reads every line as the service does. Needs no service and no token.')
+    .option(
+      '--contract <file>',
+      'check the attributes that this contract of the model declares (JSON, as GET /v1/models/MODEL answers it); its gates are not checked',
+    )
     .addHelpText('after', CHECK_EXAMPLES)
-    .action(async (dir: string, options: Options) => {
-      finish(await check(dir, flagsOf(options), terminal, interrupt));
+    .action(async (dir: string, given: Options) => {
+      const { contract, ...options } = given;
+      finish(await check(dir, textOf(contract), flagsOf(options), terminal, interrupt));
     });
 
   addCommand(program, 'watch')

@@ -33,6 +33,30 @@ describe('uploader check', () => {
     expect(stdout).to.match(/^churn\/1: no line would be rejected, 2 rows; 1 file, 44 bytes, 3 lines/);
   });
 
+  it('checks the attributes that a contract declares', async () => {
+    const attributes = [{ name: 'decile', type: 'integer', required: true, max: 10 }];
+    scratch.write(
+      'data/churn/1/a.jsonl',
+      '{"pk":"1","score":1,"decile":11}\n{"pk":"2","score":1,"decile":1}\n{}\n',
+    );
+    for (const json of [{ attributes }, { model: 'churn', contract: { attributes } }]) {
+      const { exitCode, stdout } = await check(
+        '--contract',
+        scratch.write('churn.json', JSON.stringify(json)),
+      );
+      expect(exitCode).to.equal(65);
+      expect(stdout).to.include('2 lines would be rejected (1 invalid_attribute, 1 missing_pk)');
+    }
+    const wrong = await check('--contract', scratch.write('wrong.json', '{"attributes":[{"name":"a"}]}'));
+    expect(wrong.exitCode).to.equal(2);
+    expect(wrong.stderr).to.match(/wrong\.json is not a contract .*attributes: 0: type: /);
+    expect((await check('--contract', join(scratch.path, 'absent.json'))).exitCode).to.equal(2);
+    scratch.write('data/risk/1/a.jsonl', '{"pk":"1","score":1}\n');
+    const two = await check('--contract', scratch.write('churn.json', '{}'));
+    expect(two.exitCode).to.equal(2);
+    expect(two.stderr).to.include('contract of one model, and the runs here are of churn, risk');
+  });
+
   it('prints its result as JSON when only the config file asks for it', async () => {
     scratch.write('data/churn/1/a.jsonl', '{"pk":"1","score":1}\n');
     const config = scratch.write('config.json', '{"json": true}');

@@ -1,6 +1,7 @@
-import { open } from 'node:fs/promises';
+import { open, readFile } from 'node:fs/promises';
 import { createScoreLineScanner, type LineCounts, type RejectedLine } from 'score-lines';
-import { EXIT_CODE_OF, type ExitCode } from 'wire';
+import { type Attribute, contract, EXIT_CODE_OF, type ExitCode } from 'wire';
+import { UploaderError } from '../errors.ts';
 import {
   formatBytes,
   formatCount,
@@ -36,12 +37,14 @@ type CheckResult = CommandResult & { runs: Array<CheckedRun | UncheckedRun>; ign
 /** `uploader check DIR`: what the service would say of each line, without a service. */
 export async function check(
   dir: string,
+  contractFile: string | undefined,
   flags: Flags,
   terminal: Terminal,
   interrupt: AbortSignal,
 ): Promise<CheckResult> {
   const settings = loadLocalSettings(flags, terminal.env);
   const { runs, faults, ignored } = await findRuns(dir, settings.model, settings.run, settings.ignore);
+  const attributes = contractFile === undefined ? undefined : await readAttributes(contractFile, runs);
   const view = newPushView(runs);
   const reporter = await startReporter(terminal, view);
   const checked: CheckResult['runs'] = [];
@@ -54,7 +57,7 @@ export async function check(
       const startedAtMs = performance.now();
       try {
         runView.stage = 'checking';
-        const one = await checkRun(run, runView, interrupt);
+        const one = await checkRun(run, attributes, runView, interrupt);
         checked.push(one);
         codes.push(one.rejects.total > 0 || one.rows === 0 ? EXIT_CODE_OF.data : 0);
         for (const line of describeBadLines(one)) reporter.say(line);
@@ -88,6 +91,38 @@ function describeAll(runs: CheckResult['runs'], exitCode: ExitCode): string[] {
     return run.rows === 0 ? 'without rows' : 'without bad lines';
   });
   return [`${[...counts].map(([word, some]) => `${some.length} ${word}`).join(', ')}; exit ${exitCode}`];
+}
+
+/**
+ * The attributes that a contract declares, from a file with the body of `PUT /v1/models/{model}` or the answer to its
+ * `GET`.
+ */
+async function readAttributes(
+  file: string,
+  runs: readonly SourceRun[],
+): Promise<readonly Attribute[] | undefined> {
+  const models = [...new Set(runs.map(({ model }) => model))];
+  if (models.length > 1)
+    throw new UploaderError(
+      'usage',
+      `--contract is the contract of one model, and the runs here are of ${models.slice(0, 5).join(', ')}${models.length > 5 ? ', …' : ''}. Check the folder of one model, with --model.`,
+    );
+  let json: unknown;
+  try {
+    json = JSON.parse(await readFile(file, 'utf8'));
+  } catch (cause) {
+    throw new UploaderError('usage', `--contract: ${file} is not a JSON file: ${(cause as Error).message}.`, {
+      cause,
+    });
+  }
+  const isAnswer = typeof json === 'object' && json !== null && 'contract' in json;
+  const result = contract.safeParse(isAnswer ? json.contract : json);
+  if (result.success) return result.data.attributes;
+  const faults = result.error.issues.map(({ path, message }) => [...path, message].join(': '));
+  throw new UploaderError(
+    'usage',
+    `--contract: ${file} is not a contract as PUT /v1/models/MODEL takes it: ${faults.slice(0, 5).join('; ')}.`,
+  );
 }
 
 function describeChecked(run: CheckedRun, elapsedMs: number): string {
@@ -127,7 +162,12 @@ type CheckedRun = {
 
 const SHOWN_REJECTS = 10;
 
-async function checkRun(run: SourceRun, view: RunView, signal: AbortSignal): Promise<CheckedRun> {
+async function checkRun(
+  run: SourceRun,
+  attributes: readonly Attribute[] | undefined,
+  view: RunView,
+  signal: AbortSignal,
+): Promise<CheckedRun> {
   if (run.fault) throw run.fault;
   refuseEmpty(run);
   const sizes: number[] = [];
@@ -137,7 +177,8 @@ async function checkRun(run: SourceRun, view: RunView, signal: AbortSignal): Pro
   const checked = { bytes: view.totalBytes, lines: 0, blank: 0, rows: 0 };
   for (const [index, { name, path }] of run.files.entries()) {
     const onReject = (rejected: RejectedLine) => addReject(rejects, name, rejected);
-    const counts = await checkFile(path, sizes[index] ?? 0, signal, onReject, (bytes) => {
+    const scanner = createScoreLineScanner({ onReject, attributes });
+    const counts = await checkFile(path, sizes[index] ?? 0, signal, scanner, (bytes) => {
       view.hashedBytes += bytes;
     });
     checked.lines += counts.lines;
@@ -164,14 +205,13 @@ async function checkFile(
   path: string,
   sizeBytes: number,
   signal: AbortSignal,
-  onReject: (rejected: RejectedLine) => void,
+  scanner: ReturnType<typeof createScoreLineScanner>,
   onBytes: (bytes: number) => void,
 ): Promise<LineCounts> {
   const handle = await open(path, 'r').catch((error: unknown) => {
     throw unreadableSource(path, error);
   });
   try {
-    const scanner = createScoreLineScanner({ onReject });
     for await (const text of readText(readBlocks(handle, path, sizeBytes, signal), path, sizeBytes)) {
       discard(scanner.scan(text));
       onBytes(text.length);
