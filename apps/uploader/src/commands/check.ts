@@ -115,8 +115,8 @@ async function readAttributes(
       cause,
     });
   }
-  const isAnswer = typeof json === 'object' && json !== null && 'contract' in json;
-  const result = contract.safeParse(isAnswer ? json.contract : json);
+  const given = typeof json === 'object' && json !== null && 'contract' in json ? json.contract : json;
+  const result = contract.safeParse(given);
   if (result.success) return result.data.attributes;
   const faults = result.error.issues.map(({ path, message }) => [...path, message].join(': '));
   throw new UploaderError(
