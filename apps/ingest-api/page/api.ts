@@ -72,7 +72,7 @@ export function getFiles(model: string, run: string, filter: FileFilter, cursor:
 }
 
 export function rejectsPath({ model, run }: { readonly model: string; readonly run: string }): string {
-  return `${runPath(model, run)}/rejects`;
+  return belowPage(`${runPath(model, run)}/rejects`);
 }
 
 export const retryRun = (model: string, run: string, reason: string) =>
@@ -113,13 +113,18 @@ async function ask<T>(
   return parseJson<T>(await response.text());
 }
 
+/** A proxy may publish the service below a path, which the service does not know: addresses are relative to the page's. */
+function belowPage(path: string): string {
+  return `.${path}`;
+}
+
 async function send(
   method: string,
   path: string,
   body?: unknown,
   headers: Record<string, string> = {},
 ): Promise<Response> {
-  const response = await fetch(path, {
+  const response = await fetch(belowPage(path), {
     method,
     headers: { ...(body === undefined ? {} : { 'Content-Type': 'application/json' }), ...headers },
     ...(body === undefined ? {} : { body: JSON.stringify(body) }),
@@ -195,7 +200,7 @@ export class LiveEvents {
   start(): void {
     this.stop();
     this.#options.onLiveness('connecting');
-    const source = new EventSource('/v1/events');
+    const source = new EventSource(belowPage('/v1/events'));
     this.#source = source;
     const noEvent = window.setTimeout(() => this.#poll(), FIRST_EVENT_WITHIN_MS);
     this.#timers.push(noEvent);

@@ -41,7 +41,7 @@ export function frame(state: AppState, page: TemplateResult, leave: () => void):
   const { session, liveness, fault } = state;
   return html`<a class="skip" href="#main" @click=${skip}>Skip to content</a>
     <header>
-      <a class="home" href="#/"><img src="/page/icon.svg" alt="" width="26" height="26" />score-ingest</a>
+      <a class="home" href="#/"><img src="page/icon.svg" alt="" width="26" height="26" />score-ingest</a>
       <span class="liveness" data-liveness=${liveness} role="status">${LIVENESS[liveness]}</span>
       <span class="who" title=${`Token ${session?.name}; scopes: ${session?.scopes.join(', ')}`}
         ><span class="out-of-sight">Signed in as </span>${session?.name}</span

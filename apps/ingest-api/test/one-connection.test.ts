@@ -5,6 +5,7 @@ import { queueCompleteRevisions } from '../src/runs/transitions.ts';
 import { setBackAllShort } from '../src/runs/uploads.ts';
 import { folderStore } from '../src/store/folder.ts';
 import {
+  createdPath,
   getRun,
   patch,
   pushRun,
@@ -107,6 +108,6 @@ describe('on a pool of one connection', () => {
         'upload-metadata': `model ${text(model)},run ${text('plain')},filename ${text('a.jsonl')}`,
       },
     });
-    return patch(system, created.headers.get('location') ?? '', 0, Buffer.from('{"pk"'.slice(0, 2)));
+    return patch(system, createdPath(created), 0, Buffer.from('{"pk"'.slice(0, 2)));
   }
 });

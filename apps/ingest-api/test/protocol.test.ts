@@ -3,6 +3,7 @@ import { OPERATIONS } from '../src/http/operations.ts';
 import { PAGE_ADDRESSES } from '../src/http/page.ts';
 import { collect, openSocket, type RawAnswer, sendRaw } from './support/raw-http.ts';
 import {
+  createdPath,
   declare,
   eventually,
   getRun,
@@ -232,7 +233,7 @@ describe('the protocol', () => {
     it('says with POST, HEAD and PATCH when an unfinished upload expires, and nothing of a finished one', async () => {
       const content = scoreLines(8);
       const made = await post('expires', { headers: { 'upload-length': String(content.length) } });
-      const url = made.headers.get('location') ?? '';
+      const url = createdPath(made);
       const answers = [
         made,
         await system.request('HEAD', url, { headers: TUS }),
@@ -257,7 +258,7 @@ describe('the protocol', () => {
         headers: { ...TUS, 'upload-length': '3', 'upload-metadata': sent },
       });
       expect(made.status).to.equal(201);
-      const url = made.headers.get('location') ?? '';
+      const url = createdPath(made);
       const metadataOf = async () =>
         (await system.request('HEAD', url, { headers: TUS })).headers.get('upload-metadata');
       expect(await metadataOf()).to.equal(sent);

@@ -337,7 +337,9 @@ export const OPERATIONS: readonly Operation[] = [
       },
       answers: 201,
     },
-    answers: { 201: { says: 'the address of the upload is in `Location`' } },
+    answers: {
+      201: { says: 'the address of the upload is in `Location`, relative to the address of the request' },
+    },
     problems: [
       'not_found',
       'precondition_failed',

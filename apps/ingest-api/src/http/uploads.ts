@@ -54,7 +54,8 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
     maxSize: maxUploadBytes,
     locker: locks,
     lockDrainTimeout: 1, // `UploadLocks` has waited already: a stalled holder is stopped at once
-    relativeLocation: true,
+    // Relative to the request's own path, so that it is right below the path prefix of a proxy, too (RFC 9110 §10.2.2).
+    generateUrl: (req, { id }) => (new URL(req.url).pathname.endsWith('/') ? id : `uploads/${id}`),
     allowedOrigins: () => false, // no pages of other origins
     getFileIdFromRequest: (_req, lastPath) => (isUploadId(lastPath ?? '') ? lastPath : undefined),
     namingFunction: newUploadId,

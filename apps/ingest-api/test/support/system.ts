@@ -34,6 +34,11 @@ export interface TestSystem {
   stop(): Promise<void>;
 }
 
+/** The path of a new upload: `Location` is relative to the address of the request, as it is below a proxy's path prefix. */
+export function createdPath(answer: Response): string {
+  return new URL(answer.headers.get('location') ?? '', answer.url).pathname;
+}
+
 export interface RequestOptions {
   readonly json?: unknown;
   readonly body?: string | Uint8Array<ArrayBuffer>;
