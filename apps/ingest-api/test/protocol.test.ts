@@ -1,7 +1,7 @@
 import { expect } from 'chai';
 import { OPERATIONS } from '../src/http/operations.ts';
 import { PAGE_ADDRESSES } from '../src/http/page.ts';
-import { collect, openSocket, type RawAnswer, sendRaw } from './support/raw-http.ts';
+import { collect, openSocket, type RawAnswer, sendRaw, startPathProxy } from './support/raw-http.ts';
 import {
   createdPath,
   declare,
@@ -250,6 +250,30 @@ describe('the protocol', () => {
       expect(finished.headers.get('upload-expires')).to.equal(null);
       const head = await system.request('HEAD', url, { headers: TUS });
       expect(head.headers.get('upload-expires')).to.equal(null);
+    });
+
+    it('gives an address that is right below the path of a proxy, with and without a slash at the end', async () => {
+      const proxy = await startPathProxy(system.url, '/data/ingest');
+      const authorization = `Bearer ${system.token}`;
+      for (const [run, address] of Object.entries({
+        proxied: proxy.url,
+        direct: system.url,
+        '': proxy.url,
+      })) {
+        const uploads = `${address}/v1/uploads${run === '' ? '/' : ''}`;
+        const headers = {
+          ...TUS,
+          authorization,
+          'upload-length': '3',
+          'upload-metadata': metadata(run || 'slash'),
+        };
+        const made = await fetch(uploads, { method: 'POST', headers });
+        expect(made.status, uploads).to.equal(201);
+        const upload = new URL(made.headers.get('location') ?? '', made.url);
+        const head = await fetch(upload, { method: 'HEAD', headers: { ...TUS, authorization } });
+        expect(head.headers.get('upload-offset'), upload.href).to.equal('0');
+      }
+      await proxy.stop();
     });
 
     it('gives Upload-Metadata back as it was sent, byte for byte', async () => {

@@ -3,6 +3,7 @@ import { createRequire } from 'node:module';
 import { expect } from 'chai';
 import type { Browser, Page } from 'playwright-core';
 import { holdBackend } from '../support/hold-backend.ts';
+import { startPathProxy } from '../support/raw-http.ts';
 import {
   declare,
   eventually,
@@ -74,8 +75,8 @@ describe('the status page', () => {
     await untilFinal(system, model, run, PATIENCE_MS);
   }
 
-  async function signIn(hash = ''): Promise<void> {
-    await page.goto(`${system.url}/${hash}`);
+  async function signIn(hash = '', address = system.url): Promise<void> {
+    await page.goto(`${address}/${hash}`);
     await page.getByLabel('Token').fill(token);
     await page.getByRole('button', { name: 'Sign in' }).click();
     await page.getByText('night-shift').waitFor();
@@ -117,6 +118,21 @@ describe('the status page', () => {
     await page.getByText('host\\u{1b}[31m').first().waitFor();
     const shown = await page.evaluate<string>('document.documentElement.textContent');
     expect(shown).not.to.match(/(?!\n)[\p{Cc}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/u);
+  });
+
+  it('works below the path of a proxy: sign-in, live changes, files and links', async () => {
+    const proxy = await startPathProxy(system.url, '/data/ingest');
+    await signIn('', proxy.url);
+    await page.getByRole('link', { name: 'fraud 2026-10' }).first().click();
+    await seeState('failed');
+    expect(page.url()).to.equal(`${proxy.url}/#/runs/fraud/2026-10`);
+    const addresses = await page.evaluate<string[]>(
+      'performance.getEntriesByType("resource").map(({ name }) => name).concat([...document.querySelectorAll("a[href]")].map(({ href }) => href))',
+    );
+    expect(addresses.filter((address) => !address.startsWith(`${proxy.url}/`))).to.deep.equal([]);
+    expect(complaints.filter((complaint) => !complaint.includes('401'))).to.deep.equal([]);
+    await page.goto('about:blank'); // ends the stream of events
+    await proxy.stop();
   });
 
   it('lets nobody in with a token that is unknown, and says why', async () => {

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
-import { connect, type Socket } from 'node:net';
+import { createServer, request } from 'node:http';
+import { type AddressInfo, connect, type Socket } from 'node:net';
 
 /** What was received over one connection until it was closed, or until nothing arrived for a while. */
 export interface RawAnswer {
@@ -53,5 +54,30 @@ export async function collect(socket: Socket, quietMs: number): Promise<RawAnswe
     text,
     statuses: [...text.matchAll(/^HTTP\/1\.1 (\d{3})/gm)].map(([, code]) => Number(code)),
     closed,
+  };
+}
+
+/** A proxy that publishes a service below a path, which the service does not see, as `location /ingest/` of nginx does. */
+export async function startPathProxy(serviceUrl: string, path: string) {
+  const server = createServer((req, res) => {
+    if (!req.url?.startsWith(`${path}/`)) return void res.writeHead(404).end();
+    const { method, headers } = req;
+    const onward = request(serviceUrl + req.url.slice(path.length), { method, headers }, (answer) => {
+      res.writeHead(answer.statusCode ?? 502, answer.headers);
+      res.flushHeaders(); // a stream of events begins with its headers
+      answer.pipe(res);
+    });
+    onward.on('error', () => res.destroy());
+    res.on('close', () => onward.destroy());
+    req.pipe(onward);
+  }).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}${path}`,
+    async stop(): Promise<void> {
+      server.close();
+      server.closeAllConnections();
+      await once(server, 'close');
+    },
   };
 }
