@@ -1,12 +1,12 @@
-// Runs the example DAG in a real Airflow 3 against the real service. The test kills the uploader in mid transfer, and
-// Airflow retries the task. Too slow and too large for `npm test`; run it by hand:
+// Runs the example DAG and the operator PushScores in a real Airflow 3 against the real service. The test kills the uploader
+// during the transfer, and Airflow retries the task; then it ends a push in each way that the operator tells apart. Too slow and too large for `npm test`; run it by hand:
 //   python3 -m venv airflow-venv && airflow-venv/bin/pip install apache-airflow==3.3.2
 //   AIRFLOW=$PWD/airflow-venv/bin/airflow node_modules/.bin/mocha e2e/airflow/verify-airflow.ts
 
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { createWriteStream, mkdirSync } from 'node:fs';
-import { mkdir, readdir, readFile, symlink } from 'node:fs/promises';
+import { createWriteStream, existsSync, mkdirSync } from 'node:fs';
+import { copyFile, mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { type AddressInfo, createServer } from 'node:net';
 import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -20,6 +20,7 @@ const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 const AIRFLOW_PROCESSES = [
   ['scheduler'],
   ['dag-processor'],
+  ['triggerer'],
   ['api-server', '--workers', '1', '--host', '127.0.0.1'],
 ];
 const STOPS_WITHIN_MS = 20_000;
@@ -28,7 +29,22 @@ const ROWS = 400_000;
 const CHUNK_BYTES = 1024 * 1024;
 const HAPPENS_WITHIN_MS = 400_000;
 
-describe('The example DAG in a real Airflow', function () {
+/** How each DAG of operator_cases.py ends. */
+const ENDS = {
+  good: { state: 'success', tries: 1, result: 'published', exitCode: 0 },
+  deferred: { state: 'success', tries: 1, result: 'published', exitCode: 0 },
+  bad: { state: 'failed', tries: 1, result: 'bad_data', exitCode: 65 },
+  bad_deferred: { state: 'failed', tries: 1, result: 'bad_data', exitCode: 65 },
+  usage: { state: 'failed', tries: 1, result: 'usage', exitCode: 2 },
+  no_program: { state: 'failed', tries: 1, result: 'usage', exitCode: 2 },
+  token: { state: 'failed', tries: 1, result: 'not_allowed', exitCode: 77 },
+  network: { state: 'failed', tries: 2, result: 'try_again', exitCode: 75 },
+  behind: { state: 'success', tries: 1, result: 'superseded', exitCode: 0 },
+  timed_out: { state: 'failed', tries: 2, result: 'interrupted', exitCode: 143 },
+  stopped: { state: 'failed', tries: 1, result: 'interrupted', exitCode: 143 },
+};
+
+describe('The example DAG and the operator in a real Airflow', function () {
   this.timeout(HAPPENS_WITHIN_MS * 2);
   let system: TestSystem;
   let proxy: FaultProxy;
@@ -50,14 +66,21 @@ describe('The example DAG in a real Airflow', function () {
     const bin = join(system.workDir, 'bin');
     mkdirSync(bin);
     await symlink(join(ROOT, 'apps/uploader/bin/uploader.js'), join(bin, 'uploader'));
+    const dags = join(system.workDir, 'dags');
+    mkdirSync(dags);
+    await copyFile(join(ROOT, 'docker/airflow/dags/push_scores.py'), join(dags, 'push_scores.py'));
+    await copyFile(join(ROOT, 'e2e/airflow/operator_cases.py'), join(dags, 'operator_cases.py'));
     airflow = await startAirflow(program, home, await freePort(), {
-      AIRFLOW__CORE__DAGS_FOLDER: join(ROOT, 'docker/airflow/dags'),
+      AIRFLOW__CORE__DAGS_FOLDER: dags,
+      AIRFLOW__CORE__PLUGINS_FOLDER: join(ROOT, 'docker/airflow/plugins'),
       PATH: [bin, join(ROOT, 'node_modules/.bin'), process.env.PATH].join(delimiter),
       AIRFLOW_CONN_SCORE_INGEST: JSON.stringify({
         conn_type: 'generic',
         host: proxy.url,
         password: system.token,
       }),
+      AIRFLOW_CONN_WRONG_TOKEN: `http://:si_wrong@127.0.0.1:${service.port}`,
+      AIRFLOW_CONN_NOBODY: 'http://:si_unused@127.0.0.1:9',
       SCORES_DIR: join(system.workDir, 'scores'),
       SCORES_ROWS: String(ROWS),
       PUSH_RETRY_DELAY_SECONDS: '5',
@@ -99,42 +122,101 @@ describe('The example DAG in a real Airflow', function () {
     expect(names.filter((name) => name.includes('task_id=push/')).length).to.be.at.least(2);
     const texts = await Promise.all(names.map((name) => readFile(join(home, 'logs', name), 'utf8')));
     expect(texts.join('\n')).to.not.include(system.token);
+    expect(texts.join('\n')).to.include('Pausing task as DEFERRED');
     const tellLog = names.findIndex((name) => name.includes('task_id=tell/'));
-    expect(texts[tellLog]).to.match(/revision 1, \d+ of \d+ bytes sent/);
+    expect(texts[tellLog]).to.match(/revision 1 is published, \d+ rows/);
+  });
+
+  it('fails at once, is retried or succeeds, with XCom, link and asset event', async () => {
+    const scores = join(system.workDir, 'scores');
+    for (const folder of ['good', 'bad']) await mkdir(join(scores, folder), { recursive: true });
+    const line = (pk: number) => `{"pk":"${pk}","score":"0.5"}\n`;
+    await writeFile(
+      join(scores, 'good/a.jsonl'),
+      Array.from({ length: 20_000 }, (_, pk) => line(pk)).join(''),
+    );
+    await writeFile(join(scores, 'bad/a.jsonl'), `${line(1)}{"pk":"2","score":"high"}\n`);
+    const newest = ['push', join(scores, 'good'), '--model', 'behind', '--run', 'newest'];
+    expect((await system.runUploader(proxy.url, newest)).code).to.equal(0);
+    for (const name of Object.keys(ENDS)) {
+      await waitFor(`Airflow to read ${name}`, () => triggered(name, 'first'), HAPPENS_WITHIN_MS);
+    }
+    const uploader = await waitFor(
+      'the push to stop',
+      () => uploaderProcess('of_stopped'),
+      HAPPENS_WITHIN_MS,
+    );
+    await airflow.api('PATCH', '/dags/stopped/dagRuns/first/taskInstances/push', { new_state: 'failed' });
+    await waitFor('the uploader to end', async () => !existsSync(`/proc/${uploader}`), HAPPENS_WITHIN_MS);
+    for (const [name, { state, tries, result, exitCode }] of Object.entries(ENDS)) {
+      const task = `/dags/${name}/dagRuns/first/taskInstances/push`;
+      const ended = await waitFor(
+        `the end of ${name}`,
+        async () => {
+          const instance = await airflow.api('GET', task);
+          return ['success', 'failed'].includes(instance.state ?? '') && instance;
+        },
+        HAPPENS_WITHIN_MS,
+      );
+      expect(ended, name).to.include({ state, try_number: tries });
+      const xcom = await waitFor(
+        `the XCom of ${name}`,
+        async () => (await airflow.api('GET', `${task}/xcomEntries/return_value?deserialize=true`)).value,
+        HAPPENS_WITHIN_MS,
+      );
+      expect(xcom, name).to.deep.include({ result, exitCode });
+      const { extra_links: links } = await airflow.api('GET', `${task}/links`);
+      const model = name === 'behind' ? name : `of_${name}`;
+      expect(links?.['Run in score-ingest'], name).to.match(new RegExp(`/#/runs/${model}/first$`));
+    }
+    const { asset_events: events } = await airflow.api('GET', '/assets/events');
+    expect(events?.map(({ name, extra }) => `${name} ${extra.run}`)).to.have.members([
+      `scores.churn ${RUN_ID}`,
+      'scores.of_good first',
+      'scores.of_deferred first',
+    ]);
+    await waitFor(
+      'the DAG that waits for the scores',
+      async () => (await airflow.api('GET', '/dags/reader/dagRuns')).dag_runs?.[0]?.state === 'success',
+      HAPPENS_WITHIN_MS,
+    );
+    for (const name of ['good', 'bad', 'stopped']) {
+      const log = (await logs(name)).at(-1) ?? '';
+      console.log(`      --- ${log}\n${await readableLog(log)}`);
+    }
   });
 
   /** Resolves to undefined until the DAG processor has read the file. */
-  async function triggered(): Promise<true | undefined> {
-    try {
-      await airflow.run('dags', 'trigger', 'push_scores', '--run-id', RUN_ID);
-      return true;
-    } catch {
-      return undefined;
-    }
+  async function triggered(dag = 'push_scores', runId = RUN_ID): Promise<true | undefined> {
+    const body = { dag_run_id: runId, logical_date: null };
+    const { state } = await airflow.api('POST', `/dags/${dag}/dagRuns`, body).catch((): ApiAnswer => ({}));
+    return state === undefined ? undefined : true;
   }
 
   async function endOfRun(): Promise<string | undefined> {
-    const output = await airflow.run('dags', 'list-runs', 'push_scores', '--output', 'json');
-    // Airflow may print log lines before the JSON.
-    const { state } = JSON.parse(output.slice(output.indexOf('[{')))[0] ?? {};
+    const { state } = await airflow.api('GET', `/dags/push_scores/dagRuns/${encodeURIComponent(RUN_ID)}`);
     return state === 'success' || state === 'failed' ? state : undefined;
   }
 
   /** The uploader that Airflow started: the only one whose arguments name this test's folder. */
-  async function uploaderProcess(): Promise<number | undefined> {
+  async function uploaderProcess(model = 'churn'): Promise<number | undefined> {
     for (const pid of await readdir('/proc')) {
       if (!/^\d+$/.test(pid)) continue;
       const command = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
-      if (command[1]?.endsWith('uploader') && command.some((text) => text.includes(system.workDir))) {
+      if (
+        command[1]?.endsWith('uploader') &&
+        command.includes(model) &&
+        command.some((text) => text.includes(system.workDir))
+      ) {
         return Number(pid);
       }
     }
     return undefined;
   }
 
-  async function logs(): Promise<string[]> {
+  async function logs(dag = 'push_scores'): Promise<string[]> {
     const names = await readdir(join(home, 'logs'), { recursive: true });
-    return names.filter((name) => name.startsWith('dag_id=push_scores/') && name.endsWith('.log')).sort();
+    return names.filter((name) => name.startsWith(`dag_id=${dag}/`) && name.endsWith('.log')).sort();
   }
 
   async function readableLog(name: string): Promise<string> {
@@ -155,9 +237,20 @@ async function freePort(): Promise<number> {
   return port;
 }
 
-/** A real Airflow 3 on SQLite: scheduler, DAG processor and API server as processes. */
+/** What the tests read of the answers of Airflow's REST API. */
+interface ApiAnswer {
+  state?: string;
+  try_number?: number;
+  /** Of an XCom. */
+  value?: unknown;
+  extra_links?: Record<string, string>;
+  asset_events?: { name: string; extra: { run: string } }[];
+  dag_runs?: { state: string }[];
+}
+
+/** A real Airflow 3 on SQLite: scheduler, DAG processor, triggerer and API server as processes. */
 interface Airflow {
-  run(...args: string[]): Promise<string>;
+  api(method: string, path: string, body?: object): Promise<ApiAnswer>;
   stop(): Promise<void>;
 }
 
@@ -177,14 +270,13 @@ async function startAirflow(
     AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION: 'False',
     AIRFLOW__CORE__EXECUTION_API_SERVER_URL: `http://127.0.0.1:${port}/execution/`,
     AIRFLOW__API__PORT: String(port),
+    AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS: 'True',
     AIRFLOW__API__SECRET_KEY: 'verify',
     AIRFLOW__API_AUTH__JWT_SECRET: 'verify-airflow-verify-airflow-verify-airflow-verify-airflow-1234',
     AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL: '5',
     ...extraEnv,
   };
-  const run = async (...args: string[]) =>
-    (await promisify(execFile)(airflow, args, { env, maxBuffer: 2 ** 26 })).stdout;
-  await run('db', 'migrate');
+  await promisify(execFile)(airflow, ['db', 'migrate'], { env, maxBuffer: 2 ** 26 });
   const processes = AIRFLOW_PROCESSES.map((args): ChildProcess => {
     // Detached, so that each process has its own group: it starts children, which must end with it.
     const child = spawn(airflow, args, { env, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
@@ -193,8 +285,24 @@ async function startAirflow(
     child.stderr.pipe(log, { end: false });
     return child;
   });
+  const address = `http://127.0.0.1:${port}`;
+  let login: Promise<string> | undefined;
+  const logIn = async () =>
+    ((await (await fetch(`${address}/auth/token`)).json()) as { access_token: string }).access_token;
   return {
-    run,
+    async api(method, path, body) {
+      login ??= logIn();
+      const token = await login.catch((error: unknown) => {
+        login = undefined; // the server has not started yet
+        throw error;
+      });
+      const answer = await fetch(`${address}/api/v2${path}`, {
+        method,
+        headers: { Authorization: `Bearer ${token}`, 'Content-Type': 'application/json' },
+        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+      });
+      return (await answer.json()) as ApiAnswer;
+    },
     async stop() {
       await Promise.all(processes.map(stopGroup));
     },

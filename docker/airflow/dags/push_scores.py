@@ -1,11 +1,8 @@
-"""Scores a model and pushes the result with `uploader push`.
+"""Scores a model and pushes the result with the operator PushScores (docker/airflow/plugins/score_ingest_operator.py).
 
-The connection `score_ingest` holds the service's address as its host and the token as its password. Airflow's run_id is
-the run key: a cleared push continues where it stopped; if the scoring task is cleared too, the new files become a new
-revision of the same run.
-
-Airflow retries every exit code of the uploader but 0. After 75 (network, service busy) a retry sends only what is missing.
-After 65 (bad data), 2 and 77 (configuration) a retry cannot help and takes a second, because the service remembers.
+Airflow's run_id is the run key: a cleared push continues where it stopped; if the scoring task is cleared too, the new files
+become a new revision of the same run. After 75 (network, service busy) the push is retried and sends only what is missing.
+After 65 (bad data, or a gate), 2 and 77 (configuration, token) it fails at once, because a retry cannot help.
 """
 
 from datetime import timedelta
@@ -13,18 +10,10 @@ import os
 
 from airflow.sdk import DAG, task
 from airflow.providers.standard.operators.bash import BashOperator
-from airflow.providers.standard.sensors.bash import BashSensor
+from score_ingest_operator import PushScores
 
 MODEL = "churn"
 OUT = os.environ.get("SCORES_DIR", "/data/scores") + "/" + MODEL + "/{{ run_id }}"
-
-# Airflow masks passwords of connections in logs and pages. This is the whole environment of a BashSensor.
-SERVICE = {
-    "UPLOADER_URL": "{{ conn.score_ingest.host }}",
-    "UPLOADER_TOKEN": "{{ conn.score_ingest.password }}",
-    "PATH": os.environ["PATH"],
-    "HOME": os.environ.get("HOME", "/tmp"),
-}
 
 with DAG(
     dag_id="push_scores",
@@ -47,35 +36,19 @@ with DAG(
         """,
     )
 
-    # Ends when all is received. The last line of its output, the result as JSON, is its XCom. A run triggered by hand or by
-    # an asset has no date; then `ds` is not defined.
-    push = BashOperator(
+    # Holds no worker while the service loads. Fails when readers see another run, because a later one was published before.
+    push = PushScores(
         task_id="push",
-        bash_command=f"""
-            uploader push "{OUT}" --model {MODEL} --run "{{{{ run_id }}}}" \\
-                --as-of "{{{{ ds | default('') }}}}" --no-wait --json
-        """,
-        env=SERVICE,
-        append_env=True,
-    )
-
-    # Holds no worker while the service loads. 75: not loaded yet, check again. 65: a person must act, or readers see another
-    # run, because a later one was published before.
-    wait = BashSensor(
-        task_id="wait",
-        bash_command=f'uploader status {MODEL} "{{{{ run_id }}}}" --require-shown',
-        env=SERVICE,
-        retry_exit_code=75,
-        mode="reschedule",
-        poke_interval=timedelta(seconds=5),
-        timeout=timedelta(hours=6),
+        directory=OUT,
+        model=MODEL,
+        env={"UPLOADER_REQUIRE_SHOWN": "true"},
+        deferrable=True,
+        poll_seconds=5,
     )
 
     @task
-    def tell(pushed: str) -> str:
-        import json
+    def tell(pushed: dict) -> str:
+        run = pushed["runs"][0]
+        return f"{run['model']} {run['run']}: revision {run['revision']} is {run['result']}, {run['rows']} rows"
 
-        run = json.loads(pushed)["runs"][0]
-        return f"{run['model']} {run['run']}: revision {run['revision']}, {run['bytesSent']} of {run['bytesTotal']} bytes sent"
-
-    score >> push >> wait >> tell(push.output)
+    score >> push >> tell(push.output)
