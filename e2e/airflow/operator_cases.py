@@ -17,6 +17,7 @@ CASES = {
     "token": {"conn_id": "wrong_token"},
     "network": {"conn_id": "nobody", "env": {"UPLOADER_MAX_DURATION": "1s"}},
     "behind": {"as_of": "2020-01-01"},
+    "not_shown": {"as_of": "2020-01-01", "env": {"UPLOADER_REQUIRE_SHOWN": "true"}, "deferrable": True},
     "timed_out": {"env": SLOW, "execution_timeout": timedelta(seconds=10)},
     "stopped": {"env": SLOW},
 }
@@ -26,7 +27,7 @@ for name, arguments in CASES.items():
         PushScores(
             task_id="push",
             directory=os.environ["SCORES_DIR"] + "/" + ("bad" if name.startswith("bad") else "good"),
-            model="behind" if name == "behind" else f"of_{name}",
+            model="later" if name in ("behind", "not_shown") else f"of_{name}",
             **{"retries": 1, "retry_delay": timedelta(seconds=1), **arguments},
         )
 

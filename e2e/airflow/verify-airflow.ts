@@ -40,6 +40,7 @@ const ENDS = {
   token: { state: 'failed', tries: 1, result: 'not_allowed', exitCode: 77 },
   network: { state: 'failed', tries: 2, result: 'try_again', exitCode: 75 },
   behind: { state: 'success', tries: 1, result: 'superseded', exitCode: 0 },
+  not_shown: { state: 'failed', tries: 1, result: 'superseded', exitCode: 65 },
   timed_out: { state: 'failed', tries: 2, result: 'interrupted', exitCode: 143 },
   stopped: { state: 'failed', tries: 1, result: 'interrupted', exitCode: 143 },
 };
@@ -136,7 +137,7 @@ describe('The example DAG and the operator in a real Airflow', function () {
       Array.from({ length: 20_000 }, (_, pk) => line(pk)).join(''),
     );
     await writeFile(join(scores, 'bad/a.jsonl'), `${line(1)}{"pk":"2","score":"high"}\n`);
-    const newest = ['push', join(scores, 'good'), '--model', 'behind', '--run', 'newest'];
+    const newest = ['push', join(scores, 'good'), '--model', 'later', '--run', 'newest'];
     expect((await system.runUploader(proxy.url, newest)).code).to.equal(0);
     for (const name of Object.keys(ENDS)) {
       await waitFor(`Airflow to read ${name}`, () => triggered(name, 'first'), HAPPENS_WITHIN_MS);
@@ -166,7 +167,7 @@ describe('The example DAG and the operator in a real Airflow', function () {
       );
       expect(xcom, name).to.deep.include({ result, exitCode });
       const { extra_links: links } = await airflow.api('GET', `${task}/links`);
-      const model = name === 'behind' ? name : `of_${name}`;
+      const model = ['behind', 'not_shown'].includes(name) ? 'later' : `of_${name}`;
       expect(links?.['Run in score-ingest'], name).to.match(new RegExp(`/#/runs/${model}/first$`));
     }
     const { asset_events: events } = await airflow.api('GET', '/assets/events');

@@ -1,5 +1,7 @@
 import { execFile } from 'node:child_process';
-import { readFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { expect } from 'chai';
 import { holdBackend } from './support/hold-backend.ts';
@@ -14,25 +16,26 @@ import {
 } from './support/system.ts';
 
 const run = promisify(execFile);
-const DOC = new URL('../../../docs/operations.md', import.meta.url);
+const DOCS = new URL('../../../docs/', import.meta.url);
 const PATIENCE_MS = 60_000;
 
 /** The document's own lines, run by a shell as an operator would: nothing of them is written here again. */
-describe('the commands of docs/operations.md', function () {
+describe('the commands of docs/operations.md and docs/api.md', function () {
   this.timeout(3 * PATIENCE_MS);
   let system: TestSystem;
   let operator: string;
   let blocks: string[];
+  let workDir: string;
   let letGo = () => {};
 
   before(async function () {
     for (const tool of ['bash', 'curl', 'jq']) {
       if (await run(tool, ['--version']).catch(() => undefined)) continue;
-      console.log(`    No ${tool} here: the commands of docs/operations.md are not run.`);
+      console.log(`    No ${tool} here: the commands of the documents are not run.`);
       this.skip();
     }
-    const text = await readFile(DOC, 'utf8');
-    blocks = [...text.matchAll(/^```sh\n(.*?)^```/gms)].map(([, block = '']) => block);
+    blocks = await blocksOf('operations.md');
+    workDir = await mkdtemp(join(tmpdir(), 'operations-doc-'));
     system = await startSystem();
     operator = await system.createToken({ name: 'night-shift', scopes: ['read', 'operate'] });
     system.startLoader();
@@ -43,7 +46,28 @@ describe('the commands of docs/operations.md', function () {
   after(async () => {
     letGo();
     await system?.stop();
+    if (workDir) await rm(workDir, { recursive: true });
   });
+
+  async function blocksOf(document: string): Promise<string[]> {
+    const text = await readFile(new URL(document, DOCS), 'utf8');
+    return [...text.matchAll(/^```sh\n(.*?)^```/gms)].map(([, block = '']) => block);
+  }
+
+  function inShell(script: string, token = operator) {
+    return run('bash', ['-euo', 'pipefail', '-c', script], {
+      cwd: workDir,
+      env: {
+        ...process.env,
+        UPLOADER_URL: system.url,
+        UPLOADER_TOKEN: token,
+        DATABASE_URL: system.databaseUrl,
+        INGEST_STORE: system.dataDir,
+        log: join(workDir, 'service.log'),
+      },
+      timeout: PATIENCE_MS,
+    });
+  }
 
   async function published(month: string, rows: number): Promise<void> {
     await pushRun(system, 'churn', month, [{ name: 'a.jsonl', content: scoreLines(rows) }], {
@@ -60,12 +84,34 @@ describe('the commands of docs/operations.md', function () {
     expect(command, `docs/operations.md has no command for "${question}"`).to.not.equal('');
     const functions = block.split('\n').filter((line) => /^\w+\(\) \{/.test(line));
     const script = [blocks[0], ...functions, `run=/v1/models/${about}`, command].join('\n');
-    const { stdout } = await run('bash', ['-euo', 'pipefail', '-c', script], {
-      env: { ...process.env, UPLOADER_URL: system.url, UPLOADER_TOKEN: operator },
-      timeout: PATIENCE_MS,
-    });
+    const { stdout } = await inShell(script);
     return JSON.parse(stdout);
   }
+
+  it('run as they are, each in a shell that has only the first lines of the document', async function () {
+    if (!(await run('psql', ['--version']).catch(() => undefined))) this.skip();
+    const fault = { level: 50, requestId: 'b48eea2e-a0cf-4e37-8b4b-61e0bdf2c696', msg: 'a fault' };
+    await writeFile(join(workDir, 'service.log'), `not of the service\n${JSON.stringify(fault)}\n`);
+    const [first = '', ...others] = blocks;
+    const commands = others.filter((block) => !block.includes('act POST')); // the acts have tests of their own
+    expect(commands.length).to.be.at.least(10);
+    for (const command of commands) {
+      const { stdout, stderr } = await inShell(`${first}\n${command}`);
+      expect(stderr, command).to.equal('');
+      if (command.includes('"$log"')) expect(stdout, command).to.equal(`${JSON.stringify(fault)}\n`);
+      if (command.includes('comm -13')) expect(stdout, command).to.equal('');
+    }
+  });
+
+  it('of docs/api.md run one after the other', async () => {
+    const [, ...examples] = await blocksOf('api.md');
+    const auth = 'auth="Authorization: Bearer $UPLOADER_TOKEN"';
+    const token = await system.createToken({ name: 'client', scopes: ['push', 'read', 'operate'] });
+    const { stdout } = await inShell([auth, ...examples].join('\n'), token);
+    const statuses = [...stdout.matchAll(/HTTP\/1.1 (\d+)/g)].map(([, status]) => Number(status));
+    expect(statuses).to.deep.equal([200, 204, 204, 201]);
+    await untilFinal(system, 'demo', 'plain-1', PATIENCE_MS);
+  });
 
   it('answer ten questions', () => {
     const questions = blocks.flatMap((block) => block.match(/^# .*\?$/gm) ?? []);

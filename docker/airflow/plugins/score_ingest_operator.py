@@ -130,7 +130,7 @@ class PushScores(BaseOperator):
                 self.keep(context, rest.decode(errors="replace").strip().rpartition("\n")[2], 143)
             raise
         result = self.keep(context, last_line, code)
-        if may_defer and result["result"] == "received":
+        if may_defer and code == 0 and result["result"] != "published":
             # Resumes with the same push: it has nothing to send, and its result is how the load ended.
             trigger = RunEnded(self.conn_id, self.model, self.run_key, self.poll_seconds)
             self.defer(trigger=trigger, method_name="execute", timeout=self.execution_timeout)
@@ -158,7 +158,7 @@ class PushScores(BaseOperator):
             "UPLOADER_TOKEN": connection.password or "",
             **({"UPLOADER_CA": ca} if ca else {}),
             **(self.env or {}),
-            "UPLOADER_WAIT": str(wait).lower(),
+            **({} if wait else {"UPLOADER_WAIT": "false", "UPLOADER_REQUIRE_SHOWN": "false"}),
         }
         of_run = ["--model", self.model, "--run", self.run_key, "--as-of", self.as_of, "--json"]
         return self.hook.run_command([program, "push", self.directory, *of_run], env=env)
