@@ -9,15 +9,15 @@ from score_ingest_operator import PushScores
 SLOW = {"UPLOADER_BWLIMIT": "10kB", "UPLOADER_COMPRESS": "off"}
 CASES = {
     "good": {},
-    "deferred": {"deferrable": True, "poll_seconds": 1},
+    "deferred": {"deferrable": True, "poll_seconds": 5},
     "bad": {},
-    "bad_deferred": {"deferrable": True, "poll_seconds": 1},
+    "bad_deferred": {"deferrable": True, "poll_seconds": 5},
     "usage": {"as_of": "soon"},
     "no_program": {"executable": "no-such-uploader"},
     "token": {"conn_id": "wrong_token"},
     "network": {"conn_id": "nobody", "env": {"UPLOADER_MAX_DURATION": "1s"}},
     "behind": {"as_of": "2020-01-01"},
-    "not_shown": {"as_of": "2020-01-01", "env": {"UPLOADER_REQUIRE_SHOWN": "true"}, "deferrable": True},
+    "not_shown": {"as_of": "2020-01-01", "env": {"UPLOADER_REQUIRE_SHOWN": "true"}, "deferrable": True, "poll_seconds": 5},
     "timed_out": {"env": SLOW, "execution_timeout": timedelta(seconds=10)},
     "stopped": {"env": SLOW},
 }

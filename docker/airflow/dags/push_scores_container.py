@@ -2,6 +2,9 @@
 
 The image holds the uploader; the scores are on a volume. The result becomes the task's XCom, because the uploader writes
 /airflow/xcom/return.json if /airflow/xcom exists. Kubernetes mounts the token as a file from a secret.
+
+Airflow cannot tell the exit codes of a pod apart and retries all of them. After 2, 65 and 77 a retry takes seconds and changes
+nothing. On workers that may run the uploader use PushScores instead (push_scores.py).
 """
 
 from datetime import timedelta

@@ -70,6 +70,9 @@ class RunEnded(BaseTrigger):
             verify=ssl.create_default_context(cafile=ca) if ca else True,
         ) as client:
             while True:
+                # First, because Airflow 3.3 counts a trigger that fires at once, before the executor has reported the end of the
+                # first part of the task, as a failed try.
+                await asyncio.sleep(poll_seconds)
                 try:
                     answer = await client.get(url)
                     state = answer.json()["state"] if answer.is_success else f"HTTP {answer.status_code}"
@@ -79,7 +82,6 @@ class RunEnded(BaseTrigger):
                 except httpx.TransportError as fault:
                     state = repr(fault)
                 self.log.info("%s/%s: %s", model, run_key, state)
-                await asyncio.sleep(poll_seconds)
         yield TriggerEvent(state)
 
 
