@@ -1,10 +1,10 @@
 #!/usr/bin/env node
-// Makes the checkout ready, then runs a task on Node 26: `npm run lab`, `npm test`, `npm run torture`, `npm run bench`,
-// `npm run build:uploader`, or nothing (`npm run setup`). This file, setup.mjs and steps.mjs run on any Node from 18 on,
+// Makes the checkout ready, then runs a task on Node 26: `npm run lab`, `npm test`, `npm run test:postgres`, `npm run torture`,
+// `npm run bench`, `npm run build:uploader`, or nothing (`npm run setup`). This file, setup.mjs and steps.mjs run on any Node from 18 on,
 // without packages.
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { constants, tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { setUp } from './setup.mjs';
 import { runAttached, StepFailed, toolEnvironment } from './steps.mjs';
@@ -33,16 +33,40 @@ const TIMED_TEST_FILES = [
   'e2e/many-uploads.test.ts',
   'apps/ingest-api/test/true-progress.test.ts',
 ];
+/** What `npm run test:postgres` takes; `npm test` runs everything on the newest, and OLDEST_TEST_FILES on the oldest. */
+const POSTGRES_VERSIONS = ['14', '15', '16', '17', '18'];
+/** The whole path and the SQL that differs between versions: roles, grants, statistics, DETACH, settings of sessions. */
+const OLDEST_TEST_FILES = [
+  'packages/db-schema/test/migrate.test.ts',
+  'packages/db-schema/test/privileges.test.ts',
+  'packages/db-schema/test/readers.test.ts',
+  'packages/db-schema/test/roles.test.ts',
+  'apps/ingest-api/test/database-sessions.test.ts',
+  'apps/ingest-api/test/path-of-a-run.test.ts',
+  'apps/ingest-api/test/retention.test.ts',
+  'apps/ingest-api/test/status.test.ts',
+];
+
+/** One more than the cores of a small machine: most of these tests wait, for time-outs and for other processes. */
+const PARALLEL = ['--parallel', '--jobs', '3'];
 
 const FIX_TYPES = 'Fix the type errors above.';
 
 const [task, ...args] = process.argv.slice(2);
-const tasks = { setup: async () => {}, test, lab, torture, bench, 'build-uploader': buildUploader };
+const tasks = {
+  setup: async () => {},
+  test,
+  'test-postgres': testPostgres,
+  lab,
+  torture,
+  bench,
+  'build-uploader': buildUploader,
+};
 const run = Object.hasOwn(tasks, task ?? '') ? tasks[task] : undefined;
 
 if (run === undefined) {
   console.error(
-    'Usage: node scripts/run.mjs setup|test|lab|torture|bench|build-uploader [arguments of the task]',
+    'Usage: node scripts/run.mjs setup|test|test-postgres|lab|torture|bench|build-uploader [arguments of the task]',
   );
   process.exit(2);
 }
@@ -76,26 +100,124 @@ async function test() {
     await attached('mocha', namesFiles ? args : [...args, ...TEST_FILES], hint);
     return;
   }
-  // One more than the cores of a small machine: most of these tests wait, for time-outs and for other processes.
-  const parallel = ['--parallel', '--jobs', '3'];
-  const notYet = [...S3_TEST_FILES, ...TIMED_TEST_FILES].map((file) => `--ignore=${file}`);
   const s3Server = buildS3Server();
-  s3Server.catch(() => {}); // awaited below
-  let results = await mocha([...parallel, ...notYet, ...TEST_FILES]);
-  await s3Server;
-  results = { ...results, ...(await mocha([...parallel, ...S3_TEST_FILES])) };
-  results = { ...results, ...(await mocha(TIMED_TEST_FILES)) };
-  // A test that misses a deadline on a busy machine says nothing about the product. Its file runs once more, alone, and
-  // that result counts; the output names both.
+  s3Server.catch(() => {}); // awaited by `testAll`
+  const newest = await testAll(TEST_FILES, s3Server);
+  const [oldest = ''] = POSTGRES_VERSIONS;
+  console.log(`On PostgreSQL ${oldest}:`);
+  report([newest, await onPostgres(oldest, () => repeatFailed([PARALLEL, OLDEST_TEST_FILES]))], hint);
+}
+
+/** Every test that touches PostgreSQL, on each of the versions that the arguments name; all of them by default. */
+async function testPostgres() {
+  const versions = args.length > 0 ? args : POSTGRES_VERSIONS;
+  const unknown = versions.find((version) => !POSTGRES_VERSIONS.includes(version));
+  if (unknown !== undefined)
+    throw new StepFailed(`There is no PostgreSQL ${unknown} here. Use ${POSTGRES_VERSIONS.join(', ')}.`, {
+      code: 2,
+    });
+  const files = filesThatTouchPostgres();
+  const matrix = [];
+  for (const version of versions) {
+    console.log(`PostgreSQL ${version}: ${files.length} test files`);
+    matrix.push(await onPostgres(version, () => testAll(files, buildS3Server())));
+  }
+  const cell = ({ passed, skipped, failures } = { passed: 0, skipped: 0, failures: [] }) =>
+    failures.length > 0
+      ? `${failures.length} failed`
+      : passed > 0
+        ? `${passed}`
+        : skipped > 0
+          ? 'skipped'
+          : '-';
+  const line = (name, cells) => console.log(name.padEnd(56) + cells.map((it) => it.padStart(9)).join(''));
+  console.log('Tests passed:');
+  line('', versions);
+  for (const file of files)
+    line(
+      file,
+      matrix.map((results) => cell(results[file])),
+    );
+  report(matrix, 'The failed tests are listed above.');
+}
+
+/** Those that import `local-postgres` or use its server, also by their support files. */
+function filesThatTouchPostgres() {
+  const touches = new Map();
+  const doesTouch = (file) => {
+    if (!touches.has(file)) {
+      touches.set(file, false); // files may import each other
+      const text = readFileSync(file, 'utf8');
+      const imports = [...text.matchAll(/from '(\.[^']+\.ts)'/g)].map((match) =>
+        join(dirname(file), match[1]),
+      );
+      touches.set(
+        file,
+        /'local-postgres'|TEST_DATABASE_URL/.test(text) ||
+          imports.some((it) => !it.includes('/src/') && doesTouch(it)),
+      );
+    }
+    return touches.get(file);
+  };
+  const filesIn = (folder) =>
+    readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
+      const path = join(folder, entry.name);
+      if (entry.isDirectory()) return entry.name === 'node_modules' ? [] : filesIn(path);
+      return entry.name.endsWith('.test.ts') ? [path] : [];
+    });
+  const folders = ['e2e', 'apps', 'packages'].flatMap((folder) => filesIn(join(ROOT, folder)));
+  return folders.filter(doesTouch).map((file) => relative(ROOT, file));
+}
+
+async function onPostgres(version, work) {
+  const install = `import('${join(ROOT, 'packages/local-postgres/src/versions.ts')}').then((it) => it.postgresModule('${version}'))`;
+  await attached('node', ['--eval', install], 'The error is above.');
+  process.env.LOCAL_POSTGRES = version;
+  try {
+    return await work();
+  } finally {
+    delete process.env.LOCAL_POSTGRES;
+  }
+}
+
+/** Globs or files. Those that need the S3 server wait for it, and those that measure time run by themselves. */
+async function testAll(files, s3Server) {
+  const isWanted = (file) => files === TEST_FILES || files.includes(file);
+  const s3Files = S3_TEST_FILES.filter(isWanted);
+  const timedFiles = TIMED_TEST_FILES.filter(isWanted);
+  const notYet = [...S3_TEST_FILES, ...TIMED_TEST_FILES];
+  const first = files.filter((file) => !notYet.includes(file));
+  return repeatFailed(
+    [[...PARALLEL, ...notYet.map((file) => `--ignore=${file}`)], first],
+    [PARALLEL, s3Files, s3Server],
+    [[], timedFiles],
+  );
+}
+
+/**
+ * A test that misses a deadline on a busy machine says nothing about the product. Its file runs once more, alone, and that
+ * result counts; the output names both.
+ */
+async function repeatFailed(...passes) {
+  let results = {};
+  for (const [options, files, isReady] of passes) {
+    await isReady;
+    if (files.length > 0) results = { ...results, ...(await mocha([...options, ...files])) };
+  }
   const firstFailures = failuresIn(results);
   const failed = [...new Set(firstFailures.map(([file]) => file))];
   if (failed.length > 0) results = { ...results, ...(await mocha(failed)) };
   for (const [file, failure] of firstFailures) console.log(`Failed at first: ${file}: ${failure}`);
   if (failed.length > 0) console.log(`Run once more, alone: ${failed.join(', ')}`);
+  return results;
+}
 
-  const failures = failuresIn(results);
+/** Of one run, or of the runs on several versions. */
+function report(matrix, hint) {
+  const failures = matrix.flatMap(failuresIn);
   for (const [file, failure] of failures) console.log(`FAILED: ${file}: ${failure}`);
-  const sum = (count) => Object.values(results).reduce((total, result) => total + result[count], 0);
+  const sum = (count) =>
+    matrix.flatMap((results) => Object.values(results)).reduce((total, result) => total + result[count], 0);
   console.log(`${sum('passed')} passed, ${failures.length} failed, ${sum('skipped')} skipped`);
   if (failures.length > 0) throw new StepFailed(hint);
 }

