@@ -140,6 +140,8 @@ function impatientSocket(silenceTimeoutMs: number): Socket {
 interface SessionFacts {
   readonly who: string;
   readonly pid: number;
+  /** The default tablespace, if the role may create nothing in it. */
+  readonly closed_tablespace: string | null;
 }
 
 async function prepareSession(client: pg.ClientBase, options: ConnectOptions): Promise<void> {
@@ -149,14 +151,20 @@ async function prepareSession(client: pg.ClientBase, options: ConnectOptions): P
   }, connectTimeoutMs);
   try {
     // pg returns an array for several statements, which its types do not say.
-    const results = (await client.query(preparation(role, lockTimeoutMs)).catch(async (error: unknown) => {
-      throw await explainRefusal(client, role, error);
-    })) as unknown as pg.QueryResult<SessionFacts>[];
+    const results = (await prepared(client, preparation(role, lockTimeoutMs)).catch(
+      async (error: unknown) => {
+        throw await explainRefusal(client, role, error);
+      },
+    )) as unknown as pg.QueryResult<SessionFacts>[];
     const facts = results.at(-1)?.rows[0];
     if (facts === undefined) throw new Error('PostgreSQL did not return the role of the session.');
     if (role !== undefined && facts.who !== role)
       throw new UnusableDatabase(
         `The session has the role ${facts.who} instead of ${role}: SET ROLE had no effect. A pooler may have lost it: connect to PostgreSQL directly.`,
+      );
+    if (role !== 'ingest_api' && facts.closed_tablespace !== null)
+      throw new UnusableDatabase(
+        `default_tablespace is ${facts.closed_tablespace}, and ${facts.who} may not create tables there. Run as an administrator: GRANT CREATE ON TABLESPACE "${facts.closed_tablespace}" TO "${facts.who}"; or reset default_tablespace for the login and the database.`,
       );
     const { processID } = client as unknown as { processID: number | null };
     if (processID !== facts.pid) await refuseSharedBackends(client, facts.pid, options);
@@ -169,7 +177,8 @@ async function prepareSession(client: pg.ClientBase, options: ConnectOptions): P
  * The settings that change the meaning of our SQL, of its results or of its errors, or end a session, a
  * statement or a wait. They are set after connecting, because a role, a database, DATABASE_URL and a pooler
  * can each set another value, and PgBouncer refuses the start-up parameter `options`. Settings that only
- * affect speed or the place of tables (work_mem, enable_*, default_tablespace) belong to the operator.
+ * affect speed or the place of tables (work_mem, enable_*, default_tablespace) belong to the operator; a
+ * default_tablespace that cannot be used is refused.
  * Settings that the server does not have are skipped.
  */
 const SETTINGS: Readonly<Record<string, string>> = {
@@ -207,7 +216,8 @@ const SETTINGS: Readonly<Record<string, string>> = {
 
 /**
  * One round trip. Only `synchronous_commit = off` is overruled: an acknowledged offset must survive a crash
- * of PostgreSQL.
+ * of PostgreSQL. A default_tablespace that is the database's own means the same as none, except that
+ * partitioned tables refuse it.
  */
 function preparation(role: ServiceRole | undefined, lockTimeoutMs: number): string {
   const settings = { ...SETTINGS, lock_timeout: String(lockTimeoutMs) };
@@ -218,7 +228,24 @@ function preparation(role: ServiceRole | undefined, lockTimeoutMs: number): stri
     SELECT set_config(name, value, false)
     FROM (VALUES ${rows.join(', ')}) AS wanted (name, value) WHERE current_setting(name, true) IS NOT NULL;
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
-    SELECT current_user AS who, pg_backend_pid() AS pid`;
+    SELECT set_config('default_tablespace', '', false)
+    FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace
+    WHERE datname = current_database() AND spcname = current_setting('default_tablespace');
+    SELECT current_user AS who, pg_backend_pid() AS pid, (
+      SELECT spcname FROM pg_tablespace
+      WHERE spcname = current_setting('default_tablespace') AND NOT has_tablespace_privilege(oid, 'CREATE')
+    ) AS closed_tablespace`;
+}
+
+const QUERY_CANCELED = '57014';
+
+/** A time-out that is too short even for these statements applies until one of them has ended. */
+async function prepared(client: pg.ClientBase, statements: string): Promise<unknown> {
+  return client.query(statements).catch(async (error: unknown) => {
+    if (!(error instanceof pg.DatabaseError) || error.code !== QUERY_CANCELED) throw error;
+    await client.query('SET statement_timeout = 0');
+    return client.query(statements);
+  });
 }
 
 /** The error to throw: an `UnusableDatabase` when SET ROLE was refused. */

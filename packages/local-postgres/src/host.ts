@@ -52,7 +52,7 @@ async function embedded(order: StartOrder, databaseDir: string): Promise<Embedde
   const { default: Embedded } = (await import(order.module)) as { default: typeof EmbeddedPostgres };
   const initdbFlags = ['--encoding=UTF8', '--locale=C', '--lc-messages=C'];
   if (order.settings.fsync === 'off') initdbFlags.push('--no-sync');
-  const settings = { ...order.settings, listen_addresses: '127.0.0.1', unix_socket_directories: '' };
+  const settings = { listen_addresses: '127.0.0.1', unix_socket_directories: '', ...order.settings };
   return new Embedded({
     databaseDir,
     port: order.port,

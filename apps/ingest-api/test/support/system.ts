@@ -2,7 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { migrateToLatest, openDatabase } from 'db-schema';
-import { createTestDatabase } from 'local-postgres';
+import { createTestDatabase, type TestDatabase } from 'local-postgres';
 import { testS3 } from 'local-s3';
 import pg from 'pg';
 import { pino } from 'pino';
@@ -49,11 +49,15 @@ export interface RequestOptions {
 
 export async function startSystem(
   given: Partial<ServeConfig> | ((databaseUrl: string) => Promise<Partial<ServeConfig>>) = {},
+  /** Migrated; by default a new one. */
+  ownDatabase?: TestDatabase,
 ): Promise<TestSystem> {
-  const database = await createTestDatabase({
-    name: 'migrated',
-    migrate: async (url) => void (await migrateToLatest(url)),
-  });
+  const database =
+    ownDatabase ??
+    (await createTestDatabase({
+      name: 'migrated',
+      migrate: async (url) => void (await migrateToLatest(url)),
+    }));
   const dataDir = await mkdtemp(path.join(tmpdir(), 'ingest-test-'));
   const config = typeof given === 'function' ? await given(database.url) : given;
   // `TEST_STORE=s3` runs any test on a bucket, except those that look into the folder.
