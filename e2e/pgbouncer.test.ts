@@ -5,6 +5,7 @@ import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
+import { createTestDatabase, type TestDatabase } from 'local-postgres';
 import { runProgram, waitFor } from './support/programs.ts';
 import { startTestSystem, type TestSystem } from './support/test-system.ts';
 
@@ -78,6 +79,7 @@ async function isInstalled(): Promise<boolean> {
 describe('behind PgBouncer', () => {
   let system: TestSystem;
   let pooler: Pooler | undefined;
+  let empty: TestDatabase | undefined;
   before(async function () {
     if (await isInstalled()) return;
     console.log('      skipped: there is no pgbouncer here (Debian: the package pgbouncer)');
@@ -87,7 +89,11 @@ describe('behind PgBouncer', () => {
     await pooler?.stop(); // it keeps connections of clients that have gone
     pooler = undefined;
     await system?.stop();
+    await empty?.drop();
+    empty = undefined;
   });
+
+  const throughPooler = (url: string) => Object.assign(new URL(url), { port: String(pooler?.port) }).href;
 
   const start = async (...settings: string[]) => {
     system = await startTestSystem({
@@ -98,8 +104,11 @@ describe('behind PgBouncer', () => {
     });
   };
 
-  it('in its default configuration, which is session mode: serve, load and push work, also after a kill', async () => {
+  it('in its default configuration, which is session mode: migrate, serve, load and push work, also after a kill', async () => {
     await start();
+    empty = await createTestDatabase();
+    const migrated = await runProgram('ingest-api', ['migrate'], { DATABASE_URL: throughPooler(empty.url) });
+    expect(migrated.code, migrated.stderr).to.equal(0);
     let service = await system.startService();
     system.startLoader();
     for (const run of ['2026-10', '2026-11']) {
@@ -117,13 +126,11 @@ describe('behind PgBouncer', () => {
     expect(rows).to.deep.equal([{ rows: 2_000, run: '2026-11' }]);
   });
 
-  it('in transaction mode is refused by serve and load with 2, and with what to do', async () => {
+  it('in transaction mode is refused by migrate, serve and load with 2, and with what to do', async () => {
     await start('pool_mode = transaction');
-    const url = new URL(system.databaseUrl);
-    url.port = String(pooler?.port);
-    for (const command of ['serve', 'load']) {
+    for (const command of ['migrate', 'serve', 'load']) {
       const { code, stderr } = await runProgram('ingest-api', [command], {
-        DATABASE_URL: url.href,
+        DATABASE_URL: throughPooler(system.databaseUrl),
         INGEST_DATA_DIR: join(system.workDir, 'uploads'),
         INGEST_PORT: '0',
       });

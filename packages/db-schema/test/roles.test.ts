@@ -2,7 +2,7 @@ import { mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { createTestDatabase, startPostgres } from 'local-postgres';
+import { createTestDatabase, type RunningPostgres, startPostgres } from 'local-postgres';
 import pg from 'pg';
 import { connect, migrateToLatest } from '../src/index.ts';
 
@@ -58,12 +58,62 @@ describe('the roles', () => {
     await database.drop();
   });
 
-  it('are requested with the statements that create them; objects that a superuser left are handed over', async () => {
-    // A server of its own: on the shared server the databases of other tests have created the roles.
+  // A server of its own: on the shared server the databases of other tests have created the roles.
+  let server: RunningPostgres;
+  let admin: pg.Client;
+  before(async () => {
     const dataDir = await mkdtemp(join(tmpdir(), 'ingest-roles-'));
-    const server = await startPostgres({ dataDir, temporary: true, settings: { fsync: 'off' } });
-    const admin = new pg.Client({ connectionString: server.superuserUrl });
+    server = await startPostgres({ dataDir, temporary: true, settings: { fsync: 'off' } });
+    admin = new pg.Client({ connectionString: server.superuserUrl });
     await admin.connect();
+  });
+  after(async () => {
+    await admin?.end();
+    await server?.stop();
+  });
+
+  it('and all else are left out by a migration that fails, at whatever statement', async () => {
+    await admin.query(`CREATE DATABASE broken ENCODING 'UTF8' TEMPLATE template0`);
+    const url = new URL('/broken', server.superuserUrl).href;
+    const broken = new pg.Client({ connectionString: url });
+    await broken.connect();
+    const state = async () =>
+      (
+        await broken.query(`
+          SELECT (SELECT string_agg(rolname, ' ' ORDER BY rolname) FROM pg_roles) AS roles,
+                 (SELECT string_agg(nspname, ' ' ORDER BY nspname) FROM pg_namespace) AS schemas,
+                 (SELECT count(*)::int FROM pg_class WHERE oid >= 16384) AS relations,
+                 (SELECT count(*)::int FROM pg_proc WHERE oid >= 16384) AS functions`)
+      ).rows[0];
+    // A sequence keeps its value when a transaction is rolled back.
+    await broken.query(`
+      CREATE SEQUENCE statement;
+      CREATE FUNCTION break_off() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF current_setting('application_name') <> 'score-ingest migrate' THEN RETURN; END IF;
+        IF nextval('public.statement') = current_setting('test.at')::int THEN RAISE 'statement %', tg_tag; END IF;
+      END $$;
+      CREATE EVENT TRIGGER break_off ON ddl_command_end EXECUTE FUNCTION break_off()`);
+    const before = await state();
+    /** What the failed statements were. */
+    const broke = new Set<string>();
+    let isDone = false;
+    for (let at = 1; !isDone; at += 9) {
+      await broken.query(`ALTER SEQUENCE statement RESTART; ALTER DATABASE broken SET test.at = ${at}`);
+      const error = await migrateToLatest(url).then(
+        () => undefined,
+        (reason: Error) => reason,
+      );
+      isDone = error === undefined;
+      broke.add(/statement ([A-Z]+)/.exec(`${error?.message} ${error?.cause}`)?.[1] ?? 'none');
+      if (!isDone) expect(await state(), `statement ${at}`).to.deep.equal(before);
+    }
+    expect([...broke]).to.include.members(['CREATE', 'REVOKE', 'none']);
+    await broken.end();
+    await admin.query('DROP DATABASE broken WITH (FORCE)');
+    await admin.query('DROP ROLE ingest_api, ingest_loader, score_reader');
+  });
+
+  it('are requested with the statements that create them; objects that a superuser left are handed over', async () => {
     await admin.query(`CREATE ROLE owner LOGIN PASSWORD 'secret'`);
     await admin.query(`CREATE DATABASE scores OWNER owner ENCODING 'UTF8' TEMPLATE template0`);
     const asSuperuser = new URL('/scores', server.superuserUrl).href;
@@ -102,7 +152,5 @@ describe('the roles', () => {
     ]);
     expect(await migrate(asOwner)).to.deep.equal([]);
     await inScores.end();
-    await admin.end();
-    await server.stop();
   });
 });
