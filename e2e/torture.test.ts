@@ -20,7 +20,8 @@ describe('The whole system under SIGKILL', function () {
     });
     console.log(`      ${JSON.stringify(report)}`);
     expect(report.runs).to.be.greaterThan(0);
-    expect(report.reads).to.be.greaterThan(0);
+    expect(report.readers.reads).to.be.greaterThan(0);
+    expect(report.readers.standbyReads).to.be.greaterThan(0);
     expect(report.offsetsSeen).to.be.greaterThan(0);
   });
 });

@@ -14,6 +14,8 @@ export interface ScoreFile {
   lines: number;
   bytes: number;
   sha256: string;
+  /** The sum of the scores, in thousandths. */
+  thousandths: number;
 }
 
 /** Writes a file of distinct keys in random order, in constant memory. The same seed gives the same bytes. */
@@ -21,8 +23,10 @@ export async function writeScoreFile(path: string, lines: number, seed: number):
   await mkdir(dirname(path), { recursive: true });
   const hash = createHash('sha256');
   let bytes = 0;
+  let thousandths = 0;
   const chunks = function* () {
-    for (const text of scoreLines(lines, seed)) {
+    for (const { text, sum } of scoreLines(lines, seed)) {
+      thousandths += sum;
       const chunk = Buffer.from(text);
       hash.update(chunk);
       bytes += chunk.length;
@@ -30,21 +34,25 @@ export async function writeScoreFile(path: string, lines: number, seed: number):
     }
   };
   await pipeline(Readable.from(chunks()), createWriteStream(path));
-  return { path, lines, bytes, sha256: hash.digest('hex') };
+  return { path, lines, bytes, sha256: hash.digest('hex'), thousandths };
 }
 
-function* scoreLines(lines: number, seed: number): Generator<string> {
+function* scoreLines(lines: number, seed: number): Generator<{ text: string; sum: number }> {
   const random = seededRandom(seed);
   // An odd step shares no factor with the key space.
   const step = Math.floor(random() * 2 ** 20) * 2 + 1;
   let key = Math.floor(random() * KEY_SPACE);
   let text = '';
+  let sum = 0;
   for (let line = 1; line <= lines; line += 1) {
     key = (key + step * 1_021) % KEY_SPACE;
-    text += `{ "pk": "${key}", "score": "${(random() * 100).toFixed(3)}" }\n`;
+    const score = (random() * 100).toFixed(3);
+    text += `{ "pk": "${key}", "score": "${score}" }\n`;
+    sum += Math.round(Number(score) * 1_000);
     if (line % LINES_PER_CHUNK === 0 || line === lines) {
-      yield text;
+      yield { text, sum };
       text = '';
+      sum = 0;
     }
   }
 }

@@ -173,19 +173,51 @@ async function query<Row extends object>(url: string, sql: string, values: unkno
 export interface OwnPostgres {
   url: string;
   port: number;
+  dataDir: string;
   /** Ends the server at once, as `pg_ctl stop -m immediate` or a crash does, and starts it again, with recovery. */
   restart(signal: 'SIGQUIT' | 'SIGKILL'): Promise<void>;
   kill(signal: 'SIGQUIT' | 'SIGKILL'): Promise<void>;
   start(): Promise<void>;
+  /** A clean shutdown; `start` starts it again. */
+  shutDown(): Promise<void>;
   /** Makes the user that the server runs as the owner of a folder. */
   own(folder: string): Promise<void>;
   stop(): Promise<void>;
 }
 
 export async function startOwnPostgres(): Promise<OwnPostgres> {
+  return ownPostgres({});
+}
+
+/**
+ * A server with a streaming hot standby. A commit waits until the standby shows it (remote_apply). The standby cancels a query that
+ * has kept it from replaying for a second.
+ */
+export async function startOwnPostgresWithStandby(): Promise<{ primary: OwnPostgres; standby: OwnPostgres }> {
+  const primary = await ownPostgres({
+    synchronous_standby_names: '*',
+    synchronous_commit: 'remote_apply',
+    wal_keep_size: '4GB',
+  });
+  await primary.shutDown();
+  const { hostname, password } = new URL(primary.url);
+  const standby = await ownPostgres(
+    {
+      primary_conninfo: `host=${hostname} port=${primary.port} user=postgres password=${password}`,
+      wal_retrieve_retry_interval: '200ms',
+      max_standby_streaming_delay: '1s',
+    },
+    primary.dataDir,
+  );
+  await primary.start();
+  return { primary, standby };
+}
+
+async function ownPostgres(more: Record<string, string>, standbyOf?: string): Promise<OwnPostgres> {
   const dataDir = await mkdtemp(join(tmpdir(), 'score-ingest-postgres-'));
-  const settings = { shared_buffers: '128MB', max_connections: '100' };
-  let server: RunningPostgres = await startPostgres({ dataDir, settings });
+  const settings = { shared_buffers: '128MB', max_connections: '100', ...more };
+  const options = { dataDir, settings, ...(standbyOf !== undefined && { standbyOf }) };
+  let server: RunningPostgres = await startPostgres(options);
   const { port, superuserUrl } = server;
   let isRunning = true;
   async function kill(signal: 'SIGQUIT' | 'SIGKILL'): Promise<void> {
@@ -193,14 +225,20 @@ export async function startOwnPostgres(): Promise<OwnPostgres> {
     await server.kill(signal);
   }
   async function start(): Promise<void> {
-    server = await startPostgres({ dataDir, port, settings });
+    server = await startPostgres({ ...options, port });
     isRunning = true;
+  }
+  async function shutDown(): Promise<void> {
+    isRunning = false;
+    await server.stop();
   }
   return {
     url: superuserUrl,
     port,
+    dataDir,
     kill,
     start,
+    shutDown,
     async restart(signal) {
       await kill(signal);
       await start();

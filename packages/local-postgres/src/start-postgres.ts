@@ -20,6 +20,11 @@ export interface StartOptions {
   port?: number;
   /** Remove `dataDir` when the server ends, also when it ends because this process was killed. */
   temporary?: boolean;
+  /**
+   * The `dataDir` of a server that was stopped regularly: the new server begins as its copy, and is a hot standby. Its primary is
+   * the server of the setting primary_conninfo.
+   */
+  standbyOf?: string;
   /** Server settings by name, as in postgresql.conf. */
   settings?: Record<string, string>;
   /** Receives the server's log in chunks. */
@@ -45,7 +50,7 @@ export async function startPostgres(options: StartOptions): Promise<RunningPostg
   const unprivileged = await unprivilegedCommand();
   await mkdir(dataDir, { recursive: true, mode: 0o700 });
   if (unprivileged) await chown(dataDir, unprivileged.uid, unprivileged.gid);
-  const password = await keptPassword(join(dataDir, 'password'));
+  const password = await keptPassword(join(options.standbyOf ?? dataDir, 'password'));
   const module = await postgresModule();
 
   const deadlineMs = Date.now() + RETRY_FOR_MS;
@@ -59,6 +64,7 @@ export async function startPostgres(options: StartOptions): Promise<RunningPostg
       port,
       settings: options.settings ?? {},
       ...(options.temporary ? { removeAtEnd: dataDir } : {}),
+      ...(options.standbyOf === undefined ? {} : { standbyOf: join(options.standbyOf, 'cluster') }),
     } as const;
     try {
       return running(await launchHost(order, unprivileged, options.log), port, password);
@@ -180,6 +186,8 @@ export interface StartOrder {
   clusterDir: string;
   password: string;
   port: number;
+  /** The cluster that a hot standby begins as a copy of, instead of initdb. */
+  standbyOf?: string;
   /** A folder that the host removes when the server has ended. */
   removeAtEnd?: string;
   settings: Record<string, string>;
