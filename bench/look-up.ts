@@ -157,7 +157,7 @@ async function publish(model: ModelName, rows: number, revision: number): Promis
   await owner.query('COMMIT');
   await owner.query(`VACUUM ${partition}`); // the loader's COPY leaves nothing to vacuum
   await turn.query('BEGIN');
-  await detachUnread(turn, sweeper, 10_000, 0); // as an hour after the publication
+  await detachUnread(turn, sweeper, { keepPreviousMs: 0 }); // as an hour after the publication
   await turn.query('COMMIT');
   return id;
 }

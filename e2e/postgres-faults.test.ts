@@ -1,11 +1,13 @@
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { waitFor } from './support/programs.ts';
+import pg from 'pg';
+import { runProgram, waitFor } from './support/programs.ts';
 import { type CommitProxy, startCommitProxy, startTcpProxy } from './support/proxies.ts';
 import { testSeed, writeScoreFile } from './support/score-file.ts';
 import {
   type OwnPostgres,
   startOwnPostgres,
+  startOwnPostgresWithStandby,
   startTestSystem,
   type TestSystem,
 } from './support/test-system.ts';
@@ -172,6 +174,58 @@ describe('PostgreSQL that fails', function () {
       expect(ending.code, ending.stderr).to.equal(0);
       expect(await system.query('SELECT FROM ingest.publication')).to.have.length(2);
       await proxy.stop();
+    });
+  });
+
+  describe('with a hot standby and remote_apply', () => {
+    it('is said to have published a run only when the standby shows it, even after a crash', async () => {
+      const { primary, standby } = await startOwnPostgresWithStandby();
+      system = await startTestSystem({ serverUrl: primary.url });
+      const reader = new pg.Client({ connectionString: standby.url });
+      await reader.connect();
+      const service = await system.startService();
+      system.startLoader();
+      for (const run of ['2026-01', '2026-02']) {
+        await writeScoreFile(join(system.workDir, `${run}/scores.jsonl`), 1_000, testSeed());
+        expect((await system.runUploader(service.url, pushArgs(run))).code).to.equal(0);
+      }
+      const shown = async () => (await reader.query('SELECT DISTINCT run FROM scores.churn')).rows;
+      expect(await shown()).to.deep.equal([{ run: '2026-02' }]);
+
+      const create = ['token', 'create', 'operator', '--scope', 'operate,read'];
+      const created = await runProgram('ingest-api', create, { DATABASE_URL: primary.url });
+      const operator = created.stdout.trimEnd().split('\n').at(-1);
+      const ask = (method: string, path: string, body?: string) =>
+        fetch(`${service.url}/v1/models/churn/${path}`, {
+          method,
+          headers: { authorization: `Bearer ${operator}`, 'content-type': 'application/json' },
+          ...(body !== undefined && { body }),
+        });
+      expect((await ask('GET', 'runs/2026-01')).status).to.equal(200); // the first use of a token is recorded
+      await reader.query('SELECT pg_wal_replay_pause()');
+      void ask('PUT', 'current', '{"run":"2026-01","reason":"a test"}');
+      const waitsFor = async (query: string) => {
+        const waiting = await system.query(
+          `SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name = 'ingest-api serve' AND query ILIKE $1`,
+          [query],
+        );
+        return waiting.length > 0;
+      };
+      await waitFor('the COMMIT to wait', () => waitsFor('commit'));
+      await primary.restart('SIGKILL');
+      const answer = waitFor('an answer', async () => {
+        const response = await ask('GET', 'runs/2026-01');
+        return response.ok && ((await response.json()) as { state: string });
+      });
+      await waitFor('an answer about the run to wait', () => waitsFor('%pg_logical_emit_message%'));
+      expect(await shown()).to.deep.equal([{ run: '2026-02' }]);
+      await reader.query('SELECT pg_wal_replay_resume()');
+      expect((await answer).state).to.equal('published');
+      expect(await shown()).to.deep.equal([{ run: '2026-01' }]);
+      await reader.end();
+      await system.stop();
+      await standby.stop();
+      await primary.stop();
     });
   });
 });

@@ -218,6 +218,16 @@ const LOAD = {
     positive.default(60_000),
     'Loaders drop rows past retention this often.',
   ),
+  retentionWaitMs: variable(
+    'INGEST_RETENTION_WAIT_HOURS',
+    z.coerce
+      .number()
+      .nonnegative()
+      .max(100_000)
+      .default(0)
+      .transform((value) => value * HOUR_MS),
+    'Tables that readers see no more are hidden this long before they are detached or dropped, for queries on standbys.',
+  ),
 };
 
 export type Environment = Readonly<Record<string, string | undefined>>;

@@ -110,10 +110,10 @@ describe('retention', () => {
     expect(await partitionsOf('busy')).to.equal(1);
   });
 
-  async function detach(patienceMs = 10_000, keepPreviousMs = 0): Promise<void> {
+  async function detach(timeoutMs = 10_000, keepPreviousMs = 0, waitMs = 0): Promise<void> {
     const [turn, client] = [await connect('ingest_loader'), await connect('ingest_loader')];
     await turn.query('BEGIN');
-    expect(await detachUnread(turn, client, patienceMs, keepPreviousMs)).to.deep.equal([]);
+    expect(await detachUnread(turn, client, { timeoutMs, keepPreviousMs, waitMs })).to.deep.equal([]);
     await turn.query('COMMIT');
   }
 
@@ -126,6 +126,39 @@ describe('retention', () => {
     );
     return rows.map(({ run }) => run);
   }
+
+  it('waits on request: a table is hidden from new queries, and detached and dropped hours later', async () => {
+    await keep('patient', 0);
+    await publishRuns('patient', ['r1', 'r2', 'r3']);
+    const hour = 60 * 60_000;
+    const relations = async () => {
+      const rows = await system.query<{ run: string; how: string }>(
+        `SELECT r.run_key AS run, CASE WHEN i.inhrelid IS NULL THEN 'detached' WHEN i.inhdetachpending THEN 'hidden' ELSE 'attached' END AS how
+         FROM pg_class c JOIN ingest.run_revision r ON c.relname = r.model || '$' || r.revision_id AND c.relkind = 'r'
+         LEFT JOIN pg_inherits i ON i.inhrelid = c.oid WHERE r.model = 'patient' ORDER BY 1`,
+      );
+      return rows.map(({ run, how }) => `${run} ${how}`).join(', ');
+    };
+    const sweep = async () => {
+      const { dropped } = await retireRevisions(await connect('ingest_loader'), 10_000, hour);
+      await detach(10_000, 0, hour);
+      return dropped.map(({ run }) => run);
+    };
+    const later = () =>
+      system.query(
+        `UPDATE ingest.run_revision SET hidden_at = hidden_at - interval '2 hours' WHERE model = 'patient'`,
+      );
+    for (let time = 0; time < 2; time += 1) {
+      expect(await sweep()).to.deep.equal([]);
+      expect(await relations()).to.equal('r1 hidden, r2 attached, r3 attached');
+    }
+    await later();
+    expect(await sweep()).to.deep.equal(['r1']);
+    expect(await relations()).to.equal('r2 hidden, r3 attached');
+    await later();
+    expect(await sweep()).to.deep.equal(['r2']);
+    expect(await relations()).to.equal('r3 attached');
+  });
 
   const publish = (model: string, run: string) =>
     system.request('PUT', `/v1/models/${model}/current`, { json: { run, reason: 'test' }, token: operator });

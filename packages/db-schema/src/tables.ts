@@ -129,6 +129,8 @@ interface RunRevisionTable {
   retired_at: ColumnType<Date | null, undefined, Date>;
   /** Rows that `ingest-api erase` has deleted; `row_count` counts the rows that were loaded. */
   erased_rows: Generated<number>;
+  /** When retention hid its partition from new queries, to detach it later. */
+  hidden_at: ColumnType<Date | null, undefined, Date>;
 }
 
 interface PublicationTable {

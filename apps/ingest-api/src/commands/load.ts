@@ -44,7 +44,8 @@ export async function load(config: LoadConfig, log: Logger, signal: AbortSignal)
   }
   const worker = `${hostname()}:${process.pid}`;
   log.info({ worker, store: store.name }, 'loader started');
-  const retention = runRetention({ connection, log, signal }, config.retentionIntervalMs);
+  const waitMs = config.retentionWaitMs;
+  const retention = runRetention({ connection, log, signal, waitMs }, config.retentionIntervalMs);
   const context = {
     connection,
     side: side.db,

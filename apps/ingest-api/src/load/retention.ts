@@ -11,6 +11,8 @@ interface RetentionContext {
   readonly connection: ConnectOptions;
   readonly log: Logger;
   readonly signal: AbortSignal;
+  /** See `hide`. */
+  readonly waitMs: number;
 }
 
 /** Sweeps every `everyMs` until the signal is aborted. Every loader runs it; one at a time sweeps. */
@@ -31,7 +33,7 @@ const KEEP_ALIVE_EVERY_MS = 15_000;
 
 /** @throws every error of PostgreSQL; the next sweep continues what this one has begun. */
 async function sweep(context: RetentionContext): Promise<void> {
-  const { log } = context;
+  const { log, waitMs } = context;
   await onConnection(context, (turn) =>
     onConnection(context, async (client) => {
       // A lock that readers cannot take, for as long as the sweep: DETACH CONCURRENTLY allows no transaction
@@ -41,8 +43,8 @@ async function sweep(context: RetentionContext): Promise<void> {
       if (mine.rows.length === 0) return;
       const keepAlive = setInterval(() => turn.query('SELECT').catch(() => {}), KEEP_ALIVE_EVERY_MS);
       try {
-        report(log, await retireRevisions(client, READERS_TIMEOUT_MS));
-        for (const { model, run, revision, error } of await detachUnread(turn, client, READERS_TIMEOUT_MS))
+        report(log, await retireRevisions(client, READERS_TIMEOUT_MS, waitMs));
+        for (const { model, run, revision, error } of await detachUnread(turn, client, { waitMs }))
           log.warn(
             { model, run, revision, err: describeError(error) },
             'a partition that readers do not see cannot be detached: queries of its model plan it too',
@@ -96,14 +98,20 @@ type Refused = MovedRevision & { readonly error: unknown };
  *
  * @param timeoutMs how long to wait for readers that use the model's table.
  */
-export async function retireRevisions(client: pg.Client, timeoutMs: number): Promise<RetirementReport> {
+export async function retireRevisions(
+  client: pg.Client,
+  timeoutMs: number,
+  waitMs = 0,
+): Promise<RetirementReport> {
   await client.query('BEGIN');
   await markRetired(client);
   await client.query('COMMIT');
   const dropped: MovedRevision[] = [];
   const waiting: MovedRevision[] = [];
   const refused: Refused[] = [];
-  for (const partition of await partitionsWhere(client, 'r.retired_at IS NOT NULL')) {
+  for (const partition of await partitionsWhere(client, 'r.retired_at IS NOT NULL', waitMs)) {
+    // `detachUnread` hides it first, or has hidden it not long ago.
+    if (waitMs > 0 && ((partition.attached && !partition.pending) || !partition.rested)) continue;
     try {
       const isDropped = await dropPartition(client, partition, timeoutMs);
       (isDropped ? dropped : waiting).push(partition);
@@ -166,13 +174,16 @@ interface Partition extends MovedRevision {
   readonly attached: boolean;
   /** An earlier sweep has begun to detach it. */
   readonly pending: boolean;
+  /** It was hidden at least `waitMs` ago, or never: nobody reads it. */
+  readonly rested: boolean;
 }
 
 /** Pending ones first: a table can have one of them at a time. */
-async function partitionsWhere(client: pg.Client, condition: string): Promise<Partition[]> {
+async function partitionsWhere(client: pg.Client, condition: string, waitMs = 0): Promise<Partition[]> {
   const { rows } = await client.query<Partition>(
     `SELECT r.revision_id AS "revisionId", r.model, r.run_key AS run, r.revision,
-            i.inhrelid IS NOT NULL AS attached, coalesce(i.inhdetachpending, false) AS pending
+            i.inhrelid IS NOT NULL AS attached, coalesce(i.inhdetachpending, false) AS pending,
+            coalesce(r.hidden_at <= now() - interval '${waitMs} ms', true) AS rested
      FROM ingest.run_revision r
      JOIN pg_class c ON c.relname = r.model || '$' || r.revision_id AND c.relkind = 'r'
        AND c.relnamespace = 'run_data'::regnamespace
@@ -243,8 +254,8 @@ async function unlessInUse(work: () => Promise<unknown>): Promise<boolean> {
 const KEEP_PREVIOUS_MS = 60 * 60_000;
 
 /** Attached, and neither the run that readers see nor the one that they saw until a moment ago. */
-function isUnread(keepPreviousMs: number): string {
-  return `r.retired_at IS NULL AND i.inhrelid IS NOT NULL AND NOT EXISTS (
+function isUnread(keepPreviousMs: number, waitMs: number): string {
+  return `${waitMs > 0 ? 'true' : 'r.retired_at IS NULL'} AND i.inhrelid IS NOT NULL AND NOT EXISTS (
     SELECT FROM (
       SELECT p.revision_id, row_number() OVER later AS place, lag(max(p.published_at)) OVER later AS replaced_at
       FROM ingest.publication p WHERE p.model = r.model
@@ -255,7 +266,8 @@ function isUnread(keepPreviousMs: number): string {
 
 /**
  * Detaches what readers do not see any more, so that a query plans, locks and estimates one partition of a model, however
- * many its contract keeps. A rollback attaches its partition again (`ingest.attach_revision`).
+ * many its contract keeps. A rollback attaches its partition again (`ingest.attach_revision`). With `waitMs` it first hides a
+ * partition, of a retired revision too, and detaches it that long afterwards.
  *
  * Nobody may publish the revision between the question whether it is unread and its detachment: `turn`, a
  * connection within a transaction, locks the model's row until other sessions see the partition as detached.
@@ -264,35 +276,57 @@ function isUnread(keepPreviousMs: number): string {
 export async function detachUnread(
   turn: pg.Client,
   client: pg.Client,
-  timeoutMs: number,
-  keepPreviousMs = KEEP_PREVIOUS_MS,
+  { timeoutMs = READERS_TIMEOUT_MS, keepPreviousMs = KEEP_PREVIOUS_MS, waitMs = 0 } = {},
 ): Promise<readonly Refused[]> {
   const busy = new Map<string, boolean>();
   const refused: Refused[] = [];
-  for (const partition of await partitionsWhere(client, isUnread(keepPreviousMs))) {
+  for (const partition of await partitionsWhere(client, isUnread(keepPreviousMs, waitMs), waitMs)) {
     const { model, revisionId, pending } = partition;
     if (pending) {
-      await detach(client, partition, timeoutMs);
+      if (partition.rested) await detach(client, partition, timeoutMs);
+      else busy.set(model, true); // one at a time
       continue;
     }
     // A detachment that waits for a reader cannot be taken back, and a rollback to it would have to wait too.
     if (!busy.has(model)) busy.set(model, await isReadForLong(client, model));
     if (busy.get(model) === true || !(await listHistory(client, model, timeoutMs))) continue;
     await turn.query(`SAVEPOINT model; SET LOCAL idle_in_transaction_session_timeout = '10s'`);
-    const stillUnread = `${isUnread(keepPreviousMs)} AND r.revision_id = ${revisionId}`;
+    const stillUnread = `${isUnread(keepPreviousMs, waitMs)} AND r.revision_id = ${revisionId}`;
     const mayDetach =
       (await lockModelRow(turn, model)) && (await partitionsWhere(turn, stillUnread)).length > 0;
     const detaching = mayDetach
-      ? detach(client, partition, timeoutMs).catch((error: unknown) => {
-          if (isDatabaseUnavailable(error)) throw error;
-          refused.push({ ...partition, error });
-        })
+      ? (waitMs > 0 ? hide(turn, client, partition) : detach(client, partition, timeoutMs)).catch(
+          (error: unknown) => {
+            if (isDatabaseUnavailable(error)) throw error;
+            refused.push({ ...partition, error });
+          },
+        )
       : Promise.resolve();
-    await untilPending(turn, partition, detaching);
+    if (waitMs > 0) {
+      await detaching;
+      busy.set(model, true);
+    } else await untilPending(turn, partition, detaching);
     await turn.query('ROLLBACK TO SAVEPOINT model; RELEASE SAVEPOINT model'); // releases the row's lock
     await detaching;
   }
   return refused;
+}
+
+const HIDE_TIMEOUT_MS = 500;
+
+/**
+ * Begins to detach a partition, so that new plans do not contain it, and goes no further. The rest, like DROP, takes a lock that a
+ * hot standby takes too: there it cancels the queries that began before, after max_standby_streaming_delay. So the rest waits until
+ * such queries have ended (`waitMs`). DETACH does not get to that lock while `turn` uses the table.
+ */
+async function hide(turn: pg.Client, client: pg.Client, partition: Partition): Promise<void> {
+  await turn.query(`LOCK TABLE ${parentOf(partition.model)} IN ACCESS SHARE MODE`);
+  await unlessInUse(() =>
+    client.query('UPDATE ingest.run_revision SET hidden_at = clock_timestamp() WHERE revision_id = $1', [
+      partition.revisionId,
+    ]),
+  );
+  await detach(client, partition, HIDE_TIMEOUT_MS);
 }
 
 /** @returns false when a load or an operator publishes a run of the model at this moment. */

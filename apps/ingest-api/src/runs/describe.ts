@@ -22,6 +22,7 @@ export async function describeRun(
     .selectAll()
     .select(isLoading(sql.ref('revision_id')).as('is_loading'))
     .select(cutError(sql.ref('error'), LONGEST_TEXT).as('shown_error'))
+    .select(untilApplied.as('applied'))
     .where('model', '=', model)
     .where('run_key', '=', run)
     .orderBy('revision', 'desc')
@@ -67,6 +68,14 @@ export async function describeRun(
     missing: { files: missing.files, nextCursor: fileCursor(revision.revision, missing) },
   };
 }
+
+/**
+ * With `synchronous_commit = remote_apply` the COMMIT of a publication waits until the standbys show it. A primary that restarts
+ * meanwhile shows it without having waited. A client that reads `published` here may read the scores from a standby, so this statement
+ * writes to the log, and its own COMMIT waits for all that was written before.
+ */
+const untilApplied = sql`CASE WHEN state = 'published' AND current_setting('synchronous_commit') = 'remote_apply'
+  THEN pg_logical_emit_message(true, 'score-ingest', '') END`;
 
 const NOTHING_MISSING = { files: [], nextAfter: null };
 

@@ -116,7 +116,18 @@ export function folderStore(dataDir: string): Store {
       folder.expected = marker;
     },
     // A file has the id of its upload in its name, and is removed with it.
-    removeOrphans: async () => 0,
+    /** The only ones that a folder can have: drafts of the marker, of processes that were killed before the renaming. */
+    async removeOrphans() {
+      const names = (await readdir(dataDir)).filter((name) => name.startsWith(`${MARKER}.`));
+      let removed = 0;
+      for (const draft of names.map((name) => path.join(dataDir, name))) {
+        const found = await stat(draft).catch(missing);
+        if (found === undefined || found.mtimeMs > Date.now() - ORPHAN_AFTER_MS) continue;
+        await unlink(draft).catch(missing);
+        removed += 1;
+      }
+      return removed;
+    },
   };
 }
 
@@ -142,6 +153,7 @@ async function syncFolder(folder: string): Promise<void> {
 
 /** Never the name of an upload. */
 const MARKER = 'store.json';
+const ORPHAN_AFTER_MS = 24 * 60 * 60 * 1000;
 /** The file of an upload is named by its id; a copy (`copyAcknowledged`) has a suffix. No other name becomes a path. */
 const FILE_NAME = /^[0-9a-f]{32}(\.[0-9a-f]{16})?$/;
 

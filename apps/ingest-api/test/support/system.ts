@@ -114,6 +114,7 @@ export async function startSystem(
           pollIntervalMs: 200,
           stallTimeoutMs: 20_000,
           retentionIntervalMs: 3_600_000,
+          retentionWaitMs: 0,
           sideConnections: 1,
           runLimits: RUN_LIMITS,
           ...loadConfig,

@@ -89,6 +89,7 @@ CREATE TABLE ingest.run_revision (
   retired_at timestamptz,
   erased_rows bigint NOT NULL DEFAULT 0,
   first_row tid DEFAULT '(0,1)',
+  hidden_at timestamptz,
   UNIQUE (model, run_key, revision),
   FOREIGN KEY (model, run_key) REFERENCES ingest.run
 );
@@ -101,6 +102,7 @@ COMMENT ON COLUMN ingest.run_revision.compared_with IS 'the revision that was pu
 COMMENT ON COLUMN ingest.run_revision.retired_at IS 'when retention selected its rows for removal: they are dropped, or will be';
 COMMENT ON COLUMN ingest.run_revision.erased_rows IS 'rows that ingest-api erase has deleted; row_count counts the rows that were loaded';
 COMMENT ON COLUMN ingest.run_revision.first_row IS 'address of the row that the views look for; NULL when all rows were erased';
+COMMENT ON COLUMN ingest.run_revision.hidden_at IS 'when retention hid its partition from new queries, to detach it later; NULL when it does not wait';
 CREATE INDEX run_revision_queue ON ingest.run_revision (queued_at) WHERE state = 'queued';
 CREATE INDEX run_revision_receiving ON ingest.run_revision (revision_id) WHERE state = 'receiving';
 CREATE INDEX run_revision_moving ON ingest.run_revision (revision_id) WHERE state IN ('receiving', 'queued', 'published');
