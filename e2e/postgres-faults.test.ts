@@ -6,6 +6,7 @@ import { type CommitProxy, startCommitProxy, startTcpProxy } from './support/pro
 import { testSeed, writeScoreFile } from './support/score-file.ts';
 import {
   type OwnPostgres,
+  type Service,
   startOwnPostgres,
   startOwnPostgresWithStandby,
   startTestSystem,
@@ -178,20 +179,73 @@ describe('PostgreSQL that fails', function () {
   });
 
   describe('with a hot standby and remote_apply', () => {
-    it('is said to have published a run only when the standby shows it, even after a crash', async () => {
-      const { primary, standby } = await startOwnPostgresWithStandby();
+    let primary: OwnPostgres;
+    let standby: OwnPostgres;
+    let reader: pg.Client;
+    let service: Service;
+    before(async () => {
+      ({ primary, standby } = await startOwnPostgresWithStandby());
       system = await startTestSystem({ serverUrl: primary.url });
-      const reader = new pg.Client({ connectionString: standby.url });
+      reader = new pg.Client({ connectionString: standby.url });
       await reader.connect();
-      const service = await system.startService();
-      system.startLoader();
-      for (const run of ['2026-01', '2026-02']) {
-        await writeScoreFile(join(system.workDir, `${run}/scores.jsonl`), 1_000, testSeed());
-        expect((await system.runUploader(service.url, pushArgs(run))).code).to.equal(0);
-      }
-      const shown = async () => (await reader.query('SELECT DISTINCT run FROM scores.churn')).rows;
-      expect(await shown()).to.deep.equal([{ run: '2026-02' }]);
+      service = await system.startService();
+    });
+    after(async () => {
+      await reader?.end();
+      await system.stop();
+      await standby.stop();
+      await primary.stop();
+    });
 
+    const shown = async () => (await reader.query('SELECT DISTINCT run FROM scores.churn')).rows;
+
+    async function push(run: string): Promise<void> {
+      await writeScoreFile(join(system.workDir, `${run}/scores.jsonl`), 1_000, testSeed());
+      expect((await system.runUploader(service.url, pushArgs(run))).code).to.equal(0);
+      expect(await shown(), 'at once').to.deep.equal([{ run }]);
+    }
+
+    it('cancels no query there while it waits (INGEST_RETENTION_WAIT_HOURS), and does when it does not', async () => {
+      await system.query(
+        `INSERT INTO ingest.model (name, contract) VALUES ('churn', '{"keepRevisions": 0}')`,
+      );
+      const often = { INGEST_RETENTION_INTERVAL_MS: '200' };
+      const patient = system.startLoader({ ...often, INGEST_RETENTION_WAIT_HOURS: '1' });
+      await push('2026-01');
+      await push('2026-02');
+      // Without it the standby also cancels a transaction because the primary has removed row versions that it may need.
+      await reader.query('ALTER SYSTEM SET hot_standby_feedback = on');
+      await reader.query('SELECT pg_reload_conf()');
+      const long = new pg.Client({ connectionString: standby.url });
+      const cancelled = new Promise<string>((resolve) => long.on('error', ({ message }) => resolve(message)));
+      await long.connect();
+      await long.query('BEGIN ISOLATION LEVEL REPEATABLE READ');
+      await long.query('SELECT FROM scores.churn');
+      await waitFor('the feedback of the standby', async () => {
+        const rows = await system.query('SELECT FROM pg_stat_replication WHERE backend_xmin IS NOT NULL');
+        return rows.length > 0;
+      });
+      const read = async () =>
+        (await long.query('SELECT count(*)::int AS rows, min(run) AS run FROM scores.churn')).rows;
+      const before = [{ rows: 1_000, run: '2026-02' }];
+      expect(await read()).to.deep.equal(before);
+      await push('2026-03');
+      await waitFor('the first run to be hidden, on the standby too', async () => {
+        const { rows } = await reader.query('SELECT FROM pg_inherits WHERE inhdetachpending');
+        return rows.length > 0;
+      });
+      expect(await read()).to.deep.equal(before);
+      await patient.kill('SIGKILL');
+      const impatient = system.startLoader(often);
+      expect(await cancelled).to.contain('conflict with recovery');
+      await impatient.kill('SIGKILL');
+    });
+
+    it('is said to have published a run only when the standby shows it, even after a crash', async () => {
+      await system.query(`UPDATE ingest.model SET contract = '{"keepRevisions": 9}'`);
+      system.startLoader();
+      await push('2026-04');
+      await push('2026-05');
       const create = ['token', 'create', 'operator', '--scope', 'operate,read'];
       const created = await runProgram('ingest-api', create, { DATABASE_URL: primary.url });
       const operator = created.stdout.trimEnd().split('\n').at(-1);
@@ -201,9 +255,9 @@ describe('PostgreSQL that fails', function () {
           headers: { authorization: `Bearer ${operator}`, 'content-type': 'application/json' },
           ...(body !== undefined && { body }),
         });
-      expect((await ask('GET', 'runs/2026-01')).status).to.equal(200); // the first use of a token is recorded
+      expect((await ask('GET', 'runs/2026-04')).status).to.equal(200); // the first use of a token is recorded
       await reader.query('SELECT pg_wal_replay_pause()');
-      void ask('PUT', 'current', '{"run":"2026-01","reason":"a test"}');
+      void ask('PUT', 'current', '{"run":"2026-04","reason":"a test"}');
       const waitsFor = async (query: string) => {
         const waiting = await system.query(
           `SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name = 'ingest-api serve' AND query ILIKE $1`,
@@ -214,18 +268,14 @@ describe('PostgreSQL that fails', function () {
       await waitFor('the COMMIT to wait', () => waitsFor('commit'));
       await primary.restart('SIGKILL');
       const answer = waitFor('an answer', async () => {
-        const response = await ask('GET', 'runs/2026-01');
+        const response = await ask('GET', 'runs/2026-04');
         return response.ok && ((await response.json()) as { state: string });
       });
       await waitFor('an answer about the run to wait', () => waitsFor('%pg_logical_emit_message%'));
-      expect(await shown()).to.deep.equal([{ run: '2026-02' }]);
+      expect(await shown()).to.deep.equal([{ run: '2026-05' }]);
       await reader.query('SELECT pg_wal_replay_resume()');
       expect((await answer).state).to.equal('published');
-      expect(await shown()).to.deep.equal([{ run: '2026-01' }]);
-      await reader.end();
-      await system.stop();
-      await standby.stop();
-      await primary.stop();
+      expect(await shown()).to.deep.equal([{ run: '2026-04' }]);
     });
   });
 });

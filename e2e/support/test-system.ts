@@ -205,6 +205,7 @@ export async function startOwnPostgresWithStandby(): Promise<{ primary: OwnPostg
     {
       primary_conninfo: `host=${hostname} port=${primary.port} user=postgres password=${password}`,
       wal_retrieve_retry_interval: '200ms',
+      wal_receiver_status_interval: '1s',
       max_standby_streaming_delay: '1s',
     },
     primary.dataDir,
