@@ -159,18 +159,18 @@ describe('on a server of another team', function () {
 
   it('that gives its owner no more than CREATEROLE, everything works, and for an owner without it too', async () => {
     await wholePath({ name: 'CREATEROLE' });
-    await admin.query('GRANT ingest_api, ingest_loader, score_reader TO others');
+    await admin.query('GRANT ingest_api, ingest_loader, score_reader, score_history_reader TO others');
     await wholePath({ name: 'roles of somebody else', login: 'others' });
   });
 
-  it('with roles that somebody else made and gave to nobody, migrate asks for the three of them', async () => {
+  it('with roles that somebody else made and gave to nobody, migrate asks for them', async () => {
     const url = await databaseFor({ name: 'strangers', login: 'strangers' });
     const error = await migrateToLatest(url).catch((reason: Error) => reason);
     expect(String(error))
-      .to.contain('ingest_api, ingest_loader, score_reader')
+      .to.contain('ingest_api, ingest_loader, score_reader, score_history_reader')
       .and.contain('Nothing was changed');
     const statements = /: (GRANT .*)$/.exec(String(error))?.[1] ?? '';
-    expect(statements).to.match(/ingest_api.*ingest_loader.*score_reader/);
+    expect(statements).to.match(/ingest_api.*ingest_loader.*score_history_reader.*score_reader/);
     await admin.query(statements);
     expect((await migrateToLatest(url)).applied).to.not.have.length(0);
   });

@@ -110,7 +110,7 @@ describe('the roles', () => {
     expect([...broke]).to.include.members(['CREATE', 'REVOKE', 'none']);
     await broken.end();
     await admin.query('DROP DATABASE broken WITH (FORCE)');
-    await admin.query('DROP ROLE ingest_api, ingest_loader, score_reader');
+    await admin.query('DROP ROLE ingest_api, ingest_loader, score_reader, score_history_reader');
   });
 
   it('are requested with the statements that create them; objects that a superuser left are handed over', async () => {
