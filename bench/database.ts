@@ -56,6 +56,7 @@ export async function withBenchSystem(
 ): Promise<void> {
   const dir = await makeBenchDir();
   const server = await startServer(dir);
+  const { TMPDIR } = process.env;
   try {
     process.env.TMPDIR = dir; // the parent of the system's folder
     const system = await startTestSystem(bucket === undefined ? {} : { bucket });
@@ -65,6 +66,8 @@ export async function withBenchSystem(
       await system.stop();
     }
   } finally {
+    if (TMPDIR === undefined) delete process.env.TMPDIR;
+    else process.env.TMPDIR = TMPDIR;
     await server.stop();
     await rm(dir, { recursive: true, force: true });
   }

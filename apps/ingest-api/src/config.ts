@@ -27,6 +27,16 @@ const hours = (fallback: number) =>
     .max(100_000)
     .default(fallback)
     .transform((value) => value * HOUR_MS);
+const DAY_MS = 24 * HOUR_MS;
+/** 1 to 99,999 days. */
+const DAYS = /^[1-9]\d{0,4}d?$/;
+const history = z
+  .string()
+  .refine((text) => text === 'forever' || DAYS.test(text), {
+    message: `must be forever, or a number of days from 1d to 99999d`,
+  })
+  .default('forever')
+  .transform((text) => (text === 'forever' ? undefined : Number.parseInt(text, 10) * DAY_MS));
 const postgresSize = z.string().regex(/^\d+(kB|MB|GB)$/, 'must be a PostgreSQL size such as 128MB');
 /** Checked at the start, so that a wrong address does not look like a database that cannot be reached. */
 const databaseUrl = z.string().superRefine((text, context) => {
@@ -193,6 +203,11 @@ const SERVE = {
     'INGEST_EXPIRE_UPLOADS_HOURS',
     hours(7 * 24),
     'Runs that receive no bytes for this long are cancelled.',
+  ),
+  keepHistoryMs: variable(
+    'INGEST_KEEP_HISTORY',
+    history,
+    'What is known of runs that have ended is deleted after this many days (730d), except of those whose rows are kept.',
   ),
 };
 

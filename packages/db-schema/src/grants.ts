@@ -134,7 +134,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON
   ingest.api_token, ingest.model, ingest.run, ingest.run_revision, ingest.publication, ingest.upload, ingest.upload_segment, ingest.writer,
   ingest.run_file, ingest.load_attempt, ingest.rejected_line TO ingest_api;
 GRANT SELECT, INSERT, DELETE ON ingest.session TO ingest_api;
-GRANT SELECT ON ingest.audit_event TO ingest_api;
+GRANT SELECT ON ingest.audit_event, ingest.newest_revision TO ingest_api;
+GRANT SELECT, INSERT, DELETE ON ingest.tally TO ingest_api; -- to add up its rows
 GRANT SELECT ON ingest.published_run TO ingest_api, ingest_loader;
 GRANT SELECT, INSERT, UPDATE ON ingest.store TO ingest_api, ingest_loader;
 GRANT SELECT, UPDATE ON ingest.sweep TO ingest_api, ingest_loader; -- to lock a row of it
@@ -153,6 +154,7 @@ GRANT SELECT ON ingest.audit_event TO ingest_loader;
 -- Neither role chooses the time or the number of an event.
 GRANT INSERT (actor, action, model, run_key, revision, detail) ON ingest.audit_event TO ingest_api, ingest_loader;
 
+GRANT EXECUTE ON FUNCTION ingest.prune_audit TO ingest_api;
 GRANT EXECUTE ON FUNCTION ingest.list_history TO ingest_loader;
 GRANT EXECUTE ON FUNCTION ingest.attach_revision TO ingest_api, ingest_loader;
 

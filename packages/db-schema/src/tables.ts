@@ -95,6 +95,10 @@ interface ModelTable {
 interface RunTable {
   model: ModelName;
   run_key: string;
+  /** The newest revision that was deleted with its history. */
+  pruned_revision: ColumnType<number | null, undefined, number>;
+  pruned_sha256: ColumnType<Buffer | null, undefined, Buffer | null>;
+  pruned_as_of: ColumnType<Date | null, undefined, Date>;
 }
 
 /** Where a revision's `as_of` comes from: the caller, the run key, or the time of its declaration. */

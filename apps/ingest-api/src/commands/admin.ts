@@ -2,7 +2,7 @@ import { userInfo } from 'node:os';
 import { type Command, InvalidArgumentError } from 'commander';
 import { type Database, migrateToLatest, openDatabase, type Scope } from 'db-schema';
 import type { Kysely } from 'kysely';
-import { type Contract, contract, parseModelName, printable } from 'wire';
+import { type Contract, contract, type ModelName, parseModelName, printable } from 'wire';
 import {
   type DatabaseConfig,
   type Environment,
@@ -17,6 +17,7 @@ import { adoptStore } from '../runs/store-identity.ts';
 import { moveStore } from '../runs/store-move.ts';
 import { createToken, listTokens, revokeTokens, rotateToken } from '../runs/tokens.ts';
 import { openStore } from '../store/open.ts';
+import { verifyPartitions } from './verify.ts';
 
 const SCOPES: readonly Scope[] = ['push', 'read', 'operate', 'admin'];
 const DAY_MS = 24 * 60 * 60 * 1000;
@@ -44,6 +45,22 @@ export function addAdminCommands(program: Command, env: Environment): void {
     )
     .requiredOption('--to <store>', 'a folder, or s3://bucket/prefix')
     .action(({ to }: { to: string }) => move(loadMoveConfig(env, to)));
+
+  program
+    .command('verify')
+    .description(
+      'read loaded rows back and compare them with the manifest and the profile of their load; exit code 65: something differs, 66: no run with rows has this name',
+    )
+    .argument('[model]', 'only this model')
+    .argument('[run]', 'only this run of it')
+    .option('--json', 'one JSON object per revision', false)
+    .action((model: string | undefined, run: string | undefined, options: { json: boolean }) =>
+      verify(
+        loadDatabaseConfig(env),
+        { model: model === undefined ? undefined : parseModelName(model), run },
+        options.json,
+      ),
+    );
 
   addTokenCommands(program.command('token').description('tokens of the HTTP service'), env);
 
@@ -132,6 +149,36 @@ async function erase(
     );
   say(
     `${model}: warning: a push of data that contains these keys brings them back. Remove them at the source. Backups and archived WAL keep them`,
+  );
+}
+
+/** As the uploader: the data is at fault, or is not there. */
+const EXIT_DIFFERS = 65;
+const EXIT_NOT_THERE = 66;
+
+async function verify(
+  config: DatabaseConfig,
+  which: { readonly model: ModelName | undefined; readonly run: string | undefined },
+  asJson: boolean,
+): Promise<void> {
+  let differing = 0;
+  const compared = await verifyPartitions(config, which, (verdict) => {
+    const { model, run, revision, faults } = verdict;
+    if (faults.length > 0) differing += 1;
+    const what = [
+      ...faults,
+      ...(verdict.compared.length > 0 ? [`The same: ${verdict.compared.join(', ')}.`] : []),
+    ];
+    const line = `${faults.length === 0 ? 'ok' : 'DIFFERS'} ${model}/${printable(run)} revision ${revision}: ${what.join(' ')}`;
+    process.stdout.write(asJson ? `${JSON.stringify(verdict)}\n` : `${line}\n`);
+  });
+  if (differing > 0) process.exitCode = EXIT_DIFFERS;
+  else if (compared === 0 && which.model !== undefined) process.exitCode = EXIT_NOT_THERE;
+  const of = [which.model, which.run].filter((name) => name !== undefined).join('/');
+  process.stderr.write(
+    compared === 0
+      ? `No rows are kept${of === '' ? '' : ` of ${printable(of)}`}: nothing was compared.\n`
+      : `${compared} revision(s) compared, ${differing} differ\n`,
   );
 }
 

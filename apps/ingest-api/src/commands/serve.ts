@@ -9,7 +9,8 @@ import { createApp } from '../http/app.ts';
 import { roomCheck } from '../http/limits.ts';
 import { createListener } from '../http/listener.ts';
 import { Readiness } from '../http/probes.ts';
-import { removeFiles, removeOrphans } from '../runs/expiry.ts';
+import { pruneHistory, removeFiles, removeOrphans } from '../runs/expiry.ts';
+import { foldTally } from '../runs/status.ts';
 import { openWhenReachable, renewStore } from '../runs/store-identity.ts';
 import { removeEndedSessions } from '../runs/tokens.ts';
 import { type MovedRevision, queueCompleteRevisions } from '../runs/transitions.ts';
@@ -123,6 +124,12 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
       for (const { model, run, revision } of expired)
         log.info({ model, run, revision }, 'run cancelled: it received no bytes for too long');
       if (removedFiles > 0) log.info({ removedFiles, removedBytes }, 'removed files that no run needs');
+      await foldTally(db);
+      if (config.keepHistoryMs !== undefined) {
+        const pruned = await pruneHistory(db, config.keepHistoryMs);
+        if (Object.values(pruned).some((rows) => rows > 0))
+          log.info(pruned, 'deleted history that is older than INGEST_KEEP_HISTORY');
+      }
       if (performance.now() - orphansRemovedMs >= REMOVE_ORPHANS_EVERY_MS) {
         orphansRemovedMs = performance.now();
         const removedOrphans = await removeOrphans(db, store);

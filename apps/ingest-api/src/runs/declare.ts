@@ -47,13 +47,13 @@ interface Declared {
 export async function declareRun(db: Kysely<Database>, declaration: Declaration): Promise<Declared> {
   const { model, run, files, asOf, source } = declaration;
   const declared = await db.transaction().execute(async (trx) => {
-    await lockRunKey(trx, model, run);
+    const pruned = await lockRunKey(trx, model, run);
     const newest = await newestRevision(trx, model, run);
     const digest = manifestDigest(files);
     if (newest !== undefined && isSameContent(newest, digest, asOf)) {
       return { revisionId: newest.revision_id, isNew: false };
     }
-    const revisionId = await openRevision(trx, newest, {
+    const revisionId = await openRevision(trx, newest ?? pruned, {
       ...declaration,
       digest,
       totals: totalsOf(files),
@@ -89,9 +89,9 @@ interface SingleFile {
 export async function openSingleFileRun(db: Kysely<Database>, file: SingleFile): Promise<void> {
   const { model, run, declaredBy, limits } = file;
   await db.transaction().execute(async (trx) => {
-    await lockRunKey(trx, model, run);
+    const pruned = await lockRunKey(trx, model, run);
     const newest = await newestRevision(trx, model, run);
-    const revisionId = await openRevision(trx, newest, {
+    const revisionId = await openRevision(trx, newest ?? pruned, {
       model,
       run,
       digest: null,
@@ -127,28 +127,31 @@ export async function openSingleFileRun(db: Kysely<Database>, file: SingleFile):
   });
 }
 
+/** What is known of a run whose history was deleted (`INGEST_KEEP_HISTORY`). */
+interface PrunedRun {
+  readonly revision: number | null;
+  readonly manifest_sha256: Buffer | null;
+  readonly prunedAsOf: Date | null;
+}
+
 /**
  * Declarations of one run happen one after the other, by the lock of its row; those of other runs do not
  * wait.
  */
-async function lockRunKey(trx: Transaction<Database>, model: ModelName, run: string): Promise<void> {
+async function lockRunKey(trx: Transaction<Database>, model: ModelName, run: string): Promise<PrunedRun> {
   await trx
     .insertInto('ingest.model')
     .values({ name: model })
     .onConflict((c) => c.doNothing())
     .execute();
-  await trx
-    .insertInto('ingest.run')
-    .values({ model, run_key: run })
-    .onConflict((c) => c.doNothing())
-    .execute();
-  await trx
-    .selectFrom('ingest.run')
-    .select('run_key')
-    .where('model', '=', model)
-    .where('run_key', '=', run)
-    .forNoKeyUpdate()
-    .execute();
+  // The update changes nothing: it locks the row.
+  const { rows } = await sql<PrunedRun>`
+    INSERT INTO ingest.run AS r (model, run_key) VALUES (${model}, ${run})
+    ON CONFLICT (model, run_key) DO UPDATE SET pruned_revision = r.pruned_revision
+    RETURNING pruned_revision AS revision, pruned_sha256 AS manifest_sha256, pruned_as_of AS "prunedAsOf"`.execute(
+    trx,
+  );
+  return rows[0] ?? { revision: null, manifest_sha256: null, prunedAsOf: null };
 }
 
 type NewestRevision = NonNullable<Awaited<ReturnType<typeof newestRevision>>>;
@@ -220,14 +223,15 @@ interface NewRevision {
  */
 async function openRevision(
   trx: Transaction<Database>,
-  newest: NewestRevision | undefined,
+  newest: NewestRevision | PrunedRun,
   { model, run, asOf: given, digest, source, declaredBy, totals, limits, auditDetail }: NewRevision,
 ): Promise<number> {
-  const { asOf, from } = asOfFor(given, run);
+  const { asOf: found, from } = asOfFor(given, run);
+  const asOf = found ?? prunedDate(newest, digest);
   if (asOf !== undefined) await requireLikelyDate(trx, asOf, from);
   await requireWithinLimits(trx, model, run, totals, limits);
   await cancelNotLoaded(trx, model, run);
-  const revision = (newest?.revision ?? 0) + 1;
+  const revision = (newest.revision ?? 0) + 1;
   const { revision_id } = await trx
     .insertInto('ingest.run_revision')
     .values({
@@ -247,6 +251,12 @@ async function openRevision(
     .executeTakeFirstOrThrow();
   await recordAudit(trx, { actor: declaredBy, action: 'declare', model, run, revision, detail: auditDetail });
   return revision_id;
+}
+
+/** The same content again keeps the date that it had, so that it never replaces a run that was declared after it. */
+function prunedDate(newest: NewestRevision | PrunedRun, digest: Buffer | null): Date | undefined {
+  if (!('prunedAsOf' in newest) || digest === null) return undefined;
+  return newest.manifest_sha256?.equals(digest) ? (newest.prunedAsOf ?? undefined) : undefined;
 }
 
 async function requireLikelyDate(trx: Transaction<Database>, asOf: Date, from: AsOfFrom): Promise<void> {

@@ -97,15 +97,16 @@ export async function dueFigures(db: Kysely<Database>) {
       CROSS JOIN LATERAL (${dueOf(sql.ref('p.as_of'))}) d
       WHERE d.at IS NOT NULL ORDER BY d.at LIMIT ${10 * MOST_LABELS}`.execute(db),
     sql<{ model: string; state: string; runs: number }>`
-      SELECT CASE WHEN place <= ${MOST_LABELS} THEN model ELSE ${OTHERS} END AS model, state, count(*) AS runs
+      SELECT CASE WHEN place <= ${MOST_LABELS} THEN model ELSE ${OTHERS} END AS model, state, sum(runs) AS runs
       FROM (
-        SELECT model, state, dense_rank() OVER (ORDER BY newest DESC, model) AS place
+        SELECT t.model, t.state, t.runs, dense_rank() OVER (ORDER BY n.newest DESC, t.model) AS place
         FROM (
-          SELECT r.model, r.state, max(r.revision_id) OVER (PARTITION BY r.model) AS newest
-          FROM ingest.run_revision r
-          WHERE r.state IN ('failed', 'held') AND NOT EXISTS (
-            SELECT FROM ingest.run_revision n
-            WHERE n.model = r.model AND n.run_key = r.run_key AND n.revision > r.revision)) x) y
+          SELECT model, label AS state, sum(amount) AS runs FROM ingest.tally
+          WHERE name = 'runs' AND label IN ('failed', 'held') GROUP BY 1, 2 HAVING sum(amount) <> 0) t
+        CROSS JOIN LATERAL (
+          SELECT greatest(
+            (SELECT max(revision_id) FROM ingest.newest_revision WHERE model = t.model AND state = 'failed'),
+            (SELECT max(revision_id) FROM ingest.newest_revision WHERE model = t.model AND state = 'held')) AS newest) n) y
       GROUP BY 1, 2`.execute(db),
     // A successor of the same name (`token rotate`) counts for both. An expired one is named for as long as one that will expire.
     sql<{ token: string; at: number }>`

@@ -148,3 +148,94 @@ async function removeMarkedFiles(trx: Transaction<Database>, store: Store) {
   const removedBytes = marked.reduce((sum, { offset_bytes }) => sum + offset_bytes, 0);
   return { removedFiles: marked.length, removedBytes };
 }
+
+/** Revisions, uploads or audit events that one transaction of `pruneHistory` deletes. */
+const PRUNED_AT_ONCE = 500;
+/** A sweep deletes this many times as much at most: requests have their turn in between, and the next sweep continues. */
+const BATCHES = 40;
+
+/** How many rows of each `pruneHistory` has deleted. */
+interface PruneReport {
+  readonly revisions: number;
+  readonly uploads: number;
+  readonly auditEvents: number;
+}
+
+/**
+ * Deletes what is known of runs that ended longer ago than `keepMs`: their revisions with files, attempts, rejected lines and
+ * publications, their uploads, and audit events. It keeps what readers see, what an operator may publish (held
+ * revisions, and those whose rows are kept), and what such a revision was compared with. Of each run the row with its key
+ * stays: it numbers later revisions, and gives the same content the date that it had.
+ *
+ * The oldest revision of a run is deleted first, so that numbers are never used again.
+ */
+export async function pruneHistory(db: Kysely<Database>, keepMs: number): Promise<PruneReport> {
+  const inBatches = async (prune: (trx: Transaction<Database>) => Promise<number>) => {
+    let pruned = 0;
+    for (let batch = 0; batch < BATCHES; batch += 1) {
+      const count = await asOnlySweep(db, 0, prune);
+      pruned += count;
+      if (count === 0) break;
+    }
+    return pruned;
+  };
+  return {
+    revisions: await inBatches((trx) => pruneRevisions(trx, keepMs)),
+    uploads: await inBatches((trx) => pruneUploads(trx, keepMs)),
+    auditEvents: await inBatches((trx) => pruneAudit(trx, keepMs)),
+  };
+}
+
+/** The rows of run and revision are locked: nobody declares, withdraws or publishes what is being deleted. */
+async function pruneRevisions(trx: Transaction<Database>, keepMs: number): Promise<number> {
+  const { rows } = await sql<{ revision_id: number }>`
+    WITH chosen AS MATERIALIZED (
+      SELECT r.revision_id
+      FROM ingest.run_revision r JOIN ingest.run k USING (model, run_key)
+      WHERE r.state IN ('superseded', 'failed', 'cancelled') AND r.declared_at < ${ago(keepMs)}
+        AND greatest(r.declared_at, r.loaded_at, r.published_at, r.retired_at) < ${ago(keepMs)}
+        AND NOT EXISTS (
+          SELECT FROM ingest.run_revision o
+          WHERE o.model = r.model AND o.run_key = r.run_key AND o.revision < r.revision)
+        AND NOT EXISTS (
+          SELECT FROM ingest.run_revision c
+          WHERE c.compared_with = r.revision_id
+            AND (c.state IN ('receiving', 'queued', 'held', 'published') OR ${keepsRows('c')}))
+        AND NOT ${keepsRows('r')}
+      ORDER BY r.declared_at LIMIT ${PRUNED_AT_ONCE}
+      FOR UPDATE SKIP LOCKED)
+    UPDATE ingest.run k
+    SET pruned_revision = r.revision, pruned_as_of = r.as_of,
+        pruned_sha256 = CASE WHEN r.state <> 'cancelled' THEN r.manifest_sha256 END
+    FROM chosen JOIN ingest.run_revision r USING (revision_id)
+    WHERE k.model = r.model AND k.run_key = r.run_key
+    RETURNING r.revision_id`.execute(trx);
+  if (rows.length === 0) return 0;
+  await sql`DELETE FROM ingest.run_revision
+    WHERE revision_id = ANY (${rows.map((row) => row.revision_id)}::int[])`.execute(trx);
+  return rows.length;
+}
+
+/** SQL: true while the revision has a table with its rows. */
+function keepsRows(revision: 'r' | 'c') {
+  return sql<boolean>`EXISTS (
+    SELECT FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace
+    WHERE n.nspname = 'run_data' AND t.relname = ${sql.ref(`${revision}.model`)} || '$' || ${sql.ref(`${revision}.revision_id`)})`;
+}
+
+async function pruneUploads(trx: Transaction<Database>, keepMs: number): Promise<number> {
+  const { numAffectedRows } = await sql`
+    DELETE FROM ingest.upload WHERE upload_id = ANY (ARRAY(
+      SELECT u.upload_id FROM ingest.upload u
+      WHERE u.file_removed_at < ${ago(keepMs)}
+        AND NOT EXISTS (SELECT FROM ingest.run_file f WHERE f.upload_id = u.upload_id)
+      ORDER BY u.file_removed_at LIMIT ${PRUNED_AT_ONCE}
+      FOR UPDATE SKIP LOCKED))`.execute(trx);
+  return Number(numAffectedRows ?? 0);
+}
+
+async function pruneAudit(trx: Transaction<Database>, keepMs: number): Promise<number> {
+  const { rows } = await sql<{ pruned: number }>`
+    SELECT ingest.prune_audit(${ago(keepMs)}, ${PRUNED_AT_ONCE}) AS pruned`.execute(trx);
+  return rows[0]?.pruned ?? 0;
+}

@@ -59,7 +59,7 @@ async function receivingOf(db: Kysely<Database>, models: readonly string[] | nul
            coalesce(sum(u.bytes - u.offset_bytes), 0)::bigint AS "missingBytes"
     FROM ingest.run_revision r
     JOIN ingest.run_file f USING (revision_id)
-    JOIN ingest.upload u ON u.upload_id = f.upload_id AND u.received_at IS NULL
+    JOIN ingest.upload u ON u.upload_id = f.upload_id AND u.received_at IS NULL AND u.removed_at IS NULL
     WHERE r.state = 'receiving' AND ${ofModels(models, 'r.model')}`.execute(db);
   return rows[0] ?? { runs: 0, files: 0, stalledFiles: 0, missingBytes: 0 };
 }
@@ -80,11 +80,9 @@ async function statesOf(
   models: readonly string[] | null,
 ): Promise<Record<string, number>> {
   const { rows } = await sql<{ state: string; runs: number }>`
-    SELECT state, count(*) AS runs FROM (
-      SELECT DISTINCT ON (model, run_key) model, state FROM ingest.run_revision
-      ORDER BY model DESC, run_key DESC, revision DESC) r
-    WHERE ${ofModels(models, 'r.model')}
-    GROUP BY state ORDER BY state`.execute(db);
+    SELECT label AS state, sum(amount) AS runs FROM ingest.tally
+    WHERE name = 'runs' AND ${ofModels(models, 'model')}
+    GROUP BY label HAVING sum(amount) <> 0 ORDER BY label`.execute(db);
   return Object.fromEntries(rows.map(({ state, runs }) => [state, runs]));
 }
 
@@ -92,39 +90,50 @@ export type ServiceFigures = Awaited<ReturnType<typeof serviceFigures>>;
 
 /** Totals since the service was installed, and the present state: what monitoring reads every few seconds. */
 export async function serviceFigures(db: Kysely<Database>) {
-  const [overview, byName, published, uploads, loads, phases, loaded, sums] = await Promise.all([
+  const [overview, byName, published, tally] = await Promise.all([
     statusOverview(db, null),
     dueFigures(db),
     sql<{ model: string; at: number }>`
-      SELECT model, extract(epoch FROM max(published_at))::float8 AS at
-      FROM ingest.publication GROUP BY model`.execute(db),
-    sql<{ created: number; finished: number; bytes: number }>`
-      SELECT count(*) AS created, count(received_at) AS finished,
-             coalesce(sum(offset_bytes), 0)::bigint AS bytes
-      FROM ingest.upload`.execute(db),
-    sql<{ outcome: string; count: number; seconds: number }>`
-      SELECT outcome, count(*) AS count,
-             sum(greatest(0, extract(epoch FROM finished_at - started_at)))::float8 AS seconds
-      FROM ingest.load_attempt WHERE outcome IS NOT NULL GROUP BY outcome`.execute(db),
-    sql<{ phase: string; seconds: number }>`
-      SELECT key AS phase, sum(value::float8) AS seconds
-      FROM ingest.load_attempt, jsonb_each_text(phase_seconds) GROUP BY key`.execute(db),
-    sql<{ rows: number; bytes: number }>`
-      SELECT coalesce(sum(rows_done), 0)::bigint AS rows, coalesce(sum(bytes_done), 0)::bigint AS bytes
-      FROM ingest.load_attempt WHERE outcome IN ('published', 'superseded', 'held')`.execute(db),
-    sql<{ rejected: number; denials: number }>`
-      SELECT (SELECT coalesce(sum((rejects->>'total')::bigint), 0)::bigint FROM ingest.run_revision) AS rejected,
-             (SELECT count(*) FROM ingest.audit_event WHERE action = 'deny') AS denials`.execute(db),
+      SELECT m.name AS model, extract(epoch FROM p.published_at)::float8 AS at
+      FROM ingest.model m, LATERAL (
+        SELECT published_at FROM ingest.publication WHERE model = m.name
+        ORDER BY publication_id DESC LIMIT 1) p`.execute(db),
+    sql<{ name: string; label: string | null; amount: number }>`
+      SELECT name, label, sum(amount) AS amount FROM ingest.tally WHERE name <> 'runs' GROUP BY name, label`.execute(
+      db,
+    ),
   ]);
+  const labelsOf = (name: string) => tally.rows.filter((row) => row.name === name);
+  const total = (name: string) => labelsOf(name)[0]?.amount ?? 0;
+  const secondsOf = (outcome: string | null) =>
+    labelsOf('load_seconds').find(({ label }) => label === outcome)?.amount ?? 0;
   return {
     ...overview,
     ...byName,
     published: published.rows,
-    uploads: uploads.rows[0] ?? { created: 0, finished: 0, bytes: 0 },
-    loads: loads.rows,
-    phases: phases.rows,
-    loaded: loaded.rows[0] ?? { rows: 0, bytes: 0 },
-    rejectedLines: sums.rows[0]?.rejected ?? 0,
-    denials: sums.rows[0]?.denials ?? 0,
+    uploads: {
+      created: total('uploads_created'),
+      finished: total('uploads_finished'),
+      bytes: total('upload_bytes'),
+    },
+    loads: labelsOf('loads').map(({ label, amount }) => ({
+      outcome: label ?? '',
+      count: amount,
+      seconds: secondsOf(label),
+    })),
+    phases: labelsOf('phase_seconds').map(({ label, amount }) => ({ phase: label ?? '', seconds: amount })),
+    loaded: { rows: total('loaded_rows'), bytes: total('loaded_bytes') },
+    rejectedLines: total('rejected_lines'),
+    denials: total('denials'),
   };
+}
+
+/** Adds up the rows of each counter, so that reading it costs the same after years. */
+export async function foldTally(db: Kysely<Database>): Promise<void> {
+  await sql`
+    WITH folded AS (DELETE FROM ingest.tally RETURNING name, label, model, amount)
+    INSERT INTO ingest.tally (name, label, model, amount)
+    SELECT name, label, model, sum(amount) FROM folded GROUP BY name, label, model HAVING sum(amount) <> 0`.execute(
+    db,
+  );
 }

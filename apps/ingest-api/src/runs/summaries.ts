@@ -25,13 +25,7 @@ interface RunPage {
 
 /** Runs by their newest revision; the one that was declared last is first. */
 export async function listRuns(db: Kysely<Database>, filter: RunFilter): Promise<RunPage> {
-  const conditions = [sql`true`];
-  if (filter.models !== null) conditions.push(sql`r.model = ANY (${[...filter.models]}::text[])`);
-  if (filter.before !== undefined) conditions.push(sql`r.revision_id < ${filter.before}`);
-  if (filter.states !== undefined)
-    conditions.push(sql`${shownState()} = ANY (${[...filter.states]}::text[])`);
-  if (filter.perModel !== undefined) conditions.push(sql`k.place <= ${filter.perModel}`);
-  const chosen = newestRuns(sql.join(conditions, sql` AND `), filter.limit + 1);
+  const chosen = withShownState(newestRuns({ ...filter, limit: filter.limit + 1 }));
   const rows = await summaries(db, chosen, filter.profile);
   const page = rows.slice(0, filter.limit);
   return {
@@ -40,23 +34,29 @@ export async function listRuns(db: Kysely<Database>, filter: RunFilter): Promise
   };
 }
 
-/**
- * Runs that need a human: failed or held, with a stalled file, or with a load that was tried more than once.
- * All others are left out before anything is summed up: hundreds of them may be in progress.
- */
+/** Runs that need a human: failed or held, with a stalled file, or with a load that was tried more than once. */
 export async function listRunsNeedingAttention(
   db: Kysely<Database>,
   models: readonly string[] | null,
   limit: number,
 ): Promise<readonly RunSummary[]> {
   const isCovered = models === null ? sql`true` : sql`r.model = ANY (${[...models]}::text[])`;
-  const needsAttention = sql`${isCovered} AND (
-    r.state IN ('failed', 'held')
-    OR (r.state = 'receiving' AND r.revision_id IN (
-      SELECT f.revision_id FROM ingest.upload u JOIN ingest.run_file f USING (upload_id) WHERE ${isStalled()}))
-    OR (r.state = 'queued' AND EXISTS (
-      SELECT FROM ingest.load_attempt a WHERE a.revision_id = r.revision_id AND a.attempt > 1)))`;
-  const rows = await summaries(db, newestRuns(needsAttention, limit));
+  const rows = await summaries(
+    db,
+    withShownState(sql`
+      SELECT revision_id FROM (
+        (${newestRuns({ models, states: ['failed', 'held'], limit })})
+        UNION
+        SELECT r.revision_id FROM ingest.newest_revision r
+        WHERE r.state = 'receiving' AND ${isCovered} AND r.revision_id IN (
+          SELECT f.revision_id FROM ingest.upload u JOIN ingest.run_file f USING (upload_id)
+          WHERE u.removed_at IS NULL AND ${isStalled()})
+        UNION
+        SELECT r.revision_id FROM ingest.newest_revision r
+        WHERE r.state = 'queued' AND ${isCovered} AND EXISTS (
+          SELECT FROM ingest.load_attempt a WHERE a.revision_id = r.revision_id AND a.attempt > 1)) a
+      ORDER BY revision_id DESC LIMIT ${limit}`),
+  );
   return rows.map((row) => toSummary(row));
 }
 
@@ -68,10 +68,7 @@ interface MovingPage {
   readonly nextAfter: number | null;
 }
 
-/**
- * Runs that may change without a request, or are shown to readers, a page at a time: one token may declare
- * thousands.
- */
+/** Runs that may change without a request, a page at a time: one token may declare thousands. */
 export async function listMovingRuns(
   db: Kysely<Database>,
   after: number,
@@ -81,10 +78,10 @@ export async function listMovingRuns(
     db,
     newestOf(sql`
       SELECT revision_id AS candidate_id, model, run_key FROM ingest.run_revision
-      WHERE state IN ('receiving', 'queued', 'published') AND revision_id > ${after}
+      WHERE state IN ('receiving', 'queued') AND revision_id > ${after}
       ORDER BY revision_id LIMIT ${limit}`),
   );
-  // A run may occur twice, when its published and its newest revision are both candidates.
+  // A run may occur twice, when a loader holds an older revision of it.
   const last = Math.max(after, ...rows.map((row) => row.candidate_id ?? 0));
   return { ...pageOf(rows), nextAfter: rows.length < limit ? null : last };
 }
@@ -113,15 +110,55 @@ function pageOf(rows: readonly SummaryRow[]): Omit<MovingPage, 'nextAfter'> {
   return { runs: rows.map((row) => toSummary(row)), at: rows[0]?.selected_at ?? new Date(0) };
 }
 
-function newestRuns(condition: RawBuilder<unknown>, limit: number): RawBuilder<unknown> {
+/**
+ * SQL: the ids of the newest revisions that the filter matches, the last ones first. For each model and state that the
+ * filter names it reads as many rows of an index as the page has, however many runs there are.
+ */
+function newestRuns({ models, states, perModel, before, limit }: RunFilter): RawBuilder<unknown> {
+  const storedStates = states && [
+    ...new Set(states.map((state) => (state === 'loading' ? 'queued' : state))),
+  ];
+  const isBefore = before === undefined ? sql`true` : sql`r.revision_id < ${before}`;
+  // `queued` and `loading` are stored as one state.
+  const isShown =
+    states !== undefined && states.includes('queued') !== states.includes('loading')
+      ? sql`${shownState()} = ANY (${[...states]}::text[])`
+      : sql`true`;
+  if (perModel !== undefined) {
+    const isWanted = storedStates === undefined ? sql`true` : sql`r.state = ANY (${storedStates}::text[])`;
+    return sql`
+      SELECT r.revision_id
+      FROM ${models === null ? sql`ingest.model m` : sql`unnest(${[...models]}::text[]) m (name)`}
+      CROSS JOIN LATERAL (
+        SELECT n.revision_id, n.state FROM ingest.newest_revision n
+        WHERE n.model = m.name ORDER BY n.as_of DESC, n.revision_id DESC LIMIT ${perModel}) r
+      WHERE ${isWanted} AND ${isBefore} AND ${isShown}
+      ORDER BY r.revision_id DESC LIMIT ${limit}`;
+  }
+  const sources: RawBuilder<unknown>[] = [sql`(VALUES (1)) one (n)`];
+  const conditions = [isBefore, isShown];
+  if (models !== null) {
+    sources.push(sql`unnest(${[...models]}::text[]) m (name)`);
+    conditions.push(sql`r.model = m.name`);
+  }
+  if (storedStates !== undefined) {
+    sources.push(sql`unnest(${storedStates}::text[]) s (name)`);
+    conditions.push(sql`r.state = s.name`);
+  }
   return sql`
-    SELECT r.*, NULL::integer AS candidate_id, ${shownState()} AS shown_state FROM (
-      SELECT n.revision_id, row_number() OVER (PARTITION BY n.model ORDER BY n.as_of DESC, n.revision_id DESC) AS place
-      FROM ( -- few columns, in the order of the index: nothing wide is sorted
-        SELECT DISTINCT ON (model, run_key) model, revision_id, as_of FROM ingest.run_revision
-        ORDER BY model DESC, run_key DESC, revision DESC) n) k
-    JOIN ingest.run_revision r USING (revision_id)
-    WHERE ${condition} ORDER BY r.revision_id DESC LIMIT ${limit}`;
+    SELECT n.revision_id
+    FROM ${sql.join(sources, sql` CROSS JOIN `)}
+    CROSS JOIN LATERAL (
+      SELECT r.revision_id FROM ingest.newest_revision r
+      WHERE ${sql.join(conditions, sql` AND `)} ORDER BY r.revision_id DESC LIMIT ${limit}) n
+    ORDER BY n.revision_id DESC LIMIT ${limit}`;
+}
+
+/** The revisions with these ids. */
+function withShownState(ids: RawBuilder<unknown>): RawBuilder<unknown> {
+  return sql`
+    SELECT r.*, NULL::integer AS candidate_id, ${shownState()} AS shown_state
+    FROM (${ids}) k JOIN ingest.run_revision r USING (revision_id)`;
 }
 
 /** The newest revisions of the runs that `candidates` names. */

@@ -56,6 +56,8 @@ export class RunWatch {
   #known = new Map<string, string>();
   /** Runs that actions have touched since the last successful poll. */
   readonly #touched = new Set<string>();
+  /** The runs that were published at the last poll. */
+  #published: ReadonlySet<string> | undefined;
   #hasPolled = false;
   readonly #changes: RunChange[] = [];
   #sequence = 0;
@@ -124,7 +126,7 @@ export class RunWatch {
 
   async #poll(): Promise<void> {
     const { db } = this.#options;
-    const beganAt = await this.#readEvents();
+    const { at: beganAt, isAnyMoving } = await this.#readEvents();
     const known = new Map<string, string>();
     const note = async (page: { readonly runs: readonly RunSummary[]; readonly at: Date }) => {
       for (const [index, run] of page.runs.entries()) {
@@ -133,7 +135,7 @@ export class RunWatch {
       }
       this.throughput.sample(page.runs, page.at);
     };
-    for (let after: number | null = 0; after !== null; ) {
+    for (let after: number | null = isAnyMoving ? 0 : null; after !== null; ) {
       const page = await listMovingRuns(db, after, PAGE_RUNS);
       await note(page);
       after = page.nextAfter;
@@ -165,22 +167,41 @@ export class RunWatch {
   }
 
   /**
-   * Notes which runs actions have touched since the last poll; none at the first one.
+   * Notes which runs actions have touched since the last poll, and which are published since then or not any more; none at
+   * the first one. Nothing more is read while nothing happens: its cost does not grow with the history.
    *
    * @returns the database's time.
    */
-  async #readEvents(): Promise<Date> {
-    const { db } = this.#options;
-    const { rows } = await sql<{ at: Date; newest: number }>`
-      SELECT now() AS at, coalesce(max(event_id), 0) AS newest FROM ingest.audit_event`.execute(db);
-    const { at, newest } = rows[0] ?? { at: new Date(0), newest: 0 };
-    const events = await db
-      .selectFrom('ingest.audit_event')
-      .select(['event_id', 'model', 'run_key'])
-      .where('event_id', '>', (this.#lastEventId ?? newest) - EVENTS_READ_AGAIN)
-      .orderBy('event_id')
-      .limit(MOST_EVENTS_AT_ONCE)
-      .execute();
+  async #readEvents(): Promise<{ readonly at: Date; readonly isAnyMoving: boolean }> {
+    const { rows } = await sql<{
+      at: Date;
+      isAnyMoving: boolean;
+      published: string[];
+      newest: number;
+      events: readonly { event_id: number; model: string | null; run_key: string | null }[];
+    }>`
+      SELECT now() AS at, newest,
+             EXISTS (SELECT FROM ingest.run_revision WHERE state IN ('receiving', 'queued')) AS "isAnyMoving",
+             ARRAY(SELECT revision_id || ' ' || model || ' ' || run_key FROM ingest.run_revision WHERE state = 'published')
+               AS published,
+             (SELECT coalesce(json_agg(e ORDER BY event_id), '[]') FROM (
+                SELECT event_id, model, run_key FROM ingest.audit_event
+                WHERE event_id > coalesce(${this.#lastEventId ?? null}::bigint, newest) - ${EVENTS_READ_AGAIN}
+                ORDER BY event_id LIMIT ${MOST_EVENTS_AT_ONCE}) e) AS events
+      FROM (SELECT coalesce(max(event_id), 0) AS newest FROM ingest.audit_event) n`.execute(this.#options.db);
+    const { at, newest, isAnyMoving, published, events } = rows[0] ?? {
+      at: new Date(0),
+      newest: 0,
+      isAnyMoving: false,
+      published: [],
+      events: [],
+    };
+    const publishedBefore = this.#published;
+    this.#published = new Set(published);
+    const isSame = (entry: string) =>
+      publishedBefore === undefined || (publishedBefore.has(entry) && published.includes(entry));
+    for (const entry of [...published, ...(publishedBefore ?? [])])
+      if (!isSame(entry)) this.#touched.add(entry.slice(entry.indexOf(' ') + 1));
     if (this.#lastEventId !== undefined) {
       for (const { event_id, model, run_key } of events)
         if (model !== null && run_key !== null && !this.#recentEvents.has(event_id))
@@ -191,7 +212,7 @@ export class RunWatch {
     this.#recentEvents = new Set(
       events.map(({ event_id }) => event_id).filter((id) => id > last - EVENTS_READ_AGAIN),
     );
-    return at;
+    return { at, isAnyMoving };
   }
 }
 

@@ -169,6 +169,7 @@ const DEFAULTS = {
   idleTimeoutMs: 60_000,
   keepFilesMs: 24 * 60 * 60 * 1000,
   expireUploadsMs: 24 * 60 * 60 * 1000,
+  keepHistoryMs: undefined,
   guard: loadServeConfig({ DATABASE_URL: 'postgres://', INGEST_DATA_DIR: '.' }).guard,
 } as const;
 

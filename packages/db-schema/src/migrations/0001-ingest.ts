@@ -57,9 +57,14 @@ CREATE TABLE ingest.model (
 CREATE TABLE ingest.run (
   model text NOT NULL REFERENCES ingest.model,
   run_key text NOT NULL CHECK (char_length(run_key) BETWEEN 1 AND 200),
+  pruned_revision integer,
+  pruned_sha256 bytea,
+  pruned_as_of timestamptz,
   PRIMARY KEY (model, run_key)
 );
-COMMENT ON TABLE ingest.run IS 'one row per run key; a declaration locks it, so that declarations of a run do not overlap';
+COMMENT ON TABLE ingest.run IS 'one row per run key; a declaration locks it, so that declarations of a run do not overlap; it outlives the history of the run';
+COMMENT ON COLUMN ingest.run.pruned_revision IS 'the newest revision that was deleted with its history; the next one gets the next number';
+COMMENT ON COLUMN ingest.run.pruned_sha256 IS 'the manifest of that revision: the same content pushed again keeps the date pruned_as_of, and so its place in the order';
 
 CREATE TABLE ingest.run_revision (
   revision_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -85,7 +90,7 @@ CREATE TABLE ingest.run_revision (
   error jsonb,
   profile jsonb,
   gates jsonb,
-  compared_with integer REFERENCES ingest.run_revision,
+  compared_with integer REFERENCES ingest.run_revision ON DELETE SET NULL,
   retired_at timestamptz,
   erased_rows bigint NOT NULL DEFAULT 0,
   first_row tid DEFAULT '(0,1)',
@@ -105,25 +110,29 @@ COMMENT ON COLUMN ingest.run_revision.first_row IS 'address of the row that the 
 COMMENT ON COLUMN ingest.run_revision.hidden_at IS 'when retention hid its partition from new queries, to detach it later; NULL when it does not wait';
 CREATE INDEX run_revision_queue ON ingest.run_revision (queued_at) WHERE state = 'queued';
 CREATE INDEX run_revision_receiving ON ingest.run_revision (revision_id) WHERE state = 'receiving';
-CREATE INDEX run_revision_moving ON ingest.run_revision (revision_id) WHERE state IN ('receiving', 'queued', 'published');
-CREATE INDEX run_revision_needs_person ON ingest.run_revision (model) WHERE state IN ('failed', 'held');
+CREATE INDEX run_revision_moving ON ingest.run_revision (revision_id) WHERE state IN ('receiving', 'queued');
 CREATE INDEX run_revision_as_of ON ingest.run_revision (model, as_of DESC, revision_id DESC);
 CREATE UNIQUE INDEX run_revision_one_published ON ingest.run_revision (model) WHERE state = 'published';
+CREATE INDEX run_revision_kept_rows ON ingest.run_revision (model) WHERE row_count IS NOT NULL AND retired_at IS NULL;
+CREATE INDEX run_revision_retired ON ingest.run_revision (model) WHERE retired_at IS NOT NULL;
+CREATE INDEX run_revision_compared ON ingest.run_revision (compared_with) WHERE compared_with IS NOT NULL;
+CREATE INDEX run_revision_ended ON ingest.run_revision (declared_at) WHERE state IN ('superseded', 'failed', 'cancelled');
 
 CREATE TABLE ingest.publication (
   publication_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   model text NOT NULL REFERENCES ingest.model,
-  revision_id integer NOT NULL REFERENCES ingest.run_revision,
+  revision_id integer NOT NULL REFERENCES ingest.run_revision ON DELETE CASCADE,
   published_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   published_by text NOT NULL,
   reason text,
   first_row tid
 );
+CREATE INDEX publication_revision ON ingest.publication (revision_id);
 COMMENT ON COLUMN ingest.publication.first_row IS 'a copy from run_revision, which a reader would have to open';
 CREATE INDEX publication_newest ON ingest.publication (model, publication_id DESC) INCLUDE (revision_id, first_row);
 
 CREATE TABLE ingest.shown_run (
-  revision_id integer PRIMARY KEY,
+  revision_id integer PRIMARY KEY REFERENCES ingest.run_revision ON DELETE CASCADE,
   run_key text NOT NULL,
   as_of timestamptz NOT NULL,
   published_at timestamptz
@@ -172,9 +181,10 @@ COMMENT ON COLUMN ingest.upload.metadata IS 'the header Upload-Metadata as it wa
 COMMENT ON COLUMN ingest.upload.file_removed_at IS 'when its file, or its objects, were deleted; removed_at allows the deletion';
 COMMENT ON COLUMN ingest.upload.file IS 'name of its file in the folder of the uploads; NULL for the upload id';
 COMMENT ON COLUMN ingest.upload.writer IS 'the writer that has not released the upload (docs/decisions/0020); NULL when there is none';
-CREATE INDEX upload_unfinished ON ingest.upload (upload_id) WHERE received_at IS NULL;
+CREATE INDEX upload_unfinished ON ingest.upload (upload_id) WHERE received_at IS NULL AND removed_at IS NULL;
 CREATE INDEX upload_content ON ingest.upload (model, sha256, bytes) WHERE removed_at IS NULL;
 CREATE INDEX upload_file_to_remove ON ingest.upload (upload_id) WHERE removed_at IS NOT NULL AND file_removed_at IS NULL;
+CREATE INDEX upload_removed ON ingest.upload (file_removed_at) WHERE file_removed_at IS NOT NULL;
 CREATE INDEX upload_owner ON ingest.upload (created_by) WHERE file_removed_at IS NULL;
 
 CREATE TABLE ingest.upload_segment (
@@ -194,7 +204,7 @@ CREATE TABLE ingest.writer (
 COMMENT ON TABLE ingest.writer IS 'the service processes that write uploads; a writer without a recent beat counts as gone';
 
 CREATE TABLE ingest.run_file (
-  revision_id integer NOT NULL REFERENCES ingest.run_revision,
+  revision_id integer NOT NULL REFERENCES ingest.run_revision ON DELETE CASCADE,
   name text NOT NULL CHECK (char_length(name) BETWEEN 1 AND 255),
   bytes bigint NOT NULL CHECK (bytes >= 0),
   sha256 bytea CHECK (octet_length(sha256) = 32),
@@ -206,7 +216,7 @@ CREATE INDEX run_file_upload ON ingest.run_file (upload_id);
 
 CREATE TABLE ingest.load_attempt (
   attempt_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  revision_id integer NOT NULL REFERENCES ingest.run_revision,
+  revision_id integer NOT NULL REFERENCES ingest.run_revision ON DELETE CASCADE,
   attempt integer NOT NULL,
   worker text NOT NULL,
   transaction_id xid8,
@@ -230,7 +240,7 @@ COMMENT ON COLUMN ingest.load_attempt.key_build IS 'progress of the build of the
 
 CREATE TABLE ingest.rejected_line (
   reject_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  revision_id integer NOT NULL REFERENCES ingest.run_revision,
+  revision_id integer NOT NULL REFERENCES ingest.run_revision ON DELETE CASCADE,
   file text NOT NULL,
   line bigint NOT NULL,
   byte_offset bigint NOT NULL,
@@ -264,6 +274,162 @@ CREATE TABLE ingest.audit_event (
 CREATE INDEX audit_event_run ON ingest.audit_event (model, run_key, event_id);
 `;
 
+/**
+ * What every look at the service needs, kept by triggers instead of summed up from all runs. Two rules keep writers from
+ * waiting for each other: `newest_revision` is written when a transaction commits, and a counter is never updated: a row
+ * is added to `tally` for each change, and a sweep adds up rows (`foldTally` in ingest-api).
+ */
+const KEPT = sql`
+CREATE TABLE ingest.newest_revision (
+  model text NOT NULL,
+  run_key text NOT NULL,
+  revision_id integer,
+  state text,
+  as_of timestamptz,
+  PRIMARY KEY (model, run_key)
+);
+COMMENT ON TABLE ingest.newest_revision IS 'the newest revision of each run and its state: what lists of runs are made from';
+CREATE INDEX newest_revision_all ON ingest.newest_revision (revision_id);
+CREATE INDEX newest_revision_state ON ingest.newest_revision (state, revision_id);
+CREATE INDEX newest_revision_model ON ingest.newest_revision (model, revision_id);
+CREATE INDEX newest_revision_model_state ON ingest.newest_revision (model, state, revision_id);
+CREATE INDEX newest_revision_date ON ingest.newest_revision (model, as_of, revision_id);
+
+CREATE TABLE ingest.tally (
+  tally_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  name text NOT NULL,
+  label text,
+  model text,
+  amount double precision NOT NULL
+);
+COMMENT ON TABLE ingest.tally IS 'counters: the value of one is the sum of its rows; history that is deleted stays counted';
+
+-- At COMMIT, so that a load and a declaration of the same run, which take minutes, never wait for each other here: whoever
+-- commits later sees what the other has written.
+CREATE FUNCTION ingest.keep_newest_revision() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  it ingest.run_revision;
+  was ingest.newest_revision;
+  newest record;
+BEGIN
+  IF TG_OP = 'DELETE' THEN it := OLD; ELSE it := NEW; END IF;
+  SELECT * INTO was FROM ingest.newest_revision WHERE model = it.model AND run_key = it.run_key FOR NO KEY UPDATE;
+  IF NOT FOUND THEN
+    INSERT INTO ingest.newest_revision (model, run_key) VALUES (it.model, it.run_key)
+    ON CONFLICT (model, run_key) DO UPDATE SET run_key = excluded.run_key RETURNING * INTO was;
+  END IF;
+  SELECT revision_id, state, as_of INTO newest FROM ingest.run_revision
+  WHERE model = it.model AND run_key = it.run_key ORDER BY revision DESC LIMIT 1;
+  IF NOT FOUND THEN
+    DELETE FROM ingest.newest_revision WHERE model = it.model AND run_key = it.run_key;
+  ELSIF (was.revision_id, was.state) IS DISTINCT FROM (newest.revision_id, newest.state) THEN
+    UPDATE ingest.newest_revision SET revision_id = newest.revision_id, state = newest.state, as_of = newest.as_of
+    WHERE model = it.model AND run_key = it.run_key;
+  END IF;
+  IF was.state IS DISTINCT FROM newest.state THEN
+    INSERT INTO ingest.tally (name, label, model, amount)
+    SELECT 'runs', state, it.model, amount FROM (VALUES (was.state, -1), (newest.state, 1)) change (state, amount)
+    WHERE state IS NOT NULL;
+  END IF;
+  RETURN NULL;
+END $function$;
+CREATE CONSTRAINT TRIGGER run_revision_added_or_deleted AFTER INSERT OR DELETE ON ingest.run_revision
+  DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION ingest.keep_newest_revision();
+CREATE CONSTRAINT TRIGGER run_revision_moved AFTER UPDATE OF state ON ingest.run_revision
+  DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state)
+  EXECUTE FUNCTION ingest.keep_newest_revision();
+
+CREATE FUNCTION ingest.count_rejects() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  INSERT INTO ingest.tally (name, amount) VALUES ('rejected_lines', (NEW.rejects->>'total')::bigint);
+  RETURN NULL;
+END $function$;
+CREATE TRIGGER run_revision_has_rejects AFTER INSERT ON ingest.run_revision
+  FOR EACH ROW WHEN ((NEW.rejects->>'total')::bigint > 0) EXECUTE FUNCTION ingest.count_rejects();
+CREATE TRIGGER run_revision_gets_rejects AFTER UPDATE OF rejects ON ingest.run_revision
+  FOR EACH ROW WHEN ((NEW.rejects->>'total')::bigint > 0 AND NEW.rejects IS DISTINCT FROM OLD.rejects)
+  EXECUTE FUNCTION ingest.count_rejects();
+
+CREATE FUNCTION ingest.count_new_uploads() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  INSERT INTO ingest.tally (name, amount)
+  SELECT name, amount
+  FROM (SELECT count(*), count(received_at), coalesce(sum(offset_bytes), 0) FROM added) s (created, finished, bytes),
+       LATERAL (VALUES ('uploads_created', created), ('uploads_finished', finished), ('upload_bytes', bytes)) c (name, amount)
+  WHERE amount <> 0;
+  RETURN NULL;
+END $function$;
+CREATE TRIGGER uploads_added AFTER INSERT ON ingest.upload REFERENCING NEW TABLE AS added
+  FOR EACH STATEMENT EXECUTE FUNCTION ingest.count_new_uploads();
+
+CREATE FUNCTION ingest.count_upload_progress() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  INSERT INTO ingest.tally (name, amount)
+  SELECT name, amount
+  FROM (VALUES ('upload_bytes', NEW.offset_bytes - OLD.offset_bytes),
+               ('uploads_finished', (NEW.received_at IS NOT NULL)::int - (OLD.received_at IS NOT NULL)::int)) c (name, amount)
+  WHERE amount <> 0;
+  RETURN NULL;
+END $function$;
+CREATE TRIGGER upload_progressed AFTER UPDATE OF offset_bytes, received_at ON ingest.upload
+  FOR EACH ROW WHEN (OLD.offset_bytes <> NEW.offset_bytes OR (OLD.received_at IS NULL) <> (NEW.received_at IS NULL))
+  EXECUTE FUNCTION ingest.count_upload_progress();
+
+-- The outcome of an attempt may be corrected: what the first one has counted is taken back.
+CREATE FUNCTION ingest.count_attempt() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  INSERT INTO ingest.tally (name, label, amount)
+  SELECT c.name, c.label, c.amount * a.sign
+  FROM (VALUES (OLD.outcome, OLD.finished_at - OLD.started_at, OLD.rows_done, OLD.bytes_done, OLD.phase_seconds, -1),
+               (NEW.outcome, NEW.finished_at - NEW.started_at, NEW.rows_done, NEW.bytes_done, NEW.phase_seconds, 1))
+         a (outcome, took, rows, bytes, phases, sign),
+       LATERAL (
+         SELECT 'loads', a.outcome, 1::double precision
+         UNION ALL SELECT 'load_seconds', a.outcome, greatest(0, extract(epoch FROM a.took))
+         UNION ALL SELECT 'loaded_rows', NULL, a.rows WHERE a.outcome IN ('published', 'superseded', 'held')
+         UNION ALL SELECT 'loaded_bytes', NULL, a.bytes WHERE a.outcome IN ('published', 'superseded', 'held')
+         UNION ALL SELECT 'phase_seconds', key, value::double precision FROM jsonb_each_text(a.phases)) c (name, label, amount)
+  WHERE a.outcome IS NOT NULL;
+  RETURN NULL;
+END $function$;
+CREATE TRIGGER load_attempt_added AFTER INSERT ON ingest.load_attempt
+  FOR EACH ROW WHEN (NEW.outcome IS NOT NULL) EXECUTE FUNCTION ingest.count_attempt();
+CREATE TRIGGER load_attempt_ended AFTER UPDATE OF outcome ON ingest.load_attempt
+  FOR EACH ROW WHEN (OLD.outcome IS DISTINCT FROM NEW.outcome) EXECUTE FUNCTION ingest.count_attempt();
+
+CREATE FUNCTION ingest.count_denial() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  INSERT INTO ingest.tally (name, amount) VALUES ('denials', 1);
+  RETURN NULL;
+END $function$;
+CREATE TRIGGER audit_event_denies AFTER INSERT ON ingest.audit_event
+  FOR EACH ROW WHEN (NEW.action = 'deny') EXECUTE FUNCTION ingest.count_denial();
+
+-- The service may not delete from the audit log, except through this function: nothing that is younger than a day, and
+-- nothing about a run that is published.
+CREATE INDEX audit_event_at ON ingest.audit_event (at);
+CREATE FUNCTION ingest.prune_audit(before timestamptz, most integer) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE deleted bigint;
+BEGIN
+  DELETE FROM ingest.audit_event WHERE event_id = ANY (ARRAY(
+    SELECT event_id FROM ingest.audit_event e
+    WHERE e.at < least(before, now() - interval '1 day') AND NOT EXISTS (
+      SELECT FROM ingest.run_revision r WHERE r.model = e.model AND r.run_key = e.run_key AND r.state = 'published')
+    ORDER BY e.at LIMIT most));
+  GET DIAGNOSTICS deleted = ROW_COUNT;
+  RETURN deleted;
+END $function$;
+REVOKE ALL ON FUNCTION ingest.prune_audit FROM PUBLIC;
+`;
+
 export async function up(db: Kysely<never>): Promise<void> {
   await TABLES.execute(db);
+  await KEPT.execute(db);
 }
