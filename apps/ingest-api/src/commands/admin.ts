@@ -51,15 +51,11 @@ export function addAdminCommands(program: Command, env: Environment): void {
     .description(
       'read loaded rows back and compare them with the manifest and the profile of their load; exit code 65: something differs, 66: no run with rows has this name',
     )
-    .argument('[model]', 'only this model')
+    .argument('[model]', 'only this model', modelArgument)
     .argument('[run]', 'only this run of it')
     .option('--json', 'one JSON object per revision', false)
-    .action((model: string | undefined, run: string | undefined, options: { json: boolean }) =>
-      verify(
-        loadDatabaseConfig(env),
-        { model: model === undefined ? undefined : parseModelName(model), run },
-        options.json,
-      ),
+    .action((model: ModelName | undefined, run: string | undefined, options: { json: boolean }) =>
+      verify(loadDatabaseConfig(env), { model, run }, options.json),
     );
 
   addTokenCommands(program.command('token').description('tokens of the HTTP service'), env);
@@ -371,6 +367,14 @@ function parseScopes(text: string): Scope[] {
   if (unknown !== undefined)
     throw new InvalidArgumentError(`"${unknown}" is not a scope; the scopes are ${SCOPES.join(', ')}.`);
   return names as Scope[];
+}
+
+function modelArgument(text: string): ModelName {
+  try {
+    return parseModelName(text);
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message);
+  }
 }
 
 /** A hundred years. */

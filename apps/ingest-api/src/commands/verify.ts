@@ -84,8 +84,12 @@ async function verifyRevision(
   if (place.partition === null) faults.push(`Its table ${partitionOf(model, id)} does not exist.`);
   else {
     await compareRows(client, loaded, { compared, faults });
-    if (place.key === null) faults.push(`The table ${partitionOf(model, id)} has no valid primary key.`);
-    else await checkKey(client, { partition: place.partition, key: place.key }, { compared, faults });
+    if (place.key === null || place.keyOid === null)
+      faults.push(`The table ${partitionOf(model, id)} has no valid primary key.`);
+    else {
+      const { partition, key, keyOid } = place;
+      await checkKey(client, { partition, key, keyOid }, { compared, faults });
+    }
   }
   if (state === 'published') {
     if (!place.isAttached)
@@ -111,6 +115,7 @@ interface Place {
   readonly partition: string | null;
   /** The index of the primary key. */
   readonly key: string | null;
+  readonly keyOid: number | null;
   readonly isAttached: boolean;
   /** The revision of the model's newest publication. */
   readonly shown: number | null;
@@ -119,6 +124,7 @@ interface Place {
 async function placeOf(client: pg.Client, { model, revisionId }: LoadedRevision): Promise<Place> {
   const { rows } = await client.query<Place>(
     `SELECT c.oid::regclass::text AS partition, i.indexrelid::regclass::text AS key,
+            i.indexrelid AS "keyOid",
             EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid AND NOT inhdetachpending) AS "isAttached",
             (SELECT revision_id FROM ingest.publication WHERE model = $2 ORDER BY publication_id DESC LIMIT 1) AS shown
      FROM (VALUES (to_regclass($1))) p (oid)
@@ -126,7 +132,7 @@ async function placeOf(client: pg.Client, { model, revisionId }: LoadedRevision)
      LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary AND i.indisvalid`,
     [partitionOf(model, revisionId), model],
   );
-  return rows[0] ?? { partition: null, key: null, isAttached: false, shown: null };
+  return rows[0] ?? { partition: null, key: null, keyOid: null, isAttached: false, shown: null };
 }
 
 interface Findings {
@@ -163,7 +169,7 @@ async function compareRows(
   const [found] = rows;
   if (found === undefined) throw new Error('PostgreSQL did not answer with the totals of the table.');
   const same = (what: string, was: number | null, is: number | null, isSame = was === is) => {
-    if (isSame) compared.push(`${what} ${is}`);
+    if (isSame) compared.push(`${what} ${was}`);
     else faults.push(`${what}: ${was} loaded, ${is} found.`);
   };
   same('rows', loadedRows, found.rows);
@@ -197,7 +203,7 @@ async function compareRows(
 
 type KeyCheck = (
   client: pg.Client,
-  table: { readonly partition: string; readonly key: string },
+  table: { readonly partition: string; readonly key: string; readonly keyOid: number },
   findings: Findings,
 ) => Promise<void>;
 
@@ -210,20 +216,22 @@ const CORRUPTED = new Set(['XX001', 'XX002']);
  */
 async function keyCheck(client: pg.Client): Promise<KeyCheck> {
   const { rows } = await client.query<{ call: string; may: boolean }>(
-    `SELECT p.oid::regproc::text || CASE WHEN p.pronargs = 3 THEN '($1::regclass, true, true)' ELSE '($1::regclass, true)' END AS call,
-            has_function_privilege(p.oid, 'EXECUTE') AND has_schema_privilege(p.pronamespace, 'USAGE') AS may
+    `SELECT format('%I.%I', n.nspname, p.proname) || CASE WHEN p.pronargs = 3 THEN '($1::oid, true, true)' ELSE '($1::oid, true)' END AS call,
+            has_function_privilege(session_user, p.oid, 'EXECUTE') AND has_schema_privilege(session_user, n.oid, 'USAGE') AS may
      FROM pg_extension e
      JOIN pg_depend d ON d.refobjid = e.oid AND d.refclassid = 'pg_extension'::regclass AND d.classid = 'pg_proc'::regclass
-     JOIN pg_proc p ON p.oid = d.objid
+     JOIN pg_proc p ON p.oid = d.objid JOIN pg_namespace n ON n.oid = p.pronamespace
      WHERE e.extname = 'amcheck' AND p.proname = 'bt_index_check' AND p.pronargs >= 2
      ORDER BY p.pronargs DESC LIMIT 1`,
   );
   const [amcheck] = rows;
   if (amcheck?.may === true) {
-    return async (on, { key }, { compared, faults }) => {
+    return async (on, { key, keyOid }, { compared, faults }) => {
       await on.query('SAVEPOINT amcheck');
       try {
-        await on.query(`SELECT ${amcheck.call}`, [key]);
+        // With the rights of the login: usually only a superuser has been granted these functions.
+        await on.query('SET LOCAL ROLE NONE');
+        await on.query(`SELECT ${amcheck.call}`, [keyOid]);
         compared.push('key by amcheck');
       } catch (error) {
         const { code, message } = error as { code?: string; message: string };
