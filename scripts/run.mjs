@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // Makes the checkout ready, then runs a task on Node 26: `npm run lab`, `npm test`, `npm run test:postgres`, `npm run torture`,
-// `npm run bench`, `npm run build:uploader`, or nothing (`npm run setup`). This file, setup.mjs and steps.mjs run on any Node from 18 on,
-// without packages.
+// `npm run bench`, `npm run mutants`, `npm run build:uploader`, or nothing (`npm run setup`). This file, setup.mjs and steps.mjs run on
+// any Node from 18 on, without packages.
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { constants, tmpdir } from 'node:os';
 import { dirname, join, relative } from 'node:path';
@@ -60,13 +60,14 @@ const tasks = {
   lab,
   torture,
   bench,
+  mutants,
   'build-uploader': buildUploader,
 };
 const run = Object.hasOwn(tasks, task ?? '') ? tasks[task] : undefined;
 
 if (run === undefined) {
   console.error(
-    'Usage: node scripts/run.mjs setup|test|test-postgres|lab|torture|bench|build-uploader [arguments of the task]',
+    'Usage: node scripts/run.mjs setup|test|test-postgres|lab|torture|bench|mutants|build-uploader [arguments of the task]',
   );
   process.exit(2);
 }
@@ -280,6 +281,14 @@ async function torture() {
 
 async function bench() {
   await attached('node', [join(ROOT, 'bench/main.ts'), ...args], 'The error is above.');
+}
+
+async function mutants() {
+  await attached(
+    'node',
+    [join(ROOT, 'scripts/mutants.ts'), ...args],
+    'No test noticed a promise that was broken.',
+  );
 }
 
 function attached(tool, toolArgs, hint) {

@@ -10,7 +10,7 @@
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import type { RunningProgram } from '../support/programs.ts';
+import { type RunningProgram, runProgram } from '../support/programs.ts';
 import { startTcpProxy, type TcpProxy } from '../support/proxies.ts';
 import { type ScoreFile, seededRandom, writeScoreFile } from '../support/score-file.ts';
 import {
@@ -75,6 +75,7 @@ export async function runTorture(options: TortureOptions): Promise<TortureReport
   });
   // So that retention drops partitions, which is what a standby cancels readers for.
   await system.query(`INSERT INTO ingest.model (name, contract) VALUES ('churn', '{"keepRevisions": 1}')`);
+  await system.query('CREATE EXTENSION amcheck'); // for `verify`
   const processes = await startProcesses(system);
   const kills: Record<Victim, number> = {
     client: 0,
@@ -205,8 +206,10 @@ async function startProcesses(system: TestSystem): Promise<Processes> {
     async kill(victim, postgres) {
       if (victim === 'service') await restart(0);
       else if (victim === 'second service') await restart(1);
-      else if (victim === 'PostgreSQL') await postgres.restart('SIGKILL');
-      else {
+      else if (victim === 'PostgreSQL') {
+        await postgres.restart('SIGKILL');
+        await verify(postgres);
+      } else {
         await loader.kill('SIGKILL');
         loader = system.startLoader(LOADER_ENV);
       }
@@ -216,6 +219,17 @@ async function startProcesses(system: TestSystem): Promise<Processes> {
       await restart(1);
     },
   };
+}
+
+const DIFFERS = 65;
+
+/** After each crash of PostgreSQL, every row that was loaded before must be there, and its key whole. */
+async function verify({ url }: OwnPostgres): Promise<void> {
+  const { code, stdout, stderr } = await runProgram('ingest-api', ['verify'], { DATABASE_URL: url });
+  if (code !== 0)
+    throw new Error(
+      `PostgreSQL ${code === DIFFERS ? 'has lost rows' : 'could not be verified'} (exit code ${code}):\n${stdout}${stderr}`,
+    );
 }
 
 if (import.meta.main) {
