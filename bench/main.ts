@@ -4,7 +4,7 @@
  *   npm run bench                              the short form, less than five minutes
  *   npm run bench -- --full                    4.5 GB, 30 and 120 million rows: 35 to 45 minutes
  *   npm run bench -- --smoke                   tiny sizes: shows that everything runs, and says nothing about speed
- *   npm run bench -- --only load               some parts: load, upload, path, growth, read, link, history
+ *   npm run bench -- --only load               some parts: load, upload, path, growth, read, link, history, partitions
  *   npm run bench -- --check [FILE]            compares this run, or the result FILE, with bench/baseline.json
  *   npm run bench -- FILE                      prints the tables of the result FILE
  *   npm run bench -- --keep-baseline FILE      makes the result FILE the baseline
@@ -46,6 +46,7 @@ const COMMANDS: Readonly<Record<Form, readonly (readonly [Part, string])[]>> = {
     ['read', 'look-up.ts --revisions 1,24 --rows 200000'],
     ['link', 'slow-link.ts --megabytes 200 --rounds 1'],
     ['history', 'history.ts --runs 100,10000 --watch-seconds 10'],
+    ['partitions', 'partitions.ts --models 10 --revisions 30'],
   ],
   full: [
     ['load', 'load.ts --rows 30000000 --rounds 3'],
@@ -57,6 +58,7 @@ const COMMANDS: Readonly<Record<Form, readonly (readonly [Part, string])[]>> = {
     ['read', 'look-up.ts'],
     ['link', 'slow-link.ts'],
     ['history', 'history.ts'],
+    ['partitions', 'partitions.ts'],
   ],
   smoke: [
     ['load', 'load.ts --rows 5000 --rounds 1'],
@@ -66,6 +68,7 @@ const COMMANDS: Readonly<Record<Form, readonly (readonly [Part, string])[]>> = {
     ['read', 'look-up.ts --revisions 1,3 --rows 1000 --customers 1000 --rounds 1'],
     ['link', 'slow-link.ts --megabytes 1 --rounds 1'],
     ['history', 'history.ts --runs 100 --rounds 3 --watch-seconds 1'],
+    ['partitions', 'partitions.ts --models 2 --revisions 3'],
   ],
 };
 

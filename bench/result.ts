@@ -4,7 +4,7 @@ import { cpus, release, totalmem } from 'node:os';
 import { promisify } from 'node:util';
 import { markdownTable } from 'markdown-table';
 
-export const PARTS = ['load', 'upload', 'path', 'growth', 'read', 'link', 'history'] as const;
+export const PARTS = ['load', 'upload', 'path', 'growth', 'read', 'link', 'history', 'partitions'] as const;
 export type Part = (typeof PARTS)[number];
 /** `short` takes five minutes, `full` takes 45. `smoke` is so small that it only shows that everything runs. */
 export type Form = 'smoke' | 'short' | 'full';
