@@ -57,7 +57,12 @@ async function measureSize(millionRows: number): Promise<Point> {
     const rows = Math.round(millionRows * 1e6);
     const jsonPath = path.join(database.dir, 'scores.jsonl');
     const textPath = path.join(database.dir, 'rows.txt');
-    const data = { jsonPath, textPath, file: await writeScoreFile(jsonPath, rows, 'random') };
+    const data = {
+      jsonPath,
+      textPath,
+      file: await writeScoreFile(jsonPath, rows, 'random'),
+      set: 'plain' as const,
+    };
     const rounds = Math.min(mostRounds, Math.max(1, Math.round(ROWS_TO_LOAD / rows)));
     const ourSeconds = await measure(database, ours(database, data), jsonPath, millionRows, rounds);
     if (millionRows > largestForC) return { millionRows, ours: ourSeconds, copyIntoKey: [] };

@@ -12,7 +12,8 @@ import { from as copyFrom } from 'pg-copy-streams';
 import { COPY_COLUMNS, COPY_HEAD, COPY_TAIL, createScoreLineScanner, KeyOrder } from 'score-lines';
 import type { BenchDatabase } from './database.ts';
 import { loadOnce } from './loader.ts';
-import type { ScoreFile } from './score-file.ts';
+import type { BenchPython } from './python.ts';
+import { ATTRIBUTES, type DataSet, type ScoreFile } from './score-file.ts';
 
 /** The loader's default; the same for all contenders. */
 const MAINTENANCE_WORK_MEM = '128MB';
@@ -22,10 +23,13 @@ export interface LoadData {
   readonly jsonPath: string;
   readonly textPath: string;
   readonly file: ScoreFile;
+  readonly set: DataSet;
 }
 
 export interface LoadTurn {
   readonly seconds: number;
+  /** Of a contender that loads only the first rows of the file. */
+  readonly rows?: number;
   /** Unknown for some contenders. The rest of `seconds` is COMMIT and everything else. */
   readonly phases?: { readonly copySeconds: number; readonly keySeconds: number };
   readonly peakResidentMb?: number;
@@ -60,6 +64,27 @@ export function oursFromS3(database: BenchDatabase, data: LoadData, s3: RunningS
     name: 'oursFromS3',
     label: 'score-ingest from S3 instead of a folder',
     run: (round) => loadOnce(database, data, `round ${round} from S3`, MAINTENANCE_WORK_MEM, s3),
+  };
+}
+
+/** The same load when the model's contract declares the attributes, so that those of each line are checked. */
+export function oursDeclared(database: BenchDatabase, data: LoadData): LoadContender {
+  const setContract = (contract: unknown) =>
+    database.client.query(
+      `INSERT INTO ingest.model (name, contract) VALUES ('bench', $1) ON CONFLICT (name) DO UPDATE SET contract = $1`,
+      [JSON.stringify(contract)],
+    );
+  return {
+    name: 'oursDeclared',
+    label: 'score-ingest, with the attributes declared in the contract',
+    async run(round) {
+      await setContract({ attributes: ATTRIBUTES });
+      try {
+        return await loadOnce(database, data, `round ${round} declared`, MAINTENANCE_WORK_MEM);
+      } finally {
+        await setContract({});
+      }
+    },
   };
 }
 
@@ -212,4 +237,51 @@ export function multiRowInserts({ client }: BenchDatabase, data: LoadData): Load
         ['key', KEY],
       ]),
   };
+}
+
+const PYTHON = [
+  {
+    name: 'duckdb',
+    label: '(e) DuckDB: read_json, INSERT through its PostgreSQL extension, key after',
+    rowsMax: Infinity,
+  },
+  {
+    name: 'psycopg',
+    label: '(f) psycopg and orjson: COPY FREEZE of binary rows, key after',
+    rowsMax: Infinity,
+  },
+  // 90 times as slow as the others: a million rows show it.
+  { name: 'dlt', label: '(g) dlt: a pipeline with its defaults, key after', rowsMax: 1_000_000 },
+] as const;
+export const PYTHON_NAMES: readonly string[] = PYTHON.map(({ name }) => name);
+
+/** What teams that work in Python use. The time is that of the load, without the start of Python and its imports. */
+export function pythonLoads(
+  { client, url }: BenchDatabase,
+  data: LoadData,
+  python: BenchPython,
+): LoadContender[] {
+  return PYTHON.map(({ name, label, rowsMax }) => ({
+    name,
+    label,
+    async run() {
+      const rows = Math.min(rowsMax, data.file.rows);
+      const job = {
+        url,
+        json: data.jsonPath,
+        rows,
+        set: data.set,
+        table: TABLE,
+        key: KEY,
+        memory: MAINTENANCE_WORK_MEM,
+      };
+      try {
+        return { rows, ...(await python.run(name, job)) };
+      } finally {
+        await client.query(
+          'DROP TABLE IF EXISTS contender; DROP SCHEMA IF EXISTS contender_dlt, contender_dlt_staging CASCADE',
+        );
+      }
+    },
+  }));
 }

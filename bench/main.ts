@@ -37,6 +37,7 @@ const COMMANDS: Readonly<Record<Form, readonly (readonly [Part, string])[]>> = {
   short: [
     ['load', 'load.ts --rows 5000000 --rounds 2 --only ours,serverCopy,psqlCopy,copyIntoKey,multiRowInserts'],
     ['load', 'load.ts --rows 5000000 --rounds 1 --order sorted --only ours,serverCopy'],
+    ['load', 'load.ts --rows 5000000 --rounds 1 --data attributes --only ours,oursDeclared,serverCopy'],
     [
       'upload',
       'upload.ts --shapes 1x1GB,30x10MB,300x10KB --rounds 2 --contenders ours,uploader,plainPut,stockTus,tusd',
@@ -51,6 +52,7 @@ const COMMANDS: Readonly<Record<Form, readonly (readonly [Part, string])[]>> = {
   full: [
     ['load', 'load.ts --rows 30000000 --rounds 3'],
     ['load', 'load.ts --rows 30000000 --rounds 1 --order sorted --only ours,serverCopy,copyIntoKey'],
+    ['load', 'load.ts --rows 10000000 --rounds 3 --data attributes'],
     ['upload', 'upload.ts --shapes 1x4.5GB,100x10MB --rounds 3'],
     ['upload', 'upload.ts --shapes 10000x10KB --rounds 1'],
     ['path', 'whole-path.ts --rows 120000000 --beside-rows 10000000'],
@@ -61,7 +63,11 @@ const COMMANDS: Readonly<Record<Form, readonly (readonly [Part, string])[]>> = {
     ['partitions', 'partitions.ts'],
   ],
   smoke: [
-    ['load', 'load.ts --rows 5000 --rounds 1'],
+    [
+      'load',
+      'load.ts --rows 5000 --rounds 1 --only ours,unchecked,serverCopy,psqlCopy,copyIntoKey,multiRowInserts',
+    ],
+    ['load', 'load.ts --rows 5000 --rounds 1 --data attributes --only ours,oursDeclared,serverCopy'],
     ['upload', 'upload.ts --shapes 2x100KB --rounds 1 --contenders ours,plainPut,recordedPut,stockTus'],
     ['path', 'whole-path.ts --rows 5000 --beside-rows 5000'],
     ['growth', 'growth.ts --sizes 0.002,0.005 --rounds 1 --svg SVG'],

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { createWriteStream, type WriteStream } from 'node:fs';
 import { mkdir, open } from 'node:fs/promises';
 import path from 'node:path';
+import type { Attribute } from 'wire';
 
 const PIECE_ROWS = 20_000;
 
@@ -14,15 +15,46 @@ export interface ScoreFile {
   readonly sha256: string;
 }
 
+/** `attributes`: each row also has a decile, a version and two reason codes. */
+export type DataSet = 'plain' | 'attributes';
+
 /** Writes `{ "pk": "…", "score": "…" }` lines, always the same for the same arguments. */
-export async function writeScoreFile(filePath: string, rows: number, order: KeyOrder): Promise<ScoreFile> {
-  return writeRows(filePath, rows, order, (key, score) => `{ "pk": "${key}", "score": "${score}" }\n`);
+export async function writeScoreFile(
+  filePath: string,
+  rows: number,
+  order: KeyOrder,
+  data: DataSet = 'plain',
+): Promise<ScoreFile> {
+  return writeRows(filePath, rows, order, (key, score) => {
+    const more = data === 'plain' ? '' : `, ${attributesOf(key)}`;
+    return `{ "pk": "${key}", "score": "${score}"${more} }\n`;
+  });
 }
 
 /** Writes the same rows in COPY's text format: score, pk, attributes. */
-export async function writeCopyText(filePath: string, rows: number, order: KeyOrder): Promise<ScoreFile> {
-  return writeRows(filePath, rows, order, (key, score) => `${score}\t${key}\t\\N\n`);
+export async function writeCopyText(
+  filePath: string,
+  rows: number,
+  order: KeyOrder,
+  data: DataSet = 'plain',
+): Promise<ScoreFile> {
+  return writeRows(filePath, rows, order, (key, score) => {
+    const attributes = data === 'plain' ? '\\N' : `{${attributesOf(key)}}`;
+    return `${score}\t${key}\t${attributes}\n`;
+  });
 }
+
+function attributesOf(key: number): string {
+  return `"decile": ${(key % 10) + 1}, "version": "2026.11", "reason_1": "R${10 + (key % 23)}", "reason_2": "R${50 + (key % 31)}"`;
+}
+
+/** A contract for them. */
+export const ATTRIBUTES: readonly Attribute[] = [
+  { name: 'decile', type: 'integer', required: true, min: 1, max: 10 },
+  { name: 'version', type: 'string', required: true, enum: ['2026.11'] },
+  { name: 'reason_1', type: 'string' },
+  { name: 'reason_2', type: 'string' },
+];
 
 async function writeRows(
   filePath: string,
