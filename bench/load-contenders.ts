@@ -276,7 +276,11 @@ export function pythonLoads(
         memory: MAINTENANCE_WORK_MEM,
       };
       try {
-        return { rows, ...(await python.run(name, job)) };
+        const turn = await python.run(name, job);
+        const table = name === 'dlt' ? 'contender_dlt.contender' : 'contender';
+        const { rows: counts } = await client.query(`SELECT count(*)::float8 AS rows FROM ${table}`);
+        if (counts[0]?.rows !== rows) throw new Error(`${name} loaded ${counts[0]?.rows} of ${rows} rows.`);
+        return { rows, ...turn };
       } finally {
         await client.query(
           'DROP TABLE IF EXISTS contender; DROP SCHEMA IF EXISTS contender_dlt, contender_dlt_staging CASCADE',
