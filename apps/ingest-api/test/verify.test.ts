@@ -1,4 +1,7 @@
 import { execFile } from 'node:child_process';
+import { rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect } from 'chai';
 import { pushRun, scoreLines, startSystem, type TestSystem, untilFinal } from './support/system.ts';
@@ -23,10 +26,12 @@ describe('ingest-api verify', () => {
   });
   after(() => system.stop());
 
-  function verify(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+  const verify = (...args: string[]) => runProgram(['verify', ...args]);
+
+  function runProgram(args: readonly string[]): Promise<{ code: number; stdout: string; stderr: string }> {
     return new Promise((resolve) => {
       const env = { ...process.env, DATABASE_URL: system.databaseUrl };
-      execFile(process.execPath, [MAIN, 'verify', ...args], { env }, (error, stdout, stderr) =>
+      execFile(process.execPath, [MAIN, ...args], { env }, (error, stdout, stderr) =>
         resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr }),
       );
     });
@@ -119,5 +124,26 @@ describe('ingest-api verify', () => {
     } finally {
       await system.query('DROP EXTENSION amcheck');
     }
+  });
+
+  it('knows what was erased since the load', async () => {
+    const keyFile = path.join(tmpdir(), `erase-${process.pid}.txt`);
+    await writeFile(keyFile, '3\n400\nnobody\n');
+    try {
+      const erase = ['erase', '--model', 'churn', '--pk-file', keyFile, '--reason', 'asked for'];
+      const { code, stderr } = await runProgram(erase);
+      expect(code, stderr).to.equal(0);
+    } finally {
+      await rm(keyFile);
+    }
+    const { code, stdout } = await verify('churn');
+    expect(code, stdout).to.equal(0);
+    expect(stdout.match(/rows 998 \(2 erased\), [^\n]*, scores within 1 and 1000, /g)).to.have.length(2);
+    expect(
+      await damaged(
+        `DELETE FROM PARTITION WHERE pk = '7'`,
+        `INSERT INTO PARTITION (score, pk) VALUES (7, '7')`,
+      ),
+    ).to.match(/rows: 1000 loaded, 2 erased since, 997 found/);
   });
 });

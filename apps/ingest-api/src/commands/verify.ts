@@ -21,6 +21,8 @@ interface LoadedRevision {
   readonly revision: number;
   readonly state: StoredState;
   readonly rows: number;
+  /** Rows that `ingest-api erase` has deleted since the load. */
+  readonly erased: number;
   readonly lines: number | null;
   readonly rejects: RejectTotals | null;
   readonly profile: RevisionProfile | null;
@@ -103,8 +105,8 @@ async function verifyRevision(
 
 async function readRevision(client: pg.Client, id: number): Promise<LoadedRevision | undefined> {
   const { rows } = await client.query<LoadedRevision>(
-    `SELECT revision_id AS "revisionId", model, run_key AS run, revision, state, row_count AS rows, total_lines AS lines,
-            rejects, profile
+    `SELECT revision_id AS "revisionId", model, run_key AS run, revision, state, row_count AS rows, erased_rows AS erased,
+            total_lines AS lines, rejects, profile
      FROM ingest.run_revision WHERE revision_id = $1 AND retired_at IS NULL`,
     [id],
   );
@@ -145,7 +147,7 @@ const SUM_TOLERANCE = 1e-9;
 
 async function compareRows(
   client: pg.Client,
-  { revisionId, model, rows: loadedRows, lines, rejects, profile }: LoadedRevision,
+  { revisionId, model, rows: loadedRows, erased, lines, rejects, profile }: LoadedRevision,
   { compared, faults }: Findings,
 ): Promise<void> {
   // A scan of the table: a damaged index must not hide a row.
@@ -172,19 +174,34 @@ async function compareRows(
     if (isSame) compared.push(`${what} ${was}`);
     else faults.push(`${what}: ${was} loaded, ${is} found.`);
   };
-  same('rows', loadedRows, found.rows);
+  const left = loadedRows - erased;
+  if (found.rows === left) compared.push(`rows ${left}${erased === 0 ? '' : ` (${erased} erased)`}`);
+  else
+    faults.push(
+      `rows: ${loadedRows} loaded${erased === 0 ? '' : `, ${erased} erased since`}, ${found.rows} found.`,
+    );
   if (found.others > 0) faults.push(`${found.others} rows have another revision_id, or no key or score.`);
   if (lines !== null) {
     const most = lines - (rejects?.total ?? 0);
     // Blank lines are no rows.
-    if (found.rows <= most) compared.push(`manifest ${lines} lines, ${rejects?.total ?? 0} rejected`);
+    if (found.rows + erased <= most)
+      compared.push(`manifest ${lines} lines, ${rejects?.total ?? 0} rejected`);
     else
       faults.push(
-        `The manifest has ${lines} lines, ${rejects?.total ?? 0} rejected: too few for ${found.rows} rows.`,
+        `The manifest has ${lines} lines, ${rejects?.total ?? 0} rejected: too few for ${found.rows + erased} rows.`,
       );
   }
   if (profile === null) {
     faults.push('The revision has no profile to compare with.');
+    return;
+  }
+  if (erased > 0) {
+    // The profile is that of all loaded rows.
+    const isWithin =
+      found.rows === 0 ||
+      ((profile.min ?? 0) <= (found.min ?? Number.NaN) && (found.max ?? Number.NaN) <= (profile.max ?? 0));
+    if (isWithin) compared.push(`scores within ${profile.min} and ${profile.max}`);
+    else faults.push(`scores: ${profile.min} to ${profile.max} loaded, ${found.min} to ${found.max} found.`);
     return;
   }
   same('min', profile.min, found.min);
