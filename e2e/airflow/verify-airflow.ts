@@ -164,7 +164,7 @@ describe('The example DAG and the operator in a real Airflow', function () {
       const texts = await Promise.all(
         (await logs(name)).map((log) => readFile(join(home, 'logs', log), 'utf8')),
       );
-      const failed = texts.filter((text) => text.includes(`uploader ended with ${exitCode}.`));
+      const failed = texts.filter((text) => text.includes(`exit code is ${exitCode}.`));
       expect(failed, name).to.have.length(failures);
       const xcom = await waitFor(
         `the XCom of ${name}`,

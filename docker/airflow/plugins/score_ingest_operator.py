@@ -139,7 +139,7 @@ class PushScores(BaseOperator):
         run = next(iter(result["runs"]), {})
         if code != 0:
             fault = run.get("error") or result.get("error") or {}
-            message = f"uploader ended with {code}. {fault.get('detail', '')} {page}"
+            message = f"The uploader's exit code is {code}. {fault.get('detail', '')} {page}"
             raise AirflowFailException(message) if code in RETRY_CANNOT_HELP else AirflowException(message)
         if run["result"] == "published":
             asset = Asset(f"scores.{self.model}")
