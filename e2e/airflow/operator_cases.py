@@ -6,7 +6,7 @@ import os
 from airflow.sdk import DAG, Asset, task
 from score_ingest_operator import PushScores
 
-SLOW = {"UPLOADER_BWLIMIT": "10kB", "UPLOADER_COMPRESS": "off"}
+SLOW = {"UPLOADER_BWLIMIT": "16KiB", "UPLOADER_COMPRESS": "off"}
 CASES = {
     "good": {},
     "deferred": {"deferrable": True, "poll_seconds": 5},

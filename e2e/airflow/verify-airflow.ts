@@ -135,7 +135,7 @@ describe('The example DAG and the operator in a real Airflow', function () {
     const line = (pk: number) => `{"pk":"${pk}","score":"0.5"}\n`;
     await writeFile(
       join(scores, 'good/a.jsonl'),
-      Array.from({ length: 20_000 }, (_, pk) => line(pk)).join(''),
+      Array.from({ length: 60_000 }, (_, pk) => line(pk)).join(''),
     );
     await writeFile(join(scores, 'bad/a.jsonl'), `${line(1)}{"pk":"2","score":"high"}\n`);
     const newest = ['push', join(scores, 'good'), '--model', 'later', '--run', 'newest'];
