@@ -78,8 +78,8 @@ export function writeExactLine(
   }
   at = skipWhitespace(bytes, at + 1);
   if (at !== end) throw unexpectedByte(bytes, at, 'the end of the line after its object');
-  if (pk === undefined) throw missing('missing_pk', 'pk', bytes, start, attributeSpans);
-  if (score === undefined) throw missing('missing_score', 'score', bytes, start, attributeSpans);
+  if (pk === undefined) throw missing('pk', score && 'score', bytes, start, attributeSpans);
+  if (score === undefined) throw missing('score', 'pk', bytes, start, attributeSpans);
 
   schema?.check(bytes, start, attributeSpans);
 
@@ -227,8 +227,8 @@ const SHOWN_KEYS = 5;
  * Names the keys that the line has: often one of them is the missing key, in capitals or under another name.
  */
 function missing(
-  code: 'missing_pk' | 'missing_score',
   name: 'pk' | 'score',
+  known: 'pk' | 'score' | undefined,
   bytes: Uint8Array,
   lineStart: number,
   attributeSpans: readonly number[],
@@ -241,9 +241,14 @@ function missing(
     const value = excerpt(bytes, valueStart, attributeSpans[index + 1] as number, 200);
     keys.push({ key: excerpt(bytes, start + 1, keyEnd - 1, 60), value });
   }
-  const shown = keys.slice(0, SHOWN_KEYS).map(({ key }) => `"${key}"`);
-  const more = keys.length > SHOWN_KEYS ? ` and ${keys.length - SHOWN_KEYS} more keys` : '';
-  const has = keys.length === 0 ? ' It has no keys.' : ` It has ${shown.join(', ')}${more}.`;
+  const names = [...(known === undefined ? [] : [known]), ...keys.map(({ key }) => key)];
+  const shown = names.slice(0, SHOWN_KEYS).map((key) => `"${key}"`);
+  const more = names.length > SHOWN_KEYS ? ` and ${names.length - SHOWN_KEYS} more keys` : '';
+  const has = names.length === 0 ? ' It has no keys.' : ` It has ${shown.join(', ')}${more}.`;
   const hint = hintOfMissing(name, keys);
-  return new LineFault(code, lineStart, `The line has no "${name}".${has}${hint === '' ? '' : ` ${hint}`}`);
+  return new LineFault(
+    `missing_${name}`,
+    lineStart,
+    `The line has no "${name}".${has}${hint === '' ? '' : ` ${hint}`}`,
+  );
 }

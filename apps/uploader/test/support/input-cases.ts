@@ -177,6 +177,8 @@ export const LINE_CASES: ReadonlyArray<readonly [line: string, says: string]> = 
   ['{"pk":"1","probability":0.5}', "{'probability': 'score'}"],
   ['{"row":{"pk":"1","score":0.5}}', 'inside "row"'],
   ['{}', 'no keys'],
+  ['{"pk":"3"}', 'It has "pk"'],
+  ['{"score":3}', 'It has "score"'],
   ['Traceback (most recent call last):', 'found Traceback'],
   ['# a comment', 'no comments'],
 ];
