@@ -107,7 +107,8 @@ describe('the roles', () => {
       broke.add(/statement ([A-Z]+)/.exec(`${error?.message} ${error?.cause}`)?.[1] ?? 'none');
       if (!isDone) expect(await state(), `statement ${at}`).to.deep.equal(before);
     }
-    expect([...broke]).to.include.members(['CREATE', 'REVOKE', 'none']);
+    expect([...broke].join(), 'statements of several kinds, and none').to.match(/CREATE.*none$/);
+    expect(broke.size).to.be.greaterThan(2);
     await broken.end();
     await admin.query('DROP DATABASE broken WITH (FORCE)');
     await admin.query('DROP ROLE ingest_api, ingest_loader, score_reader, score_history_reader');
