@@ -41,10 +41,8 @@ const OLDEST_TEST_FILES = [
   'packages/db-schema/test/privileges.test.ts',
   'packages/db-schema/test/readers.test.ts',
   'packages/db-schema/test/roles.test.ts',
-  'apps/ingest-api/test/database-sessions.test.ts',
-  'apps/ingest-api/test/path-of-a-run.test.ts',
+  'apps/ingest-api/test/databases-of-others.test.ts',
   'apps/ingest-api/test/retention.test.ts',
-  'apps/ingest-api/test/status.test.ts',
 ];
 
 /** One more than the cores of a small machine: most of these tests wait, for time-outs and for other processes. */
