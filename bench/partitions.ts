@@ -8,7 +8,7 @@
  * figures do not depend on their number.
  */
 import { parseArgs } from 'node:util';
-import { createModelRelations, partitionOf, STATISTICS_TARGET } from 'db-schema';
+import { partitionOf, STATISTICS_TARGET } from 'db-schema';
 import pg from 'pg';
 import { parseModelName } from 'wire';
 import { detachUnread, retireRevisions } from '../apps/ingest-api/src/load/retention.ts';
@@ -19,7 +19,7 @@ const { values } = parseArgs({
   options: {
     models: { type: 'string', default: '60' },
     revisions: { type: 'string', default: '300' },
-    rows: { type: 'string', default: '1000' },
+    rows: { type: 'string', default: '100' },
     json: { type: 'string' },
   },
 });
@@ -42,7 +42,6 @@ try {
       JSON.stringify({ keepRevisions: revisions }),
     ]);
     await client.query('BEGIN');
-    await createModelRelations(client, model);
     const inserted = await client.query<{ id: number }>(
       `WITH k AS (INSERT INTO ingest.run SELECT $1, 'run ' || n FROM generate_series(1, ${revisions}) n)
        INSERT INTO ingest.run_revision (model, run_key, revision, state, as_of, declared_by, row_count, loaded_at, published_at)

@@ -160,8 +160,8 @@ const MUTANTS: readonly Mutant[] = [
   {
     promise: 'history is kept while its rows are',
     file: 'runs/expiry.ts',
-    code: "AND NOT ${keepsRows('r')}",
-    broken: '',
+    code: "keepsRows('r')}\n      ORDER BY",
+    broken: "keepsRows('r')} OR true\n      ORDER BY",
     tests: ['history'],
   },
   {
