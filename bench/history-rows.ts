@@ -12,7 +12,7 @@ interface History {
  */
 export async function fillHistory(query: Query, { runs, models }: History): Promise<void> {
   await query(
-    'TRUNCATE ingest.model, ingest.upload, ingest.newest_revision, ingest.tally, ingest.audit_event RESTART IDENTITY CASCADE',
+    'TRUNCATE ingest.run, ingest.upload, ingest.newest_revision, ingest.tally, ingest.audit_event RESTART IDENTITY CASCADE',
   );
   await query(`
     INSERT INTO ingest.model (name) SELECT 'model_' || n FROM generate_series(1, ${models}) n ON CONFLICT DO NOTHING`);
