@@ -91,7 +91,7 @@ try {
   await turn.query('BEGIN');
   const sweptMs = performance.now();
   await retireRevisions(sweeper, 10_000);
-  await detachUnread(turn, sweeper, 10_000);
+  await detachUnread(turn, sweeper, { timeoutMs: 10_000 });
   figures.push(['sweep of a loader with nothing to drop, ms', (performance.now() - sweptMs).toFixed(0)]);
   await Promise.all([turn.end(), sweeper.end()]);
   const vacuumedMs = performance.now();
