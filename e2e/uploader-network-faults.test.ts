@@ -122,7 +122,7 @@ const casesOf = (mode: Mode): FaultCase[] => [
         30_000,
       );
       await proxy.refuse();
-      await waitFor('the refusal', () => push.stderr().includes('ECONNREFUSED'), 30_000);
+      await waitFor('the refusal', () => push.stderr().includes('refuses connections'), 30_000);
       await proxy.accept();
     },
   },

@@ -36,7 +36,7 @@ const MUTANTS: readonly Mutant[] = [
     file: 'runs/uploads.ts',
     code: 'AND offset_bytes = $3 AND writer = $2 AND removed_at IS NULL\n  RETURNING',
     broken: 'AND offset_bytes = $3 AND $2::text IS NOT NULL AND removed_at IS NULL\n  RETURNING',
-    tests: ['upload-locks', 'store'],
+    tests: ['durable-store'],
   },
   {
     promise: 'what is loaded has the sha256 of the source',
@@ -113,7 +113,7 @@ const MUTANTS: readonly Mutant[] = [
     file: 'runs/declare.ts',
     code: 'if (bytes <= maxBytes && (lines ?? 0) <= maxRows) return;',
     broken: 'return;',
-    tests: ['hostile-amounts', 'set-model'],
+    tests: ['shares'],
   },
   {
     promise: 'a token reaches only its models',

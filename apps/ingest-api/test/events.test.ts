@@ -8,7 +8,15 @@ import { eventRoutes } from '../src/http/events.ts';
 import { Principals } from '../src/runs/tokens.ts';
 import { RunWatch } from '../src/runs/watch.ts';
 import { openSocket } from './support/raw-http.ts';
-import { declare, eventually, scoreLines, startSystem, type TestSystem } from './support/system.ts';
+import {
+  declare,
+  eventually,
+  pushRun,
+  scoreLines,
+  startSystem,
+  type TestSystem,
+  untilFinal,
+} from './support/system.ts';
 
 interface ServerEvent {
   readonly id: string;
@@ -88,6 +96,22 @@ describe('live events', () => {
     await declare(system, 'uplift', '1', [{ name: 'a.jsonl', content: scoreLines(3) }]);
     const models = (await listening).flatMap(({ data }) => data.model ?? []);
     expect(new Set(models)).to.deep.equal(new Set(['uplift']));
+  });
+
+  it('report the run that another one replaced', async () => {
+    system.startLoader();
+    const push = async (run: string) => {
+      await pushRun(system, 'order', run, [{ name: 'a.jsonl', content: scoreLines(3) }]);
+      await untilFinal(system, 'order', run);
+    };
+    await push('2026-10');
+    const listening = readEvents(system, (events) => events.some(({ data }) => data.state === 'superseded'));
+    await push('2026-11');
+    expect((await listening).at(-1)?.data).to.include({
+      model: 'order',
+      run: '2026-10',
+      state: 'superseded',
+    });
   });
 
   it('are ten streams a token at most, and one more when one is closed', async () => {

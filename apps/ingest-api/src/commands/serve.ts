@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
 import { type ConnectOptions, openDatabase, refuseUnusable } from 'db-schema';
 import type { Logger } from 'pino';
 import { ConfigError, type ServeConfig } from '../config.ts';
@@ -33,6 +34,9 @@ const DATABASE_LOCK_MS = 10_000;
 
 /** Runs the HTTP service until `signal` is aborted, then stops without losing an acknowledged byte. */
 export async function serve(config: ServeConfig, log: Logger, signal: AbortSignal): Promise<void> {
+  // The S3 client leaves 60 kB of garbage per object in V8's old generation, which would grow to 170 MB before it is collected.
+  // This way it grows less, at about 7 % more of the service's processor time (e2e/many-uploads.test.ts prints the peaks).
+  if (config.store.kind === 's3') setFlagsFromString('--optimize-for-size');
   const store = await openStore(config.store);
   const connection: ConnectOptions = {
     databaseUrl: config.databaseUrl,
