@@ -66,7 +66,8 @@ export class RunWatch {
   #timer: NodeJS.Timeout | undefined;
   #isPolling = false;
   #wantedUntilMs = 0;
-  #endedMs = performance.now();
+  /** The first poll is made at once: the later ones are compared with it. */
+  #endedMs = Number.NEGATIVE_INFINITY;
   #tookMs = 0;
 
   constructor(options: RunWatchOptions) {
