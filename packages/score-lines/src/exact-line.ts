@@ -90,6 +90,12 @@ export function writeExactLine(
   return true;
 }
 
+/** What begins on an earlier line, by the byte that ends it. */
+const ENDS: Readonly<Record<string, string>> = {
+  ']': "This is the end of a JSON array: write one object per line, or convert the file with jq -c '.[]' FILE.",
+  '}': 'This is the end of an object on several lines: write each object on one line, or convert the file with jq -c . FILE.',
+};
+
 /** Throws what is wrong with a line that is not an object; `at` is its first byte that is not whitespace. */
 function refuseNonObject(bytes: Uint8Array, lineStart: number, at: number, lineEnd: number): never {
   refuseByteOrderMark(bytes, lineStart);
@@ -105,6 +111,7 @@ function refuseNonObject(bytes: Uint8Array, lineStart: number, at: number, lineE
     if (!(fault instanceof LineFault) || fault.code !== 'invalid_json' || fault.at !== at) throw fault;
     const hint =
       /^Expected .*?\. (.*)$/s.exec(fault.detail)?.[1] ??
+      ENDS[String.fromCharCode(bytes[at] ?? 0)] ??
       'A message of a program does not belong in the file.';
     throw new LineFault('invalid_json', at, `${rule}; found ${excerpt(bytes, at, lineEnd, 60)}. ${hint}`);
   }

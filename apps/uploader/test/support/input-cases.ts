@@ -176,6 +176,8 @@ export const LINE_CASES: ReadonlyArray<readonly [line: string, says: string]> = 
   ['{"customer_id":"1","score":0.5}', "{'customer_id': 'pk'}"],
   ['{"pk":"1","probability":0.5}', "{'probability': 'score'}"],
   ['{"row":{"pk":"1","score":0.5}}', 'inside "row"'],
+  [']', 'end of a JSON array'],
+  ['}', 'on several lines'],
   ['{}', 'no keys'],
   ['{"pk":"3"}', 'It has "pk"'],
   ['{"score":3}', 'It has "score"'],
