@@ -1,5 +1,4 @@
 import { mkdir, rename, rm } from 'node:fs/promises';
-import path from 'node:path';
 import { expect } from 'chai';
 import pg from 'pg';
 import {
@@ -11,6 +10,7 @@ import {
   type RunAnswer,
   scoreLines,
   startSystem,
+  storedFile,
   type TestSystem,
   untilFinal,
 } from './support/system.ts';
@@ -42,7 +42,7 @@ describe('the loader', () => {
 
   it('tries again when the disk fails it, says why, and loses nothing', async () => {
     const [declared] = (await pushRun(system, 'churn', 'r', file(100))).missing.files;
-    const stored = path.join(system.dataDir, path.basename(declared?.uploadUrl ?? ''));
+    const stored = storedFile(system, declared?.uploadUrl);
     // A fault of the disk, which says nothing about the bytes.
     await rename(stored, `${stored}.away`);
     await mkdir(stored);

@@ -1,5 +1,4 @@
 import { copyFile, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises';
-import path from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { expect } from 'chai';
 import {
@@ -13,6 +12,7 @@ import {
   type SourceFile,
   scoreLines,
   startSystem,
+  storedFile,
   type TestSystem,
   untilFinal,
 } from './support/system.ts';
@@ -35,10 +35,7 @@ describe('bytes that the disk has lost', () => {
   }
 
   const pathOf = (run: RunAnswer, name: string) =>
-    path.join(
-      system.dataDir,
-      path.basename(run.missing.files.find((file) => file.name === name)?.uploadUrl ?? 'no such file'),
-    );
+    storedFile(system, run.missing.files.find((file) => file.name === name)?.uploadUrl);
 
   const untilState = (model: string, run: string, state: string) =>
     eventually(

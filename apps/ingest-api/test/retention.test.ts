@@ -1,4 +1,5 @@
-import { access, readFile } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { expect } from 'chai';
 import { connect as connectAs, openDatabase } from 'db-schema';
@@ -14,6 +15,7 @@ import {
   runPath,
   scoreLines,
   startSystem,
+  storedFile,
   type TestSystem,
   untilFinal,
 } from './support/system.ts';
@@ -442,12 +444,8 @@ describe('retention', () => {
     );
   }
 
-  async function isOnDisk(uploadUrl: string | undefined): Promise<boolean> {
-    const id = uploadUrl?.split('/').at(-1) ?? '';
-    return access(path.join(system.dataDir, id)).then(
-      () => true,
-      () => false,
-    );
+  function isOnDisk(uploadUrl: string | undefined): boolean {
+    return existsSync(storedFile(system, uploadUrl));
   }
 
   it('removes the files of a loaded run after the grace period, and not while another run needs them', async () => {
@@ -460,8 +458,8 @@ describe('retention', () => {
     await age('files');
     const waiting = await declare(system, 'files', 'r2', [shared, { name: 'new.jsonl', content: 'x' }]);
     expect((await sweepFiles()).removedFiles).to.equal(1);
-    expect(await isOnDisk(urlOf('own.jsonl'))).to.equal(false);
-    expect(await isOnDisk(urlOf('shared.jsonl'))).to.equal(true);
+    expect(isOnDisk(urlOf('own.jsonl'))).to.equal(false);
+    expect(isOnDisk(urlOf('shared.jsonl'))).to.equal(true);
     expect((await getRun(system, 'files', 'r1')).state).to.equal('published');
     expect(waiting.missing.files.map(({ name }) => name)).to.deep.equal(['new.jsonl']);
   });
@@ -482,7 +480,7 @@ describe('retention', () => {
       ['slow', 'r1', 1],
     ]);
     expect((await getRun(system, 'slow', 'r1')).state).to.equal('cancelled');
-    expect(await isOnDisk(url)).to.equal(false);
+    expect(isOnDisk(url)).to.equal(false);
     expect((await send(20, 30)).status).to.equal(404);
     await pushRun(system, 'slow', 'r1', [file]);
     expect((await untilFinal(system, 'slow', 'r1')).state).to.equal('published');
@@ -493,8 +491,8 @@ describe('retention', () => {
     await untilFinal(system, 'torn', 'r1');
     const url = declared.missing.files[0]?.uploadUrl;
     await system.query(`UPDATE ingest.upload SET removed_at = now() WHERE model = 'torn'`);
-    expect(await isOnDisk(url)).to.equal(true);
+    expect(isOnDisk(url)).to.equal(true);
     expect(await sweepFiles()).to.include({ removedFiles: 1, removedBytes: scoreLines(5).length });
-    expect(await isOnDisk(url)).to.equal(false);
+    expect(isOnDisk(url)).to.equal(false);
   });
 });

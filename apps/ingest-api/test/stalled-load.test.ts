@@ -1,7 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { rename, rm } from 'node:fs/promises';
-import path from 'node:path';
 import { expect } from 'chai';
 import { holdBackend } from './support/hold-backend.ts';
 import {
@@ -11,6 +10,7 @@ import {
   type RunAnswer,
   scoreLines,
   startSystem,
+  storedFile,
   type TestSystem,
   untilFinal,
 } from './support/system.ts';
@@ -57,7 +57,7 @@ describe('a load that does not move', () => {
 
   it('because the disk gives no byte is ended, reported on the run, and begun again', async () => {
     const [declared] = (await pushRun(system, 'churn', 'r', file(100))).missing.files;
-    const stored = path.join(system.dataDir, path.basename(declared?.uploadUrl ?? ''));
+    const stored = storedFile(system, declared?.uploadUrl);
     await rename(stored, `${stored}.away`);
     // Opening a pipe that nobody writes to waits, as opening a file on a hung disk does.
     await once(spawn('mkfifo', [stored]), 'exit');

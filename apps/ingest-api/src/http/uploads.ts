@@ -22,6 +22,7 @@ import { ACCEPTED_CODINGS, codingOf, type DecodedBody, decodeBody } from './cont
 import { hasBody, letBodyCome, requireMediaType } from './json-body.ts';
 import type { RoomCheck, UploadQuota } from './limits.ts';
 import { fileName, parseModelParam, parseRequest, runKey } from './requests.ts';
+import { receiveWholeFiles } from './whole-files.ts';
 
 const PATH = '/v1/uploads';
 const OFFSET_STREAM = 'application/offset+octet-stream';
@@ -48,6 +49,9 @@ interface UploadRoutesOptions {
  */
 export function uploadRoutes(options: UploadRoutesOptions): Router {
   const { db, store, locks, room, quota, principals, maxUploadBytes, expireUploadsMs } = options;
+  const queueIfComplete = async (uploadId: string) =>
+    options.onQueued(await queueCompleteRevisions(db, { uploadId }));
+  const assertStillAllowed = (req: Request) => requireStillValid(principals, req);
   const tus = new Server({
     path: PATH,
     datastore: options.tusStore,
@@ -64,8 +68,8 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
       await createSingleFileRun(responseOf(req), upload, metadata);
       return {};
     },
-    onUploadFinish: async (_req, upload) => {
-      options.onQueued(await queueCompleteRevisions(db, { uploadId: upload.id }));
+    onUploadFinish: async (_req, { id: uploadId }) => {
+      await queueIfComplete(uploadId);
       return {};
     },
     onResponseError: (req, error) => {
@@ -77,7 +81,13 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
 
   writeStraightToStore(tus, options.tusStore, {
     noteProgress: (uploadId) => locks.noteProgress(uploadId),
-    assertStillAllowed: (req) => requireStillValid(principals, req),
+    assertStillAllowed,
+  });
+  const wholeFiles = receiveWholeFiles({
+    db,
+    store,
+    assertStillAllowed,
+    onReceived: ({ uploadId }) => queueIfComplete(uploadId),
   });
 
   async function createSingleFileRun(res: Response, upload: Upload, metadata: string): Promise<void> {
@@ -171,7 +181,7 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
     next();
   });
   router.head(`${PATH}/:id`, requireAwaited, answerUnlocked, speakTus);
-  router.patch(`${PATH}/:id`, requireTusBody, requireAwaited, speakTus);
+  router.patch(`${PATH}/:id`, requireTusBody, requireAwaited, wholeFiles, speakTus);
   router.delete(`${PATH}/:id`, async (req, res) => {
     await withdrawUpload(db, store, req.params.id, principalOf(res));
     res.status(204).end();

@@ -104,6 +104,25 @@ const ADD_SEGMENT = `
     SELECT $1, $3, $5::integer, $6, $7::bigint FROM moved)
   SELECT "isReceived" FROM moved`;
 
+/**
+ * Makes `fileName`, which holds all its bytes, the file of an upload that nobody writes and that has no bytes yet.
+ *
+ * @returns false when a request has claimed the upload, or moved its offset, since it was found.
+ */
+export async function recordWhole(
+  db: Kysely<Database>,
+  { uploadId, sizeBytes }: UploadRecord,
+  fileName: string,
+): Promise<boolean> {
+  const recorded = await queryOf(db)(RECORD_WHOLE, [uploadId, fileName, sizeBytes]);
+  return recorded.length === 1;
+}
+
+const RECORD_WHOLE = `
+  UPDATE ingest.upload SET file = $2, offset_bytes = bytes, last_progress_at = now(), received_at = now()
+  WHERE upload_id = $1 AND bytes = $3 AND offset_bytes = 0 AND writer IS NULL AND removed_at IS NULL
+  RETURNING upload_id`;
+
 /** Replaces a writer that may still be writing, until the next one has a new file. Never the name of a process. */
 const NOBODY = 'nobody';
 

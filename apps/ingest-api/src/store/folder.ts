@@ -85,6 +85,8 @@ export function folderStore(dataDir: string): Store {
       return uploads.filter((_, i) => areShort[i]);
     },
 
+    newFileName,
+
     takeOver: (upload) => asDiskFault(upload.uploadId, () => folder.copyAcknowledged(upload)),
 
     discard: ({ uploadId, fileName }) => asDiskFault(uploadId, () => folder.remove(fileName)),
@@ -154,8 +156,12 @@ async function syncFolder(folder: string): Promise<void> {
 /** Never the name of an upload. */
 const MARKER = 'store.json';
 const ORPHAN_AFTER_MS = 24 * 60 * 60 * 1000;
-/** The file of an upload is named by its id; a copy (`copyAcknowledged`) has a suffix. No other name becomes a path. */
+/** The file of an upload is named by its id; one that no other writer may know (`newFileName`) has a suffix. No other name becomes a path. */
 const FILE_NAME = /^[0-9a-f]{32}(\.[0-9a-f]{16})?$/;
+
+function newFileName(uploadId: string): string {
+  return `${uploadId}.${randomBytes(8).toString('hex')}`;
+}
 
 class Folder {
   /** What this process found the folder to be when it opened it. */
@@ -245,7 +251,7 @@ class Folder {
    * @returns the name of the file, which holds `offsetBytes` synced bytes. With an offset of 0 no file is created.
    */
   async copyAcknowledged({ uploadId, fileName, offsetBytes }: UploadRecord): Promise<string> {
-    const copyName = `${uploadId}.${randomBytes(8).toString('hex')}`;
+    const copyName = newFileName(uploadId);
     if (offsetBytes === 0) return copyName;
     const copyPath = this.#pathOf(copyName);
     try {

@@ -32,6 +32,8 @@ export function s3Store(location: BucketLocation, timing: Timing = TIMING): Stor
       return keptMs === undefined ? [] : bucket.shortLifecycleRules(keptMs);
     },
 
+    newFileName: () => undefined,
+
     /** One object is written while the next one is gathered. */
     async write({ upload, offsetBytes, pieces, mayWrite, onDurable }) {
       let durableBytes = offsetBytes;

@@ -84,6 +84,8 @@ export interface Store {
    * folder looks at each file. A bucket names none of them: no answer to a request waits for it, and a load finds the loss.
    */
   maybeShort<T extends UploadOffset>(uploads: readonly T[]): Promise<readonly T[]>;
+  /** A name that no file of this upload has; undefined for a bucket, which names its objects itself. */
+  newFileName(uploadId: string): string | undefined;
   /**
    * For a writer that continues an upload in place of one that may only be frozen: what the frozen one still writes must
    * not become part of the upload.

@@ -1,3 +1,4 @@
+import { readdirSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -155,6 +156,12 @@ export async function startSystem(
       return service.url;
     },
   };
+}
+
+/** The file of an upload in the folder: a small one that came at once has a name of its own behind the id. */
+export function storedFile({ dataDir }: TestSystem, uploadUrl: string | undefined): string {
+  const id = path.basename(uploadUrl ?? 'no such file');
+  return path.join(dataDir, readdirSync(dataDir).find((name) => name.startsWith(id)) ?? id);
 }
 
 const RUN_LIMITS = { maxRows: 10_000_000, maxBytes: 1024 ** 3 };

@@ -1,0 +1,108 @@
+import type { Database } from 'db-schema';
+import type { Request, RequestHandler } from 'express';
+import type { Kysely } from 'kysely';
+import { IngestError } from '../errors.ts';
+import { type FoundUpload, recordWhole } from '../runs/uploads.ts';
+import type { Store } from '../store/store.ts';
+
+/** What fits into a few packets. For larger files, the lock costs little beside their bytes. */
+const MOST_BYTES = 128 * 1024;
+/** A body that is not there by then is received under the lock, so that the bytes of a slow sender count one by one. */
+const WITHIN_MS = 20;
+
+interface WholeFileOptions {
+  readonly db: Kysely<Database>;
+  readonly store: Store;
+  /** Rejects when the token of the request is no longer valid. */
+  assertStillAllowed(req: Request): Promise<void>;
+  onReceived(upload: FoundUpload): Promise<void>;
+}
+
+/**
+ * PATCH with all bytes of a small file, which costs more for its locks than for its bytes. It is written into a file that no
+ * other request knows, and one statement makes that the upload's, unless another request has claimed the upload, or moved
+ * its offset, meanwhile. Without a lock there is nothing to take over, to fence, or to release. Everything else is left to
+ * the routes that follow: longer files, parts, a slow or compressed body, a bucket.
+ */
+export function receiveWholeFiles({
+  db,
+  store,
+  assertStillAllowed,
+  onReceived,
+}: WholeFileOptions): RequestHandler {
+  return async (req, res, next) => {
+    const upload = res.locals.upload as FoundUpload;
+    const fileName = store.newFileName(upload.uploadId);
+    if (fileName === undefined || res.locals.coding !== undefined || !isWhole(req, upload)) return next();
+    const chunks = await bodyAtOnce(req, upload.sizeBytes);
+    if (chunks === undefined) return next();
+    let isNamed = false; // or may be: after an error of the database nobody knows
+    try {
+      await store.write({
+        upload: { ...upload, fileName },
+        offsetBytes: 0,
+        pieces: only(chunks),
+        mayWrite: () => assertStillAllowed(req),
+        async onDurable() {
+          isNamed = true;
+          isNamed = await recordWhole(db, upload, fileName);
+        },
+      });
+    } finally {
+      // If this fails, the file is removed with the upload.
+      if (!isNamed)
+        await store.discard({ uploadId: upload.uploadId, fileName, segments: [] }).catch(() => {});
+    }
+    if (!isNamed)
+      throw new IngestError(
+        'upload_locked',
+        'Another request is writing this upload, or has written it. Ask for the offset with HEAD and continue from there.',
+        { retryAfterSeconds: 1 },
+      );
+    await onReceived(upload);
+    res.status(204).set('Upload-Offset', String(upload.sizeBytes)).end();
+  };
+}
+
+function isWhole(req: Request, { offsetBytes, sizeBytes, isBeingWritten }: FoundUpload): boolean {
+  return (
+    sizeBytes > 0 &&
+    sizeBytes <= MOST_BYTES &&
+    offsetBytes === 0 &&
+    !isBeingWritten &&
+    req.get('upload-offset') === '0' &&
+    req.get('upload-length') === undefined &&
+    req.get('expect') === undefined &&
+    Number(req.get('content-length')) === sizeBytes
+  );
+}
+
+async function* only<T>(one: T): AsyncGenerator<T> {
+  yield one;
+}
+
+/** All bytes of the body, if they arrive in time; else they are put back for the next reader. */
+async function bodyAtOnce(req: Request, bytes: number): Promise<readonly Uint8Array[] | undefined> {
+  const chunks: Uint8Array[] = [];
+  let missingBytes = bytes;
+  const isComplete = await new Promise<boolean>((resolve) => {
+    const take = () => {
+      for (let chunk: Uint8Array | null = req.read(); chunk !== null; chunk = req.read()) {
+        chunks.push(chunk);
+        missingBytes -= chunk.byteLength;
+      }
+      if (missingBytes === 0) settle();
+    };
+    const settle = () => {
+      clearTimeout(timer);
+      req.off('readable', take).off('error', settle).off('close', settle);
+      resolve(missingBytes === 0);
+    };
+    const timer = setTimeout(settle, WITHIN_MS);
+    req.on('readable', take).on('error', settle).on('close', settle);
+    take();
+  });
+  if (isComplete) return chunks;
+  if (chunks.length > 0 && !req.destroyed) req.unshift(Buffer.concat(chunks));
+  return undefined;
+}
