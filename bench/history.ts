@@ -31,7 +31,7 @@ const watchSeconds = Number(values['watch-seconds']);
 const TICKS_PER_SECOND = 100;
 
 /** As the page does (`page/main.ts`). */
-const STATUS_EVERY_SECONDS = 5;
+const STATUS_EVERY_SECONDS = 10;
 
 /** What the product promises at any size. */
 const LONGEST_P50_MS = 30;

@@ -25,7 +25,7 @@ import { runPage } from './run.ts';
 import { type AppState, type FilesShown, keyOf, type Route, routeOf, type View } from './state.ts';
 import { render, type TemplateResult } from './vendor/lit-html.js';
 
-const STATUS_EVERY_MS = 5_000;
+const STATUS_EVERY_MS = 10_000;
 const MODELS_EVERY_MS = 60_000;
 
 const root = document.querySelector<HTMLElement>('#app') ?? document.body;

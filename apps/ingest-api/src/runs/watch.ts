@@ -21,6 +21,8 @@ interface RunWatchOptions {
 }
 
 const WATCHED_EVERY_MS = 1_000;
+/** While no run is received or loaded: what changes then is an action, of which nobody waits for the next second. */
+const AT_REST_EVERY_MS = 2_000;
 const UNWATCHED_EVERY_MS = 4_000;
 /** A client that asks for rates will probably ask again. */
 const WANTED_FOR_MS = 15_000;
@@ -45,8 +47,8 @@ const MOST_EVENTS_AT_ONCE = 5_000;
 
 /**
  * Polls all runs that may move, and informs listeners which ones changed. It polls, as most changes are
- * progress, about which nothing notifies; one poll a second serves every listener. Without listeners it
- * continues more slowly, so that rates are known to the first client that asks.
+ * progress, about which nothing notifies; one poll a second serves every listener. While nothing moves, and without
+ * listeners, it polls more slowly: then also, rates are known to the first client that asks.
  */
 export class RunWatch {
   readonly throughput = new ThroughputLog();
@@ -59,6 +61,7 @@ export class RunWatch {
   /** The runs that were published at the last poll. */
   #published: ReadonlySet<string> | undefined;
   #hasPolled = false;
+  #isAnyMoving = false;
   readonly #changes: RunChange[] = [];
   #sequence = 0;
   #lastEventId: number | undefined;
@@ -110,7 +113,8 @@ export class RunWatch {
       return;
     }
     const isWatched = this.#listeners.size > 0 || performance.now() < this.#wantedUntilMs;
-    const everyMs = isWatched ? WATCHED_EVERY_MS : UNWATCHED_EVERY_MS;
+    const watchedEveryMs = this.#isAnyMoving ? WATCHED_EVERY_MS : AT_REST_EVERY_MS;
+    const everyMs = isWatched ? watchedEveryMs : UNWATCHED_EVERY_MS;
     const pauseMs = Math.max(everyMs, Math.min(this.#tookMs * PAUSE_PER_POLL, LONGEST_PAUSE_MS));
     if (this.#isPolling || performance.now() < this.#endedMs + pauseMs) return;
     this.#isPolling = true;
@@ -128,6 +132,7 @@ export class RunWatch {
   async #poll(): Promise<void> {
     const { db } = this.#options;
     const { at: beganAt, isAnyMoving } = await this.#readEvents();
+    this.#isAnyMoving = isAnyMoving;
     const known = new Map<string, string>();
     const note = async (page: { readonly runs: readonly RunSummary[]; readonly at: Date }) => {
       for (const [index, run] of page.runs.entries()) {
