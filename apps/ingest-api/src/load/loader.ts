@@ -43,10 +43,8 @@ export async function runLoader(context: LoaderContext, pollIntervalMs: number):
   let failures = 0;
   while (!context.signal.aborted) {
     try {
-      await queue.listen();
-      const worked = await loadNext(context);
+      await loadAllDue(context, queue);
       failures = 0;
-      if (worked) continue;
     } catch (error) {
       if (context.signal.aborted) break;
       failures += 1;
@@ -60,24 +58,30 @@ export async function runLoader(context: LoaderContext, pollIntervalMs: number):
 const CLAIM_TIMEOUT_MS = 30_000;
 
 /**
- * Claims and loads one revision, if one is due, on a connection of its own. A fault of the machinery is
- * recorded on the attempt, and any loader tries the revision again later.
+ * Claims and loads revisions until none is due. They share a connection, whose catalogs are warm then, for as long as each
+ * load ends with its COMMIT. A fault of the machinery is recorded on the attempt, and any loader tries the revision again
+ * later.
  *
- * @returns false when nothing was due.
- * @throws when the claim fails, or a fault cannot be recorded: the database cannot be reached.
+ * @throws when a claim fails, or a fault cannot be recorded: the database cannot be reached.
  */
-async function loadNext(context: LoaderContext): Promise<boolean> {
-  const client = await connect(context.connection, context.signal);
-  try {
-    const claimed = await withTimeout(client, CLAIM_TIMEOUT_MS, async () => {
-      await beginLoad(client, context);
-      return claimNextLoad(client);
-    });
-    if (claimed === undefined) return false;
-    await attemptLoad(client, claimed, context);
-    return true;
-  } finally {
-    await client.end().catch(() => {}); // the server rolls back an open transaction when its connection ends
+async function loadAllDue(context: LoaderContext, queue: QueueListener): Promise<void> {
+  for (;;) {
+    await queue.listen();
+    const client = await connect(context.connection, context.signal);
+    try {
+      for (let isUsable = true; isUsable; ) {
+        const claimed = await withTimeout(client, CLAIM_TIMEOUT_MS, async () => {
+          await beginLoad(client, context);
+          return claimNextLoad(client);
+        });
+        if (claimed === undefined) return;
+        isUsable = await attemptLoad(client, claimed, context);
+        await queue.listen(); // the service counts loaders by it
+      }
+    } finally {
+      await client.end().catch(() => {}); // the server rolls back an open transaction when its connection ends
+    }
+    if (context.signal.aborted) return;
   }
 }
 
@@ -102,11 +106,12 @@ async function beginLoad(client: pg.Client, { maintenanceWorkMem }: LoaderContex
     SET LOCAL maintenance_work_mem = '${maintenanceWorkMem}'`);
 }
 
+/** @returns whether the connection can be used for the next load: PostgreSQL has answered the COMMIT of this one. */
 async function attemptLoad(
   client: pg.Client,
   claimed: ClaimedRevision,
   context: LoaderContext,
-): Promise<void> {
+): Promise<boolean> {
   const { side, log } = context;
   const { model, run: runKey, revision } = claimed;
   const backendPid = await backendPidOf(client);
@@ -116,7 +121,7 @@ async function attemptLoad(
       { model, run: runKey, revision },
       'several loaders of this run vanished in a row; its next attempt is due later',
     );
-    return;
+    return false;
   }
   const { attemptId, attempt } = started;
   const run = { model, run: runKey, revision, attempt };
@@ -124,6 +129,7 @@ async function attemptLoad(
   const progress = new LoadProgress();
   const watch = watchLoad(client, backendPid, attemptId, progress, context);
   let ended: EndedLoad;
+  let isUsable: boolean;
   try {
     ended = await Promise.race([
       loadRevision(client, claimed, { ...context, attemptId, progress }),
@@ -132,7 +138,7 @@ async function attemptLoad(
     // The transaction holds the attempt's row now: a report would wait for COMMIT, and COMMIT must not wait
     // for it.
     watch.stop();
-    await commit(client, side, attemptId, context.stallTimeoutMs);
+    isUsable = await commit(client, side, attemptId, context.stallTimeoutMs);
     await watch.reported();
   } catch (cause) {
     watch.stop();
@@ -144,7 +150,7 @@ async function attemptLoad(
       log.error({ ...run, err: describeError(cause) }, 'load failed: PostgreSQL refuses a row of the run');
       destroyConnection(client, 'the load failed'); // it ends the claim, which holds the row to be written
       await recordRefusal(side, claimed.revisionId, attemptId, { fault, cause });
-      return;
+      return false;
     }
     const reason = watch.fault ?? describeError(cause);
     const delayMs = context.signal.aborted ? 0 : retryDelayMs(attempt);
@@ -152,7 +158,7 @@ async function attemptLoad(
     if (await endAttemptForRetry(side, attemptId, reason, delayMs))
       log.warn({ ...run, err: reason, delayMs }, 'load broke off; it will be tried again');
     else log.warn({ ...run, err: reason }, 'load broke off; another loader has taken the run over');
-    return;
+    return false;
   }
   const { outcome, reason } = ended;
   if (reason !== null) {
@@ -160,7 +166,7 @@ async function attemptLoad(
       { ...run, err: reason },
       'load ended: the disk has lost bytes of the run, which waits for them again',
     );
-    return;
+    return isUsable;
   }
   if (outcome === 'published')
     await announcePublication(side, model).catch((error: unknown) =>
@@ -168,6 +174,7 @@ async function attemptLoad(
     );
   const { rowsDone: rows, seconds, phaseSeconds } = progress;
   log.info({ ...run, outcome, rows, seconds, phaseSeconds }, 'load ended');
+  return isUsable;
 }
 
 async function backendPidOf(client: pg.Client): Promise<number> {
@@ -180,15 +187,19 @@ async function backendPidOf(client: pg.Client): Promise<number> {
 /**
  * A connection that is lost at COMMIT leaves the outcome unknown, not failed: the attempt's row, which is
  * part of it, decides.
+ *
+ * @returns whether PostgreSQL has answered.
+ * @throws when the transaction was rolled back.
  */
 async function commit(
   client: pg.Client,
   side: Kysely<Database>,
   attemptId: number,
   timeoutMs: number,
-): Promise<void> {
+): Promise<boolean> {
   try {
     await withTimeout(client, timeoutMs, () => client.query('COMMIT'));
+    return true;
   } catch (error) {
     // FOR UPDATE waits until the server has ended the transaction that wrote the row.
     const row = await side
@@ -199,6 +210,7 @@ async function commit(
       .executeTakeFirst();
     // `lost`: another process saw that it was rolled back.
     if (row?.outcome == null || row.outcome === 'lost') throw error;
+    return false;
   }
 }
 
