@@ -3,7 +3,7 @@ import path from 'node:path';
 import { expect } from 'chai';
 import { openDatabase } from 'db-schema';
 import { uploadRecords } from '../src/runs/uploads.ts';
-import { UploadLocks } from '../src/store/claims.ts';
+import { UploadLocks, type UploadRecords } from '../src/store/claims.ts';
 import { folderStore } from '../src/store/folder.ts';
 import { DurableStore } from '../src/store/tus-store.ts';
 import { declare, scoreLines, startSystem, type TestSystem } from './support/system.ts';
@@ -12,6 +12,7 @@ import { declare, scoreLines, startSystem, type TestSystem } from './support/sys
 describe('the store of a service that is not alone', () => {
   let system: TestSystem;
   let locks: UploadLocks;
+  let records: UploadRecords;
   let store: DurableStore;
   const ends: (() => Promise<void>)[] = [];
 
@@ -24,10 +25,11 @@ describe('the store of a service that is not alone', () => {
     } as const;
     const { db } = openDatabase({ ...connect, maxConnections: 3, onIdleError: () => {} });
     const folder = folderStore(system.dataDir);
+    records = uploadRecords(db);
     locks = new UploadLocks({
       store: folder,
       connection: { ...connect, applicationName: 'second (locks)' },
-      records: uploadRecords(db),
+      records,
       onSessionLost: () => {},
     });
     store = new DurableStore({
@@ -69,6 +71,22 @@ describe('the store of a service that is not alone', () => {
       else await text();
     }
   }
+
+  it('moves no offset for a writer that another one has replaced', async () => {
+    const upload = await lockedUpload('replaced writer');
+    const [{ writer }] = (await system.query<{ writer: string }>(
+      'SELECT writer FROM ingest.upload WHERE upload_id = $1',
+      [upload.id],
+    )) as [{ writer: string }];
+    await records.claim(upload.id, 'another writer', writer);
+    const fault = await records.advance(upload.id, writer, 0, 10).catch((error: unknown) => error);
+    expect(fault).to.have.property('code', 'upload_locked');
+    expect(await offsetOf(upload.id)).to.equal(0);
+    expect(await records.advance(upload.id, 'another writer', 0, 10)).to.equal(false);
+    expect(await offsetOf(upload.id)).to.equal(10);
+    await records.release(upload.id, 'another writer');
+    await upload.unlock();
+  });
 
   it('writes nothing more once the session with its locks has gone, and acknowledges nothing', async () => {
     const upload = await lockedUpload('lost lock');

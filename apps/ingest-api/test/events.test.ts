@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
 import { expect } from 'chai';
 import { openDatabase } from 'db-schema';
 import express from 'express';
@@ -17,6 +18,9 @@ import {
   type TestSystem,
   untilFinal,
 } from './support/system.ts';
+
+/** Of the watch, at rest (`runs/watch.ts`). */
+const AFTER_TWO_POLLS_MS = 5_000;
 
 interface ServerEvent {
   readonly id: string;
@@ -106,6 +110,7 @@ describe('live events', () => {
     };
     await push('2026-10');
     const listening = readEvents(system, (events) => events.some(({ data }) => data.state === 'superseded'));
+    await delay(AFTER_TWO_POLLS_MS); // what its own actions have reported is behind it
     await push('2026-11');
     expect((await listening).at(-1)?.data).to.include({
       model: 'order',

@@ -56,9 +56,16 @@ describe('each statement of a load', function () {
   const { query } = prototype;
   let system: TestSystem;
   let injection: Injection | undefined;
+  let listener: pg.Client;
+  /** Runs whose publication was announced. */
+  const heard = new Set<string>();
 
   before(async () => {
     system = await startSystem();
+    listener = new pg.Client({ connectionString: system.databaseUrl });
+    await listener.connect();
+    await listener.query('LISTEN scores_published');
+    listener.on('notification', ({ payload }) => heard.add(JSON.parse(payload ?? '{}').run));
     prototype.query = function (...args) {
       return queryWithFault(this, args);
     };
@@ -67,6 +74,7 @@ describe('each statement of a load', function () {
   });
   after(async () => {
     prototype.query = query;
+    await listener.end();
     await system.stop();
   });
 
@@ -147,6 +155,15 @@ describe('each statement of a load', function () {
         );
         expect(kept, what).to.deep.equal({ publications: 1, loads: 1, open: 0 });
         expect(await system.query('SELECT DISTINCT run FROM scores.churn'), what).to.deep.equal([{ run }]);
+        // Also when the answer to COMMIT is lost. An announcement that is itself refused is lost.
+        if (connection === 'ingest-api load')
+          expect(
+            await eventually(
+              async () => heard.has(run),
+              (isHeard) => isHeard,
+            ),
+            `${what}: announced`,
+          ).to.equal(true);
         if (statement === undefined) break;
         failed.push(statement.trim());
       }

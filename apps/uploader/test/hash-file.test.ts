@@ -3,7 +3,8 @@ import { readdirSync, utimesSync, writeFileSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { countNewlines, hashFile, identityOf, openHashCache } from '../src/source/hash.ts';
+import { countNewlines } from '../src/source/count-newlines.ts';
+import { hashFile, identityOf, openHashCache } from '../src/source/hash.ts';
 import { makeScratch } from './support/scratch.ts';
 
 const BLOCK = 2 ** 20;
@@ -53,6 +54,25 @@ describe('hashing and counting a file', () => {
       expect(digest.identity.bytes).to.equal(text.length);
     });
   }
+
+  for (const [what, bytes] of [
+    ['of 64 MiB', 64 * BLOCK],
+    ['of more, with a last block that is not full', 65 * BLOCK + 12_345],
+  ] as const) {
+    it(`counts on a second thread the lines of a file ${what}`, async () => {
+      const text = Buffer.alloc(bytes, '{"pk":"a","score":0.5}\n{"pk":"b","score":1}\n');
+      const digest = await hashFile(scratch.write('f', text), never, () => {});
+      expect(digest.sha256).to.equal(createHash('sha256').update(text).digest('hex'));
+      expect(digest.lines).to.equal(countNewlines(text) + (text.at(-1) === 10 ? 0 : 1));
+    });
+  }
+
+  it('stops on both threads when it is aborted', async () => {
+    const stop = new AbortController();
+    const path = scratch.write('f', Buffer.alloc(80 * BLOCK, 'x\n'));
+    const hashing = hashFile(path, stop.signal, () => stop.abort(new Error('stopped here')));
+    expect(await hashing.catch((error: Error) => error.message)).to.equal('stopped here');
+  });
 
   it('stops when it is aborted', async () => {
     const stop = new AbortController();

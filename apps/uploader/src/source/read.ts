@@ -4,39 +4,52 @@ import { printable } from 'wire';
 import { UploaderError, unreadableReason } from '../errors.ts';
 
 type Handle = Awaited<ReturnType<typeof open>>;
-const BLOCK_BYTES = 1 << 20;
+export const BLOCK_BYTES = 1 << 20;
 
 /**
  * The bytes of a file in blocks. The next block is read while the caller uses this one; a block is valid only
- * until the caller asks for the next.
+ * until the caller asks for the next, unless `take` has another rule: it answers a block that may be filled.
  */
 export async function* readBlocks(
   handle: Handle,
   path: string,
   sizeBytes: number,
   signal: AbortSignal,
+  take = twoInTurn(sizeBytes),
 ): AsyncGenerator<Buffer> {
-  // For 10,000 small files, allocating two blocks of 1 MiB each would be most of the work.
-  const blockBytes = Math.min(BLOCK_BYTES, sizeBytes + 1);
-  const blocks: [Buffer, Buffer] = [Buffer.allocUnsafe(blockBytes), Buffer.allocUnsafe(blockBytes)];
   const read = () => {
-    const reading = handle.read(blocks[0], 0, blockBytes);
+    const reading = readInto(handle, take());
     // Nobody awaits the last read when the reader stops early; its error would then end the process.
     reading.catch(() => {});
     return reading;
   };
   let reading = read();
   for (;;) {
-    const { bytesRead } = await reading.catch((error: unknown) => {
+    const block = await reading.catch((error: unknown) => {
       throw unreadableSource(path, error);
     });
     signal.throwIfAborted();
-    if (bytesRead === 0) return;
-    const block = blocks[0].subarray(0, bytesRead);
-    blocks.reverse();
+    if (block.length === 0) return;
     reading = read();
     yield block;
   }
+}
+
+async function readInto(handle: Handle, taken: Buffer | Promise<Buffer>): Promise<Buffer> {
+  const block = await taken;
+  const { bytesRead } = await handle.read(block, 0, block.length);
+  return block.subarray(0, bytesRead);
+}
+
+function twoInTurn(sizeBytes: number): () => Buffer | Promise<Buffer> {
+  // For 10,000 small files, allocating two blocks of 1 MiB each would be most of the work.
+  const blockBytes = Math.min(BLOCK_BYTES, sizeBytes + 1);
+  const blocks = [Buffer.allocUnsafe(blockBytes), Buffer.allocUnsafe(blockBytes)] as const;
+  let turn: 0 | 1 = 1;
+  return () => {
+    turn = turn === 0 ? 1 : 0;
+    return blocks[turn];
+  };
 }
 
 /** The text of a file, decompressed if its name says so, as in the service. */

@@ -5,16 +5,16 @@ import { dirname, join } from 'node:path';
 /** A folder of this test alone, gone after it. Files in it are named by path below it. */
 export function makeScratch(): {
   path: string;
-  write: (name: string, text: string) => string;
+  write: (name: string, content: string | Uint8Array) => string;
   remove: () => void;
 } {
   const path = mkdtempSync(join(tmpdir(), 'uploader-test-'));
   return {
     path,
-    write: (name, text) => {
+    write: (name, content) => {
       const file = join(path, name);
       mkdirSync(dirname(file), { recursive: true });
-      writeFileSync(file, text);
+      writeFileSync(file, content);
       return file;
     },
     remove: () => rmSync(path, { recursive: true, force: true }),
