@@ -135,10 +135,10 @@ describe('after a restore', function () {
     await push(whole.dir, '--no-wait');
     const shortId = await sendPart('short', short.text, 0, 30_000);
     await stopAll();
-    const [lost] = await system.query<{ upload_id: string }>(
-      `SELECT upload_id FROM ingest.upload WHERE model = 'gone'`,
+    const [lost] = await system.query<{ file: string }>(
+      `SELECT coalesce(file, upload_id) AS file FROM ingest.upload WHERE model = 'gone'`,
     );
-    await rm(join(uploads(), lost?.upload_id ?? ''));
+    await rm(join(uploads(), lost?.file ?? ''));
     await truncate(join(uploads(), shortId), 10_000);
 
     await start();
