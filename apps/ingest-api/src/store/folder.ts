@@ -15,7 +15,6 @@ import {
 } from 'node:fs/promises';
 import path from 'node:path';
 import { IngestError, isDatabaseUnavailable } from '../errors.ts';
-import { inTurns } from './in-turns.ts';
 import { BytesMissing, type Gathering, type Marker, type Store, type UploadRecord } from './store.ts';
 import { writeDurably } from './write.ts';
 
@@ -53,7 +52,7 @@ export function folderStore(dataDir: string): Store {
           mayWrite,
           onDurable: async (durableBytes) => {
             // The name of a new file is synced after its bytes: most file systems have written it with them.
-            if (!isNamed) await folder.syncNames();
+            if (!isNamed) await syncFolder(dataDir);
             isNamed = true;
             await onDurable(durableBytes);
           },
@@ -168,14 +167,9 @@ class Folder {
   /** What this process found the folder to be when it opened it. */
   expected: Marker | undefined;
   readonly #dataDir: string;
-  /** Files that are new at the same time share a look at the folder, and a sync of its names. */
-  readonly syncNames: () => Promise<void>;
-  readonly #assertIsThereInTurns: () => Promise<void>;
 
   constructor(dataDir: string) {
     this.#dataDir = dataDir;
-    this.syncNames = inTurns(() => syncFolder(dataDir));
-    this.#assertIsThereInTurns = inTurns(() => this.assertIsThere());
   }
 
   /**
@@ -186,7 +180,7 @@ class Folder {
    */
   async openForWriting(fileName: string, offsetBytes: number): Promise<FileHandle> {
     const created = offsetBytes === 0 ? constants.O_CREAT | constants.O_TRUNC : 0;
-    if (created) await this.#assertIsThereInTurns(); // else the file would be created under the mount point of a missing disk
+    if (created) await this.assertIsThere(); // else the file would be created under the mount point of a missing disk
     const file = await open(this.#pathOf(fileName), constants.O_RDWR | created, 0o600).catch(missing);
     if (file === undefined) {
       await this.assertIsThere();
