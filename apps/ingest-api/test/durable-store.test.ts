@@ -80,12 +80,12 @@ describe('the store of a service that is not alone', () => {
     )) as [{ writer: string }];
     await records.claim(upload.id, 'another writer', writer);
     const fault = await records.advance(upload.id, writer, 0, 10).catch((error: unknown) => error);
+    await upload.unlock();
     expect(fault).to.have.property('code', 'upload_locked');
     expect(await offsetOf(upload.id)).to.equal(0);
     expect(await records.advance(upload.id, 'another writer', 0, 10)).to.equal(false);
     expect(await offsetOf(upload.id)).to.equal(10);
     await records.release(upload.id, 'another writer');
-    await upload.unlock();
   });
 
   it('writes nothing more once the session with its locks has gone, and acknowledges nothing', async () => {
