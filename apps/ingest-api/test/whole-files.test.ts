@@ -8,6 +8,7 @@ import pg from 'pg';
 import { collect } from './support/raw-http.ts';
 import {
   declare,
+  eventually,
   getRun,
   patch,
   pushRun,
@@ -133,6 +134,22 @@ describe('a small file that comes at once', () => {
       .be.empty;
   });
 
+  it('is not whole when its sender hangs up: what had arrived counts, wherever it was cut', async () => {
+    for (const sent of [1, 100, 999]) {
+      const content = scoreLines(60, sent * 1000); // of its own: the same would share its upload
+      const url = await declared(`cut after ${sent}`, content);
+      const socket = connect(Number(new URL(system.url).port), '127.0.0.1');
+      socket.on('error', () => {});
+      socket.end(headOf(url, content.length) + content.slice(0, sent));
+      await eventually(
+        () => offsetOf(url),
+        (offset) => offset === sent,
+      );
+      expect((await patch(system, url, sent, Buffer.from(content.slice(sent)))).status).to.equal(204);
+      expect(await readFile(storedFile(system, url), 'utf8')).to.equal(content);
+    }
+  });
+
   it('leaves nothing behind when the run was withdrawn', async () => {
     const content = scoreLines(40);
     const url = await declared('withdrawn', content);
@@ -141,16 +158,17 @@ describe('a small file that comes at once', () => {
     expect(filesOf(url)).to.be.empty;
   });
 
+  const headOf = (url: string, bytes: number) =>
+    `PATCH ${url} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer ${system.token}\r\n` +
+    `Tus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\nContent-Type: application/offset+octet-stream\r\n` +
+    `Content-Length: ${bytes}\r\n\r\n`;
+
   async function sendInParts(url: string, body: string): Promise<number> {
     const { hostname, port } = new URL(system.url);
     const socket: Socket = connect(Number(port), hostname);
     socket.on('error', () => {});
     const answer = collect(socket, 4_000);
-    socket.write(
-      `PATCH ${url} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer ${system.token}\r\n` +
-        `Tus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\nContent-Type: application/offset+octet-stream\r\n` +
-        `Content-Length: ${body.length}\r\n\r\n${body.slice(0, 50)}`,
-    );
+    socket.write(headOf(url, body.length) + body.slice(0, 50));
     await delay(30);
     socket.write(body.slice(50));
     const { statuses } = await answer;

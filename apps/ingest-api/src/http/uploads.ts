@@ -22,7 +22,7 @@ import { ACCEPTED_CODINGS, codingOf, type DecodedBody, decodeBody } from './cont
 import { hasBody, letBodyCome, requireMediaType } from './json-body.ts';
 import type { RoomCheck, UploadQuota } from './limits.ts';
 import { fileName, parseModelParam, parseRequest, runKey } from './requests.ts';
-import { receiveWholeFiles } from './whole-files.ts';
+import { only, receiveWholeFiles } from './whole-files.ts';
 
 const PATH = '/v1/uploads';
 const OFFSET_STREAM = 'application/offset+octet-stream';
@@ -313,16 +313,17 @@ function writeStraightToStore(
     const res = body.res as Response;
     letBodyCome(body, res);
     const onProgress = () => hooks.noteProgress(upload.id);
-    const { coding } = res.locals;
+    const { coding, arrived } = res.locals;
     const decoded: DecodedBody | undefined =
       coding === undefined ? undefined : decodeBody(body, res, coding, { limitBytes, onProgress });
-    const pieces = gatherBody(decoded?.bytes ?? body, {
+    const gathered = gatherBody(decoded?.bytes ?? body, {
       gathering: store.gathering,
       limitBytes,
       signal,
       tooMuch: () => ERRORS.ERR_MAX_SIZE_EXCEEDED,
       onProgress,
     });
+    const pieces = arrived === undefined ? gathered : only<readonly Uint8Array[]>(arrived);
     const offset = await store
       .write(pieces, upload.id, upload.offset, () => hooks.assertStillAllowed(body))
       .finally(() => decoded?.close());

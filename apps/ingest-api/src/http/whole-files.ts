@@ -1,5 +1,5 @@
 import type { Database } from 'db-schema';
-import type { Request, RequestHandler } from 'express';
+import type { Request, RequestHandler, Response } from 'express';
 import type { Kysely } from 'kysely';
 import { IngestError } from '../errors.ts';
 import { type FoundUpload, recordWhole } from '../runs/uploads.ts';
@@ -34,7 +34,7 @@ export function receiveWholeFiles({
     const upload = res.locals.upload as FoundUpload;
     const fileName = store.newFileName(upload.uploadId);
     if (fileName === undefined || res.locals.coding !== undefined || !isWhole(req, upload)) return next();
-    const chunks = await bodyAtOnce(req, upload.sizeBytes);
+    const chunks = await bodyAtOnce(req, res, upload.sizeBytes);
     if (chunks === undefined) return next();
     let isNamed = false; // or may be: after an error of the database nobody knows
     try {
@@ -77,12 +77,19 @@ function isWhole(req: Request, { offsetBytes, sizeBytes, isBeingWritten }: Found
   );
 }
 
-async function* only<T>(one: T): AsyncGenerator<T> {
+export async function* only<T>(one: T): AsyncGenerator<T> {
   yield one;
 }
 
-/** All bytes of the body, if they arrive in time; else they are put back for the next reader. */
-async function bodyAtOnce(req: Request, bytes: number): Promise<readonly Uint8Array[] | undefined> {
+/**
+ * All bytes of the body, if they arrive in time; else they are put back for the next reader. When the sender has hung up
+ * meanwhile, nothing can be put back: then they are in `res.locals.arrived`.
+ */
+async function bodyAtOnce(
+  req: Request,
+  res: Response,
+  bytes: number,
+): Promise<readonly Uint8Array[] | undefined> {
   const chunks: Uint8Array[] = [];
   let missingBytes = bytes;
   const isComplete = await new Promise<boolean>((resolve) => {
@@ -103,6 +110,7 @@ async function bodyAtOnce(req: Request, bytes: number): Promise<readonly Uint8Ar
     take();
   });
   if (isComplete) return chunks;
-  if (chunks.length > 0 && !req.destroyed) req.unshift(Buffer.concat(chunks));
+  if (req.destroyed) res.locals.arrived = chunks;
+  else if (chunks.length > 0) req.unshift(Buffer.concat(chunks));
   return undefined;
 }
