@@ -6,7 +6,7 @@
  *
  * The history is written by SQL: no run has rows. The service is a process on a database of its own.
  */
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import type { Service, TestSystem } from '../e2e/support/test-system.ts';
@@ -26,9 +26,6 @@ const { values } = parseArgs({
 const sizes = values.runs.split(',').map(Number);
 const rounds = Number(values.rounds);
 const watchSeconds = Number(values['watch-seconds']);
-
-/** Of Linux. */
-const TICKS_PER_SECOND = 100;
 
 /** As the page does (`page/main.ts`). */
 const STATUS_EVERY_SECONDS = 10;
@@ -184,9 +181,14 @@ async function processorTime(system: TestSystem, service: Service) {
   };
 }
 
-/** Processor time of a process so far. Linux only. */
+/** Processor time of all threads of a process so far, to the nanosecond: in Linux only. */
 async function cpuSeconds(pid: number): Promise<number> {
-  const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;
+  const threads = await readdir(`/proc/${pid}/task`);
+  const times = await Promise.all(
+    threads.map(async (thread) => {
+      const schedstat = await readFile(`/proc/${pid}/task/${thread}/schedstat`, 'utf8');
+      return Number(schedstat.split(' ')[0]) / 1e9;
+    }),
+  );
+  return times.reduce((sum, seconds) => sum + seconds, 0);
 }
