@@ -9,6 +9,9 @@ import { type Service, startTestSystem, type TestSystem } from './support/test-s
 
 const UPLOADER = fileURLToPath(new URL('../apps/uploader/', import.meta.url));
 const run = promisify(execFile);
+/** A file of more than 64 MiB, whose lines a second thread counts: its program is in the bundle, too. */
+const ROWS = 2_000_000;
+const THREAD_FROM_BYTES = 64 * 1024 ** 2;
 
 describe('The uploader as one file', function () {
   this.timeout(180_000);
@@ -26,12 +29,13 @@ describe('The uploader as one file', function () {
   /** With nothing of this environment but `path`. */
   async function push(program: string, name: string, path: string): Promise<void> {
     const folder = join(system.workDir, name);
-    const { bytes } = await writeScoreFile(join(folder, 'a.jsonl'), 20_000, name.length);
+    const { bytes } = await writeScoreFile(join(folder, 'a.jsonl'), ROWS, name.length);
+    expect(bytes).to.be.above(THREAD_FROM_BYTES);
     const command = ['push', folder, '--model', name, '--run', '1', '--json'];
     const env = { PATH: path, HOME: folder, UPLOADER_URL: service.url, UPLOADER_TOKEN: system.token };
     const { stdout } = await run(program, command, { env });
     const [pushed] = JSON.parse(stdout).runs;
-    expect(pushed).to.include({ state: 'published', rows: 20_000, bytesSent: bytes });
+    expect(pushed).to.include({ state: 'published', rows: ROWS, bytesSent: bytes });
   }
 
   it('is an executable that pushes where there is no Node', async () => {

@@ -5,7 +5,7 @@ import { IngestError } from '../errors.ts';
 import { type FoundUpload, recordWhole } from '../runs/uploads.ts';
 import type { Store } from '../store/store.ts';
 
-/** What fits into a few packets. For larger files, the lock costs little beside their bytes. */
+/** A body is held in memory until it is there. For larger files, the lock costs little beside their bytes. */
 const MOST_BYTES = 128 * 1024;
 /** A body that is not there by then is received under the lock, so that the bytes of a slow sender count one by one. */
 const WITHIN_MS = 20;
@@ -19,7 +19,7 @@ interface WholeFileOptions {
 }
 
 /**
- * PATCH with all bytes of a small file, which costs more for its locks than for its bytes. It is written into a file that no
+ * PATCH with all bytes of a small file, without the statement and the commit of a claim. It is written into a file that no
  * other request knows, and one statement makes that the upload's, unless another request has claimed the upload, or moved
  * its offset, meanwhile. Without a lock there is nothing to take over, to fence, or to release. Everything else is left to
  * the routes that follow: longer files, parts, a slow or compressed body, a bucket.
