@@ -36,6 +36,7 @@ const TIMED_TEST_FILES = [
 const POSTGRES_VERSIONS = ['14', '15', '16', '17', '18'];
 /** The whole path and the SQL that differs between versions: roles, grants, statistics, DETACH, settings of sessions. */
 const OLDEST_TEST_FILES = [
+  'packages/db-schema/test/find-upload.test.ts',
   'packages/db-schema/test/migrate.test.ts',
   'packages/db-schema/test/privileges.test.ts',
   'packages/db-schema/test/readers.test.ts',

@@ -21,6 +21,8 @@ import {
 const TUS = { 'tus-resumable': '1.0.0' };
 const MOST_BYTES = 128 * 1024;
 
+const RECORDS = /SET file = /;
+
 type Query = (this: pg.Client, ...args: unknown[]) => unknown;
 
 describe('a small file that comes at once', () => {
@@ -31,9 +33,11 @@ describe('a small file that comes at once', () => {
   let asked: string[] = [];
   /** Carried out, and then the connection is cut before its answer. */
   let lost: RegExp | undefined;
+  /** What records a small file waits for it. */
+  let held: ((uploadId: string) => Promise<void>) | undefined;
 
   before(async () => {
-    system = await startSystem();
+    system = await startSystem({ databaseConnections: 3 }); // two may be held
     prototype.query = function (...args) {
       const { connectionParameters, connection } = this as unknown as {
         connectionParameters: { application_name?: string };
@@ -42,6 +46,10 @@ describe('a small file that comes at once', () => {
       const [statement] = args;
       const text = typeof statement === 'string' ? statement : String((statement as { text: string }).text);
       if (connectionParameters.application_name === 'ingest-api serve') asked.push(text);
+      if (held !== undefined && RECORDS.test(text)) {
+        const [uploadId] = args[1] as [string];
+        return held(uploadId).then(() => query.apply(this, args));
+      }
       if (lost?.test(text) !== true) return query.apply(this, args);
       lost = undefined;
       return (query.apply(this, args) as Promise<unknown>).then(() => {
@@ -77,13 +85,59 @@ describe('a small file that comes at once', () => {
     expect(answer.status).to.equal(204);
     expect(answer.headers.get('upload-offset')).to.equal(String(content.length));
     expect(answer.headers.get('tus-resumable')).to.equal('1.0.0');
-    const upload = asked.filter((text) => /ingest\.(upload|run_revision)/.test(text));
+    const upload = asked.filter((text) => /ingest\.find_upload|UPDATE ingest\./.test(text));
     expect(upload, upload.join('\n')).to.have.length(3);
     const stored = storedFile(system, url);
     expect(await readFile(stored, 'utf8')).to.equal(content);
     expect((await stat(stored)).mode & 0o777).to.equal(0o600);
     expect((await getRun(system, 'churn', 'statements')).state).to.equal('queued');
     expect((await patch(system, url, 0, Buffer.from(content))).status, 'once more').to.equal(409);
+  });
+
+  it('asks less often for files that arrive together, and for the last of them in any case', async () => {
+    const contents = Array.from({ length: 30 }, (_, i) => scoreLines(3, 50_000 + i * 10));
+    const files = contents.map((content, i) => ({ name: `${i}.jsonl`, content }));
+    const urls = new Map(
+      (await declare(system, 'churn', 'together', files)).missing.files.map((it) => [it.name, it.uploadUrl]),
+    );
+    asked = [];
+    const statuses = await Promise.all(
+      files.map(async ({ name, content }) => {
+        const url = urls.get(name) ?? '';
+        return (await patch(system, url, 0, Buffer.from(content))).status;
+      }),
+    );
+    expect(new Set(statuses)).to.deep.equal(new Set([204]));
+    expect((await getRun(system, 'churn', 'together')).state).to.equal('queued');
+    expect(asked.filter((text) => RECORDS.test(text))).to.have.length(30);
+    expect(asked.filter((text) => /UPDATE ingest\.run_revision/.test(text)).length).to.be.lessThan(30);
+  });
+
+  it('also completes a run that was declared while it was under way, before it left the question to another', async () => {
+    const shared = { name: 'shared.jsonl', content: scoreLines(4, 60_000) };
+    const other = { name: 'other.jsonl', content: scoreLines(4, 61_000) };
+    const { missing } = await declare(system, 'churn', 'first of two', [shared, other]);
+    const urlOf = (name: string) => missing.files.find((it) => it.name === name)?.uploadUrl ?? '';
+    const holds = new Map<string, () => void>();
+    held = (uploadId) => new Promise((resolve) => holds.set(uploadId, resolve));
+    const send = ({ name, content }: typeof shared) => patch(system, urlOf(name), 0, Buffer.from(content));
+    const release = (name: string) => holds.get(path.basename(urlOf(name)))?.();
+    try {
+      const answers = [send(shared), send(other)] as const;
+      await eventually(
+        async () => holds.size,
+        (size) => size === 2,
+      );
+      expect((await declare(system, 'churn', 'second of two', [shared])).state).to.equal('receiving');
+      release(shared.name);
+      expect((await answers[0]).status).to.equal(204);
+      release(other.name);
+      expect((await answers[1]).status).to.equal(204);
+    } finally {
+      held = undefined;
+    }
+    for (const run of ['first of two', 'second of two'])
+      expect((await getRun(system, 'churn', run)).state, run).to.equal('queued');
   });
 
   for (const [what, bytes] of [
@@ -125,7 +179,7 @@ describe('a small file that comes at once', () => {
   it('is kept when the answer of PostgreSQL is lost after it has recorded it', async () => {
     const content = scoreLines(30);
     const url = await declared('lost answer', content);
-    lost = /SET file = /;
+    lost = RECORDS;
     expect((await patch(system, url, 0, Buffer.from(content))).status).to.equal(503);
     expect(lost).to.equal(undefined);
     expect(await offsetOf(url)).to.equal(content.length);

@@ -154,7 +154,7 @@ GRANT SELECT ON ingest.audit_event TO ingest_loader;
 -- Neither role chooses the time or the number of an event.
 GRANT INSERT (actor, action, model, run_key, revision, detail) ON ingest.audit_event TO ingest_api, ingest_loader;
 
-GRANT EXECUTE ON FUNCTION ingest.prune_audit TO ingest_api;
+GRANT EXECUTE ON FUNCTION ingest.prune_audit, ingest.find_upload TO ingest_api;
 GRANT EXECUTE ON FUNCTION ingest.list_history TO ingest_loader;
 GRANT EXECUTE ON FUNCTION ingest.attach_revision TO ingest_api, ingest_loader;
 

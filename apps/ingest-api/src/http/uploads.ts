@@ -49,8 +49,8 @@ interface UploadRoutesOptions {
  */
 export function uploadRoutes(options: UploadRoutesOptions): Router {
   const { db, store, locks, room, quota, principals, maxUploadBytes, expireUploadsMs } = options;
-  const queueIfComplete = async (uploadId: string) =>
-    options.onQueued(await queueCompleteRevisions(db, { uploadId }));
+  const queueIfComplete = async (...uploadIds: readonly string[]) =>
+    options.onQueued(await queueCompleteRevisions(db, { uploadIds }));
   const assertStillAllowed = (req: Request) => requireStillValid(principals, req);
   const tus = new Server({
     path: PATH,
@@ -87,7 +87,7 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
     db,
     store,
     assertStillAllowed,
-    onReceived: ({ uploadId }) => queueIfComplete(uploadId),
+    queueIfComplete,
   });
 
   async function createSingleFileRun(res: Response, upload: Upload, metadata: string): Promise<void> {
@@ -267,8 +267,8 @@ function isPrintable(base64: string): boolean {
 
 /** An unfinished upload that no run waits for any more accepts no bytes. */
 const requireAwaited: RequestHandler = (_req, res, next) => {
-  const { isAwaited, offsetBytes, sizeBytes } = res.locals.upload as FoundUpload;
-  if (isAwaited || offsetBytes === sizeBytes) return next();
+  const { awaitedBy, offsetBytes, sizeBytes } = res.locals.upload as FoundUpload;
+  if (awaitedBy.length > 0 || offsetBytes === sizeBytes) return next();
   throw new IngestError(
     'upload_gone',
     'The run of this upload was cancelled, or replaced by a newer revision. Declare the run again.',

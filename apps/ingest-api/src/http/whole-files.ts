@@ -15,7 +15,8 @@ interface WholeFileOptions {
   readonly store: Store;
   /** Rejects when the token of the request is no longer valid. */
   assertStillAllowed(req: Request): Promise<void>;
-  onReceived(upload: FoundUpload): Promise<void>;
+  /** Queues those runs of these uploads that are complete. */
+  queueIfComplete(...uploadIds: readonly string[]): Promise<void>;
 }
 
 /**
@@ -28,14 +29,16 @@ export function receiveWholeFiles({
   db,
   store,
   assertStillAllowed,
-  onReceived,
+  queueIfComplete,
 }: WholeFileOptions): RequestHandler {
+  const underWay = new UnderWay();
   return async (req, res, next) => {
     const upload = res.locals.upload as FoundUpload;
     const fileName = store.newFileName(upload.uploadId);
     if (fileName === undefined || res.locals.coding !== undefined || !isWhole(req, upload)) return next();
     const chunks = await bodyAtOnce(req, res, upload.sizeBytes);
     if (chunks === undefined) return next();
+    const leave = underWay.enter(upload);
     let isNamed = false; // or may be: after an error of the database nobody knows
     try {
       await store.write({
@@ -52,6 +55,9 @@ export function receiveWholeFiles({
       // If this fails, the file is removed with the upload.
       if (!isNamed)
         await store.discard({ uploadId: upload.uploadId, fileName, segments: [] }).catch(() => {});
+      // Also after an error: files that were received meanwhile have left it to this one.
+      const uploadIds = leave();
+      if (uploadIds.length > 0) await queueIfComplete(...uploadIds);
     }
     if (!isNamed)
       throw new IngestError(
@@ -59,9 +65,34 @@ export function receiveWholeFiles({
         'Another request is writing this upload, or has written it. Ask for the offset with HEAD and continue from there.',
         { retryAfterSeconds: 1 },
       );
-    await onReceived(upload);
     res.status(204).set('Upload-Offset', String(upload.sizeBytes)).end();
   };
+}
+
+/** After this many files it is asked in any case. */
+const MOST_UNCHECKED = 100;
+
+/**
+ * The small files that this process is receiving, by the runs that wait for them. Whether a run is complete is asked once for
+ * all of them, when the last one is recorded: whoever asks after all commits sees them all.
+ */
+class UnderWay {
+  readonly #byRuns = new Map<string, { files: number; unchecked: string[] }>();
+
+  /** @returns what to call once the file is recorded, or cannot be. It returns the uploads whose runs may now be complete. */
+  enter({ uploadId, awaitedBy }: FoundUpload): () => readonly string[] {
+    const runs = awaitedBy.join();
+    const together = this.#byRuns.get(runs) ?? { files: 0, unchecked: [] };
+    this.#byRuns.set(runs, together);
+    together.files += 1;
+    return () => {
+      together.files -= 1;
+      together.unchecked.push(uploadId);
+      if (together.files === 0) this.#byRuns.delete(runs);
+      else if (together.unchecked.length < MOST_UNCHECKED) return [];
+      return together.unchecked.splice(0);
+    };
+  }
 }
 
 function isWhole(req: Request, { offsetBytes, sizeBytes, isBeingWritten }: FoundUpload): boolean {

@@ -212,12 +212,12 @@ export function startsFrom(name: TransitionName, state: RunState): boolean {
   return from.includes(state);
 }
 
-/** Which revisions may be complete: one, those that an upload is part of, or all that still receive. */
-type Candidates = { readonly revisionId: number } | { readonly uploadId: string } | 'all';
+/** Which revisions may be complete: one, those that wait for these uploads, or all that still receive. */
+type Candidates = { readonly revisionId: number } | { readonly uploadIds: readonly string[] } | 'all';
 
 /**
- * Queues revisions that have received all their files, and wakes the loaders. Idempotent: called after each
- * finished file, and by the sweep for what a crash left undone.
+ * Queues revisions that have received all their files, and wakes the loaders. Idempotent: called after files
+ * have finished, and by the sweep for what a crash left undone.
  *
  * Files are sent in the order of their names, so the file with the last name is the most likely to be
  * missing: it is checked first, which spares reading through a run of 10,000 files after each of them. (Not
@@ -256,8 +256,8 @@ function candidatesSql(candidates: Candidates): { where: string; values: readonl
   if ('revisionId' in candidates) return { where: 'r.revision_id = $1', values: [candidates.revisionId] };
   // An array is evaluated first; a semi-join might read through every other run before.
   return {
-    where: `r.revision_id = ANY (ARRAY(SELECT revision_id FROM ingest.run_file WHERE upload_id = $1))`,
-    values: [candidates.uploadId],
+    where: `r.revision_id = ANY (ARRAY(SELECT revision_id FROM ingest.run_file WHERE upload_id = ANY ($1::text[])))`,
+    values: [candidates.uploadIds],
   };
 }
 

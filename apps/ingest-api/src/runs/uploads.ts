@@ -158,8 +158,8 @@ function toRecord(
 /** An upload with what a request must know about it. */
 export interface FoundUpload extends UploadRecord {
   readonly model: ModelName;
-  /** A run waits for it. */
-  readonly isAwaited: boolean;
+  /** The revisions that wait for it, in order. */
+  readonly awaitedBy: readonly number[];
   /** The time of the last bytes, or since when a run waits for the upload, if that is later. */
   readonly lastProgressAt: Date;
   /** `Upload-Metadata` as its creator sent it; null for an upload that a manifest declared. */
@@ -170,29 +170,24 @@ export interface FoundUpload extends UploadRecord {
 
 /** Undefined for an upload that does not exist or was removed. */
 export async function findUpload(db: Kysely<Database>, uploadId: string): Promise<FoundUpload | undefined> {
-  const row = await db
-    .selectFrom('ingest.upload as u')
-    .select(['model', 'writer', 'metadata', 'last_progress_at', ...RECORD])
-    .select(
-      sql<Date | null>`(
-        SELECT max(r.declared_at) FROM ingest.run_revision r
-        WHERE r.state = 'receiving' AND ${sql.raw(SENT_BY_UPLOAD)})`.as('awaited_since'),
-    )
-    .where('upload_id', '=', uploadId)
-    .where('removed_at', 'is', null)
-    .executeTakeFirst();
+  const [row] = await queryOf(db)<FoundRow>('SELECT * FROM ingest.find_upload($1)', [uploadId]);
   if (row === undefined) return undefined;
-  const { model, writer, metadata, awaited_since, last_progress_at } = row;
-  const isAwaited = awaited_since !== null;
+  const { model, writer, metadata, awaited_by, awaited_since, last_progress_at } = row;
   return {
     ...toRecord(uploadId, row),
     model,
     metadata,
     isBeingWritten: writer !== null,
-    isAwaited,
-    lastProgressAt: isAwaited && awaited_since > last_progress_at ? awaited_since : last_progress_at,
+    awaitedBy: awaited_by,
+    lastProgressAt:
+      awaited_since !== null && awaited_since > last_progress_at ? awaited_since : last_progress_at,
   };
 }
+
+type FoundRow = Selectable<Database['ingest.upload']> & {
+  readonly awaited_by: readonly number[];
+  readonly awaited_since: Date | null;
+};
 
 /** An upload whose store may not hold the acknowledged bytes. */
 export interface Suspect {
