@@ -85,7 +85,7 @@ describe('a small file that comes at once', () => {
     expect(answer.status).to.equal(204);
     expect(answer.headers.get('upload-offset')).to.equal(String(content.length));
     expect(answer.headers.get('tus-resumable')).to.equal('1.0.0');
-    const upload = asked.filter((text) => /ingest\.find_upload|UPDATE ingest\./.test(text));
+    const upload = asked.filter((text) => /ingest\.(find_upload|upload|run_file)|UPDATE ingest\./.test(text));
     expect(upload, upload.join('\n')).to.have.length(3);
     const stored = storedFile(system, url);
     expect(await readFile(stored, 'utf8')).to.equal(content);
@@ -113,7 +113,7 @@ describe('a small file that comes at once', () => {
     expect(asked.filter((text) => /UPDATE ingest\.run_revision/.test(text)).length).to.be.lessThan(30);
   });
 
-  it('also completes a run that was declared while it was under way, before it left the question to another', async () => {
+  it('also completes a run that was declared while the file was under way, and left the question to another file', async () => {
     const shared = { name: 'shared.jsonl', content: scoreLines(4, 60_000) };
     const other = { name: 'other.jsonl', content: scoreLines(4, 61_000) };
     const { missing } = await declare(system, 'churn', 'first of two', [shared, other]);
@@ -135,6 +135,7 @@ describe('a small file that comes at once', () => {
       expect((await answers[1]).status).to.equal(204);
     } finally {
       held = undefined;
+      for (const file of [shared, other]) release(file.name);
     }
     for (const run of ['first of two', 'second of two'])
       expect((await getRun(system, 'churn', run)).state, run).to.equal('queued');

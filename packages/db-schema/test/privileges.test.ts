@@ -15,6 +15,7 @@ const STATEMENTS: readonly { readonly sql: string; readonly allowed: readonly Ro
   { sql: 'SELECT * FROM scores_typed.churn', allowed: ['score_reader'] },
   { sql: 'CREATE VIEW scores_typed.mine AS SELECT 1', allowed: [] },
   { sql: `SELECT ingest.typed_columns('{}')`, allowed: [] },
+  { sql: `SELECT * FROM ingest.find_upload('')`, allowed: ['ingest_api'] },
   { sql: 'SELECT * FROM scores_history.churn', allowed: ['score_history_reader'] },
   { sql: 'SELECT * FROM scores_info.models', allowed: ROLES },
   { sql: 'LISTEN scores_published', allowed: ROLES },

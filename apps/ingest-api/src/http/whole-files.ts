@@ -55,9 +55,10 @@ export function receiveWholeFiles({
       // If this fails, the file is removed with the upload.
       if (!isNamed)
         await store.discard({ uploadId: upload.uploadId, fileName, segments: [] }).catch(() => {});
-      // Also after an error: files that were received meanwhile have left it to this one.
+      // Also after an error, which is then thrown: files that were received meanwhile have left the question to this one.
       const uploadIds = leave();
-      if (uploadIds.length > 0) await queueIfComplete(...uploadIds);
+      const asked = uploadIds.length > 0 ? queueIfComplete(...uploadIds) : undefined;
+      await (isNamed ? asked : asked?.catch(() => {}));
     }
     if (!isNamed)
       throw new IngestError(
@@ -69,12 +70,13 @@ export function receiveWholeFiles({
   };
 }
 
-/** After this many files it is asked in any case. */
+/** After this many files the question is asked, even while others are under way. */
 const MOST_UNCHECKED = 100;
 
 /**
  * The small files that this process is receiving, by the runs that wait for them. Whether a run is complete is asked once for
- * all of them, when the last one is recorded: whoever asks after all commits sees them all.
+ * all of them, when no other one is under way: whoever asks after all commits sees them all. (When PostgreSQL does not answer
+ * the question, the sweep asks it.)
  */
 class UnderWay {
   readonly #byRuns = new Map<string, { files: number; unchecked: string[] }>();

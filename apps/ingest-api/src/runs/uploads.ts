@@ -184,7 +184,10 @@ export async function findUpload(db: Kysely<Database>, uploadId: string): Promis
   };
 }
 
-type FoundRow = Selectable<Database['ingest.upload']> & {
+type FoundRow = Pick<
+  Selectable<Database['ingest.upload']>,
+  'model' | 'metadata' | 'writer' | 'last_progress_at' | (typeof RECORD)[number]
+> & {
   readonly awaited_by: readonly number[];
   readonly awaited_since: Date | null;
 };

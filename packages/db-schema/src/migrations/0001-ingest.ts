@@ -429,7 +429,8 @@ END $function$;
 REVOKE ALL ON FUNCTION ingest.prune_audit FROM PUBLIC;
 
 -- What a request must know of an upload. A function, because PostgreSQL keeps its plan: planning takes longer than looking up.
--- A plan that was made while a table was empty would read all of it when it is full: hence no sequential scans.
+-- A plan that was made while a table was empty would read all of it when it is full: hence no sequential scans, and OFFSET 0,
+-- so that removed_at does not lead PostgreSQL to a partial index, of which it would read all as well.
 CREATE FUNCTION ingest.find_upload(id text) RETURNS TABLE (
   model text, file text, bytes bigint, offset_bytes bigint, created_at timestamptz, metadata text, writer text,
   last_progress_at timestamptz, awaited_by integer[], awaited_since timestamptz)
@@ -437,11 +438,11 @@ LANGUAGE plpgsql STABLE ROWS 1 SET search_path = pg_catalog, pg_temp SET enable_
 BEGIN
   RETURN QUERY
   SELECT u.model, u.file, u.bytes, u.offset_bytes, u.created_at, u.metadata, u.writer, u.last_progress_at, r.ids, r.since
-  FROM ingest.upload u, LATERAL (
+  FROM (SELECT * FROM ingest.upload WHERE upload_id = id OFFSET 0) u, LATERAL (
     SELECT coalesce(array_agg(revision_id ORDER BY revision_id), '{}') AS ids, max(declared_at) AS since
     FROM ingest.run_revision
     WHERE state = 'receiving' AND revision_id = ANY (ARRAY(SELECT revision_id FROM ingest.run_file WHERE upload_id = id))) r
-  WHERE u.upload_id = id AND u.removed_at IS NULL;
+  WHERE u.removed_at IS NULL;
 END $function$;
 REVOKE ALL ON FUNCTION ingest.find_upload FROM PUBLIC;
 `;
