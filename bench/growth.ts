@@ -106,7 +106,7 @@ function summarize(): PartResult {
     columns: ['rows', LABELS.ours, LABELS.copyIntoKey, 'ours / (c)'],
     rows,
   };
-  const measures = [...growthOf('ours'), ...growthOf('copyIntoKey')];
+  const measures = growthOf('ours');
   return { part: 'growth', tables: [table], measures, raw: points };
 }
 

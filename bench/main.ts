@@ -36,14 +36,14 @@ import {
 const COMMANDS: Readonly<Record<Form, readonly (readonly [Part, string])[]>> = {
   short: [
     ['load', 'load.ts --rows 5000000 --rounds 2 --only ours,serverCopy,psqlCopy,copyIntoKey,multiRowInserts'],
-    ['load', 'load.ts --rows 5000000 --rounds 1 --order sorted --only ours,serverCopy'],
-    ['load', 'load.ts --rows 5000000 --rounds 1 --data attributes --only ours,oursDeclared,serverCopy'],
+    ['load', 'load.ts --rows 5000000 --rounds 2 --order sorted --only ours,serverCopy'],
+    ['load', 'load.ts --rows 5000000 --rounds 2 --data attributes --only ours,oursDeclared,serverCopy'],
     [
       'upload',
       'upload.ts --shapes 1x1GB,30x10MB,300x10KB --rounds 2 --contenders ours,uploader,plainPut,stockTus,tusd',
     ],
     ['path', 'whole-path.ts --rows 5000000 --beside-rows 1000000'],
-    ['growth', 'growth.ts --sizes 0.3,1 --rounds 1 --svg SVG'],
+    ['growth', 'growth.ts --sizes 0.3,1 --rounds 3 --svg SVG'],
     ['read', 'look-up.ts --revisions 1,24 --rows 200000'],
     ['link', 'slow-link.ts --megabytes 200 --rounds 1'],
     ['history', 'history.ts --runs 100,10000 --watch-seconds 10'],

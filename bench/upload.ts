@@ -141,7 +141,10 @@ function summarize(measured: readonly Measured[]): PartResult {
       const seconds = median(turns.map(({ answeredSeconds }) => answeredSeconds));
       const answered = timesAsFast(ours, turns, 'answeredSeconds');
       const onDisk = timesAsFast(ours, turns, 'onDiskSeconds');
-      if (name !== 'ours' && name !== 'oursOneRequest' && ours.length > 0) {
+      if (name === 'uploader' && ours.length > 0) {
+        const compared = `upload ${shape.name}: seconds of \`uploader push\` / of the transfer alone`;
+        measures.push({ name: compared, value: answered, better: 'lower', target: null });
+      } else if (name !== 'ours' && name !== 'oursOneRequest' && ours.length > 0) {
         const how = name === 'tusdOneRequest' ? 'our throughput in one request a file' : 'our throughput';
         const compared = `upload ${shape.name}: ${how} / ${name}`;
         const target = TARGETS[name] ?? null;
