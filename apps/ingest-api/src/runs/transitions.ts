@@ -248,8 +248,7 @@ export async function queueCompleteRevisions(
 }
 
 /**
- * Files that finish at the same time would wait for each other's rows, if each looked at the runs of all of
- * them.
+ * Only these runs: of two questions at the same time, one would wait for the rows of the other if each looked at all runs.
  */
 function candidatesSql(candidates: Candidates): { where: string; values: readonly unknown[] } {
   if (candidates === 'all') return { where: 'true', values: [] };
