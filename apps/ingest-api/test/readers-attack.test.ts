@@ -122,6 +122,22 @@ describe('a reader who means harm', () => {
     expect(await push('noisy', '2026-01', 'a')).to.equal('published');
   });
 
+  it('cannot make a loader read its queue again and again, by ringing all the time', async () => {
+    const sessions = async () => {
+      const [row] = await system.query<{ sessions: string }>(
+        'SELECT sessions FROM pg_stat_database WHERE datname = current_database()',
+      );
+      return Number(row?.sessions);
+    };
+    const before = await sessions();
+    const endMs = performance.now() + 1_500;
+    let rings = 0;
+    for (; performance.now() < endMs; rings += 1)
+      await reader.query(`SELECT pg_notify('ingest_queue', '${rings}')`);
+    expect(rings).to.be.above(100);
+    expect((await sessions()) - before).to.be.within(2, 25); // the loader reads its queue in a session of its own
+  });
+
   it('cannot write, and cannot read anything else', async () => {
     for (const sql of [
       'SELECT * FROM run_data.secret',

@@ -8,7 +8,7 @@ import { migrateToLatest, openDatabase } from 'db-schema';
 import { createTestDatabase, type TestDatabase } from 'local-postgres';
 import pg from 'pg';
 import { uploadRecords } from '../src/runs/uploads.ts';
-import { UploadLocks } from '../src/store/claims.ts';
+import { UploadLocks, type UploadRecords } from '../src/store/claims.ts';
 import { folderStore } from '../src/store/folder.ts';
 import { GONE_AFTER_MS, writersOfProcess } from '../src/store/writers.ts';
 import { eventually } from './support/system.ts';
@@ -46,7 +46,7 @@ describe('the locks of uploads, in two processes', () => {
     await rm(dataDir, { recursive: true, force: true });
   });
 
-  function newLocks(): UploadLocks {
+  function newLocks(changed: (records: UploadRecords) => UploadRecords = (records) => records): UploadLocks {
     const connect = { databaseUrl: database.url, role: 'ingest_api' } as const;
     const { db } = openDatabase({
       ...connect,
@@ -57,7 +57,7 @@ describe('the locks of uploads, in two processes', () => {
     const locks = new UploadLocks({
       store: folderStore(dataDir),
       connection: { ...connect, applicationName: APPLICATION },
-      records: uploadRecords(db),
+      records: changed(uploadRecords(db)),
       onSessionLost: (reason) => lost.push(reason),
     });
     ends.push(
@@ -167,12 +167,53 @@ describe('the locks of uploads, in two processes', () => {
     await again.free();
   });
 
-  it('are released by a process that is alive and recorded as the writer by mistake: the answer to its last statement was lost', async () => {
-    const holder = await hold(here);
-    const [{ writer: stillAlive } = {}] = await writers();
-    await holder.free();
-    await leaveWriter(String(stillAlive));
-    expect(await msToLock(there)).to.be.below(3_000);
+  /** The first statement of this kind fails: before PostgreSQL has it, or after PostgreSQL has carried it out. */
+  function losesFirst(kind: 'claim' | 'release', when: 'before' | 'after') {
+    let isLost = false;
+    return (records: UploadRecords): UploadRecords => {
+      const lose = async <T>(carryOut: () => Promise<T>): Promise<T> => {
+        if (isLost) return carryOut();
+        isLost = true;
+        if (when === 'after') await carryOut();
+        throw new Error('Connection terminated unexpectedly');
+      };
+      if (kind === 'claim') return { ...records, claim: (...args) => lose(() => records.claim(...args)) };
+      return { ...records, release: (...args) => lose(() => records.release(...args)) };
+    };
+  }
+
+  for (const [kind, when] of [
+    ['claim', 'after'],
+    ['claim', 'before'],
+    ['release', 'before'],
+    ['release', 'after'],
+  ] as const)
+    it(`are released by a process that is alive and may be recorded as the writer: its ${kind} failed ${when} PostgreSQL had it`, async () => {
+      const losing = newLocks(losesFirst(kind, when));
+      await hold(losing).then(
+        (holder) => holder.free(),
+        () => {},
+      );
+      expect(await msToLock(there)).to.be.below(3_000);
+    });
+
+  it('cost a process no statement when others ask for what it does not write, as every login of the database may', async () => {
+    let released = 0;
+    const asked = newLocks((records) => ({
+      ...records,
+      release: (...args) => {
+        released += 1;
+        return records.release(...args);
+      },
+    }));
+    const holder = await hold(asked); // it listens from now on
+    await query(
+      `SELECT pg_notify('ingest_upload_lock', 'wanted ' || md5(n::text)) FROM generate_series(1, 10000) n`,
+    );
+    const next = await hold(there); // its notification arrives after those
+    expect(holder.isAsked()).to.equal(true);
+    expect(released).to.equal(1);
+    await next.free();
   });
 
   const ELSEWHERE = 'another-host/pid:[1] 1 0123456789abcdef 1';

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { type ConnectOptions, connect, type Database, destroyConnection, STATISTICS_TARGET } from 'db-schema';
 import type { Kysely } from 'kysely';
 import type pg from 'pg';
@@ -42,6 +43,7 @@ export async function runLoader(context: LoaderContext, pollIntervalMs: number):
   const queue = new QueueListener(context);
   let failures = 0;
   while (!context.signal.aborted) {
+    const startedMs = performance.now();
     try {
       await loadAllDue(context, queue);
       failures = 0;
@@ -50,10 +52,18 @@ export async function runLoader(context: LoaderContext, pollIntervalMs: number):
       failures += 1;
       context.log.error({ err: describeError(error), failures }, 'the loader cannot work; it keeps trying');
     }
+    await pause(startedMs + READ_EVERY_MS - performance.now(), context.signal);
     await queue.notified(pollIntervalMs);
   }
   await queue.close();
 }
+
+async function pause(ms: number, signal: AbortSignal): Promise<void> {
+  if (ms > 0 && !signal.aborted) await delay(ms, undefined, { signal }).catch(() => {}); // aborted: the loader stops
+}
+
+/** A NOTIFY is followed by at most one reading of the queue in this time: every login of the database may send them. */
+const READ_EVERY_MS = 100;
 
 const CLAIM_TIMEOUT_MS = 30_000;
 

@@ -31,6 +31,8 @@ interface UploadLocksOptions {
 export class UploadLocks implements Locker {
   readonly #held = new Map<string, Held>();
   readonly #waitingElsewhere = new Map<string, () => void>();
+  /** Uploads whose record may name this process although none of its requests writes them: an answer was lost. */
+  readonly #maybeNamed = new Set<string>();
   readonly #store: Store;
   readonly #records: UploadRecords;
   readonly #sessions: WriterSessions;
@@ -44,7 +46,8 @@ export class UploadLocks implements Locker {
       connection,
       onWanted: (uploadId) => {
         const held = this.#held.get(uploadId);
-        if (held === undefined) void this.#removeStaleName(uploadId);
+        // Every login of the database may send such notifications: only a lost answer makes them cost a statement.
+        if (held === undefined && this.#maybeNamed.has(uploadId)) void this.#removeStaleName(uploadId);
         if (held?.claim === undefined) return;
         held.isWantedElsewhere = true;
         releaseIfStalled(held);
@@ -52,6 +55,7 @@ export class UploadLocks implements Locker {
       onFreed: (uploadId) => this.#waitingElsewhere.get(uploadId)?.(),
       onLost: (reason) => {
         for (const held of this.#held.values()) if (held.claim !== undefined) held.requestRelease();
+        this.#maybeNamed.clear(); // others see that the lost session is gone
         onSessionLost(reason);
       },
     });
@@ -103,6 +107,7 @@ export class UploadLocks implements Locker {
       held.claim = claim;
       held.lastProgressMs = performance.now();
     } catch (error) {
+      if (!(error instanceof IngestError)) this.#maybeNamed.add(uploadId); // of the database: the claim may have arrived
       await this.#release(uploadId);
       throw error;
     }
@@ -170,7 +175,7 @@ export class UploadLocks implements Locker {
         if (record === undefined) continue;
         const claim = new UploadClaim(this.#records, session, record);
         if (!signal.aborted) return claim;
-        await claim.release(false);
+        if (!(await claim.release(false))) this.#maybeNamed.add(uploadId);
       }
       if (signal.aborted) throw endedWhileWaiting();
       if (performance.now() > deadlineMs) throw stillBusy();
@@ -201,9 +206,9 @@ export class UploadLocks implements Locker {
   }
 
   /**
-   * Another process wants an upload that no request of this process holds. Its record may still name this process, if a
-   * connection was lost before the answer to a claim or a release arrived; mostly it names another. Holds the upload
-   * meanwhile, so that no request of this process claims it.
+   * Another process wants an upload that no request of this process holds, and whose record may still name this process:
+   * a connection was lost before the answer to a claim or a release arrived. Holds the upload meanwhile, so that no request
+   * of this process claims it.
    */
   async #removeStaleName(uploadId: string): Promise<void> {
     this.#hold(uploadId, () => {}, []);
@@ -241,7 +246,8 @@ export class UploadLocks implements Locker {
 
   async #release(uploadId: string): Promise<void> {
     const held = this.#held.get(uploadId);
-    await held?.claim?.release(held.isWantedElsewhere);
+    const isFree = (await held?.claim?.release(held.isWantedElsewhere)) ?? true;
+    if (!isFree) this.#maybeNamed.add(uploadId);
     const next = held?.waiters.shift();
     if (next !== undefined) {
       next();
@@ -318,14 +324,23 @@ export class UploadClaim {
     this.#recordedBytes = offsetBytes;
   }
 
-  /** Never rejects: a name that stays in the record is removed when another request wants the upload. */
-  async release(notifyWaiters: boolean): Promise<void> {
+  /**
+   * Never rejects: a name that stays in the record is removed when another request wants the upload.
+   *
+   * @returns false when the database did not answer, so that the record may still name this process.
+   */
+  async release(notifyWaiters: boolean): Promise<boolean> {
     const { uploadId } = this.record;
+    let isFree = true;
     if (!this.#isReleased) {
       this.#isReleased = true;
-      await this.#records.release(uploadId, this.#session.writer).catch(() => {});
+      isFree = await this.#records.release(uploadId, this.#session.writer).then(
+        () => true,
+        () => false,
+      );
     }
     if (notifyWaiters) await this.#session.notifyFreed(uploadId);
+    return isFree;
   }
 }
 
