@@ -198,7 +198,8 @@ CREATE OR REPLACE TRIGGER model_has_typed_view AFTER INSERT OR UPDATE OF contrac
 -- The history of a model reads each listed run from its own table, attached or not, and every other run that is attached
 -- through the model's table. Its caller lists a run before it detaches it, and removes a run that retention has marked
 -- from the list before it drops its table. As the run is a constant in its part of the view, a query of one run reads
--- one table.
+-- one table. Rows of COPY FREEZE are visible to every snapshot: the row in shown_run is what hides a run from a transaction
+-- that began before its publication.
 CREATE OR REPLACE FUNCTION ingest.list_history(model_name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -216,9 +217,10 @@ BEGIN
   SELECT coalesce(array_agg(c.oid::bigint ORDER BY c.oid::bigint), '{}'), coalesce(array_agg(r.revision_id), '{}'),
          coalesce(string_agg(format($part$
            UNION ALL
-           SELECT pk, score, attributes, %L::text, %s, %L::timestamptz,
-                  (SELECT published_at FROM ingest.shown_run WHERE revision_id = %s)
-           FROM run_data.%I$part$, r.run_key, r.revision, r.as_of, r.revision_id, c.relname), '' ORDER BY r.revision_id), '')
+           SELECT pk, score, attributes, %1$L::text, %2$s, %3$L::timestamptz,
+                  (SELECT published_at FROM ingest.shown_run WHERE revision_id = %4$s)
+           FROM run_data.%5$I WHERE EXISTS (SELECT FROM ingest.shown_run WHERE revision_id = %4$s)$part$,
+           r.run_key, r.revision, r.as_of, r.revision_id, c.relname), '' ORDER BY r.revision_id), '')
   INTO wanted, ids, parts
   FROM ingest.run_revision r
   JOIN pg_class c ON c.relname = r.model || '$' || r.revision_id AND c.relkind = 'r'
@@ -228,8 +230,9 @@ BEGIN
   IF listed = wanted AND to_regclass(view_name) IS NOT NULL THEN RETURN; END IF;
   EXECUTE format($view$
     CREATE OR REPLACE VIEW %s AS
-    SELECT d.pk, d.score, d.attributes, r.run_key AS run, r.revision, r.as_of, r.published_at
+    SELECT d.pk, d.score, d.attributes, r.run_key AS run, r.revision, r.as_of, s.published_at
     FROM run_data.%I d JOIN ingest.run_revision r ON r.revision_id = d.revision_id AND r.retired_at IS NULL
+    JOIN ingest.shown_run s ON s.revision_id = d.revision_id
     WHERE d.revision_id <> ALL (%L::integer[])$view$, view_name, model_name, ids) || parts;
 END $function$;
 REVOKE ALL ON FUNCTION ingest.list_history FROM PUBLIC;

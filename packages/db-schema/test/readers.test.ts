@@ -79,6 +79,33 @@ describe('readers of scores.<model>', () => {
     ]);
   });
 
+  it('of the history do not see a run that was published after their snapshot, attached or detached, as of scores.<model>', async () => {
+    const owner = await connect();
+    const past = parseModelName('past');
+    await owner.query(`INSERT INTO ingest.model (name) VALUES ('past')`);
+    await publish(owner, past, 1);
+    const [first, later] = [await connect(), await connect()];
+    const runs = async (client: pg.Client, view: string) =>
+      (await client.query(`SELECT run FROM ${view}.past GROUP BY run ORDER BY run`)).rows.map(
+        ({ run }) => run,
+      );
+    for (const client of [first, later]) {
+      await client.query('BEGIN ISOLATION LEVEL REPEATABLE READ');
+      await client.query('SELECT FROM scores_info.models'); // takes the snapshot
+    }
+    const id = await publish(owner, past, 2, 'COPY FREEZE');
+    expect(await runs(first, 'scores_history')).to.deep.equal(['run 1']);
+    expect(await runs(first, 'scores')).to.deep.equal(['run 1']);
+    await first.query('COMMIT');
+    expect(await runs(first, 'scores_history')).to.deep.equal(['run 1', 'run 2']);
+    await owner.query(`ALTER TABLE ${parentOf(past)} DETACH PARTITION ${partitionOf(past, id)}`);
+    await owner.query(`UPDATE ingest.run_revision SET published_at = now() WHERE revision_id = ${id}`);
+    await owner.query(`SELECT ingest.list_history('past')`);
+    expect(await runs(later, 'scores_history'), 'its table is listed').to.deep.equal(['run 1']);
+    await later.query('COMMIT');
+    expect(await runs(later, 'scores_history')).to.deep.equal(['run 1', 'run 2']);
+  });
+
   it('with an old snapshot get a run of that snapshot, or an error that says to begin again, and never an empty model', async () => {
     const owner = await connect();
     const late = parseModelName('late');
@@ -205,7 +232,12 @@ describe('readers of scores.<model>', () => {
 });
 
 /** The statements of a load, as the test's superuser. */
-async function publish(client: pg.Client, model: ModelName, revision: number): Promise<number> {
+async function publish(
+  client: pg.Client,
+  model: ModelName,
+  revision: number,
+  how: 'INSERT' | 'COPY FREEZE' = 'INSERT',
+): Promise<number> {
   await client.query('BEGIN');
   const { rows } = await client.query<{ id: number }>(
     `WITH run AS (INSERT INTO ingest.run VALUES ($1, $2))
@@ -217,7 +249,12 @@ async function publish(client: pg.Client, model: ModelName, revision: number): P
   const partition = partitionOf(model, id);
   await client.query(`CREATE TABLE ${partition} (score double precision NOT NULL, revision_id integer NOT NULL DEFAULT ${id}
     CHECK (revision_id = ${id}), pk text COLLATE "C" PRIMARY KEY, attributes jsonb)`);
-  await client.query(`INSERT INTO ${partition} (score, pk) SELECT n, n FROM generate_series(1, ${ROWS}) n`);
+  const rowsOf = `SELECT n, n FROM generate_series(1, ${ROWS}) n`;
+  if (how === 'INSERT') await client.query(`INSERT INTO ${partition} (score, pk) ${rowsOf}`);
+  else
+    await client.query(
+      `COPY ${partition} (score, pk) FROM PROGRAM 'seq ${ROWS} | sed "s/.*/&,&/"' (FORMAT csv, FREEZE)`,
+    );
   await client.query('SELECT ingest.attach_revision($1)', [id]);
   await client.query(
     `INSERT INTO ingest.publication (model, revision_id, published_by) VALUES ($1, $2, 'test')`,
