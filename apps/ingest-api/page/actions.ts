@@ -79,7 +79,7 @@ function actsOf(run: Run): Act[] {
         : 'The next free loader takes the run, without waiting for the time of the next attempt.',
       isGrave: false,
       helps: !isFailed && run.load?.lastError != null,
-      carryOut: (reason) => retryRun(model, key, reason),
+      carryOut: (reason) => retryRun(run, reason),
     });
   }
   if (mayDo.includes('withdraw')) {
@@ -87,7 +87,7 @@ function actsOf(run: Run): Act[] {
       label: 'Withdraw',
       effect: `Revision ${revision} of run ${key} is cancelled: it cannot be loaded or published any more, and the service deletes its rows, and its files if no other run needs them. To undo this, push the run again.`,
       isGrave: true,
-      carryOut: (reason) => withdrawRun(model, key, reason),
+      carryOut: (reason) => withdrawRun(run, reason),
     });
   }
   return acts;

@@ -75,10 +75,11 @@ export function rejectsPath({ model, run }: { readonly model: string; readonly r
   return belowPage(`${runPath(model, run)}/rejects`);
 }
 
-export const retryRun = (model: string, run: string, reason: string) =>
-  ask('POST', `${runPath(model, run)}/retry`, { reason });
-export const withdrawRun = (model: string, run: string, reason: string) =>
-  ask('DELETE', runPath(model, run), { reason });
+/** Of this revision only, although another one may have been pushed since it was read. */
+export const retryRun = ({ model, run, revision }: Run, reason: string) =>
+  ask('POST', `${runPath(model, run)}/retry`, { revision, reason });
+export const withdrawRun = ({ model, run, revision }: Run, reason: string) =>
+  ask('DELETE', runPath(model, run), { revision, reason });
 
 /** The ETag of what readers of a model see now. */
 export async function currentEtag(model: string): Promise<string> {

@@ -386,6 +386,36 @@ describe('the status page', () => {
     expect(complaints).to.deep.equal([]);
   });
 
+  for (const [button, state] of [
+    ['Load again', 'failed'],
+    ['Withdraw', 'cancelled'],
+  ] as const)
+    it(`does “${button}” to the revision that the dialog is about, although a newer one was pushed meanwhile`, async () => {
+      const model = `meanwhile_${state}`;
+      await pushRun(system, model, '2026-10', [{ name: 'a.jsonl', content: '{"pk":"1","score":""}\n' }]);
+      await untilFinal(system, model, '2026-10', PATIENCE_MS);
+      await signIn(`#/runs/${model}/2026-10`);
+      await seeState('failed');
+      await page.getByRole('button', { name: button }).click();
+      await pushRun(system, model, '2026-10', [{ name: 'a.jsonl', content: '{"pk":"1","score":1}\n' }]);
+      await untilFinal(system, model, '2026-10', PATIENCE_MS);
+      const dialog = page.getByRole('dialog');
+      await dialog.getByLabel('Reason').fill('the wrong month');
+      await dialog.getByRole('button', { name: button }).click();
+      await dialog.waitFor({ state: 'detached' });
+      const states = async () => {
+        const rows = await system.query<{ at: string }>(
+          `SELECT revision || ' ' || state AS at FROM ingest.run_revision WHERE model = '${model}' ORDER BY revision`,
+        );
+        return rows.map(({ at }) => at).join(', ');
+      };
+      await eventually(states, (found) => found === `1 ${state}, 2 published`);
+      const [audit] = await system.query(
+        `SELECT revision FROM ingest.audit_event WHERE model = '${model}' AND detail ->> 'reason' = 'the wrong month'`,
+      );
+      expect(audit).to.deep.equal({ revision: 1 });
+    });
+
   it('shows markup that a client sends as the text it is, in every field, and runs none of it', async () => {
     const evil = (field: string) => `<img src=x onerror=alert('${field}')><script>alert('${field}')</script>`;
     const name = "<img src=x onerror=alert('file')>.jsonl"; // a file's name has no slash
