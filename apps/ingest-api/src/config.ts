@@ -128,7 +128,7 @@ const GUARD = {
   maxConnections: variable(
     'INGEST_MAX_CONNECTIONS',
     positive.default(1_000),
-    'Open client connections; one more closes an old one, first those without a valid token.',
+    'Open client connections; one more closes an old one, first those without a valid token. A quarter may be requests of one token.',
   ),
   minBytesPerSecond: variable(
     'INGEST_MIN_BYTES_PER_SECOND',

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import type { Socket } from 'node:net';
 import { expect } from 'chai';
+import pg from 'pg';
 import { loadServeConfig } from '../src/config.ts';
 import { collect, openSocket, sendRaw, untilClosed } from './support/raw-http.ts';
 import {
@@ -186,6 +187,53 @@ describe('a hostile connection', () => {
       Promise.resolve(sockets.filter((socket) => socket.closed || socket.destroyed).length);
     expect(await eventually(closed, (count) => count >= 40, IDLE_MS - 500)).to.be.at.least(40);
     for (const socket of sockets) socket.destroy();
+  });
+
+  it('cannot use up with one token what the others need: requests that are not answered yet are 16 of 60 connections', async () => {
+    const other = await system.createToken({ name: 'other', scopes: ['read'] });
+    const content = scoreLines(1);
+    const url = await newUpload('crowd', content);
+    // The reads wait for this table, the bodies for their bytes.
+    const blocker = new pg.Client({ connectionString: system.databaseUrl });
+    await blocker.connect();
+    await blocker.query('BEGIN; LOCK TABLE ingest.run_revision');
+    const get = `GET /v1/runs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${system.token}\r\nConnection: close\r\n\r\n`;
+    try {
+      for (const request of [patchHead(url, content.length), get]) {
+        const sockets = await Promise.all(Array.from({ length: 20 }, () => openSocket(system.url)));
+        const texts = sockets.map(() => '');
+        sockets.forEach((socket, at) => {
+          socket.on('data', (bytes: Buffer) => {
+            texts[at] += bytes.toString();
+          });
+          socket.write(request);
+        });
+        const refused = await eventually(
+          async () => texts.filter((text) => text !== ''),
+          (found) => found.length >= 4,
+        );
+        for (const text of refused) {
+          expect(text).to.match(/^HTTP\/1\.1 429 .*\r\nRetry-After: 1\r\n/s);
+          expect(text).to.contain('This token has 16 ').and.to.contain('"retryable":true');
+        }
+        for (const [path, token] of [
+          ['/livez', null],
+          ['/openapi.json', other],
+        ] as const)
+          await eventually(
+            () => system.request('GET', path, { token }).catch(() => undefined), // a kept connection may just have been closed
+            (answer) => answer?.status === 200,
+          );
+        for (const socket of sockets) socket.destroy();
+      }
+    } finally {
+      await blocker.query('ROLLBACK');
+      await blocker.end();
+    }
+    await eventually(
+      () => system.request('GET', '/v1/runs').catch(() => undefined),
+      (answer) => answer?.status === 200,
+    );
   });
 
   it('of which a thousand say nothing leave room for whoever has a token, from the same address and from another', async () => {

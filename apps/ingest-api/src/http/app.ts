@@ -15,7 +15,7 @@ import type { Store } from '../store/store.ts';
 import type { DurableStore } from '../store/tus-store.ts';
 import { auditDenials, authenticate, sessionRoutes } from './auth.ts';
 import { eventRoutes } from './events.ts';
-import { limitRefusals, limitRequests, type RoomCheck, uploadQuota } from './limits.ts';
+import { limitRefusals, limitRequests, limitUnderWay, type RoomCheck, uploadQuota } from './limits.ts';
 import { keepConnection } from './listener.ts';
 import { createRegistry, metricsRoutes, requestMetrics } from './metrics.ts';
 import { modelRoutes } from './models.ts';
@@ -98,6 +98,7 @@ export function createApp(options: AppOptions): Express {
     next();
   });
   app.use(limitRequests(guard.ratePerMinute));
+  app.use(limitUnderWay(guard.maxConnections));
   app.use(statusRoutes(db, options.room));
   app.use(metricsRoutes(db, options.room, registry));
   app.use(openApiRoutes());

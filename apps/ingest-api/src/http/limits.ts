@@ -7,7 +7,8 @@ import { SENT_BY_UPLOAD } from '../runs/files.ts';
 import type { Principal } from '../runs/tokens.ts';
 import type { Store } from '../store/store.ts';
 
-const MINUTE_MS = 60_000;
+const SECOND_MS = 1_000;
+const MINUTE_MS = 60 * SECOND_MS;
 
 /**
  * Limits the requests of each token; the `RateLimit` headers show it
@@ -26,6 +27,39 @@ export function limitRequests(ratePerMinute: number): RequestHandler {
       next(tooMany(`This token sent more than ${ratePerMinute} requests in a minute`, resetTime));
     },
   });
+}
+
+/** One token may always have this many requests under way. */
+const LEAST_UNDER_WAY = 16;
+/** Their answers, of 2 MiB at most, stay in memory while nobody reads them. */
+const MOST_READS_UNDER_WAY = 64;
+/** Bodies arrive piece by piece, so that a PATCH may last for minutes: 60 jobs with 4 transfers each fit, at the default. */
+const SHARE_OF_CONNECTIONS = 1 / 4;
+
+/**
+ * Answers 429 to a token that has this many requests under way: what one token leaves open, by sending or reading
+ * slowly, must leave connections and memory to the others, and to the probes.
+ */
+export function limitUnderWay(maxConnections: number): RequestHandler {
+  const most = Math.max(LEAST_UNDER_WAY, Math.floor(maxConnections * SHARE_OF_CONNECTIONS));
+  const underWay = new Map<string, number>();
+  return (req, res: Response, next) => {
+    const isRead = req.method === 'GET';
+    const limit = isRead ? Math.min(most, MOST_READS_UNDER_WAY) : most;
+    const key = `${isRead ? 'GET' : 'other'} ${res.locals.principal.tokenId}`;
+    const count = underWay.get(key) ?? 0;
+    if (count >= limit) {
+      const what = `This token has ${limit} ${isRead ? 'GET requests' : 'requests'} that are not answered yet`;
+      throw tooMany(what, new Date(Date.now() + SECOND_MS));
+    }
+    underWay.set(key, count + 1);
+    res.once('close', () => {
+      const left = (underWay.get(key) ?? 0) - 1;
+      if (left > 0) underWay.set(key, left);
+      else underWay.delete(key);
+    });
+    next();
+  };
 }
 
 /** Counts a request without a valid token or session. @returns its answer: a 401 with `detail`, or a 429. */
