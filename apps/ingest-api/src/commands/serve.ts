@@ -116,39 +116,74 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   }
 
   let hasCompared = false;
+  let isSameStore = false;
   let orphansRemovedMs = Number.NEGATIVE_INFINITY;
+  const renew = async () => {
+    isSameStore = false;
+    await renewStore(db, store);
+    isSameStore = true;
+  };
+  /** Nothing is removed, or recorded as removed, while another store may be in the place of this one. */
+  const compare = async () => {
+    if (!isSameStore || hasCompared) return;
+    onLost(await setBackAllShort(db, store));
+    hasCompared = true;
+  };
+  const removeUnneeded = async () => {
+    if (!isSameStore) return;
+    const { expired, removedFiles, removedBytes } = await removeFiles(db, store, config);
+    for (const { model, run, revision } of expired)
+      log.info({ model, run, revision }, 'run cancelled: it received no bytes for too long');
+    if (removedFiles > 0) log.info({ removedFiles, removedBytes }, 'removed files that no run needs');
+  };
+  const prune = async () => {
+    if (config.keepHistoryMs === undefined) return;
+    const pruned = await pruneHistory(db, config.keepHistoryMs);
+    if (Object.values(pruned).some((rows) => rows > 0))
+      log.info(pruned, 'deleted history that is older than INGEST_KEEP_HISTORY');
+  };
+  const removeUnnamed = async () => {
+    if (!isSameStore || performance.now() - orphansRemovedMs < REMOVE_ORPHANS_EVERY_MS) return;
+    orphansRemovedMs = performance.now();
+    const removedOrphans = await removeOrphans(db, store);
+    if (removedOrphans > 0) log.info({ removedOrphans }, 'removed objects that no upload names');
+  };
+  const steps: Readonly<Record<string, () => Promise<void>>> = {
+    'renew the marker of the store': renew,
+    'compare uploads with the store': compare,
+    // Also those whose finish hook did not run.
+    'queue complete runs': async () => onQueued(await queueCompleteRevisions(db, 'all')),
+    'remove ended sessions': () => removeEndedSessions(db),
+    'fold the tally': () => foldTally(db),
+    'delete old history': prune,
+    'remove files that no run needs': removeUnneeded,
+    'remove objects that no upload names': removeUnnamed,
+  };
+  /** One after the other, and the next sweep after the end of this one: a removal may take longer than a minute. */
   const sweep = async () => {
-    try {
-      await renewStore(db, store);
-      if (!hasCompared) onLost(await setBackAllShort(db, store));
-      hasCompared = true;
-      onQueued(await queueCompleteRevisions(db, 'all')); // also those whose finish hook did not run
-      await removeEndedSessions(db);
-      const { expired, removedFiles, removedBytes } = await removeFiles(db, store, config);
-      for (const { model, run, revision } of expired)
-        log.info({ model, run, revision }, 'run cancelled: it received no bytes for too long');
-      if (removedFiles > 0) log.info({ removedFiles, removedBytes }, 'removed files that no run needs');
-      await foldTally(db);
-      if (config.keepHistoryMs !== undefined) {
-        const pruned = await pruneHistory(db, config.keepHistoryMs);
-        if (Object.values(pruned).some((rows) => rows > 0))
-          log.info(pruned, 'deleted history that is older than INGEST_KEEP_HISTORY');
+    for (const [step, work] of Object.entries(steps)) {
+      if (signal.aborted) return;
+      try {
+        await work();
+      } catch (error) {
+        if (!signal.aborted)
+          log.warn(
+            { step, err: describeError(error) },
+            'a step of the sweep failed; it runs again in a minute',
+          );
       }
-      if (performance.now() - orphansRemovedMs >= REMOVE_ORPHANS_EVERY_MS) {
-        orphansRemovedMs = performance.now();
-        const removedOrphans = await removeOrphans(db, store);
-        if (removedOrphans > 0) log.info({ removedOrphans }, 'removed objects that no upload names');
-      }
-    } catch (error) {
-      log.warn({ err: describeError(error) }, 'the sweep failed; it runs again in a minute');
     }
   };
-  await sweep();
-  const sweeping = setInterval(sweep, SWEEP_EVERY_MS);
+  // Not awaited when the service stops: what it does in the store at that time may take long, and can be repeated.
+  void (async () => {
+    while (!signal.aborted) {
+      await sweep();
+      await delay(SWEEP_EVERY_MS, undefined, { signal }).catch(() => {}); // it rejects when the signal is aborted
+    }
+  })();
 
   if (!signal.aborted) await once(signal, 'abort');
   log.info('stopping');
-  clearInterval(sweeping);
   const closed = once(server, 'close');
   server.close();
   const cut = setTimeout(() => server.closeAllConnections(), GRACE_MS);

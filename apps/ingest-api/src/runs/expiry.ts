@@ -1,10 +1,9 @@
 import type { Database } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
-import type { Store } from '../store/store.ts';
+import type { Segment, Store, StoredUpload } from '../store/store.ts';
 import { SENT_BY_UPLOAD } from './files.ts';
 import { recordAudit } from './history.ts';
 import { type MovedRevision, queryOf, transition } from './transitions.ts';
-import { storedUploads } from './uploads.ts';
 
 interface FileRetention {
   /** Files are kept for this long after the last load that used them. */
@@ -22,8 +21,7 @@ interface RemovalReport {
 
 /**
  * Cancels runs that receive no bytes any more, and removes files that no run needs. A run needs its files while it waits
- * for bytes or for its load, and for a time after it was declared or loaded. One sweep runs at a time; the next one
- * completes a sweep that was killed.
+ * for bytes or for its load, and for a time after it was declared or loaded. The next sweep completes one that was killed.
  */
 export async function removeFiles(
   db: Kysely<Database>,
@@ -36,10 +34,7 @@ export async function removeFiles(
     await forgetWriters(trx);
     return cancelled;
   });
-  const removed = await asOnlySweep(db, { removedFiles: 0, removedBytes: 0 }, (trx) =>
-    removeMarkedFiles(trx, store),
-  );
-  return { expired, ...removed };
+  return { expired, ...(await removeMarkedFiles(db, store)) };
 }
 
 /**
@@ -49,13 +44,11 @@ export async function removeFiles(
  * @returns how many.
  */
 export async function removeOrphans(db: Kysely<Database>, store: Store): Promise<number> {
-  return asOnlySweep(db, 0, (trx) =>
-    store.removeOrphans(async (keys) => {
-      const { rows } = await sql<{ object_key: string }>`
-        SELECT object_key FROM ingest.upload_segment WHERE object_key = ANY (${keys}::text[])`.execute(trx);
-      return new Set(rows.map((row) => row.object_key));
-    }),
-  );
+  return store.removeOrphans(async (keys) => {
+    const { rows } = await sql<{ object_key: string }>`
+      SELECT object_key FROM ingest.upload_segment WHERE object_key = ANY (${keys}::text[])`.execute(db);
+    return new Set(rows.map((row) => row.object_key));
+  });
 }
 
 /** @returns `otherwise` when another process is sweeping. */
@@ -131,22 +124,50 @@ async function forgetWriters(trx: Transaction<Database>): Promise<void> {
   await sql`DELETE FROM ingest.writer WHERE beat_at < now() - interval '10 minutes'`.execute(trx);
 }
 
-/** A sweep that is killed before the commit leaves removed files unrecorded; the next sweep records them. */
-async function removeMarkedFiles(trx: Transaction<Database>, store: Store) {
-  const marked = await trx
-    .selectFrom('ingest.upload')
-    .select(['upload_id', 'offset_bytes'])
-    .where('removed_at', 'is not', null)
-    .where('file_removed_at', 'is', null)
-    .execute();
-  const ids = marked.map(({ upload_id }) => upload_id);
-  await store.remove(await storedUploads(queryOf(trx), ids));
-  await sql`DELETE FROM ingest.upload_segment WHERE upload_id = ANY (${ids}::text[])`.execute(trx);
-  await sql`UPDATE ingest.upload SET file_removed_at = now() WHERE upload_id = ANY (${ids}::text[])`.execute(
-    trx,
-  );
-  const removedBytes = marked.reduce((sum, { offset_bytes }) => sum + offset_bytes, 0);
-  return { removedFiles: marked.length, removedBytes };
+/** Objects, or files, that are removed before the removal is recorded: one request to a bucket. */
+const REMOVED_AT_ONCE = 1_000;
+
+/**
+ * Removes the files of marked uploads, and records it after each batch. No transaction is open while the store works: its
+ * connection would be silent for longer than a service waits (`silenceTimeoutMs`). None is needed, because a mark is final:
+ * nobody writes, shares or loads such an upload any more. Two processes may remove the same files; one of them counts them.
+ */
+async function removeMarkedFiles(db: Kysely<Database>, store: Store) {
+  let removedFiles = 0;
+  let removedBytes = 0;
+  for (;;) {
+    const batch = await markedBatch(db);
+    if (batch.length === 0) return { removedFiles, removedBytes };
+    await store.remove(batch);
+    const ids = batch.map(({ uploadId }) => uploadId);
+    const keys = batch.flatMap(({ segments }) => segments.map(({ key }) => key));
+    const { rows } = await sql<{ offset_bytes: number }>`
+      WITH removed AS (
+        DELETE FROM ingest.upload_segment WHERE upload_id = ANY (${ids}::text[]) AND object_key = ANY (${keys}::text[]))
+      UPDATE ingest.upload u SET file_removed_at = now()
+      WHERE u.upload_id = ANY (${ids}::text[]) AND u.file_removed_at IS NULL
+        AND NOT EXISTS (
+          SELECT FROM ingest.upload_segment s WHERE s.upload_id = u.upload_id AND s.object_key <> ALL (${keys}::text[]))
+      RETURNING offset_bytes`.execute(db);
+    removedFiles += rows.length;
+    for (const { offset_bytes } of rows) removedBytes += offset_bytes;
+  }
+}
+
+/** Marked uploads with at most `REMOVED_AT_ONCE` segments in all; the last one may have more, which the next batch has. */
+async function markedBatch(db: Kysely<Database>): Promise<readonly StoredUpload[]> {
+  const { rows } = await sql<{ uploadId: string; fileName: string; segment: Segment | null }>`
+    SELECT u.upload_id AS "uploadId", coalesce(u.file, u.upload_id) AS "fileName",
+           CASE WHEN s.object_key IS NOT NULL THEN jsonb_build_object(
+             'fromByte', s.from_byte, 'bytes', s.bytes, 'key', s.object_key, 'crc32', s.crc32) END AS segment
+    FROM ingest.upload u LEFT JOIN ingest.upload_segment s USING (upload_id)
+    WHERE u.removed_at IS NOT NULL AND u.file_removed_at IS NULL
+    ORDER BY u.upload_id, s.from_byte LIMIT ${REMOVED_AT_ONCE}`.execute(db);
+  return [...Map.groupBy(rows, ({ uploadId }) => uploadId)].map(([uploadId, found]) => ({
+    uploadId,
+    fileName: found[0]?.fileName ?? uploadId,
+    segments: found.flatMap(({ segment }) => segment ?? []),
+  }));
 }
 
 /** Revisions, uploads or audit events that one transaction of `pruneHistory` deletes. */

@@ -104,13 +104,14 @@ export function s3Store(location: BucketLocation, timing: Timing = TIMING): Stor
     },
 
     async removeOrphans(named) {
-      const orphans: string[] = [];
+      let removed = 0;
       for await (const keys of bucket.oldKeys(ORPHAN_AFTER_MS)) {
         const known = await named(keys);
-        orphans.push(...keys.filter((key) => !known.has(key)));
+        const orphans = keys.filter((key) => !known.has(key));
+        await bucket.delete(orphans);
+        removed += orphans.length;
       }
-      await bucket.delete(orphans);
-      return orphans.length;
+      return removed;
     },
   };
 }
