@@ -82,7 +82,7 @@ export const OPERATIONS: readonly Operation[] = [
     summary: 'Queue, transfers, loaders, disk, the runs that need a person, and those that are overdue',
     scope: 'read',
     example: { answers: 200 },
-    answers: { 200: { says: 'the overview', schema: answers.status }, 304: NOT_MODIFIED },
+    answers: { 200: { says: 'the overview', schema: answers.status } },
     problems: ['storage_fault'],
   },
   {
