@@ -5,6 +5,7 @@ import {
   declare,
   eventually,
   getRun,
+  manifestOf,
   patch,
   pushRun,
   type RunAnswer,
@@ -148,6 +149,38 @@ describe('bytes that the disk has lost', () => {
     }
     expect((await head(url)).offset).to.equal(Buffer.byteLength(source[0]?.content ?? ''));
     expect((await getRun(system, 'unmounted', 'r')).state).to.equal('queued');
+  });
+
+  it('and a missing folder are a storage fault for whoever asks how much room there is, and the scrape reports it', async () => {
+    const plain = { 'tus-resumable': '1.0.0', 'upload-length': '5' };
+    const metadata = Object.entries({ model: 'room', run: 'plain', filename: 'a.jsonl' })
+      .map(([key, value]) => `${key} ${Buffer.from(value).toString('base64')}`)
+      .join(',');
+    await rename(system.dataDir, `${system.dataDir}.away`);
+    try {
+      const answers = [
+        await system.request('PUT', runPath('room', 'r'), { json: manifestOf(files(1)) }),
+        await system.request('POST', '/v1/uploads', { headers: { ...plain, 'upload-metadata': metadata } }),
+        await system.request('GET', '/v1/status'),
+      ];
+      for (const answer of answers) {
+        const { code, detail } = (await answer.json()) as { code: string; detail: string };
+        expect([answer.status, code], answer.url).to.deep.equal([503, 'storage_fault']);
+        expect(detail).to.include(`${system.dataDir}, is missing`);
+        expect(answer.headers.get('retry-after')).to.match(/^\d+$/);
+      }
+      const scrape = await system.request('GET', '/metrics');
+      expect(scrape.status).to.equal(200);
+      const text = await scrape.text();
+      expect(text).to.match(/^ingest_disk_free_bytes NaN$/im);
+      expect(text).to.match(/^ingest_disk_largest_upload_bytes NaN$/im);
+      expect(text).to.match(/^ingest_http_problems_total\{code="storage_fault"\} [1-9]/m);
+      expect(text).to.match(/^ingest_queue_runs \d/m);
+    } finally {
+      await rename(`${system.dataDir}.away`, system.dataDir);
+    }
+    expect((await system.request('GET', '/v1/status')).status).to.equal(200);
+    expect(await (await system.request('GET', '/metrics')).text()).to.match(/^ingest_disk_free_bytes \d/m);
   });
 
   it('are forgotten when no run waits for them, and sent again by whoever needs them next', async () => {

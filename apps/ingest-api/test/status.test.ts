@@ -1,5 +1,6 @@
 import { expect } from 'chai';
 import * as answers from 'wire';
+import { OPERATIONS } from '../src/http/operations.ts';
 import {
   declare,
   eventually,
@@ -106,6 +107,25 @@ describe('what an operator asks', () => {
       Buffer.from('{'),
     );
     expect((await system.request('GET', runPath('churn', '1'), { headers })).status).to.equal(200);
+  });
+
+  it('answers 304 at every address that promises it, of a run that waits, has failed, or is published', async () => {
+    const loader = system.startLoader();
+    await pushRun(system, 'churn', 'published', file(3));
+    await pushRun(system, 'churn', 'failed', [{ name: 'a.jsonl', content: 'no score' }]);
+    for (const run of ['published', 'failed']) await untilFinal(system, 'churn', run, 60_000);
+    await loader.stop();
+    await declare(system, 'churn', 'waiting', file(4));
+    const promising = OPERATIONS.filter((operation) => 304 in operation.answers);
+    expect(promising).to.have.length.above(3);
+    for (const { path } of promising) {
+      for (const run of ['waiting', 'failed', 'published']) {
+        const address = path.replace(':model', 'churn').replace(':run', run);
+        const etag = (await system.request('GET', address)).headers.get('etag') ?? '';
+        const again = await system.request('GET', address, { headers: { 'if-none-match': etag } });
+        expect(again.status, address).to.equal(304);
+      }
+    }
   });
 
   it('has the history of a run: loads, publications, acts', async () => {

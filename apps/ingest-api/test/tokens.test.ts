@@ -22,8 +22,10 @@ describe('ingest-api token', () => {
     });
     return { status, stdout, stderr };
   }
+  /** While a command runs here, nothing keeps a connection open. */
+  const headers = { connection: 'close' };
   const statusWith = async (secret: string) =>
-    (await system.request('GET', runPath('churn', 'r'), { token: secret })).status;
+    (await system.request('GET', runPath('churn', 'r'), { token: secret, headers })).status;
 
   /** The service may have let it in a moment ago, and remembers that for a second. */
   const refused = (secret: string) =>
@@ -73,6 +75,49 @@ describe('ingest-api token', () => {
     expect(await refused(second)).to.equal(401);
     expect(token('revoke', 'rotated').status).to.equal(1);
     expect(token('rotate', 'rotated').status).to.equal(1);
+  });
+
+  it('rotates and revokes a token that is about to expire, or has expired, and its metric ends', async () => {
+    const metrics = await system.createToken({ name: 'prometheus', scopes: ['read'] });
+    const isNamed = async (name: string) =>
+      (await (await system.request('GET', '/metrics', { token: metrics, headers })).text()).includes(
+        `ingest_token_expiry_timestamp_seconds{token="${name}"}`,
+      );
+    for (const [state, end] of [
+      ['live', `now() + interval '2 days'`],
+      ['expired', `now() - interval '2 days'`],
+    ]) {
+      for (const command of ['rotate', 'revoke']) {
+        const name = `${state}-${command}`;
+        const first = token('create', name, '--scope', 'read', '--model', 'churn').stdout.trim();
+        await system.query(`UPDATE ingest.api_token SET expires_at = ${end} WHERE name = $1`, [name]);
+        expect(await isNamed(name), name).to.equal(true);
+        const done = token(command, name);
+        expect(done.status, done.stderr).to.equal(0);
+        expect(await isNamed(name), name).to.equal(false);
+        if (command === 'rotate') {
+          const second = done.stdout.trim();
+          expect(await statusWith(second)).to.equal(404);
+          expect(token('revoke', name, '--keep-newest').stdout).to.contain('revoked 1 token');
+          expect(await statusWith(second)).to.equal(404);
+          const rows = await system.query(
+            'SELECT DISTINCT scopes, models FROM ingest.api_token WHERE name = $1',
+            [name],
+          );
+          expect(rows).to.deep.equal([{ scopes: ['read'], models: ['churn'] }]);
+        }
+        await refused(first);
+      }
+    }
+  });
+
+  it('keeps the newest valid token, though a newer one has expired', async () => {
+    const valid = token('create', 'overtaken').stdout.trim();
+    token('rotate', 'overtaken');
+    await system.query(`UPDATE ingest.api_token SET expires_at = now() - interval '1 day'
+      WHERE token_id = (SELECT max(token_id) FROM ingest.api_token WHERE name = 'overtaken')`);
+    expect(token('revoke', 'overtaken', '--keep-newest').stdout).to.contain('revoked 1 token');
+    expect(await statusWith(valid)).to.equal(404);
   });
 
   it('lists who has a token, what for, until when, and when it was used last', async () => {

@@ -239,7 +239,7 @@ function addTokenCommands(token: Command, env: Environment): void {
   token
     .command('rotate')
     .description(
-      'create a second token with the same name, scopes and models; both are valid until one is revoked',
+      'create a second token with the same name, scopes and models, also when the first has expired; if not, both are valid until one is revoked',
     )
     .argument('<name>')
     .option('--expires-days <days>', 'days until the new token expires (default: never)', daysOf)
@@ -248,21 +248,21 @@ function addTokenCommands(token: Command, env: Environment): void {
         const secret = await rotateToken(db, name, inDays(options.expiresDays), cliActor());
         printSecret(
           secret,
-          `A second token "${name}". When every client uses it: ingest-api token revoke ${name} --keep-newest.`,
+          `A new token "${name}". When every client uses it: ingest-api token revoke ${name} --keep-newest.`,
         );
       }),
     );
 
   token
     .command('revoke')
-    .description('revoke every valid token of this name; services refuse it within a second')
+    .description('revoke every token of this name, expired ones too; services refuse them within a second')
     .argument('<name>')
-    .option('--keep-newest', 'keep the newest one: the last step of a rotation', false)
+    .option('--keep-newest', 'keep the newest valid one: the last step of a rotation', false)
     .action((name: string, options: { keepNewest: boolean }) =>
       run(async (db) => {
         const count = await revokeTokens(db, name, options, cliActor());
         if (count === 0)
-          throw new Error(`No valid token to revoke is named "${name}"; see \`ingest-api token list\`.`);
+          throw new Error(`No token to revoke is named "${name}"; see \`ingest-api token list\`.`);
         process.stdout.write(`revoked ${count} token(s) named "${name}"\n`);
       }),
     );

@@ -44,6 +44,15 @@ export function eventRoutes(options: EventRoutesOptions): Router {
         { retryAfterSeconds: STREAM_FREE_AFTER_SECONDS },
       );
     }
+    res.set({
+      'Content-Type': 'text/event-stream; charset=utf-8',
+      'Cache-Control': 'no-store',
+      'X-Accel-Buffering': 'no', // or nginx would buffer the events
+    });
+    if (req.method === 'HEAD') {
+      res.end(); // Node sends nothing of a HEAD's answer before its end
+      return;
+    }
     openStreams.set(tokenId, open + 1);
     res.once('close', () => {
       const left = (openStreams.get(tokenId) ?? 1) - 1;
@@ -85,11 +94,6 @@ class EventStream {
     const res = this.#res;
     const [sender, sequence] = lastEventId?.split('-') ?? [];
     if (sender === this.#processId && /^\d{1,15}$/.test(sequence ?? '')) this.#position = Number(sequence);
-    res.status(200).set({
-      'Content-Type': 'text/event-stream; charset=utf-8',
-      'Cache-Control': 'no-store',
-      'X-Accel-Buffering': 'no', // or nginx would buffer the events
-    });
     this.#write(`retry: ${RECONNECT_AFTER_MS}\n\n`);
     this.#sendNew();
     const unsubscribe = this.#watch.subscribe((change) => {

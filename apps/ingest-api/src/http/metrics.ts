@@ -22,7 +22,7 @@ export function metricsRoutes(db: Kysely<Database>, room: RoomCheck, registry: R
   const setFigures = serviceMetrics(registry);
   const router = Router();
   const scrape = sharedAnswer(async () => {
-    setFigures(await serviceFigures(db), await room.room());
+    setFigures(await serviceFigures(db), await roomIfKnown(room));
     return registry.metrics();
   });
   router.get('/metrics', async (_req, res) => {
@@ -39,10 +39,20 @@ export function metricsRoutes(db: Kysely<Database>, room: RoomCheck, registry: R
   return router;
 }
 
+/** A failing disk must not end the scrape whose other figures report it. */
+async function roomIfKnown(room: RoomCheck): Promise<DiskRoom | undefined> {
+  try {
+    return await room.room();
+  } catch (error) {
+    if (error instanceof IngestError && error.code === 'storage_fault') return undefined;
+    throw error;
+  }
+}
+
 type Figure = readonly [
   name: string,
   help: string,
-  value: (it: ServiceFigures, disk: DiskRoom) => number | null,
+  value: (it: ServiceFigures, disk: DiskRoom | undefined) => number | null | undefined,
 ];
 
 const GAUGES: readonly Figure[] = [
@@ -69,10 +79,14 @@ const GAUGES: readonly Figure[] = [
   ],
   [
     'ingest_disk_free_bytes',
-    'Free bytes on the disk with the uploads; NaN for a bucket.',
-    (_, disk) => disk.freeBytes,
+    'Free bytes on the disk with the uploads; NaN for a bucket, or while the disk cannot be read.',
+    (_, disk) => disk?.freeBytes,
   ],
-  ['ingest_disk_largest_upload_bytes', 'The largest file that fits.', (_, disk) => disk.largestUploadBytes],
+  [
+    'ingest_disk_largest_upload_bytes',
+    'The largest file that fits; NaN while the disk cannot be read.',
+    (_, disk) => disk?.largestUploadBytes,
+  ],
 ];
 
 const COUNTERS: readonly Figure[] = [
@@ -96,7 +110,7 @@ const STATES = RUN_STATE.options.filter((state) => state !== 'loading');
  *
  * @returns a function that sets all of them.
  */
-function serviceMetrics(registry: Registry): (figures: ServiceFigures, disk: DiskRoom) => void {
+function serviceMetrics(registry: Registry): (figures: ServiceFigures, disk: DiskRoom | undefined) => void {
   const registers = [registry];
   const gauges = GAUGES.map(([name, help, value]) => ({
     gauge: new Gauge({ name, help, registers }),

@@ -82,8 +82,8 @@ export const OPERATIONS: readonly Operation[] = [
     summary: 'Queue, transfers, loaders, disk, the runs that need a person, and those that are overdue',
     scope: 'read',
     example: { answers: 200 },
-    answers: { 200: { says: 'the overview', schema: answers.status }, 304: NOT_MODIFIED },
-    problems: [],
+    answers: { 200: { says: 'the overview', schema: answers.status } },
+    problems: ['storage_fault'],
   },
   {
     method: 'get',
@@ -232,7 +232,7 @@ export const OPERATIONS: readonly Operation[] = [
       200: { says: 'the newest revision has exactly these files already', schema: answers.run },
       201: { says: 'a new revision', schema: answers.run },
     },
-    problems: ['not_found', 'overloaded', 'quota_exceeded', 'insufficient_storage'],
+    problems: ['not_found', 'overloaded', 'storage_fault', 'quota_exceeded', 'insufficient_storage'],
   },
   {
     method: 'get',

@@ -33,6 +33,9 @@ export function allows(principal: Principal, scope: Scope): boolean {
 /** SQL: true for a token that is neither revoked nor expired. */
 const isLive = sql<boolean>`(revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()))`;
 
+/** Of the tokens of a name, live ones are first, and then the newest. */
+const liveThenNewest = sql`${isLive} DESC, token_id DESC`;
+
 export interface NewToken {
   readonly name: string;
   readonly scopes: readonly Scope[];
@@ -51,7 +54,7 @@ const PREFIX = 'si_';
  */
 export async function createToken(db: Kysely<Database>, token: NewToken, actor: string): Promise<string> {
   return db.transaction().execute(async (trx) => {
-    if ((await lockLiveTokens(trx, token.name)).length > 0) {
+    if ((await lockTokens(trx, token.name))[0]?.isLive === true) {
       throw new Error(
         `A live token is already named "${token.name}". Create its successor with \`ingest-api token rotate ${token.name}\`, or choose another name.`,
       );
@@ -62,9 +65,10 @@ export async function createToken(db: Kysely<Database>, token: NewToken, actor: 
 
 /**
  * Creates the successor of a live token, with its name, scopes and models. Both are valid, so that clients
- * can be moved one by one before the older one is revoked.
+ * can be moved one by one before the older one is revoked. Without a live token, it is the successor of the
+ * newest one that has expired.
  *
- * @throws when no live token has that name, or two have it already.
+ * @throws when all tokens of that name are revoked, or two of them are live already.
  */
 export async function rotateToken(
   db: Kysely<Database>,
@@ -73,10 +77,12 @@ export async function rotateToken(
   actor: string,
 ): Promise<string> {
   return db.transaction().execute(async (trx) => {
-    const [token, second] = await lockLiveTokens(trx, name);
+    const [token, second] = await lockTokens(trx, name);
     if (token === undefined)
-      throw new Error(`No live token is named "${name}"; create one with \`ingest-api token create\`.`);
-    if (second !== undefined) {
+      throw new Error(
+        `No token to replace is named "${name}" (revoked ones do not count); create one with \`ingest-api token create\`.`,
+      );
+    if (second?.isLive === true) {
       throw new Error(
         `Two live tokens are already named "${name}". Revoke the older one first: \`ingest-api token revoke ${name} --keep-newest\`.`,
       );
@@ -86,17 +92,18 @@ export async function rotateToken(
 }
 
 /**
- * The live tokens of a name. Nobody else creates one until the transaction ends: the lock of the table blocks
+ * The tokens of a name that are not revoked, live ones first. Nobody else creates one until the transaction ends: the lock of the table blocks
  * writers and no readers, and only logins that may write tokens can take it (any login can take an advisory
  * lock).
  */
-async function lockLiveTokens(trx: Transaction<Database>, name: string) {
+async function lockTokens(trx: Transaction<Database>, name: string) {
   await sql`LOCK TABLE ingest.api_token IN SHARE ROW EXCLUSIVE MODE`.execute(trx);
   return trx
     .selectFrom('ingest.api_token')
-    .select(['scopes', 'models'])
+    .select(['scopes', 'models', isLive.as('isLive')])
     .where('name', '=', name)
-    .where(isLive)
+    .where('revoked_at', 'is', null)
+    .orderBy(liveThenNewest)
     .execute();
 }
 
@@ -125,8 +132,8 @@ async function insertToken(
 }
 
 /**
- * Revokes the live tokens of a name, or all but the newest of them. The sessions and streams of a token end
- * with it.
+ * Revokes the tokens of a name, or all but the newest live one (without a live one: all but the newest). Expired
+ * ones count: monitoring names them until they are revoked. The sessions and streams of a token end with it.
  *
  * @returns the number of revoked tokens.
  */
@@ -141,14 +148,16 @@ export async function revokeTokens(
       .updateTable('ingest.api_token')
       .set({ revoked_at: sql<Date>`now()` })
       .where('name', '=', name)
-      .where(isLive)
+      .where('revoked_at', 'is', null)
       .$if(options.keepNewest, (query) =>
-        query.where('token_id', '<', (eb) =>
+        query.where('token_id', '<>', (eb) =>
           eb
             .selectFrom('ingest.api_token')
-            .select((max) => max.fn.max('token_id').as('newest'))
+            .select('token_id')
             .where('name', '=', name)
-            .where(isLive),
+            .where('revoked_at', 'is', null)
+            .orderBy(liveThenNewest)
+            .limit(1),
         ),
       )
       .returning('token_id')

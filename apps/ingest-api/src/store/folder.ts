@@ -108,8 +108,15 @@ export function folderStore(dataDir: string): Store {
 
     /** What an unprivileged user may still write. */
     async freeBytes() {
-      const { bavail, bsize } = await statfs(dataDir);
-      return bavail * bsize;
+      try {
+        const { bavail, bsize } = await statfs(dataDir);
+        return bavail * bsize;
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code === 'ENOENT') await folder.assertIsThere();
+        throw new IngestError('storage_fault', `The free bytes of the disk at ${dataDir} cannot be read.`, {
+          cause: error,
+        });
+      }
     },
 
     readMarker: () => folder.readMarker(),

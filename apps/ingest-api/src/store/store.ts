@@ -99,7 +99,11 @@ export interface Store {
   remove(uploads: readonly StoredUpload[]): Promise<void>;
   /** Resolves when the store answers, and is still the one that this process opened. */
   probe(): Promise<void>;
-  /** Bytes that can still be written; null for a store without such a limit. */
+  /**
+   * Bytes that can still be written; null for a store without such a limit.
+   *
+   * @throws a `storage_fault` when the disk does not say.
+   */
   freeBytes(): Promise<number | null>;
   /** Undefined for a store that was never opened. */
   readMarker(): Promise<Marker | undefined>;
