@@ -91,8 +91,13 @@ export function writeResultFile(path: string, text: string): void {
   renameSync(temporary, path);
 }
 
+/** Whatever is in the way (EACCES, ELOOP, ENAMETOOLONG), it is no folder for a result. */
 function isFolder(path: string): boolean {
-  return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+  try {
+    return statSync(path).isDirectory();
+  } catch {
+    return false;
+  }
 }
 
 /** How the push of one run ended, as --json prints it: scripts depend on these names. */

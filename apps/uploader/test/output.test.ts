@@ -1,11 +1,19 @@
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { copyFileSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect } from 'chai';
 import { type IngestServer, startIngestServer } from './support/ingest-server.ts';
-import { lastLine, startUploader } from './support/run-uploader.ts';
+import { canBeBoundByModes, lastLine, startUploader } from './support/run-uploader.ts';
 import { makeScratch, scoreLines } from './support/scratch.ts';
 
 const BIN = fileURLToPath(new URL('../bin/uploader.js', import.meta.url));
@@ -97,6 +105,66 @@ describe('what the uploader writes', () => {
       expect(stderr).to.match(/needs Node 26\.10 or newer; this is Node (18|2[0-5])/);
     }
   });
+});
+
+describe('the exit code and the JSON', () => {
+  let scratch: ReturnType<typeof makeScratch>;
+  beforeEach(() => {
+    scratch = makeScratch();
+    scratch.write('good/a.jsonl', scoreLines(100));
+    scratch.write('bad/a.jsonl', 'no JSON\n');
+  });
+  afterEach(() => scratch.remove());
+
+  const one = ['--model', 'm', '--run', '1'];
+  const unreachable = {
+    UPLOADER_URL: 'http://127.0.0.1:9',
+    UPLOADER_TOKEN: 't',
+    UPLOADER_MAX_DURATION: '1s',
+  };
+  const COMMANDS: Array<[number, string, string[], Record<string, string>]> = [
+    [0, 'a check', ['check', 'good', ...one], {}],
+    [65, 'bad lines', ['check', 'bad', ...one], {}],
+    [66, 'a missing folder', ['check', 'missing', ...one], {}],
+    [2, 'an unknown option', ['check', 'good', '--unknown'], {}],
+    [2, 'a push without an address', ['push', 'good', ...one], {}],
+    [75, 'a service that cannot be reached', ['push', 'good', ...one], unreachable],
+  ];
+  const PLACES: Array<[string, () => string]> = [
+    ['missing', () => join(scratch.path, 'none')],
+    ['a file', () => scratch.write('file', '')],
+    ['below a file', () => join(scratch.write('file', ''), 'xcom')],
+    [
+      'a loop of links',
+      () => {
+        symlinkSync('loop', join(scratch.path, 'loop'));
+        return join(scratch.path, 'loop/xcom');
+      },
+    ],
+    ['a name that is too long', () => join(scratch.path, 'x'.repeat(300))],
+    [
+      'below a folder of somebody else',
+      () => {
+        mkdirSync(join(scratch.path, 'theirs/xcom'), { recursive: true });
+        chmodSync(join(scratch.path, 'theirs'), 0);
+        return join(scratch.path, 'theirs/xcom');
+      },
+    ],
+  ];
+  for (const [place, xcomOf] of PLACES)
+    it(`are those of the command when the XCom folder is ${place}`, async () => {
+      const xcom = xcomOf();
+      for (const [code, what, [command = '', dir = '', ...options], env] of COMMANDS) {
+        const args = [command, join(scratch.path, dir), ...options, '--json'];
+        const { exitCode, stdout, stderr } = await startUploader(
+          args,
+          { ...env, HOME: scratch.path, UPLOADER_XCOM_DIR: xcom },
+          { boundByModes: canBeBoundByModes() },
+        ).finished;
+        expect(exitCode, `${what}: ${stderr}`).to.equal(code);
+        expect(JSON.parse(lastLine(stdout)), what).to.include({ exitCode: code });
+      }
+    });
 });
 
 describe('a state folder', () => {
