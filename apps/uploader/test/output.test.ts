@@ -3,9 +3,12 @@ import { once } from 'node:events';
 import {
   chmodSync,
   copyFileSync,
+  lstatSync,
   mkdirSync,
   openSync,
+  readdirSync,
   readFileSync,
+  statSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
@@ -165,6 +168,91 @@ describe('the exit code and the JSON', () => {
         expect(JSON.parse(lastLine(stdout)), what).to.include({ exitCode: code });
       }
     });
+});
+
+describe('--result-file', () => {
+  let scratch: ReturnType<typeof makeScratch>;
+  beforeEach(() => {
+    scratch = makeScratch();
+    scratch.write('data/a.jsonl', scoreLines(100));
+  });
+  afterEach(() => scratch.remove());
+  const check = (...args: string[]) => {
+    const all = ['check', join(scratch.path, 'data'), '--model', 'm', '--run', '1', ...args];
+    return startUploader(all, {}, { boundByModes: canBeBoundByModes() }).finished;
+  };
+  const resultIn = (path: string) => JSON.parse(readFileSync(path, 'utf8'));
+  const WHOLE = { result: 'valid', exitCode: 0 };
+
+  it('is what follows the first =, and the last one counts', async () => {
+    const [first, last] = ['dt=2026-10/r.json', 'dt=2026-11/a=b/r.json'].map((name) => {
+      scratch.write(name, '');
+      return join(scratch.path, name);
+    });
+    for (const args of [
+      [`--result-file=${last}`],
+      ['--result-file', `${first}`, `--result-file=${last}`],
+      [`--result-file=${first}`, '--result-file', `${last}`],
+    ]) {
+      writeFileSync(`${last}`, '');
+      expect((await check(...args)).exitCode, args.join(' ')).to.equal(0);
+      expect(resultIn(`${last}`)).to.include(WHOLE);
+      expect(readFileSync(`${first}`, 'utf8'), args.join(' ')).to.equal('');
+    }
+  });
+
+  it('replaces a file, and leaves nothing beside it', async () => {
+    const path = scratch.write('out/r.json', 'x'.repeat(100_000));
+    const before = statSync(path).ino;
+    expect((await check('--result-file', path)).exitCode).to.equal(0);
+    expect(resultIn(path)).to.include(WHOLE);
+    expect(statSync(path).ino).to.not.equal(before);
+    expect(readdirSync(join(scratch.path, 'out'))).to.deep.equal(['r.json']);
+  });
+
+  it('is written in place where the file cannot be replaced', async () => {
+    const longName = scratch.write(`out/${'x'.repeat(250)}`, 'x'.repeat(100_000));
+    const inLocked = scratch.write('locked/r.json', 'x'.repeat(100_000));
+    chmodSync(join(scratch.path, 'locked'), 0o555);
+    for (const path of [longName, inLocked]) {
+      const { exitCode, stderr } = await check('--result-file', path);
+      expect(exitCode, stderr).to.equal(0);
+      expect(resultIn(path)).to.include(WHOLE);
+    }
+    chmodSync(join(scratch.path, 'locked'), 0o755);
+  });
+
+  it('writes to a device, a link and a pipe, and replaces none of them', async () => {
+    const target = scratch.write('target.json', '');
+    const [device, link, pipe] = ['device', 'link', 'pipe'].map((name) => join(scratch.path, name));
+    symlinkSync('/dev/null', `${device}`);
+    symlinkSync(target, `${link}`);
+    execFileSync('mkfifo', [`${pipe}`]);
+    for (const path of [device, link]) {
+      expect((await check('--result-file', `${path}`)).exitCode).to.equal(0);
+      expect(lstatSync(`${path}`).isSymbolicLink()).to.equal(true);
+    }
+    expect(resultIn(target)).to.include(WHOLE);
+
+    const reader = spawn('cat', [`${pipe}`]);
+    let read = '';
+    reader.stdout.setEncoding('utf8').on('data', (text: string) => {
+      read += text;
+    });
+    const closed = once(reader, 'close');
+    expect((await check('--result-file', `${pipe}`)).exitCode).to.equal(0);
+    await closed;
+    expect(JSON.parse(read)).to.include(WHOLE);
+    expect(lstatSync(`${pipe}`).isFIFO()).to.equal(true);
+  });
+
+  it('that is a pipe which nobody reads is no success, and no hang', async () => {
+    const pipe = join(scratch.path, 'pipe');
+    execFileSync('mkfifo', [pipe]);
+    const { exitCode, stderr } = await check('--result-file', pipe);
+    expect(exitCode).to.equal(75);
+    expect(stderr).to.include(pipe);
+  });
 });
 
 describe('a state folder', () => {
