@@ -61,6 +61,8 @@ let hasEnded = false;
 function end(result: CommandResult): void {
   if (hasEnded) return;
   hasEnded = true;
+  // Until the result is written: whatever ends the process from here on, it must not end with 0.
+  process.exitCode = result.exitCode || EXIT_CODE_OF.bug;
   const text = printableJson(JSON.stringify(result));
   for (const path of findResultFiles(process.argv, process.env)) {
     try {

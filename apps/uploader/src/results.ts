@@ -1,4 +1,13 @@
-import { renameSync, statSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  lstatSync,
+  openSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { describeGate, EXIT_CODE_OF, type ExitCode, type RunState } from 'wire';
 import { asUploaderError, Interrupted, type UploaderError } from './errors.ts';
@@ -78,21 +87,63 @@ const XCOM_DIR = '/airflow/xcom';
  * also written when the settings are at fault.
  */
 export function findResultFiles(args: string[], env: NodeJS.ProcessEnv): string[] {
-  const at = args.findIndex((arg) => arg === '--result-file' || arg.startsWith('--result-file='));
-  const named = at < 0 ? env.UPLOADER_RESULT_FILE : (args[at]?.split('=', 2)[1] ?? args[at + 1]);
+  const flag = '--result-file';
+  // The last one counts, as for the parser of the options.
+  const at = args.findLastIndex((arg) => arg === flag || arg.startsWith(`${flag}=`));
+  const given = args[at] === flag ? args[at + 1] : args[at]?.slice(flag.length + 1);
+  const named = at < 0 ? env.UPLOADER_RESULT_FILE : given;
   const xcomDir = env.UPLOADER_XCOM_DIR || XCOM_DIR;
   return [...(named ? [named] : []), ...(isFolder(xcomDir) ? [join(xcomDir, 'return.json')] : [])];
 }
 
-/** Whole or not at all: a program that polls for the file must not read half of it. */
+/** What would also end a write in place, after it has emptied the file. */
+const DISK_FAULTS = ['ENOSPC', 'EDQUOT', 'EIO'];
+
+/**
+ * Whole or not at all, where that is possible: a program that polls for the file must not read half of it. What is
+ * not a regular file (a device, a pipe, a link) is written to and not replaced, and so is a file that cannot be
+ * replaced: a mount, or one in a folder where this user may not create files.
+ */
 export function writeResultFile(path: string, text: string): void {
-  const temporary = `${path}.${process.pid}.tmp`;
-  writeFileSync(temporary, text);
-  renameSync(temporary, path);
+  const isReplaced = lstatSync(path, { throwIfNoEntry: false })?.isFile() ?? true;
+  if (!isReplaced || !replaceResultFile(path, text)) writeInPlace(path, text);
 }
 
+/** false when it cannot be replaced. */
+function replaceResultFile(path: string, text: string): boolean {
+  const temporary = `${path}.${process.pid}.tmp`;
+  try {
+    writeFileSync(temporary, text);
+    renameSync(temporary, path);
+    return true;
+  } catch (error) {
+    try {
+      rmSync(temporary, { force: true });
+    } catch {
+      // Its folder or its name is what is at fault.
+    }
+    if (error instanceof Error && 'code' in error && DISK_FAULTS.includes(String(error.code))) throw error;
+    return false;
+  }
+}
+
+function writeInPlace(path: string, text: string): void {
+  // A plain open() of a pipe without a reader waits, and then no signal ends the process.
+  const opened = openSync(path, constants.O_WRONLY | constants.O_CREAT | constants.O_NONBLOCK);
+  try {
+    writeFileSync(path, text);
+  } finally {
+    closeSync(opened);
+  }
+}
+
+/** Whatever is in the way (EACCES, ELOOP, ENAMETOOLONG), it is no folder for a result. */
 function isFolder(path: string): boolean {
-  return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+  try {
+    return statSync(path).isDirectory();
+  } catch {
+    return false;
+  }
 }
 
 /** How the push of one run ended, as --json prints it: scripts depend on these names. */

@@ -1,11 +1,22 @@
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { copyFileSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect } from 'chai';
 import { type IngestServer, startIngestServer } from './support/ingest-server.ts';
-import { lastLine, startUploader } from './support/run-uploader.ts';
+import { canBeBoundByModes, lastLine, startUploader } from './support/run-uploader.ts';
 import { makeScratch, scoreLines } from './support/scratch.ts';
 
 const BIN = fileURLToPath(new URL('../bin/uploader.js', import.meta.url));
@@ -96,6 +107,151 @@ describe('what the uploader writes', () => {
       expect(status).to.equal(2);
       expect(stderr).to.match(/needs Node 26\.10 or newer; this is Node (18|2[0-5])/);
     }
+  });
+});
+
+describe('the exit code and the JSON', () => {
+  let scratch: ReturnType<typeof makeScratch>;
+  beforeEach(() => {
+    scratch = makeScratch();
+    scratch.write('good/a.jsonl', scoreLines(100));
+    scratch.write('bad/a.jsonl', 'no JSON\n');
+  });
+  afterEach(() => scratch.remove());
+
+  const one = ['--model', 'm', '--run', '1'];
+  const unreachable = {
+    UPLOADER_URL: 'http://127.0.0.1:9',
+    UPLOADER_TOKEN: 't',
+    UPLOADER_MAX_DURATION: '1s',
+  };
+  const COMMANDS: Array<[number, string, string[], Record<string, string>]> = [
+    [0, 'a check', ['check', 'good', ...one], {}],
+    [65, 'bad lines', ['check', 'bad', ...one], {}],
+    [66, 'a missing folder', ['check', 'missing', ...one], {}],
+    [2, 'an unknown option', ['check', 'good', '--unknown'], {}],
+    [2, 'a push without an address', ['push', 'good', ...one], {}],
+    [75, 'a service that cannot be reached', ['push', 'good', ...one], unreachable],
+  ];
+  const PLACES: Array<[string, () => string]> = [
+    ['missing', () => join(scratch.path, 'none')],
+    ['a file', () => scratch.write('file', '')],
+    ['below a file', () => join(scratch.write('file', ''), 'xcom')],
+    [
+      'a loop of links',
+      () => {
+        symlinkSync('loop', join(scratch.path, 'loop'));
+        return join(scratch.path, 'loop/xcom');
+      },
+    ],
+    ['a name that is too long', () => join(scratch.path, 'x'.repeat(300))],
+    [
+      'below a folder of somebody else',
+      () => {
+        mkdirSync(join(scratch.path, 'theirs/xcom'), { recursive: true });
+        chmodSync(join(scratch.path, 'theirs'), 0);
+        return join(scratch.path, 'theirs/xcom');
+      },
+    ],
+  ];
+  for (const [place, xcomOf] of PLACES)
+    it(`are those of the command when the XCom folder is ${place}`, async () => {
+      const xcom = xcomOf();
+      for (const [code, what, [command = '', dir = '', ...options], env] of COMMANDS) {
+        const args = [command, join(scratch.path, dir), ...options, '--json'];
+        const { exitCode, stdout, stderr } = await startUploader(
+          args,
+          { ...env, HOME: scratch.path, UPLOADER_XCOM_DIR: xcom },
+          { boundByModes: canBeBoundByModes() },
+        ).finished;
+        expect(exitCode, `${what}: ${stderr}`).to.equal(code);
+        expect(JSON.parse(lastLine(stdout)), what).to.include({ exitCode: code });
+      }
+    });
+});
+
+describe('--result-file', () => {
+  let scratch: ReturnType<typeof makeScratch>;
+  beforeEach(() => {
+    scratch = makeScratch();
+    scratch.write('data/a.jsonl', scoreLines(100));
+  });
+  afterEach(() => scratch.remove());
+  const check = (...args: string[]) => {
+    const all = ['check', join(scratch.path, 'data'), '--model', 'm', '--run', '1', ...args];
+    return startUploader(all, {}, { boundByModes: canBeBoundByModes() }).finished;
+  };
+  const resultIn = (path: string) => JSON.parse(readFileSync(path, 'utf8'));
+  const WHOLE = { result: 'valid', exitCode: 0 };
+
+  it('is what follows the first =, and the last one counts', async () => {
+    const [first, last] = ['dt=2026-10/r.json', 'dt=2026-11/a=b/r.json'].map((name) => {
+      scratch.write(name, '');
+      return join(scratch.path, name);
+    });
+    for (const args of [
+      [`--result-file=${last}`],
+      ['--result-file', `${first}`, `--result-file=${last}`],
+      [`--result-file=${first}`, '--result-file', `${last}`],
+    ]) {
+      writeFileSync(`${last}`, '');
+      expect((await check(...args)).exitCode, args.join(' ')).to.equal(0);
+      expect(resultIn(`${last}`)).to.include(WHOLE);
+      expect(readFileSync(`${first}`, 'utf8'), args.join(' ')).to.equal('');
+    }
+  });
+
+  it('replaces a file, and leaves nothing beside it', async () => {
+    const path = scratch.write('out/r.json', 'x'.repeat(100_000));
+    const before = statSync(path).ino;
+    expect((await check('--result-file', path)).exitCode).to.equal(0);
+    expect(resultIn(path)).to.include(WHOLE);
+    expect(statSync(path).ino).to.not.equal(before);
+    expect(readdirSync(join(scratch.path, 'out'))).to.deep.equal(['r.json']);
+  });
+
+  it('is written in place where the file cannot be replaced', async () => {
+    const longName = scratch.write(`out/${'x'.repeat(250)}`, 'x'.repeat(100_000));
+    const inLocked = scratch.write('locked/r.json', 'x'.repeat(100_000));
+    chmodSync(join(scratch.path, 'locked'), 0o555);
+    for (const path of [longName, inLocked]) {
+      const { exitCode, stderr } = await check('--result-file', path);
+      expect(exitCode, stderr).to.equal(0);
+      expect(resultIn(path)).to.include(WHOLE);
+    }
+    chmodSync(join(scratch.path, 'locked'), 0o755);
+  });
+
+  it('writes to a device, a link and a pipe, and replaces none of them', async () => {
+    const target = scratch.write('target.json', '');
+    const [device, link, pipe] = ['device', 'link', 'pipe'].map((name) => join(scratch.path, name));
+    symlinkSync('/dev/null', `${device}`);
+    symlinkSync(target, `${link}`);
+    execFileSync('mkfifo', [`${pipe}`]);
+    for (const path of [device, link]) {
+      expect((await check('--result-file', `${path}`)).exitCode).to.equal(0);
+      expect(lstatSync(`${path}`).isSymbolicLink()).to.equal(true);
+    }
+    expect(resultIn(target)).to.include(WHOLE);
+
+    const reader = spawn('cat', [`${pipe}`]);
+    let read = '';
+    reader.stdout.setEncoding('utf8').on('data', (text: string) => {
+      read += text;
+    });
+    const closed = once(reader, 'close');
+    expect((await check('--result-file', `${pipe}`)).exitCode).to.equal(0);
+    await closed;
+    expect(JSON.parse(read)).to.include(WHOLE);
+    expect(lstatSync(`${pipe}`).isFIFO()).to.equal(true);
+  });
+
+  it('that is a pipe which nobody reads is no success, and no hang', async () => {
+    const pipe = join(scratch.path, 'pipe');
+    execFileSync('mkfifo', [pipe]);
+    const { exitCode, stderr } = await check('--result-file', pipe);
+    expect(exitCode).to.equal(75);
+    expect(stderr).to.include(pipe);
   });
 });
 

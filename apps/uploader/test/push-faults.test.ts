@@ -1,8 +1,11 @@
+import { createHash } from 'node:crypto';
 import {
   appendFileSync,
   mkdirSync,
   readdirSync,
+  readFileSync,
   rmSync,
+  statSync,
   truncateSync,
   utimesSync,
   writeFileSync,
@@ -101,6 +104,37 @@ function inMode(mode: 'off' | 'zstd'): void {
       .and.match(/retrying until .*\d\d:\d\d/);
     expect((asked[1] ?? 0) - (asked[0] ?? 0)).to.be.at.least(1990);
   });
+
+  // 4 runs are declared at the same time, and here 4 files sent.
+  for (const [method, status, runs] of [
+    ['PUT', 507, 4],
+    ['PUT', 429, 9],
+    ['PATCH', 507, 4],
+    ['PATCH', 423, 9],
+  ] as const)
+    it(`publishes a run while ${method} of ${runs} others is answered ${status} without an end`, async () => {
+      for (let run = 0; run < runs; run++)
+        scratch.write(`data/a/${run}/a.jsonl`, scoreLines(100, run * 1000));
+      const isOfOthers = (url: string) => url.startsWith('/v1/models/a/runs');
+      const faults = new Set<string>();
+      server.intercept = (request, response) => {
+        const url = request.url ?? '';
+        const isUpload = url.startsWith('/v1/uploads') && url !== uploadUrl;
+        if (request.method !== method || !(isOfOthers(url) || isUpload)) return false;
+        faults.add(url);
+        request.resume();
+        problem(response, status, 'No', 'Not now.', { 'Retry-After': '1000' });
+        return true;
+      };
+      const uploadUrl = `/v1/uploads/${createHash('sha256').update(readFileSync(file)).digest('hex').slice(0, 24)}`;
+      start(['--transfers', '4']);
+      const sizeBytes = statSync(file).size;
+      await waitUntil('the run is whole', () => server.receivedBytes() === sizeBytes, 15_000);
+      await waitUntil('each of the others has met the fault', () => faults.size === runs, 10_000);
+      const headers = { Authorization: `Bearer ${server.token}` };
+      const run = await fetch(`${server.url}/v1/models/churn/runs/2026-11`, { headers });
+      expect(await run.json()).to.include({ state: 'published' });
+    });
 
   it('ends with 75 at once when Retry-After is longer than it may take', async () => {
     server.intercept = (_request, response) => {

@@ -199,10 +199,10 @@ async function pushRun(run: SourceRun, view: RunView, context: PushContext): Pro
     return hashRun(run, cache, limit.signal, view);
   });
   const retries = context.retries(view.label, limit);
-  const declare = () =>
-    context.declareSlots(() =>
-      declareRun(context.service, run.model, run.run, manifestOf(files, context), retries),
-    );
+  const declare = () => {
+    const manifest = manifestOf(files, context);
+    return declareRun(context.service, run.model, run.run, manifest, context.declareSlots, retries);
+  };
 
   view.stage = 'declaring';
   let remote = await declare();

@@ -1,12 +1,18 @@
 import { hostname, userInfo } from 'node:os';
 import { startTimeLimit, type TimeLimit } from '../http/exchange.ts';
 import { createFaultLog, type FaultLog } from '../http/retry.ts';
-import { type Retries, type ServiceAddress, serviceAddress, uploaderVersion } from '../service/client.ts';
+import {
+  type InSlot,
+  type Retries,
+  type ServiceAddress,
+  serviceAddress,
+  uploaderVersion,
+} from '../service/client.ts';
 import type { Settings } from '../settings/settings.ts';
 import { openStateDir } from '../settings/state.ts';
 import { type Compression, createCompression } from './compression.ts';
 
-type Slots = ReturnType<typeof createSlots>;
+type Slots = InSlot;
 
 /** A declaration is work for the service: it creates an upload for every file. */
 const DECLARED_AT_ONCE = 4;
@@ -88,7 +94,7 @@ function userName(env: NodeJS.ProcessEnv): string {
 }
 
 /** At most `count` tasks at a time; the others wait in their order of arrival. */
-export function createSlots(count: number): <T>(task: () => Promise<T>) => Promise<T> {
+export function createSlots(count: number): InSlot {
   let free = count;
   const waiting: Array<() => void> = [];
   return async (task) => {

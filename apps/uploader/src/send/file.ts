@@ -10,6 +10,7 @@ import {
 import { UploaderError } from '../errors.ts';
 import { type ExchangeResponse, exchange, type StreamBody } from '../http/exchange.ts';
 import { HttpFault, type RetryOptions, retrying } from '../http/retry.ts';
+import type { InSlot } from '../service/client.ts';
 import { type HashedFile, identityOf, refuseChanged, sameIdentity } from '../source/hash.ts';
 import { changedSource, unreadableSource } from '../source/read.ts';
 import { type Cargo, type Compression, createEncoder } from './compression.ts';
@@ -56,7 +57,7 @@ export async function sendFile(
     bytesAtLastFault = acknowledgedBytes;
     return moved;
   };
-  await retrying(attempt, { ...retries, asked: 'upload', madeProgress });
+  await retrying(() => send.inSlot(attempt), { ...retries, asked: 'upload', madeProgress });
 }
 
 type SendOptions = {
@@ -66,6 +67,7 @@ type SendOptions = {
   offsetBytes?: number | undefined;
   headers: () => Record<string, string>;
   chunkSizeBytes: number;
+  inSlot: InSlot;
   compression: Compression;
   stallTimeoutMs: number;
   signal: AbortSignal;

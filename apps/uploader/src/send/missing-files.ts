@@ -2,7 +2,7 @@ import type { RunFile } from 'wire';
 import { UploaderError } from '../errors.ts';
 import type { TimeLimit } from '../http/exchange.ts';
 import type { RunView } from '../progress/view.ts';
-import { commonHeaders, listFiles, type Run } from '../service/client.ts';
+import { commonHeaders, type InSlot, listFiles, type Run } from '../service/client.ts';
 import type { HashedFile } from '../source/hash.ts';
 import type { PushContext } from './context.ts';
 import { sendFile } from './file.ts';
@@ -27,15 +27,12 @@ export async function sendMissingFiles(
   // 150).
   const sendFromQueue = async () => {
     for await (const remote of queue) {
-      await context.transferSlots(async () => {
-        signal.throwIfAborted();
-        const file = local.get(remote.name);
-        if (!file || file.identity.bytes !== remote.bytes || file.sha256 !== remote.sha256)
-          throw otherFile(run, remote);
-        await oncePerUpload(remote.uploadUrl, context.uploading, () =>
-          sendOne(file, remote, view, limit, context),
-        );
-      });
+      const file = local.get(remote.name);
+      if (!file || file.identity.bytes !== remote.bytes || file.sha256 !== remote.sha256)
+        throw otherFile(run, remote);
+      await oncePerUpload(remote.uploadUrl, context.uploading, () =>
+        sendOne(file, remote, view, limit, context),
+      );
     }
   };
   const loops = Array.from({ length: context.settings.transfers }, () =>
@@ -88,38 +85,44 @@ async function sendOne(
 ): Promise<void> {
   const { settings, service } = context;
   const progress = { name: file.name, totalBytes: remote.bytes, sentBytes: remote.offset };
-  view.receivedBytes -= remote.offset;
-  view.active.set(file.name, progress);
-  try {
-    await sendFile(
-      {
-        file,
-        uploadUrl: service.url + remote.uploadUrl,
-        // A file of one chunk needs no HEAD: at worst the chunk is sent twice. It halves the requests of many
-        // small files.
-        offsetBytes: remote.bytes <= settings.chunkSizeBytes ? remote.offset : undefined,
-        headers: () => commonHeaders(service),
-        chunkSizeBytes: settings.chunkSizeBytes,
-        compression: context.compression,
-        stallTimeoutMs: settings.stallTimeoutMs,
-        signal: limit.signal,
-        pauseMs: context.budget,
-        onBytes: (bytes, wireBytes) => {
-          view.sentBytes += bytes;
-          view.wireBytes += wireBytes;
-          progress.sentBytes += bytes;
-        },
-        onAcknowledged: (offsetBytes) => {
-          progress.sentBytes = offsetBytes;
-        },
+  const inSlot: InSlot = (oneTry) =>
+    context.transferSlots(async () => {
+      limit.signal.throwIfAborted();
+      view.receivedBytes -= progress.sentBytes;
+      view.active.set(file.name, progress);
+      try {
+        return await oneTry();
+      } finally {
+        view.active.delete(file.name);
+        view.receivedBytes += progress.sentBytes;
+      }
+    });
+  await sendFile(
+    {
+      file,
+      uploadUrl: service.url + remote.uploadUrl,
+      // A file of one chunk needs no HEAD: at worst the chunk is sent twice. It halves the requests of many
+      // small files.
+      offsetBytes: remote.bytes <= settings.chunkSizeBytes ? remote.offset : undefined,
+      headers: () => commonHeaders(service),
+      chunkSizeBytes: settings.chunkSizeBytes,
+      inSlot,
+      compression: context.compression,
+      stallTimeoutMs: settings.stallTimeoutMs,
+      signal: limit.signal,
+      pauseMs: context.budget,
+      onBytes: (bytes, wireBytes) => {
+        view.sentBytes += bytes;
+        view.wireBytes += wireBytes;
+        progress.sentBytes += bytes;
       },
-      context.retries(view.label, limit),
-    );
-    view.filesReceived++;
-  } finally {
-    view.active.delete(file.name);
-    view.receivedBytes += progress.sentBytes;
-  }
+      onAcknowledged: (offsetBytes) => {
+        progress.sentBytes = offsetBytes;
+      },
+    },
+    context.retries(view.label, limit),
+  );
+  view.filesReceived++;
 }
 
 /**

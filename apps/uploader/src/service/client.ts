@@ -95,7 +95,10 @@ type Request = {
   headers?: Record<string, string>;
   /** How many stall time-outs the answer may take. */
   takes?: number;
+  inSlot?: InSlot;
 };
+/** Does one try when it is its turn. It does not include the pauses between tries: they may last for hours. */
+export type InSlot = <T>(oneTry: () => Promise<T>) => Promise<T>;
 
 /**
  * The service creates an upload for every file before it answers, which takes time for thousands of files.
@@ -113,6 +116,7 @@ export async function declareRun(
   model: string,
   run: string,
   manifest: Manifest,
+  inSlot: InSlot,
   retries: Retries,
 ): Promise<Run> {
   const request: Request = {
@@ -120,6 +124,7 @@ export async function declareRun(
     path: runPath(model, run),
     body: manifest,
     takes: DECLARING_TAKES,
+    inSlot,
   };
   return ask(service, request, runSchema, { ...retries, asked: 'run' });
 }
@@ -270,12 +275,13 @@ async function ask<T>(
 /** Tries until the answer has one of the wanted statuses and is JSON. */
 function exchangeJson(
   service: ServiceAddress,
-  { method, path, body, headers, takes = 1 }: Request,
+  { method, path, body, headers, takes = 1, inSlot = (oneTry) => oneTry() }: Request,
   retries: Omit<RetryOptions, 'madeProgress'>,
   wanted: readonly number[] = [200, 201],
 ): Promise<Answer> {
   const text = body === undefined ? undefined : JSON.stringify(body);
-  return retrying(async () => {
+  const oneTry = async () => {
+    retries.limit.signal.throwIfAborted();
     const response = await exchange({
       method,
       url: service.url + path,
@@ -292,7 +298,8 @@ function exchangeJson(
     const json = wanted.includes(response.status) ? parseJson(response.body) : undefined;
     if (json === undefined) throw new HttpFault(response);
     return { ...response, json };
-  }, retries);
+  };
+  return retrying(() => inSlot(oneTry), retries);
 }
 
 /** undefined when it is not JSON. */
