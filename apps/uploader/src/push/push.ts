@@ -29,10 +29,12 @@ import { sendMissingFiles } from '../send/missing-files.ts';
 import {
   declareRun,
   EXIT_CODE_OF_STATE,
+  findRun,
   getRun,
   type Manifest,
   pageUrl,
   type Run,
+  readCancellation,
   rejectsUrl,
 } from '../service/client.ts';
 import { type Flags, loadSettings } from '../settings/settings.ts';
@@ -230,6 +232,17 @@ async function pushRun(run: SourceRun, view: RunView, context: PushContext): Pro
         await sendMissingFiles(remote, files, view, context);
       } catch (error) {
         if (judge(error, 'upload')?.do !== 'declare_again') throw error;
+        // Of the same content: a declaration would undo a withdrawal, or cancel what another push has declared.
+        const now = await findRun(context.service, run.model, run.run, retries);
+        // A lower revision, or none: the database was restored from a backup.
+        if (now !== null && now.revision > revision) throw replaced(view.label, revision, now);
+        if (now?.revision === revision && now.state !== 'receiving') {
+          remote = now;
+          show(remote, view);
+          if (now.state !== 'cancelled') continue;
+          const cancellation = await readCancellation(context.service, now, retries);
+          if (cancellation !== 'expired') return withdrawn(now, cancellation.withdrawn);
+        }
         if (declaredAgain) throw vanished(error);
         declaredAgain = true;
         remote = await declare();
@@ -273,6 +286,11 @@ function vanished(fault: unknown): UploaderError {
     `${fault instanceof Error ? fault.message : fault}, although the run was declared again. Run the same command again.`,
     { cause: fault },
   );
+}
+
+function withdrawn(run: Run, what: string): Run {
+  const detail = `${what} Find out why; to push it anyway, run the same command again.`;
+  return { ...run, error: { code: run.state, detail } };
 }
 
 function replaced(label: string, revision: number, now: Run): UploaderError {

@@ -15,7 +15,7 @@ import { type HashedFile, identityOf, refuseChanged, sameIdentity } from '../sou
 import { changedSource, unreadableSource } from '../source/read.ts';
 import { type Cargo, type Compression, createEncoder } from './compression.ts';
 
-/** Two clients that push the same file conflict a few times, until one of them has sent it. */
+/** Conflicts at the same offset. When two clients push the same file, it moves with the progress of the other one. */
 const MOST_CONFLICTS_IN_A_ROW = 10;
 
 /** Sends a file to its end, over as many tries as it takes. Throws what retrying() throws. */
@@ -26,9 +26,12 @@ export async function sendFile(
   let acknowledgedBytes = -1;
   let bytesAtLastFault = -1;
   let conflicts = 0;
+  let offsetAtConflict = -1;
+  let lastOffset = -1;
   let { offsetBytes } = send; // for the first try only
   const onAcknowledged = (offsetBytes: number) => {
     acknowledgedBytes = Math.max(acknowledgedBytes, offsetBytes);
+    lastOffset = offsetBytes;
     send.onAcknowledged(offsetBytes);
   };
   const attempt = async () => {
@@ -38,11 +41,12 @@ export async function sendFile(
     } catch (error) {
       offsetBytes = undefined;
       const conflict = error instanceof HttpFault && error.status === 409;
-      conflicts = conflict ? conflicts + 1 : 0;
+      conflicts = !conflict ? 0 : lastOffset === offsetAtConflict ? conflicts + 1 : 1;
+      if (conflict) offsetAtConflict = lastOffset;
       if (conflict && conflicts > MOST_CONFLICTS_IN_A_ROW) {
         throw new UploaderError(
           'bug',
-          `${error.message}, although each try started at the offset of the service.`,
+          `${error.message}, although each try started at the offset of the service, which did not move.`,
           {
             cause: error,
           },

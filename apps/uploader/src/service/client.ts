@@ -38,6 +38,7 @@ const runSummarySchema = wire.runSummary.pick({ ...OF_BOTH, declaredAt: true });
 
 const runListSchema = wire.runList.extend({ runs: runSummarySchema.array() });
 const filePageSchema = wire.filePage;
+const historySchema = wire.history.pick({ events: true });
 const modelSchema = wire.model.pick({ model: true, current: true });
 
 /** A service of an earlier version has no such list. */
@@ -136,6 +137,26 @@ export function getRun(
   retries: Retries & { asked: 'run' | 'known_run' },
 ): Promise<Run> {
   return ask(service, { method: 'GET', path: runPath(model, run) }, runSchema, retries);
+}
+
+/**
+ * Why a cancelled revision that is the newest of its run was cancelled. A history that does not say it counts as withdrawn:
+ * what a person withdrew is not pushed again.
+ */
+export async function readCancellation(
+  service: ServiceAddress,
+  { model, run, revision }: Run,
+  retries: Retries,
+): Promise<'expired' | { withdrawn: string }> {
+  const request: Request = { method: 'GET', path: `${runPath(model, run)}/history` };
+  const { events } = await ask(service, request, historySchema, { ...retries, asked: 'known_run' });
+  const event = events.find(
+    (one) => one.revision === revision && (one.action === 'withdraw' || one.action === 'expire'),
+  );
+  if (event?.action === 'expire') return 'expired';
+  const by = event === undefined ? '' : ` by ${event.actor} at ${event.at}`;
+  const reason = event?.detail?.reason;
+  return { withdrawn: `It was withdrawn${by}${typeof reason === 'string' ? ` (${reason})` : ''}.` };
 }
 
 /** A page of the run's files by name: those that need bytes, or all. */
