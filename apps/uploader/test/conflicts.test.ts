@@ -56,6 +56,7 @@ describe('a conflict about the offset of an upload (409)', () => {
         stallTimeoutMs: 60_000,
         signal: new AbortController().signal,
         onBytes: () => {},
+        inSlot: (oneTry) => oneTry(),
         pauseMs: () => 0,
         onAcknowledged: () => {},
       },
