@@ -2,7 +2,7 @@
  * The whole benchmark, one part after the other.
  *
  *   npm run bench                              the short form, about ten minutes
- *   npm run bench -- --full                    4.5 GB, 30 and 120 million rows: 35 to 45 minutes
+ *   npm run bench -- --full                    4.5 GB, 30 and 120 million rows: more than an hour
  *   npm run bench -- --smoke                   tiny sizes: shows that everything runs, and says nothing about speed
  *   npm run bench -- --only load               some parts: load, upload, path, growth, read, link, history, partitions
  *   npm run bench -- --check [FILE]            compares this run, or the result FILE, with bench/baseline.json

@@ -6,7 +6,7 @@ import { markdownTable } from 'markdown-table';
 
 export const PARTS = ['load', 'upload', 'path', 'growth', 'read', 'link', 'history', 'partitions'] as const;
 export type Part = (typeof PARTS)[number];
-/** `short` takes five minutes, `full` takes 45. `smoke` is so small that it only shows that everything runs. */
+/** `short` takes ten minutes, `full` more than an hour. `smoke` is so small that it only shows that everything runs. */
 export type Form = 'smoke' | 'short' | 'full';
 
 /** One run of `npm run bench`. */
