@@ -31,32 +31,29 @@ export function limitRequests(ratePerMinute: number): RequestHandler {
 
 /** One token may always have this many requests under way. */
 const LEAST_UNDER_WAY = 16;
-/** Their answers, of 2 MiB at most, stay in memory while nobody reads them. */
-const MOST_READS_UNDER_WAY = 64;
-/** Bodies arrive piece by piece, so that a PATCH may last for minutes: 60 jobs with 4 transfers each fit, at the default. */
+/** A PATCH may last for minutes: 60 jobs with 4 transfers each fit, at the default of 1,000 connections. */
 const SHARE_OF_CONNECTIONS = 1 / 4;
 
 /**
  * Answers 429 to a token that has this many requests under way: what one token leaves open, by sending or reading
- * slowly, must leave connections and memory to the others, and to the probes.
+ * slowly, must leave connections to the others, and to the probes.
  */
 export function limitUnderWay(maxConnections: number): RequestHandler {
   const most = Math.max(LEAST_UNDER_WAY, Math.floor(maxConnections * SHARE_OF_CONNECTIONS));
-  const underWay = new Map<string, number>();
-  return (req, res: Response, next) => {
-    const isRead = req.method === 'GET';
-    const limit = isRead ? Math.min(most, MOST_READS_UNDER_WAY) : most;
-    const key = `${isRead ? 'GET' : 'other'} ${res.locals.principal.tokenId}`;
-    const count = underWay.get(key) ?? 0;
-    if (count >= limit) {
-      const what = `This token has ${limit} ${isRead ? 'GET requests' : 'requests'} that are not answered yet`;
-      throw tooMany(what, new Date(Date.now() + SECOND_MS));
-    }
-    underWay.set(key, count + 1);
+  const underWay = new Map<number, number>();
+  return (_req, res: Response, next) => {
+    const { tokenId } = res.locals.principal;
+    const count = underWay.get(tokenId) ?? 0;
+    if (count >= most)
+      throw tooMany(
+        `This token has ${most} requests that are not answered yet`,
+        new Date(Date.now() + SECOND_MS),
+      );
+    underWay.set(tokenId, count + 1);
     res.once('close', () => {
-      const left = (underWay.get(key) ?? 0) - 1;
-      if (left > 0) underWay.set(key, left);
-      else underWay.delete(key);
+      const left = (underWay.get(tokenId) ?? 0) - 1;
+      if (left > 0) underWay.set(tokenId, left);
+      else underWay.delete(tokenId);
     });
     next();
   };
