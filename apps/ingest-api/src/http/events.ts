@@ -4,6 +4,7 @@ import { IngestError } from '../errors.ts';
 import { covers, type Principal, type Principals } from '../runs/tokens.ts';
 import type { RunWatch } from '../runs/watch.ts';
 import { principalOf, requireScope } from './auth.ts';
+import { heldByTokens } from './limits.ts';
 
 /** Far shorter than the idle time-outs of proxies and of this service. */
 const HEARTBEAT_MS = 5_000;
@@ -31,16 +32,14 @@ interface EventRoutesOptions {
 export function eventRoutes(options: EventRoutesOptions): Router {
   const router = Router();
   const processId = randomBytes(6).toString('hex');
-  const openStreams = new Map<number, number>();
+  const hold = heldByTokens(STREAMS_PER_TOKEN);
 
   router.get('/v1/events', (req, res) => {
     requireScope(res, 'read');
-    const { tokenId, name } = principalOf(res);
-    const open = openStreams.get(tokenId) ?? 0;
-    if (open >= STREAMS_PER_TOKEN) {
+    if (!hold(res)) {
       throw new IngestError(
         'rate_limited',
-        `The token "${name}" has ${open} event streams open, which is the limit; close one, or use another token.`,
+        `The token "${principalOf(res).name}" has ${STREAMS_PER_TOKEN} event streams open, which is the limit; close one, or use another token.`,
         { retryAfterSeconds: STREAM_FREE_AFTER_SECONDS },
       );
     }
@@ -53,12 +52,6 @@ export function eventRoutes(options: EventRoutesOptions): Router {
       res.end(); // Node sends nothing of a HEAD's answer before its end
       return;
     }
-    openStreams.set(tokenId, open + 1);
-    res.once('close', () => {
-      const left = (openStreams.get(tokenId) ?? 1) - 1;
-      if (left > 0) openStreams.set(tokenId, left);
-      else openStreams.delete(tokenId);
-    });
     new EventStream(res, processId, options).start(req.get('last-event-id'));
   });
 

@@ -40,22 +40,31 @@ const SHARE_OF_CONNECTIONS = 1 / 4;
  */
 export function limitUnderWay(maxConnections: number): RequestHandler {
   const most = Math.max(LEAST_UNDER_WAY, Math.floor(maxConnections * SHARE_OF_CONNECTIONS));
-  const underWay = new Map<number, number>();
+  const hold = heldByTokens(most);
   return (_req, res: Response, next) => {
-    const { tokenId } = res.locals.principal;
-    const count = underWay.get(tokenId) ?? 0;
-    if (count >= most)
+    if (!hold(res))
       throw tooMany(
         `This token has ${most} requests that are not answered yet`,
         new Date(Date.now() + SECOND_MS),
       );
-    underWay.set(tokenId, count + 1);
-    res.once('close', () => {
-      const left = (underWay.get(tokenId) ?? 0) - 1;
-      if (left > 0) underWay.set(tokenId, left);
-      else underWay.delete(tokenId);
-    });
     next();
+  };
+}
+
+/** @returns a function that counts an answer for its token until it has ended, or is false when `most` are counted already. */
+export function heldByTokens(most: number): (res: Response) => boolean {
+  const held = new Map<number, number>();
+  return (res) => {
+    const { tokenId } = res.locals.principal;
+    const count = held.get(tokenId) ?? 0;
+    if (count >= most) return false;
+    held.set(tokenId, count + 1);
+    res.once('close', () => {
+      const left = (held.get(tokenId) ?? 1) - 1;
+      if (left > 0) held.set(tokenId, left);
+      else held.delete(tokenId);
+    });
+    return true;
   };
 }
 

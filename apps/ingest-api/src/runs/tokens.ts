@@ -92,9 +92,9 @@ export async function rotateToken(
 }
 
 /**
- * The tokens of a name that are not revoked, live ones first. Nobody else creates one until the transaction ends: the lock of the table blocks
- * writers and no readers, and only logins that may write tokens can take it (any login can take an advisory
- * lock).
+ * The tokens of a name that are not revoked, live ones first. Nobody else creates one until the transaction ends: the
+ * lock of the table blocks writers and no readers, and only logins that may write tokens can take it (any login can take
+ * an advisory lock).
  */
 async function lockTokens(trx: Transaction<Database>, name: string) {
   await sql`LOCK TABLE ingest.api_token IN SHARE ROW EXCLUSIVE MODE`.execute(trx);

@@ -12,8 +12,6 @@ import type { Settings } from '../settings/settings.ts';
 import { openStateDir } from '../settings/state.ts';
 import { type Compression, createCompression } from './compression.ts';
 
-type Slots = InSlot;
-
 /** A declaration is work for the service: it creates an upload for every file. */
 const DECLARED_AT_ONCE = 4;
 
@@ -28,9 +26,9 @@ export type PushContext = {
   /** For requests about `what`, which are tried until the limit. */
   retries: (what: string, limit: TimeLimit) => Retries;
   /** Runs are read one after the other, so that the first is sent soon and the disk reads in order. */
-  hashSlots: Slots;
-  declareSlots: Slots;
-  transferSlots: Slots;
+  hashSlots: InSlot;
+  declareSlots: InSlot;
+  transferSlots: InSlot;
   /** --compress, for all transfers together. */
   compression: Compression;
   /** --bwlimit, for all transfers together. */

@@ -41,16 +41,17 @@ export async function sendFile(
     } catch (error) {
       offsetBytes = undefined;
       const conflict = error instanceof HttpFault && error.status === 409;
-      conflicts = !conflict ? 0 : lastOffset === offsetAtConflict ? conflicts + 1 : 1;
-      if (conflict) offsetAtConflict = lastOffset;
-      if (conflict && conflicts > MOST_CONFLICTS_IN_A_ROW) {
-        throw new UploaderError(
-          'bug',
-          `${error.message}, although each try started at the offset of the service, which did not move.`,
-          {
-            cause: error,
-          },
-        );
+      if (!conflict || lastOffset !== offsetAtConflict) conflicts = 0;
+      if (conflict) {
+        conflicts += 1;
+        offsetAtConflict = lastOffset;
+        if (conflicts > MOST_CONFLICTS_IN_A_ROW) {
+          throw new UploaderError(
+            'bug',
+            `${error.message}, although each try started at the offset of the service, which did not move.`,
+            { cause: error },
+          );
+        }
       }
       throw error;
     }
