@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { expect } from 'chai';
 import type { Run, RunHistory } from 'wire';
 import { TRANSITIONS, type TransitionName } from '../apps/ingest-api/src/runs/transitions.ts';
-import { type RunningProgram, waitFor, waitForLog } from './support/programs.ts';
+import { type RunningProgram, waitFor } from './support/programs.ts';
 import { type FaultProxy, startFaultProxy } from './support/proxies.ts';
 import { writeScoreFile } from './support/score-file.ts';
 import { type Service, startTestSystem, type TestSystem } from './support/test-system.ts';
@@ -14,7 +14,7 @@ interface Case {
   /** Of the table of transitions; undefined: no transition. */
   transition?: TransitionName;
   /** Done in the middle of the transfer of revision 1 of `run` of the model `ended`. */
-  meanwhile: (run: string) => Promise<unknown>;
+  meanwhile: (run: string, proxy: FaultProxy) => Promise<unknown>;
   exitCode: 0 | 65;
   revisions: number;
   says?: RegExp;
@@ -90,7 +90,14 @@ describe('uploader push, when its revision is not received any more', function (
     {
       what: 'it received no bytes for too long',
       transition: 'expire',
-      meanwhile: async (run) => {
+      meanwhile: async (run, proxy) => {
+        await proxy.refuse(); // or what is on its way would count as progress
+        await waitFor('the end of the transfer', async () => {
+          const rows = await system.query<{ writer: string | null }>(
+            'SELECT writer FROM ingest.upload WHERE received_at IS NULL AND writer IS NOT NULL',
+          );
+          return rows.length === 0;
+        });
         await system.query(
           `UPDATE ingest.run_revision SET declared_at = now() - interval '8 days' WHERE run_key = $1`,
           [run],
@@ -99,8 +106,10 @@ describe('uploader push, when its revision is not received any more', function (
           WHERE received_at IS NULL`);
         // The limit is 7 days; a sweep runs when a service starts.
         const sweeping = await system.startService();
-        await waitForLog(sweeping, 'run cancelled: it received no bytes for too long');
+        const state = () => request<Run>(pathOf(run)).then((it) => it.state);
+        await waitFor('the cancellation', async () => (await state()) === 'cancelled');
         await sweeping.kill('SIGTERM');
+        await proxy.accept();
       },
       exitCode: 0,
       revisions: 2,
@@ -129,7 +138,7 @@ describe('uploader push, when its revision is not received any more', function (
         const patches = () => proxy.requests.filter((one) => one.startsWith('PATCH')).length;
         await waitFor('an acknowledged chunk', () => patches() > 1);
         process.kill(pushing.pid, 'SIGSTOP');
-        await meanwhile(run);
+        await meanwhile(run, proxy);
         process.kill(pushing.pid, 'SIGCONT');
         const { code, stdout, stderr } = await pushing.ended;
         expect(code, stderr).to.equal(exitCode);
