@@ -21,6 +21,7 @@ const TEST_FILES = [
 const S3_TEST_FILES = [
   'e2e/many-hosts.test.ts',
   'e2e/s3-credentials.test.ts',
+  'apps/ingest-api/test/lost-objects.test.ts',
   'apps/ingest-api/test/s3-faults.test.ts',
   'apps/ingest-api/test/store.test.ts',
   'apps/ingest-api/test/store-move.test.ts',

@@ -56,7 +56,8 @@ export async function copyFiles(
   claimed: ClaimedRevision,
   options: CopyOptions,
 ): Promise<CopyResult> {
-  await requireFiles(claimed.files, options);
+  // Before the first row is sent: when a file is missing, the others are only compared, so that all mismatches are known.
+  const areMissing = await someAreMissing(claimed.files, options.store);
   const copy = client.query(
     copyFrom(`COPY ${options.partition} (${COPY_COLUMNS.join(', ')}) FROM STDIN (FORMAT binary, FREEZE)`),
   );
@@ -69,7 +70,7 @@ export async function copyFiles(
   const mismatches: Mismatch[] = [];
   let fault: DataFault | undefined;
   for (const file of claimed.files) {
-    const willFail = fault !== undefined || mismatches.length > 0;
+    const willFail = areMissing || fault !== undefined || mismatches.length > 0;
     const copied = await (willFail ? compareFile : copyFile)(file, {
       store: options.store,
       sink,
@@ -83,39 +84,21 @@ export async function copyFiles(
     });
     if (copied.mismatch !== undefined) mismatches.push(copied.mismatch);
     fault ??= copied.fault;
-    total.bytes += copied.bytes;
+    total.bytes += file.bytes; // also bytes that are missing: a load that looks for a thousand lost objects moves
     total.rows += copied.rows;
     total.decodedBytes += copied.decodedBytes;
+    options.onProgress(total.bytes, total.rows);
   }
   await sink.write(COPY_TAIL);
   await sink.end();
   if (mismatches.length > 0) throw contentFault(mismatches);
+  if (areMissing) throw new Error('Bytes that were missing when the load began are there now.');
   if (fault !== undefined) throw fault;
   if (rejects.isTooLong) throw rejects.toFault();
   if (copy.rowCount !== total.rows) {
     throw new Error(`PostgreSQL stored ${copy.rowCount} of the ${total.rows} rows that it received.`);
   }
   return { bytes: total.bytes, rejects, scores };
-}
-
-/**
- * Before the first row is sent: when a file is missing, the others are only compared, so that all mismatches
- * are known.
- */
-async function requireFiles(
-  files: readonly ClaimedFile[],
-  { store, onProgress }: CopyOptions,
-): Promise<void> {
-  if (!(await someAreMissing(files, store))) return;
-  const mismatches: Mismatch[] = [];
-  let doneBytes = 0;
-  for (const file of files) {
-    const target = { store, onProgress: (bytes: number) => onProgress(doneBytes + bytes, 0) };
-    const mismatch = recordedLoss(file) ?? (await compareFile(file, target)).mismatch;
-    if (mismatch !== undefined) mismatches.push(mismatch);
-    doneBytes += file.bytes;
-  }
-  if (mismatches.length > 0) throw contentFault(mismatches);
 }
 
 async function someAreMissing(files: readonly ClaimedFile[], store: Store): Promise<boolean> {
@@ -235,6 +218,8 @@ function compressionFault(file: ClaimedFile, { code, message }: CompressionFault
  * is wrong.
  */
 async function compareFile(file: ClaimedFile, { store, onProgress }: CompareTarget): Promise<CopiedFile> {
+  const loss = recordedLoss(file);
+  if (loss !== undefined) return { bytes: 0, decodedBytes: 0, rows: 0, mismatch: loss };
   const hash = createHash('sha256');
   let bytes = 0;
   const onRead = (chunk: Buffer) => {
@@ -260,7 +245,8 @@ interface Content {
 
 /** How what was found differs from what was declared; undefined when it does not. */
 function mismatchOf(file: ClaimedFile, { bytes, lines, sha256 }: Content): Mismatch | undefined {
-  if (bytes < file.bytes) return { file, found: `${bytes} bytes instead of ${file.bytes}`, kind: 'short' };
+  if (bytes < file.bytes)
+    return { file, found: `${bytes} bytes instead of ${file.bytes}`, kind: 'short', bytesLeft: bytes };
   const differences: string[] = [];
   if (bytes !== file.bytes) differences.push(`${bytes} bytes instead of ${file.bytes}`);
   if (file.sha256 !== null && sha256 !== file.sha256)
@@ -268,7 +254,8 @@ function mismatchOf(file: ClaimedFile, { bytes, lines, sha256 }: Content): Misma
   const kind = differences.length > 0 ? 'wrong' : 'lines';
   if (file.lines !== null && lines !== null && lines !== file.lines)
     differences.push(`${lines} lines instead of ${file.lines}`);
-  return differences.length === 0 ? undefined : { file, found: differences.join(', '), kind };
+  if (differences.length === 0) return undefined;
+  return { file, found: differences.join(', '), kind, ...(kind === 'wrong' && { bytesLeft: 0 }) };
 }
 
 /**

@@ -5,8 +5,7 @@ import type { RejectCode, RejectedLine } from 'score-lines';
 import { printableLines, type RunErrorCode } from 'wire';
 import { describeError, sqlStateOf } from '../errors.ts';
 import { type Query, queryOf, transition, transitionOne } from '../runs/transitions.ts';
-import { type Suspect, setBackUploads } from '../runs/uploads.ts';
-import type { Store } from '../store/store.ts';
+import { setBackUploads } from '../runs/uploads.ts';
 import type { ClaimedFile, ClaimedRevision } from './attempts.ts';
 
 /**
@@ -118,6 +117,16 @@ export interface Mismatch {
    * `lines`: the bytes are those that were sent, but they have another number of lines than was declared.
    */
   readonly kind: 'short' | 'wrong' | 'lines';
+  /** How many bytes from its beginning need not be sent again; undefined when no loss is to be recorded. */
+  readonly bytesLeft?: number;
+}
+
+/** An upload with fewer bytes than were received, as a load has read it. */
+interface Suspect {
+  readonly uploadId: string;
+  /** When the bytes that were read had been received. Content that was received again since is left alone. */
+  readonly receivedAt: string | null;
+  readonly bytesLeft: number | undefined;
 }
 
 /**
@@ -164,9 +173,20 @@ function named(mismatches: readonly Mismatch[]): string {
   return names.join(', ') + (more > 0 ? ` and ${more} more` : '');
 }
 
-function suspectOf({ file, kind }: Mismatch): Suspect {
-  const { uploadId, receivedAt } = file;
-  return kind === 'wrong' && receivedAt !== null ? { uploadId, wrongSince: receivedAt } : { uploadId };
+function suspectOf({ file: { uploadId, receivedAt }, bytesLeft }: Mismatch): Suspect {
+  return { uploadId, receivedAt, bytesLeft };
+}
+
+/**
+ * Records what a load has read, without asking the store once more: a bucket needs seconds for each object that it does not
+ * have, and the load has asked it again and again.
+ */
+function setBackSuspects(query: Query, suspects: readonly Suspect[]): ReturnType<typeof setBackUploads> {
+  const byUpload = new Map(suspects.map((suspect) => [suspect.uploadId, suspect]));
+  return setBackUploads(query, [...byUpload.keys()], 'loader', ({ uploadId, receivedAt }) => {
+    const suspect = byUpload.get(uploadId);
+    return suspect?.receivedAt === receivedAt ? suspect.bytesLeft : undefined;
+  });
 }
 
 /**
@@ -177,12 +197,11 @@ export async function recordDataFault(
   client: ClientBase,
   revisionId: number,
   fault: DataFault,
-  store: Store,
 ): Promise<void> {
   const query = queryOf(client);
   await transitionOne(query, 'fail', revisionId, columnsOf(fault));
   await recordRejects(query, revisionId, fault.rejectedLines);
-  await setBackUploads(query, store, fault.suspects, 'loader');
+  await setBackSuspects(query, fault.suspects);
 }
 
 function columnsOf({ error, rejects }: DataFault): Record<string, string> {
@@ -209,15 +228,14 @@ export async function recordRejects(
 /**
  * Records, in the load's own transaction, that the revision waits for bytes again.
  *
- * @throws the fault itself when all bytes are on the disk now: there is nothing to wait for.
+ * @throws the fault itself when all bytes have been received again: there is nothing to wait for.
  */
 export async function recordLostBytes(
   client: ClientBase,
   revisionId: number,
   fault: BytesLost,
-  store: Store,
 ): Promise<void> {
-  const { revisionIds } = await setBackUploads(queryOf(client), store, fault.suspects, 'loader');
+  const { revisionIds } = await setBackSuspects(queryOf(client), fault.suspects);
   if (!revisionIds.includes(revisionId)) throw fault;
 }
 

@@ -44,7 +44,7 @@ export async function loadRevision(
   options: LoadOptions,
 ): Promise<EndedLoad> {
   const { model, revisionId } = claimed;
-  const { store, attemptId, progress } = options;
+  const { attemptId, progress } = options;
   const partition = partitionOf(model, revisionId);
   // `score` first: a row then takes 52 bytes instead of 60 (docs/architecture.md).
   await client.query(`
@@ -61,11 +61,11 @@ export async function loadRevision(
     if (!(error instanceof BytesLost || error instanceof DataFault)) throw error;
     await client.query(`DROP TABLE ${partition}`);
     if (error instanceof BytesLost) {
-      await recordLostBytes(client, revisionId, error, store);
+      await recordLostBytes(client, revisionId, error);
       outcome = 'retry';
       reason = error.message;
     } else {
-      await recordDataFault(client, revisionId, error, store);
+      await recordDataFault(client, revisionId, error);
       outcome = 'failed';
     }
   }

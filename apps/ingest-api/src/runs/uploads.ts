@@ -192,17 +192,7 @@ type FoundRow = Pick<
   readonly awaited_since: Date | null;
 };
 
-/** An upload whose store may not hold the acknowledged bytes. */
-export interface Suspect {
-  readonly uploadId: string;
-  /**
-   * The `received_at` (as PostgreSQL's text) of content that was read and is not what was declared. Content that was
-   * received again since is left alone. Without it, the store is asked how many bytes it holds.
-   */
-  readonly wrongSince?: string;
-}
-
-/** An upload whose offset was set back to what the store holds; to 0 when the content is wrong. */
+/** An upload whose offset was set back to the bytes that are left; to 0 when the content is wrong. */
 export interface LostBytes {
   readonly uploadId: string;
   readonly recordedBytes: number;
@@ -216,30 +206,29 @@ interface SetBack {
 }
 
 /**
- * Sets uploads back to what the store holds, and the waiting runs with them to `receiving`, so that the same push sends
+ * Sets uploads back to the bytes that are left, and the waiting runs with them to `receiving`, so that the same push sends
  * the rest at once. Removes an upload that no run waits for, so that no later run shares its missing content. The start
  * of the service, requests and loads all use this function, inside a transaction.
  *
  * Skips a run that a loader holds: the loader has the file open, or calls this function itself.
  *
+ * @param suspects the uploads that may have lost bytes.
  * @param actor who found the loss, for the history of the run.
+ * @param bytesLeft how many bytes from its beginning are left of an upload; undefined when it has lost none. No writer moves
+ *   its offset meanwhile.
  */
 export async function setBackUploads(
   query: Query,
-  store: Store,
-  suspects: readonly Suspect[],
+  suspects: readonly string[],
   actor: 'service' | 'loader',
+  bytesLeft: (upload: LockedUpload) => Promise<number | undefined> | number | undefined,
 ): Promise<SetBack> {
-  const uploads = await query<LockedUpload>(LOCK_UPLOADS, [suspects.map(({ uploadId }) => uploadId)]);
-  const wrong = new Map(suspects.map(({ uploadId, wrongSince }) => [uploadId, wrongSince]));
+  const uploads = await query<LockedUpload>(LOCK_UPLOADS, [suspects]);
   const lost: LostBytes[] = [];
   for (const upload of uploads) {
-    const { uploadId, recordedBytes, receivedAt } = upload;
-    const wrongSince = wrong.get(uploadId);
-    // While the record is locked no writer moves its offset, and a sound store holds at least that many bytes.
-    const stored = wrongSince === undefined ? await store.durableBytes(upload) : 0;
-    if (wrongSince === undefined ? stored < recordedBytes : wrongSince === receivedAt)
-      lost.push({ uploadId, recordedBytes, storedBytes: stored });
+    const { uploadId, recordedBytes } = upload;
+    const storedBytes = await bytesLeft(upload);
+    if (storedBytes !== undefined) lost.push({ uploadId, recordedBytes, storedBytes });
   }
   await query(SET_BACK_UPLOADS, [
     lost.map(({ uploadId }) => uploadId),
@@ -259,6 +248,7 @@ export async function setBackUploads(
 
 interface LockedUpload extends StoredUpload {
   readonly recordedBytes: number;
+  /** As PostgreSQL's text; null until the last byte. */
   readonly receivedAt: string | null;
 }
 
@@ -359,8 +349,12 @@ async function setBackShort(
   uploads: readonly UploadOffset[],
 ): Promise<readonly LostBytes[]> {
   if (uploads.length === 0) return [];
-  const { lost } = await db
-    .transaction()
-    .execute((trx) => setBackUploads(queryOf(trx), store, uploads, 'service'));
-  return lost;
+  const suspects = uploads.map(({ uploadId }) => uploadId);
+  return db.transaction().execute(async (trx) => {
+    const { lost } = await setBackUploads(queryOf(trx), suspects, 'service', async (upload) => {
+      const storedBytes = await store.durableBytes(upload);
+      return storedBytes < upload.recordedBytes ? storedBytes : undefined;
+    });
+    return lost;
+  });
 }
