@@ -10,6 +10,7 @@ import type { SendOrder, SendReport, TimeOrder } from './support/traffic.ts';
 
 const UPLOADS = 100;
 const STALLED = 100;
+const DECLARED_AT_ONCE = 8;
 const MIB = 1024 * 1024;
 /** Sent by two requests, so that their beginnings and ends are among what is measured. */
 const BYTES = 3 * MIB;
@@ -91,20 +92,25 @@ for (const kind of ['folder', 'bucket'] as const)
 
     /** @returns the paths of the uploads of that many runs. */
     async function declare(name: string, runs: number): Promise<string[]> {
-      const paths = [];
-      for (let i = 0; i < runs; i += 1) {
-        const run = `${name} ${i}`;
-        const sha256 = createHash('sha256').update(run).digest('hex');
-        const answer = await fetch(`${service.url}/v1/models/churn/runs/${encodeURIComponent(run)}`, {
-          method: 'PUT',
-          headers: { authorization: `Bearer ${system.token}`, 'content-type': 'application/json' },
-          body: JSON.stringify({ files: [{ name: 'a.jsonl', bytes: BYTES, sha256, lines: 1 }] }),
-        });
-        const { missing } = (await answer.json()) as { missing?: { files: { uploadUrl: string }[] } };
-        paths.push(...(missing?.files ?? []).map(({ uploadUrl }) => uploadUrl));
-      }
+      const paths: string[] = [];
+      const indexes = Array.from({ length: runs }, (_, i) => i).values();
+      const declareNext = async () => {
+        for (const i of indexes) paths.push(...(await declareRun(`${name} ${i}`)));
+      };
+      await Promise.all(Array.from({ length: DECLARED_AT_ONCE }, declareNext));
       expect(paths, 'uploads declared').to.have.length(runs);
       return paths;
+    }
+
+    async function declareRun(run: string): Promise<string[]> {
+      const sha256 = createHash('sha256').update(run).digest('hex');
+      const answer = await fetch(`${service.url}/v1/models/churn/runs/${encodeURIComponent(run)}`, {
+        method: 'PUT',
+        headers: { authorization: `Bearer ${system.token}`, 'content-type': 'application/json' },
+        body: JSON.stringify({ files: [{ name: 'a.jsonl', bytes: BYTES, sha256, lines: 1 }] }),
+      });
+      const { missing } = (await answer.json()) as { missing?: { files: { uploadUrl: string }[] } };
+      return (missing?.files ?? []).map(({ uploadUrl }) => uploadUrl);
     }
 
     /** The head of a PATCH and a few bytes, and then nothing more. */
