@@ -4,9 +4,10 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { type ConnectOptions, connect, parentOf, partitionOf, STATISTICS_TARGET } from 'db-schema';
 import type pg from 'pg';
 import { type ModelName, printable } from 'wire';
+import { UsageError } from '../errors.ts';
 
 /** The file of keys cannot be used; nothing was erased. */
-export class UnusableKeys extends Error {
+export class UnusableKeys extends UsageError {
   override readonly name = 'UnusableKeys';
 }
 
