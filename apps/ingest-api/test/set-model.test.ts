@@ -110,6 +110,26 @@ describe('ingest-api model', () => {
     ).to.deep.equal({});
   });
 
+  it('may be long: a page of models ends where their contracts become long, and all of them follow', async () => {
+    await system.query(
+      `INSERT INTO ingest.model (name, contract)
+       SELECT 'long_' || n, jsonb_build_object('owner', repeat('o', 60000)) FROM generate_series(1, 7) n`,
+    );
+    const expected = await system.query<{ name: string }>('SELECT name FROM ingest.model ORDER BY name');
+    const names: string[] = [];
+    for (let cursor: string | null = ''; cursor !== null; ) {
+      const from: string = cursor === '' ? '' : `&cursor=${cursor}`;
+      const text = await (await system.request('GET', `/v1/models?limit=1000${from}`)).text();
+      expect(text.length).to.be.below(256 * 1024);
+      const page = JSON.parse(text) as { models: { model: string }[]; nextCursor: string | null };
+      names.push(...page.models.map((it) => it.model));
+      cursor = page.nextCursor;
+    }
+    expect(names).to.deep.equal(expected.map(({ name }) => name));
+    const paged = (await (await system.request('GET', '/v1/models?limit=1')).json()) as { models: unknown[] };
+    expect(paged.models).to.have.length(1);
+  });
+
   it('takes the address of the database from a file too, as containers have it', async () => {
     const urlFile = path.join(system.dataDir, 'database-url');
     await writeFile(urlFile, `${system.databaseUrl}\n`);

@@ -327,12 +327,11 @@ async function showModels(config: DatabaseConfig, one: ModelName | undefined): P
       process.stdout.write(`${JSON.stringify(await findModel(db, one))}\n`);
       return;
     }
-    let after: string | undefined;
-    do {
+    for (let after: string | null = ''; after !== null; ) {
       const page = await listModels(db, { models: null, after, limit: PAGE_MODELS });
-      for (const model of page) process.stdout.write(`${JSON.stringify(model)}\n`);
-      after = page.length < PAGE_MODELS ? undefined : page.at(-1)?.model;
-    } while (after !== undefined);
+      for (const model of page.models) process.stdout.write(`${JSON.stringify(model)}\n`);
+      after = page.nextCursor;
+    }
   });
 }
 
@@ -341,7 +340,7 @@ type Changes = Partial<Record<keyof Contract, unknown>>;
 /** Changes these fields of the contract, keeps the others, and prints the result. */
 async function setModel(config: DatabaseConfig, model: ModelName, changes: Changes): Promise<void> {
   await withDatabase(config, 'ingest-api model', async (db) => {
-    const [known] = await listModels(db, { models: [model], limit: 1 });
+    const [known] = (await listModels(db, { models: [model], limit: 1 })).models;
     const merged = Object.entries({ ...known?.contract, ...changes }).filter(([, value]) => value !== 'none');
     const result = contract.safeParse(Object.fromEntries(merged));
     if (!result.success) {
