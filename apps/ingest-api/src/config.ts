@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { parseDatabaseUrl } from 'db-schema';
 import { z } from 'zod';
+import { UsageError } from './errors.ts';
 import type { RunLimits } from './runs/models.ts';
 import { type BucketLocation, parseStoreAddress, type StoreAddress } from './store/open.ts';
 
@@ -286,7 +287,7 @@ export const VARIABLES = {
 } as const satisfies Record<string, readonly Group[]>;
 
 /** Its message has one line for each fault. */
-export class ConfigError extends Error {
+export class ConfigError extends UsageError {
   override readonly name = 'ConfigError';
 }
 

@@ -23,6 +23,11 @@ export class IngestError extends Error {
   }
 }
 
+/** A command cannot do what its arguments or its environment say; nothing was changed. */
+export class UsageError extends Error {
+  override readonly name: string = 'UsageError';
+}
+
 const SQLSTATE = /^[0-9A-Z]{5}$/;
 
 /** The SQLSTATE of a PostgreSQL error, or of the first of its causes that has one. */

@@ -5,22 +5,24 @@ import { type Logger, pino } from 'pino';
 import { printableJson } from 'wire';
 
 import { addAdminCommands } from './commands/admin.ts';
+import { EXIT_CODES, EXIT_FAULT, exitCodeOf } from './commands/exit-codes.ts';
 import { load } from './commands/load.ts';
 import { serve } from './commands/serve.ts';
-import { ConfigError, describeVariables, loadLoaderConfig, loadServeConfig } from './config.ts';
+import { describeVariables, loadLoaderConfig, loadServeConfig } from './config.ts';
 import { describeError, isDatabaseUnavailable } from './errors.ts';
-import { UnusableKeys } from './load/erase.ts';
-import { WrongStore } from './store/store.ts';
-
-const EXIT_FAULT = 1;
-const EXIT_USAGE = 2;
 
 const program = new Command('ingest-api')
   .description('Receives model scores over HTTP (serve) and loads them into PostgreSQL (load).')
   .version(ownVersion())
   .addHelpText(
     'after',
-    '\nEnvironment variables configure it: `ingest-api serve --help` and `ingest-api load --help` list them.',
+    `
+Environment variables configure it: \`ingest-api serve --help\` and \`ingest-api load --help\` list them.
+
+Exit codes:
+${Object.entries(EXIT_CODES)
+  .map(([code, means]) => `  ${code.padStart(2)}  ${means.replaceAll('`', '')}`)
+  .join('\n')}`,
   )
   // It throws instead of ending the process, which would cut output that a pipe has not received yet.
   .exitOverride();
@@ -55,22 +57,16 @@ process.stdout.on('error', (error) => {
 try {
   await program.parseAsync();
 } catch (error) {
-  if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : EXIT_USAGE;
-  else fail(error);
+  process.exitCode = exitCodeOf(error);
+  if (!(error instanceof CommanderError)) describe(error);
 }
 
-function fail(error: unknown): void {
+function describe(error: unknown): void {
   const unreachable =
     isDatabaseUnavailable(error) && !(error instanceof UnusableDatabase)
       ? 'The database cannot be used; check DATABASE_URL, and that PostgreSQL runs: '
       : '';
   process.stderr.write(`ingest-api: ${unreachable}${describeError(error)}\n`);
-  const isUsage =
-    error instanceof ConfigError ||
-    error instanceof UnusableDatabase ||
-    error instanceof WrongStore ||
-    error instanceof UnusableKeys;
-  process.exitCode = isUsage ? EXIT_USAGE : EXIT_FAULT;
 }
 
 function createLogger(level: string): Logger {

@@ -1,6 +1,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { expect } from 'chai';
 import { contract, ERROR_CODES, type ErrorCode, isRetryable, RUN_ERROR_CODES, RUN_STATE } from 'wire';
+import { EXIT_CODES } from '../src/commands/exit-codes.ts';
 import { loadLoaderConfig, loadServeConfig } from '../src/config.ts';
 import { TRANSITIONS } from '../src/runs/transitions.ts';
 import { declare, patch, pushRun, startSystem, type TestSystem, untilFinal } from './support/system.ts';
@@ -80,6 +81,14 @@ describe('the documents of the service', () => {
       toDo.join(' '),
     ]);
     await expectGenerated('failed runs', tableOf(['code', 'means', 'what to do'], rows), 'docs/errors.md');
+  });
+
+  it('list every exit code of ingest-api', async () => {
+    await expectGenerated(
+      'exit codes',
+      tableOf(['exit', 'means'], Object.entries(EXIT_CODES)),
+      'docs/errors.md',
+    );
   });
 
   it('list every problem with its status', async () => {

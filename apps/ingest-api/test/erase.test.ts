@@ -3,10 +3,12 @@ import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { expect } from 'chai';
+import pg from 'pg';
 import { parseModelName } from 'wire';
 import { eraseKeys, UnusableKeys } from '../src/load/erase.ts';
 import {
   declare,
+  eventually,
   getRun,
   patch,
   pushRun,
@@ -50,7 +52,7 @@ describe('ingest-api erase', () => {
   async function erase(model: string, keys: string | Buffer) {
     await writeFile(keyFile(), keys);
     return eraseKeys(
-      { databaseUrl: system.databaseUrl, role: 'ingest_loader', applicationName: 'test' },
+      { databaseUrl: system.databaseUrl, role: 'ingest_loader', applicationName: 'erase' },
       { model: parseModelName(model), keyFile: keyFile(), reason: 'request 7', actor: 'test' },
       () => {},
     );
@@ -131,6 +133,37 @@ describe('ingest-api erase', () => {
       expect((await operate('/v1/models/kept/current', { run, reason: 'test' })).status).to.equal(200);
       expect(await seen('kept')).to.deep.equal([{ run, rows }]);
     }
+  });
+
+  it('blanks quotations of loads that end while it works', async () => {
+    await operate('/v1/models/meanwhile', { maxRejectedLines: 1 });
+    await load('meanwhile', 'r1', file('{"pk":"secret-1","score":1}\n{"pk":"1","score":1}\n'));
+    const retention = new pg.Client({ connectionString: system.databaseUrl });
+    await retention.connect();
+    await retention.query(`BEGIN; SELECT FROM ingest.sweep WHERE name = 'rows' FOR UPDATE`);
+    try {
+      const erasing = erase('meanwhile', 'secret-1');
+      await eventually(
+        () =>
+          system.query(
+            `SELECT FROM pg_stat_activity WHERE application_name = 'erase' AND wait_event_type = 'Lock'`,
+          ),
+        (waiting) => waiting.length > 0,
+      );
+      const bad = '{"pk":"secret-1","score":"secret-1"}\n';
+      const good = '{"pk":"secret-1","score":1}\n';
+      expect(await load('meanwhile', 'r2', file(`${bad}{"pk":"2","score":1}\n${good}`))).to.equal(
+        'published',
+      );
+      expect(await load('meanwhile', 'bad', file(bad.repeat(2)))).to.equal('failed');
+      expect(await load('meanwhile', 'twice', file(good.repeat(2)))).to.equal('failed');
+      expect(await tablesWith('secret')).to.include('ingest.rejected_line');
+      await retention.query('COMMIT');
+      expect(await erasing).to.include({ rows: 2, revisions: 2, blankedLines: 5 });
+    } finally {
+      await retention.end();
+    }
+    expect(await tablesWith('secret')).to.deep.equal([]);
   });
 
   it('may erase all rows: readers see an empty run, never the one before', async () => {

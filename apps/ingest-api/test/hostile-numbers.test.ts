@@ -1,4 +1,5 @@
 import { expect } from 'chai';
+import { requireDocumented } from './support/documented-problems.ts';
 import {
   declare,
   pushRun,
@@ -159,7 +160,7 @@ describe('every number, date and text that a request can carry, at its bounds an
     let asked = 0;
     const ask = async (name: string, described: Described, request: Request) => {
       asked += 1;
-      const answer = await fetch(request);
+      const answer = await requireDocumented(request.method, await fetch(request));
       const isStream = answer.headers.get('content-type')?.startsWith('text/event-stream') === true;
       const text = isStream ? '' : await answer.text();
       if (isStream) await answer.body?.cancel();

@@ -185,14 +185,19 @@ describe('bytes that the disk has lost', () => {
 
   it('are forgotten when no run waits for them, and sent again by whoever needs them next', async () => {
     const source = files(1);
-    const run = await pushRun(system, 'loaded', 'r', source);
-    await withLoader(() => untilFinal(system, 'loaded', 'r', DEADLINE_MS));
-    await rm(pathOf(run, source[0]?.name ?? ''));
-    const answer = await head(run.missing.files[0]?.uploadUrl ?? '');
-    expect(answer.status).to.equal(410);
-    expect((await getRun(system, 'loaded', 'r')).state).to.equal('published');
-    const other = await declare(system, 'loaded', 'r2', source);
-    expect(offsetsOf(other)).to.deep.equal({ [source[0]?.name ?? '']: 0 });
+    for (const method of ['HEAD', 'PATCH', 'DELETE']) {
+      const model = `loaded_${method.toLowerCase()}`;
+      const run = await pushRun(system, model, 'r', source);
+      await withLoader(() => untilFinal(system, model, 'r', DEADLINE_MS));
+      await rm(pathOf(run, source[0]?.name ?? ''));
+      const answer = await system.request(method, run.missing.files[0]?.uploadUrl ?? '', {
+        headers: { 'tus-resumable': '1.0.0', 'content-type': 'application/offset+octet-stream' },
+      });
+      expect(answer.status, method).to.equal(410);
+      expect((await getRun(system, model, 'r')).state).to.equal('published');
+      const other = await declare(system, model, 'r2', source);
+      expect(offsetsOf(other)).to.deep.equal({ [source[0]?.name ?? '']: 0 });
+    }
   });
 
   it('set back every run that shares them, also one that is queued behind', async () => {

@@ -1,9 +1,21 @@
+import { EventEmitter } from 'node:events';
+import { gzipSync } from 'node:zlib';
 import { expect } from 'chai';
-import { Router } from 'express';
+import { type Response as ExpressResponse, Router } from 'express';
 import { ERROR_CODES, RUN_ERROR_CODES } from 'wire';
+import { chargeMemory } from '../src/http/json-body.ts';
 import type { Operation } from '../src/http/openapi.ts';
 import { OPERATIONS } from '../src/http/operations.ts';
-import { pushRun, scoreLines, startSystem, type TestSystem, untilFinal } from './support/system.ts';
+import { requireDocumented } from './support/documented-problems.ts';
+import {
+  declare,
+  pushRun,
+  runPath,
+  scoreLines,
+  startSystem,
+  type TestSystem,
+  untilFinal,
+} from './support/system.ts';
 
 interface Document {
   readonly openapi: string;
@@ -72,6 +84,46 @@ describe('the OpenAPI document', () => {
     }
     const both = await (await system.request('GET', '/problems/too_large', { token: null })).text();
     expect(both).to.include(ERROR_CODES.too_large.title).and.to.include(RUN_ERROR_CODES.too_large.title);
+  });
+
+  it('has `overloaded` where a body is large or compressed; the answers of all tests are compared with it', async () => {
+    const token = await system.createToken({ name: 'busy', scopes: ['push', 'operate'] });
+    const uploadUrl = (await declare(system, 'demo', 'busy', [{ name: 'a.jsonl', content: 'x' }])).missing
+      .files[0]?.uploadUrl;
+    const others = [1, 2].map((tokenId) =>
+      Object.assign(new EventEmitter(), { locals: { principal: { tokenId: -tokenId } } }),
+    );
+    for (const other of others) chargeMemory(other as unknown as ExpressResponse, 48 * 1024 * 1024);
+    const large = { padding: 'x'.repeat(100_000) };
+    const compressed = (headers: Record<string, string>) => ({
+      body: new Uint8Array(gzipSync('x')),
+      headers: {
+        'tus-resumable': '1.0.0',
+        'content-type': 'application/offset+octet-stream',
+        'content-encoding': 'gzip',
+        ...headers,
+      },
+    });
+    const metadata = 'model ZGVtbw==,run cGxhaW4tMg==,filename YQ==';
+    try {
+      for (const [method, path, request] of [
+        ['PUT', runPath('demo', 'large'), { json: large }],
+        ['PUT', '/v1/models/demo', { json: large }],
+        ['PATCH', uploadUrl ?? '', compressed({ 'upload-offset': '0' })],
+        ['POST', '/v1/uploads', compressed({ 'upload-length': '1', 'upload-metadata': metadata })],
+      ] as const) {
+        const answer = await system.request(method, path, { ...request, token });
+        expect(await answer.json(), path).to.include({ code: 'overloaded' });
+      }
+    } finally {
+      for (const other of others) other.emit('close');
+    }
+    const foreign = Response.json(
+      { code: 'upload_gone' },
+      { headers: { 'content-type': 'application/problem+json' } },
+    );
+    Object.defineProperty(foreign, 'url', { value: new URL('/v1/models/demo', system.url).href });
+    expect(await requireDocumented('PUT', foreign).catch(String)).to.contain('does not have');
   });
 
   it('leads from a real problem to its page', async () => {

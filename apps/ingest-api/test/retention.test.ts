@@ -160,6 +160,23 @@ describe('retention', () => {
     await later();
     expect(await sweep()).to.deep.equal(['r2']);
     expect(await relations()).to.equal('r3 attached');
+
+    await keep('patient', 10);
+    await publishRuns('patient', ['r4']);
+    await sweep();
+    expect(await relations()).to.equal('r3 hidden, r4 attached');
+    const elsewhere = await connect();
+    await elsewhere.query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM ingest.model');
+    const [session] = (await elsewhere.query('SELECT pg_backend_pid() AS pid')).rows;
+    const refused = await publish('patient', 'r3');
+    expect(refused.status).to.equal(503);
+    expect(((await refused.json()) as { detail: string }).detail)
+      .to.contain('Retention is detaching the rows of this run')
+      .and.to.contain(`SELECT pg_terminate_backend(${session?.pid});`)
+      .and.match(/: \d+ \([^)]*\)\. Nothing was published/);
+    await elsewhere.query('COMMIT');
+    expect((await publish('patient', 'r3')).status).to.equal(200);
+    expect(await system.query('SELECT DISTINCT run FROM scores.patient')).to.deep.equal([{ run: 'r3' }]);
   });
 
   const publish = (model: string, run: string) =>

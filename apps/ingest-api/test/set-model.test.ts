@@ -3,6 +3,9 @@ import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { expect } from 'chai';
+import { Command } from 'commander';
+import { addAdminCommands } from '../src/commands/admin.ts';
+import { exitCodeOf } from '../src/commands/exit-codes.ts';
 import { startSystem, type TestSystem } from './support/system.ts';
 
 const run = promisify(execFile);
@@ -54,7 +57,7 @@ describe('ingest-api model', () => {
     expect((await model('show')).out, 'of all models, one line each').to.equal(shown.out);
     const unknown = await model('show', 'never_pushed');
     expect([unknown.code, unknown.out]).to.deep.equal([
-      1,
+      2,
       'ingest-api: There is no model "never_pushed"; its first push, or PUT /v1/models/never_pushed, creates it.\n',
     ]);
     const kept = await system.query(
@@ -78,7 +81,7 @@ describe('ingest-api model', () => {
     const contract = { expectEvery: '1 month', owner: 'Ana Souza', contact: '#scores' };
     expect(JSON.parse(set.out)).to.deep.equal({ model: 'rhythm', contract });
     const wrong = await modelSet('rhythm', '--expect-every', 'monthly');
-    expect(wrong.code).to.equal(1);
+    expect(wrong.code).to.equal(2);
     expect(wrong.out).to.include('expectEvery: it must be a number and hours, days, weeks, months or years');
     const { out } = await modelSet(
       'rhythm',
@@ -105,6 +108,26 @@ describe('ingest-api model', () => {
     expect(
       JSON.parse((await modelSet('with_attributes', '--attributes', 'none')).out).contract,
     ).to.deep.equal({});
+  });
+
+  it('may be long: a page of models ends where their contracts become long, and all of them follow', async () => {
+    await system.query(
+      `INSERT INTO ingest.model (name, contract)
+       SELECT 'long_' || n, jsonb_build_object('owner', repeat('o', 60000)) FROM generate_series(1, 7) n`,
+    );
+    const expected = await system.query<{ name: string }>('SELECT name FROM ingest.model ORDER BY name');
+    const names: string[] = [];
+    for (let cursor: string | null = ''; cursor !== null; ) {
+      const from: string = cursor === '' ? '' : `&cursor=${cursor}`;
+      const text = await (await system.request('GET', `/v1/models?limit=1000${from}`)).text();
+      expect(text.length).to.be.below(256 * 1024);
+      const page = JSON.parse(text) as { models: { model: string }[]; nextCursor: string | null };
+      names.push(...page.models.map((it) => it.model));
+      cursor = page.nextCursor;
+    }
+    expect(names).to.deep.equal(expected.map(({ name }) => name));
+    const paged = (await (await system.request('GET', '/v1/models?limit=1')).json()) as { models: unknown[] };
+    expect(paged.models).to.have.length(1);
   });
 
   it('takes the address of the database from a file too, as containers have it', async () => {
@@ -135,9 +158,88 @@ describe('ingest-api model', () => {
 
   it('refuses what makes no sense, and says what', async () => {
     const negative = await modelSet('churn', '--min-rows=-3');
-    expect(negative.code).to.equal(1);
+    expect(negative.code).to.equal(2);
     expect(negative.out).to.contain('The contract of "churn" would not be valid: minRows');
     expect((await modelSet('churn', '--min-rows', 'many')).code).to.equal(2);
-    expect((await modelSet('Churn')).out).to.contain('is not a model name');
+    const help = await run(process.execPath, [MAIN, '--help']);
+    expect(help.stdout).to.match(/Exit codes:\n +0 .*\n +1 .*\n +2 .*\n +65 .*\n +66 /);
+  });
+
+  describe('and the other commands of operators', () => {
+    function commands(): Command {
+      const program = new Command('ingest-api').exitOverride().configureOutput({ writeErr: () => {} });
+      addAdminCommands(program, { DATABASE_URL: system.databaseUrl, INGEST_STORE: system.dataDir });
+      return program;
+    }
+    const exitCode = (args: readonly string[]) =>
+      commands()
+        .parseAsync(args, { from: 'user' })
+        .then(() => 0, exitCodeOf);
+
+    /** A value that each argument takes, so that another one of the same command can be wrong. */
+    const GOOD: Readonly<Record<string, string>> = {
+      model: 'churn',
+      run: '2026-11',
+      name: 'airflow',
+      reason: 'a test',
+      to: '/nowhere',
+      'pk-file': '/nowhere',
+    };
+    const BAD: Readonly<Record<string, readonly string[]>> = {
+      model: ['Churn', 'x'.repeat(49)],
+      run: ['x'.repeat(201), '..'],
+      name: ['two words', 'x'.repeat(65)],
+      reason: ['two\nlines', 'x'.repeat(501)],
+      scope: ['write', 'push,'],
+      'expires-days': ['0', '1.5', '36501'],
+      'min-rows': ['-3', '1e999'],
+      attributes: ['[1]', '{}', 'null'],
+      'expect-every': ['monthly', '-1 days'],
+    };
+
+    it('end with 2 for a bad value of every argument', async () => {
+      let tried = 0;
+      for (const { path: words, command } of leavesOf(commands())) {
+        const places = command.registeredArguments.map((it) => it.name());
+        const options = command.options.filter((it) => it.required || it.optional);
+        for (const target of [...places, ...options.map((it) => it.long?.slice(2) ?? '')]) {
+          const values =
+            target === 'to' ? ['', 'ftp://host/a', 'file:///a%2Fb'] : ['', '\u0007', ...(BAD[target] ?? [])];
+          for (const value of values) {
+            const textFor = (name: string) => (name === target ? value : (GOOD[name] ?? ''));
+            const given = options.flatMap(({ long = '', mandatory }) =>
+              mandatory || long === `--${target}` ? [long, textFor(long.slice(2))] : [],
+            );
+            const args = [...words, ...places.map(textFor), ...given];
+            expect(await exitCode(args), args.join(' ')).to.equal(2);
+            tried += 1;
+          }
+        }
+      }
+      expect(tried).to.be.above(60);
+    });
+
+    it('end with 2 for a name that nobody has, and for what they do not know', async () => {
+      for (const line of [
+        'token rotate nobody',
+        'token revoke nobody',
+        'model show nobody',
+        'model set churn --nosuch 1',
+        'migrate more',
+        'store',
+        'nosuch',
+        'erase --model churn',
+        'verify churn 2026-11 more',
+      ])
+        expect(await exitCode(line.split(' ')), line).to.equal(2);
+    });
   });
 });
+
+function leavesOf(
+  command: Command,
+  path: readonly string[] = [],
+): { path: readonly string[]; command: Command }[] {
+  if (command.commands.length === 0) return [{ path, command }];
+  return command.commands.flatMap((it) => leavesOf(it, [...path, it.name()]));
+}

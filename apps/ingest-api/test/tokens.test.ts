@@ -42,7 +42,7 @@ describe('ingest-api token', () => {
     expect(secret).to.match(/^si_[A-Za-z0-9_-]{43}$/);
     expect(await statusWith(secret)).to.equal(404); // it is let in: the run was never declared
     const again = token('create', 'airflow');
-    expect(again.status).to.equal(1);
+    expect(again.status).to.equal(2);
     expect(again.stderr).to.contain('ingest-api token rotate airflow');
     expect(token('list').stdout).not.to.contain(secret.slice(3));
     for (const [args, rule] of [
@@ -63,7 +63,7 @@ describe('ingest-api token', () => {
     expect(second).not.to.equal(first);
     expect([await statusWith(first), await statusWith(second)]).to.deep.equal([404, 404]);
     const third = token('rotate', 'rotated');
-    expect(third.status).to.equal(1);
+    expect(third.status).to.equal(2);
     expect(third.stderr).to.contain('--keep-newest');
     const rows = await system.query(
       `SELECT DISTINCT scopes, models FROM ingest.api_token WHERE name = 'rotated'`,
@@ -73,8 +73,8 @@ describe('ingest-api token', () => {
     expect([await refused(first), await statusWith(second)]).to.deep.equal([401, 404]);
     expect(token('revoke', 'rotated').stdout).to.contain('revoked 1 token');
     expect(await refused(second)).to.equal(401);
-    expect(token('revoke', 'rotated').status).to.equal(1);
-    expect(token('rotate', 'rotated').status).to.equal(1);
+    expect(token('revoke', 'rotated').status).to.equal(2);
+    expect(token('rotate', 'rotated').status).to.equal(2);
   });
 
   it('rotates and revokes a token that is about to expire, or has expired, and its metric ends', async () => {

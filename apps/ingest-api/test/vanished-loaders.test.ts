@@ -53,6 +53,30 @@ describe('a run whose loaders vanish', () => {
     }
   }
 
+  it('is not loaded for ever when it was withdrawn before another loader claimed it', async () => {
+    await pushRun(system, 'gone', 'r', file(10));
+    // A transaction that has ended, as that of a killed loader.
+    await system.query(
+      `INSERT INTO ingest.load_attempt (revision_id, attempt, worker, transaction_id, updated_at)
+       SELECT revision_id, 1, 'gone', pg_current_xact_id(), now() - interval '1 hour'
+       FROM ingest.run_revision WHERE model = 'gone'`,
+    );
+    const operator = await system.createToken({ name: 'withdraws', scopes: ['operate'] });
+    const withdrawn = await system.request('DELETE', runPath('gone', 'r'), { token: operator });
+    expect(withdrawn.status).to.equal(200);
+    const loader = system.startLoader();
+    const ended = await eventually(
+      () =>
+        system.query<{ outcome: string | null; error: string }>(
+          `SELECT outcome, error FROM ingest.load_attempt WHERE worker = 'gone'`,
+        ),
+      ([attempt]) => attempt?.outcome !== null,
+    );
+    expect(ended[0]?.outcome).to.equal('lost');
+    expect(ended[0]?.error).to.contain('vanished').and.not.contain('ended its connection');
+    await loader.stop();
+  });
+
   it('is taken up at once after the first, and from the second in a row on waits, while others are loaded', async () => {
     await pushRun(system, 'churn', 'before', file(10));
     const first = system.startLoader();

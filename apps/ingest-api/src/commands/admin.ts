@@ -2,7 +2,8 @@ import { userInfo } from 'node:os';
 import { type Command, InvalidArgumentError } from 'commander';
 import { type Database, migrateToLatest, openDatabase, type Scope } from 'db-schema';
 import type { Kysely } from 'kysely';
-import { type Contract, contract, type ModelName, parseModelName, printable } from 'wire';
+import { type Contract, contract, isModelName, MODEL_NAME_RULE, type ModelName, printable } from 'wire';
+import { z } from 'zod';
 import {
   type DatabaseConfig,
   type Environment,
@@ -11,12 +12,15 @@ import {
   loadStoreConfig,
   type StoreConfig,
 } from '../config.ts';
+import { UsageError } from '../errors.ts';
+import { reason, runKey } from '../http/requests.ts';
 import { eraseKeys } from '../load/erase.ts';
 import { findModel, listModels, setContract } from '../runs/models.ts';
 import { adoptStore } from '../runs/store-identity.ts';
 import { moveStore } from '../runs/store-move.ts';
 import { createToken, listTokens, revokeTokens, rotateToken } from '../runs/tokens.ts';
 import { openStore } from '../store/open.ts';
+import { EXIT_DIFFERS, EXIT_NOT_THERE } from './exit-codes.ts';
 import { verifyPartitions } from './verify.ts';
 
 const SCOPES: readonly Scope[] = ['push', 'read', 'operate', 'admin'];
@@ -35,8 +39,8 @@ export function addAdminCommands(program: Command, env: Environment): void {
     .description(
       'after a restore, with every service and loader stopped: make it the store of this database, and list the uploads that lack bytes',
     )
-    .requiredOption('--reason <text>', 'why; the audit log keeps it')
-    .action(({ reason }: { reason: string }) => adopt(loadStoreConfig(env), reason));
+    .requiredOption('--reason <text>', 'why; the audit log keeps it', argument(reason))
+    .action((options: { reason: string }) => adopt(loadStoreConfig(env), options.reason));
 
   store
     .command('move')
@@ -51,8 +55,8 @@ export function addAdminCommands(program: Command, env: Environment): void {
     .description(
       'read loaded rows back and compare them with the manifest and the profile of their load; exit code 65: something differs, 66: no run with rows has this name',
     )
-    .argument('[model]', 'only this model', modelArgument)
-    .argument('[run]', 'only this run of it')
+    .argument('[model]', 'only this model', argument(modelName))
+    .argument('[run]', 'only this run of it', argument(runKey))
     .option('--json', 'one JSON object per revision', false)
     .action((model: ModelName | undefined, run: string | undefined, options: { json: boolean }) =>
       verify(loadDatabaseConfig(env), { model, run }, options.json),
@@ -64,30 +68,30 @@ export function addAdminCommands(program: Command, env: Environment): void {
   modelCommand
     .command('show')
     .description('print a model, or all: its contract and the run that readers see, one JSON object per line')
-    .argument('[model]')
-    .action((name: string | undefined) => showModels(loadDatabaseConfig(env), name));
+    .argument('[model]', 'only this model', argument(modelName))
+    .action((model: ModelName | undefined) => showModels(loadDatabaseConfig(env), model));
 
   const set = modelCommand
     .command('set')
     .description('change the contract of a model and print it; `none` removes a field')
-    .argument('<model>', 'the model; a new one is created');
+    .argument('<model>', 'the model; a new one is created', argument(modelName));
   for (const [field, { description = '' }] of Object.entries(contract.shape)) {
     const flag = field.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
     if (field === 'attributes') set.option(`--${flag} <json|none>`, description, parseJson);
     else if (TEXT_FIELDS.has(field)) set.option(`--${flag} <text|none>`, description);
     else set.option(`--${flag} <number|none>`, description, parseNumber);
   }
-  set.action((name: string, changes: Changes) => setModel(loadDatabaseConfig(env), name, changes));
+  set.action((model: ModelName, changes: Changes) => setModel(loadDatabaseConfig(env), model, changes));
 
   program
     .command('erase')
     .description(
       'delete the rows of these keys from every run of a model that is kept; safe to run again. DATABASE_URL logs in as the owner of the database or a loader',
     )
-    .requiredOption('--model <model>', 'the model')
+    .requiredOption('--model <model>', 'the model', argument(modelName))
     .requiredOption('--pk-file <file>', 'the keys, one a line')
-    .requiredOption('--reason <text>', 'why; the audit log keeps it, so name no key')
-    .action((options: { model: string; pkFile: string; reason: string }) =>
+    .requiredOption('--reason <text>', 'why; the audit log keeps it, so name no key', argument(reason))
+    .action((options: { model: ModelName; pkFile: string; reason: string }) =>
       erase(loadDatabaseConfig(env), options),
     );
 }
@@ -104,11 +108,11 @@ async function migrate(config: DatabaseConfig): Promise<void> {
   );
 }
 
-async function adopt(config: StoreConfig, reason: string): Promise<void> {
+async function adopt(config: StoreConfig, why: string): Promise<void> {
   const store = await openStore(config.store);
   await store.prepare();
   await withDatabase(config, 'ingest-api store', async (db) => {
-    const { storeId, lost } = await adoptStore(db, store, { actor: cliActor(), reason });
+    const { storeId, lost } = await adoptStore(db, store, { actor: cliActor(), reason: why });
     for (const { uploadId, recordedBytes, storedBytes } of lost)
       process.stdout.write(`upload ${uploadId}: the store holds ${storedBytes} of ${recordedBytes} bytes\n`);
     process.stdout.write(
@@ -119,13 +123,12 @@ async function adopt(config: StoreConfig, reason: string): Promise<void> {
 
 async function erase(
   { databaseUrl }: DatabaseConfig,
-  { model: name, pkFile, reason }: { model: string; pkFile: string; reason: string },
+  { model, pkFile, reason: why }: { model: ModelName; pkFile: string; reason: string },
 ): Promise<void> {
-  const model = parseModelName(name);
   const say = (line: string) => process.stdout.write(`${line}\n`);
   const report = await eraseKeys(
     { databaseUrl, role: 'ingest_loader', applicationName: 'ingest-api erase' },
-    { model, keyFile: pkFile, reason, actor: cliActor() },
+    { model, keyFile: pkFile, reason: why, actor: cliActor() },
     ({ run, revision, state, rows }) =>
       say(`${model}/${printable(run)} revision ${revision} (${state}): ${rows} row(s) erased`),
   );
@@ -147,10 +150,6 @@ async function erase(
     `${model}: warning: a push of data that contains these keys brings them back. Remove them at the source. Backups and archived WAL keep them`,
   );
 }
-
-/** As the uploader: the data is at fault, or is not there. */
-const EXIT_DIFFERS = 65;
-const EXIT_NOT_THERE = 66;
 
 async function verify(
   config: DatabaseConfig,
@@ -212,7 +211,7 @@ function addTokenCommands(token: Command, env: Environment): void {
   token
     .command('create')
     .description('create a token and print its secret, once')
-    .argument('<name>', 'who uses it; the audit log shows this name', tokenName)
+    .argument('<name>', 'who uses it; the audit log shows this name', argument(tokenName))
     .option('--scope <scopes>', `${SCOPES.join(', ')}; separate several with commas`, parseScopes, [
       'push',
       'read',
@@ -220,13 +219,13 @@ function addTokenCommands(token: Command, env: Environment): void {
     .option(
       '--model <model>',
       'a model that the token covers; repeatable (default: every model)',
-      (name: string, all: string[]) => [...all, name],
+      (name: string, all: ModelName[]) => [...all, argument(modelName)(name)],
       [],
     )
     .option('--expires-days <days>', 'days until it expires (default: never)', daysOf)
-    .action((name: string, options: { scope: Scope[]; model: string[]; expiresDays?: number }) =>
+    .action((name: string, options: { scope: Scope[]; model: ModelName[]; expiresDays?: number }) =>
       run(async (db) => {
-        const models = options.model.length === 0 ? null : options.model.map(parseModelName);
+        const models = options.model.length === 0 ? null : options.model;
         const expiresAt = inDays(options.expiresDays);
         const secret = await createToken(db, { name, scopes: options.scope, models, expiresAt }, cliActor());
         printSecret(
@@ -241,7 +240,7 @@ function addTokenCommands(token: Command, env: Environment): void {
     .description(
       'create a second token with the same name, scopes and models, also when the first has expired; if not, both are valid until one is revoked',
     )
-    .argument('<name>')
+    .argument('<name>', 'of the token', argument(tokenName))
     .option('--expires-days <days>', 'days until the new token expires (default: never)', daysOf)
     .action((name: string, options: { expiresDays?: number }) =>
       run(async (db) => {
@@ -256,13 +255,13 @@ function addTokenCommands(token: Command, env: Environment): void {
   token
     .command('revoke')
     .description('revoke every token of this name, expired ones too; services refuse them within a second')
-    .argument('<name>')
+    .argument('<name>', 'of the token', argument(tokenName))
     .option('--keep-newest', 'keep the newest valid one: the last step of a rotation', false)
     .action((name: string, options: { keepNewest: boolean }) =>
       run(async (db) => {
         const count = await revokeTokens(db, name, options, cliActor());
         if (count === 0)
-          throw new Error(`No token to revoke is named "${name}"; see \`ingest-api token list\`.`);
+          throw new UsageError(`No token to revoke is named "${name}"; see \`ingest-api token list\`.`);
         process.stdout.write(`revoked ${count} token(s) named "${name}"\n`);
       }),
     );
@@ -322,33 +321,31 @@ const TEXT_FIELDS: ReadonlySet<string> = new Set([
 
 const PAGE_MODELS = 500;
 
-async function showModels(config: DatabaseConfig, name: string | undefined): Promise<void> {
+async function showModels(config: DatabaseConfig, one: ModelName | undefined): Promise<void> {
   await withDatabase(config, 'ingest-api model', async (db) => {
-    if (name !== undefined) {
-      process.stdout.write(`${JSON.stringify(await findModel(db, parseModelName(name)))}\n`);
+    if (one !== undefined) {
+      process.stdout.write(`${JSON.stringify(await findModel(db, one))}\n`);
       return;
     }
-    let after: string | undefined;
-    do {
+    for (let after: string | null = ''; after !== null; ) {
       const page = await listModels(db, { models: null, after, limit: PAGE_MODELS });
-      for (const model of page) process.stdout.write(`${JSON.stringify(model)}\n`);
-      after = page.length < PAGE_MODELS ? undefined : page.at(-1)?.model;
-    } while (after !== undefined);
+      for (const model of page.models) process.stdout.write(`${JSON.stringify(model)}\n`);
+      after = page.nextCursor;
+    }
   });
 }
 
 type Changes = Partial<Record<keyof Contract, unknown>>;
 
 /** Changes these fields of the contract, keeps the others, and prints the result. */
-async function setModel(config: DatabaseConfig, name: string, changes: Changes): Promise<void> {
-  const model = parseModelName(name);
+async function setModel(config: DatabaseConfig, model: ModelName, changes: Changes): Promise<void> {
   await withDatabase(config, 'ingest-api model', async (db) => {
-    const [known] = await listModels(db, { models: [model], limit: 1 });
+    const [known] = (await listModels(db, { models: [model], limit: 1 })).models;
     const merged = Object.entries({ ...known?.contract, ...changes }).filter(([, value]) => value !== 'none');
     const result = contract.safeParse(Object.fromEntries(merged));
     if (!result.success) {
       const faults = result.error.issues.map(({ path, message }) => [...path, message].join(': '));
-      throw new Error(
+      throw new UsageError(
         `The contract of "${model}" would not be valid: ${faults.join('; ')}. Nothing was changed.`,
       );
     }
@@ -369,12 +366,22 @@ function parseScopes(text: string): Scope[] {
   return names as Scope[];
 }
 
-function modelArgument(text: string): ModelName {
-  try {
-    return parseModelName(text);
-  } catch (error) {
-    throw new InvalidArgumentError((error as Error).message);
-  }
+const modelName = z.string().refine(isModelName, `must be ${MODEL_NAME_RULE}`);
+/** The rule of the table `ingest.api_token`. */
+const tokenName = z
+  .string()
+  .regex(
+    /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/,
+    'must be 1 to 64 letters, digits, dots, underscores or hyphens, the first a letter or digit',
+  );
+
+/** A parser for commander, whose message names the argument and its value. */
+function argument<T>(schema: z.ZodType<T>): (text: string) => T {
+  return (text) => {
+    const result = schema.safeParse(text);
+    if (result.success) return result.data;
+    throw new InvalidArgumentError(`It ${result.error.issues[0]?.message}.`);
+  };
 }
 
 /** A hundred years. */
@@ -385,14 +392,6 @@ function daysOf(text: string): number {
   if (!Number.isInteger(number) || number < 1 || number > DAYS_MAX)
     throw new InvalidArgumentError(`It must be a whole number from 1 to ${DAYS_MAX}.`);
   return number;
-}
-
-/** The rule of the table `ingest.api_token`. */
-function tokenName(text: string): string {
-  if (/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/.test(text)) return text;
-  throw new InvalidArgumentError(
-    'It must be 1 to 64 letters, digits, dots, underscores or hyphens, the first a letter or digit.',
-  );
 }
 
 function parseJson(text: string): unknown {

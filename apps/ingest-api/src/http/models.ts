@@ -35,10 +35,8 @@ export function modelRoutes(db: Kysely<Database>): Router {
 
   router.get('/v1/models', async (req, res) => {
     const { limit, cursor } = parseRequest(modelsQuery, req.query, 'The query');
-    const found = await listModels(db, { models: principalOf(res).models, after: cursor, limit: limit + 1 });
-    const models = found.slice(0, limit);
-    const nextCursor = found.length > limit ? models.at(-1)?.model : null;
-    res.set('Cache-Control', 'no-store').json({ models, nextCursor });
+    const page = await listModels(db, { models: principalOf(res).models, after: cursor, limit });
+    res.set('Cache-Control', 'no-store').json(page);
   });
 
   router.get('/v1/models/:model', async (req, res) => {

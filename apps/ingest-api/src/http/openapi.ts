@@ -206,15 +206,19 @@ function success({ says, schema, mediaType, example }: Answer): Record<string, u
   return { description: says, content: { [mediaType ?? 'application/json']: content } };
 }
 
-/** One answer per status; problems with the same status differ in `code`. */
-function problems({ scope, body, problems }: Operation): Record<string, unknown> {
-  const codes = new Set([
+/** Every problem that the route may answer. */
+export function problemCodes({ scope, body, problems }: Operation): ReadonlySet<ErrorCode> {
+  return new Set([
     ...ANY_REQUEST,
     ...(scope === null ? [] : ANY_SIGNED_IN),
     ...(body === undefined ? [] : ANY_WITH_JSON),
     ...problems,
   ]);
-  const byStatus = Map.groupBy(codes, (code) => ERROR_CODES[code].status);
+}
+
+/** One answer per status; problems with the same status differ in `code`. */
+function problems(operation: Operation): Record<string, unknown> {
+  const byStatus = Map.groupBy(problemCodes(operation), (code) => ERROR_CODES[code].status);
   return Object.fromEntries(
     [...byStatus].map(([status, sharing]) => [String(status), problemAnswer(sharing)]),
   );

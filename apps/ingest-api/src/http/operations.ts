@@ -176,7 +176,7 @@ export const OPERATIONS: readonly Operation[] = [
       answers: 200,
     },
     answers: { 200: THE_MODEL },
-    problems: ['not_found', 'conflict'],
+    problems: ['not_found', 'conflict', 'overloaded'],
   },
   {
     method: 'put',
@@ -344,6 +344,7 @@ export const OPERATIONS: readonly Operation[] = [
       'not_found',
       'precondition_failed',
       'upload_locked',
+      'overloaded',
       'storage_fault',
       'too_large',
       'unsupported_media_type',
@@ -398,6 +399,7 @@ export const OPERATIONS: readonly Operation[] = [
       'too_large',
       'unsupported_media_type',
       'upload_locked',
+      'overloaded',
       'storage_fault',
       'insufficient_storage',
     ],
@@ -410,6 +412,6 @@ export const OPERATIONS: readonly Operation[] = [
     headers: TUS,
     example: { headers: TUS_VERSION, answers: 204 },
     answers: { 204: { says: 'the upload is removed' } },
-    problems: ['not_found', 'conflict', 'precondition_failed', 'storage_fault'],
+    problems: ['not_found', 'conflict', 'upload_gone', 'precondition_failed', 'storage_fault'],
   },
 ];

@@ -4,9 +4,10 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { type ConnectOptions, connect, parentOf, partitionOf, STATISTICS_TARGET } from 'db-schema';
 import type pg from 'pg';
 import { type ModelName, printable } from 'wire';
+import { UsageError } from '../errors.ts';
 
 /** The file of keys cannot be used; nothing was erased. */
-export class UnusableKeys extends Error {
+export class UnusableKeys extends UsageError {
   override readonly name = 'UnusableKeys';
 }
 
@@ -63,7 +64,7 @@ export async function eraseKeys(
   const keys = await countKeys(erasure.keyFile);
   const client = await connect(connection);
   try {
-    const blankedLines = await blankQuotes(client, erasure, keys);
+    await recordErasure(client, erasure, keys);
     const total = { revisions: 0, rows: 0 };
     const done = new Set<number>();
     for (;;) {
@@ -71,6 +72,8 @@ export async function eraseKeys(
       const waitingFiles = await filesThatWait(client, model);
       const next = (await revisionsWithRows(client, model)).filter((it) => !done.has(it.revisionId));
       if (next.length === 0) {
+        // At the end: loads that have ended meanwhile may quote keys, too. One that ends later is among `waitingFiles`.
+        const blankedLines = await blankQuotes(client, model);
         if (total.rows > 0) await analyzeParent(client, model);
         const keptFiles = await countKeptFiles(client, model);
         return { keys, ...total, blankedLines, waitingFiles, keptFiles };
@@ -89,13 +92,11 @@ export async function eraseKeys(
   }
 }
 
-/** Scores keep no trace of a key but rows and statistics; a rejected line is quoted, and so may its key be. */
-async function blankQuotes(
+async function recordErasure(
   client: pg.Client,
   { model, actor, reason }: Erasure,
   keys: number,
-): Promise<number> {
-  await client.query('BEGIN');
+): Promise<void> {
   const { rows: known } = await client.query('SELECT FROM ingest.model WHERE name = $1', [model]);
   if (known.length === 0) throw new UnusableKeys(`There is no model "${model}". Nothing was erased.`);
   await client.query(
@@ -103,6 +104,15 @@ async function blankQuotes(
      VALUES ($1, 'erase', $2, jsonb_build_object('reason', $3::text, 'keys', $4::bigint))`,
     [actor, model, reason, keys],
   );
+}
+
+/**
+ * Scores keep no trace of a key but rows and statistics; a rejected line is quoted, and so may its key be.
+ *
+ * @returns the number of blanked lines.
+ */
+async function blankQuotes(client: pg.Client, model: ModelName): Promise<number> {
+  await client.query('BEGIN');
   const { rowCount } = await client.query(
     `UPDATE ingest.rejected_line l SET excerpt = '', detail = $2
      FROM ingest.run_revision r WHERE r.revision_id = l.revision_id AND r.model = $1 AND (l.excerpt <> '' OR l.detail <> $2)`,

@@ -266,26 +266,28 @@ async function endLoad(context: LoaderContext, load: FrozenLoad, reported: Set<n
   const { side, log, worker } = context;
   const { attemptId, revisionId, silentSeconds } = load;
   const silent = `The loader ${load.worker} did not report for ${silentSeconds} s (frozen, or far too slow)`;
-  // Before it is ended, so that whoever claims the run in the same moment finds the reason there.
-  await recordReason(
-    side,
-    attemptId,
-    `${silent}: ${worker} ended its connection, which rolled the load back.`,
-  );
   const ending = await endBackend(context.sidePool, load);
-  if (ending === 'is over') return; // whoever claims the run next records the loss
-  if (ending !== 'ended') {
-    await recordReason(side, attemptId, `${silent}, and ${worker} may not end its connection: see its log.`);
+  if (typeof ending === 'object') {
     if (reported.has(attemptId)) return;
     reported.add(attemptId);
+    await recordReason(side, attemptId, `${silent}, and ${worker} may not end its connection: see its log.`);
     log.error(
       { ...load, ...ending },
       `a load is frozen and cannot be ended: its login is "${ending.login}", and "${ending.ours}" may not end the sessions of that login. Use one login for all loaders, or GRANT pg_signal_backend TO "${ending.ours}". To end this load now: SELECT pg_terminate_backend(${ending.pid})`,
     );
     return;
   }
+  if (ending === 'is ending') {
+    log.warn(load, 'a load is frozen, and its connection has not ended yet; the next round looks again');
+    return;
+  }
+  // Nobody may claim the run again: it may have been withdrawn since.
   await side.transaction().execute((trx) => endLostAttempt(trx, revisionId, attemptId));
-  log.warn(load, 'a load was frozen; its connection was ended, and its run will be loaded again');
+  if (ending === 'ended') {
+    const reason = `${silent}: ${worker} ended its connection, which rolled the load back.`;
+    await recordReason(side, attemptId, reason);
+    log.warn(load, 'a load was frozen; its connection was ended, and its run will be loaded again');
+  } else log.warn(load, 'the loader of a load vanished; its attempt was ended');
   await wakeLoaders(side);
 }
 
@@ -294,7 +296,8 @@ async function recordReason(side: Kysely<Database>, attemptId: number, reason: s
   await sql`
     UPDATE ingest.load_attempt SET error = ${reason}
     WHERE attempt_id IN (
-      SELECT attempt_id FROM ingest.load_attempt WHERE attempt_id = ${attemptId} AND finished_at IS NULL
+      SELECT attempt_id FROM ingest.load_attempt
+      WHERE attempt_id = ${attemptId} AND (finished_at IS NULL OR outcome = 'lost')
       FOR UPDATE SKIP LOCKED)`.execute(side);
 }
 
@@ -317,7 +320,7 @@ const INSUFFICIENT_PRIVILEGE = '42501';
 async function endBackend(
   pool: pg.Pool,
   { xid, startedAt }: FrozenLoad,
-): Promise<'ended' | 'is over' | NotAllowed> {
+): Promise<'ended' | 'is ending' | 'is over' | NotAllowed> {
   return asLogin(pool, async (client) => {
     const { rows } = await client.query<NotAllowed>(
       `SELECT pid, coalesce(s.usename, '?') AS login, session_user AS ours ${ITS_BACKEND}`,
@@ -326,8 +329,12 @@ async function endBackend(
     const [backend] = rows;
     if (backend === undefined) return 'is over';
     try {
-      await client.query(`SELECT pg_terminate_backend(pid, 5000) ${ITS_BACKEND}`, [xid, startedAt]);
-      return 'ended';
+      const { rows: ended } = await client.query<{ hasEnded: boolean }>(
+        `SELECT pg_terminate_backend(pid, 5000) AS "hasEnded" ${ITS_BACKEND}`,
+        [xid, startedAt],
+      );
+      if (ended[0] === undefined) return 'is over';
+      return ended[0].hasEnded ? 'ended' : 'is ending';
     } catch (error) {
       if (sqlStateOf(error) !== INSUFFICIENT_PRIVILEGE) throw error;
       return backend; // the COMMIT of a failed transaction rolls it back

@@ -109,48 +109,92 @@ function brokenGates(run: string, broken: readonly GateResult[]): IngestError {
 }
 
 const ATTACH_TIMEOUT = '5s';
+/** For each of the older transactions, while the model's row is locked. */
+const FINALIZE_TIMEOUT = '1s';
 
 /**
  * Readers see a partition only when it is attached. Another ATTACH, or a maintenance command, may have the
- * lock for a moment; a reader of the history that uses this revision, until its transaction ends.
+ * lock for a moment; a reader of the history that uses this revision, until its transaction ends. When
+ * retention has begun to detach the partition, PostgreSQL ends that first, which waits for every older
+ * snapshot in the database.
  */
 async function attachPartition(
   trx: Transaction<Database>,
   model: ModelName,
   target: FoundRevision,
 ): Promise<void> {
+  const partition = `${model}$${target.revision_id}`;
+  const open = await openWhileDetaching(trx, partition);
   await sql`SAVEPOINT attach`.execute(trx);
   try {
-    await sql`SET LOCAL lock_timeout = ${sql.lit(ATTACH_TIMEOUT)}`.execute(trx);
+    const timeout = open === undefined ? ATTACH_TIMEOUT : FINALIZE_TIMEOUT;
+    await sql`SET LOCAL lock_timeout = ${sql.lit(timeout)}`.execute(trx);
     await sql`SELECT ingest.attach_revision(${target.revision_id})`.execute(trx);
   } catch (error) {
     if (!isLockNotAvailable(error)) throw error;
     await sql`ROLLBACK TO SAVEPOINT attach`.execute(trx);
-    const sessions = await usersOf(trx, `${model}$${target.revision_id}`);
+    const users = await usersOf(trx, partition);
+    const sessions = users.length > 0 || open === undefined ? users : await stillOpen(trx, open);
+    const cause =
+      users.length > 0
+        ? `Other sessions use the rows of this run, such as readers of scores_history.${model}`
+        : 'Retention is detaching the rows of this run. PostgreSQL attaches them again when the transactions that were open before have ended, whatever they use';
     const found =
       sessions.length === 0
         ? 'Another command has locked the table of this model; nothing was published. Try again in a moment.'
-        : `Other sessions use the rows of this run, such as readers of scores_history.${model}: ${sessions.map(({ pid, who }) => `${pid} (${who})`).join(', ')}. Nothing was published. Try again when their transactions have ended, or end them as an administrator of the database: ${sessions.map(({ pid }) => `SELECT pg_terminate_backend(${pid});`).join(' ')}`;
+        : `${cause}: ${sessions.map(({ pid, who }) => `${pid} (${who})`).join(', ')}. Nothing was published. Try again when their transactions have ended, or end them as an administrator of the database: ${sessions.map(({ pid }) => `SELECT pg_terminate_backend(${pid});`).join(' ')}`;
     throw new IngestError('database_unavailable', found, { cause: error, retryAfterSeconds: 5 });
   }
 }
 
-const NAMED_SESSIONS = 10;
-
-async function usersOf(
+/** The transactions of other sessions, as `pg_locks` names them; undefined unless the partition is being detached. */
+async function openWhileDetaching(
   trx: Transaction<Database>,
   partition: string,
-): Promise<readonly { readonly pid: number; readonly who: string }[]> {
-  const { rows } = await sql<{ pid: number; who: string }>`
-    SELECT DISTINCT a.pid, concat_ws(', ', a.usename, nullif(a.application_name, '')) AS who
+): Promise<readonly string[] | undefined> {
+  const { rows } = await sql<{ open: string[] | null }>`
+    SELECT (SELECT array_agg(virtualxid) FROM pg_locks
+            WHERE locktype = 'virtualxid' AND granted AND pid <> pg_backend_pid()) AS open
+    FROM pg_class c JOIN pg_inherits i ON i.inhrelid = c.oid
+    WHERE ${isPartition(partition)} AND i.inhdetachpending`.execute(trx);
+  return rows.length === 0 ? undefined : (rows[0]?.open ?? []);
+}
+
+interface Session {
+  readonly pid: number;
+  readonly who: string;
+}
+
+const NAMED_SESSIONS = 10;
+
+/** Those of the transactions that are open still, and have a snapshot. */
+async function stillOpen(trx: Transaction<Database>, open: readonly string[]): Promise<readonly Session[]> {
+  const { rows } = await sql<Session>`
+    SELECT DISTINCT a.pid, ${whoIs}
+    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE l.locktype = 'virtualxid' AND l.granted AND l.virtualxid = ANY (${open}::text[])
+      AND a.datname = current_database() AND a.backend_xmin IS NOT NULL
+    ORDER BY 1 LIMIT ${sql.lit(NAMED_SESSIONS)}`.execute(trx);
+  return rows;
+}
+
+async function usersOf(trx: Transaction<Database>, partition: string): Promise<readonly Session[]> {
+  const { rows } = await sql<Session>`
+    SELECT DISTINCT a.pid, ${whoIs}
     FROM pg_class c
     JOIN pg_locks l ON l.locktype = 'relation' AND l.relation = c.oid AND l.granted
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
     JOIN pg_stat_activity a ON a.pid = l.pid
-    WHERE c.relname = ${partition} AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'run_data')
-      AND a.pid <> pg_backend_pid()
+    WHERE ${isPartition(partition)} AND a.pid <> pg_backend_pid()
     ORDER BY 1 LIMIT ${sql.lit(NAMED_SESSIONS)}`.execute(trx);
   return rows;
+}
+
+const whoIs = sql`concat_ws(', ', a.usename, nullif(a.application_name, '')) AS who`;
+
+/** The service may not look a name up in a schema that it has no access to. */
+function isPartition(name: string) {
+  return sql<boolean>`c.relname = ${name} AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'run_data')`;
 }
 
 interface RetryRequest extends RevisionKey {

@@ -33,37 +33,56 @@ interface ModelFilter {
   readonly limit: number;
 }
 
+/** A page of models ends when their contracts are longer; one may have 128 KiB. */
+const PAGE_CONTRACT_CHARACTERS = 128 * 1024;
+
+interface ModelPage {
+  readonly models: readonly ModelView[];
+  /** The last name of the page, if more models follow. */
+  readonly nextCursor: string | null;
+}
+
 /** Models by name. */
 export async function listModels(
   db: Kysely<Database>,
   { models, after = '', limit }: ModelFilter,
-): Promise<ModelView[]> {
+): Promise<ModelPage> {
   const { rows } = await sql<
     Omit<ModelView, 'current' | 'due'> &
-      Partial<CurrentRun> & { dueAsOf: Date | null; dueAt: Date; overdue: boolean }
+      Partial<CurrentRun> & { dueAsOf: Date | null; dueAt: Date; overdue: boolean; more: boolean }
   >`
     SELECT m.name AS model, m.contract, m.created_at AS "createdAt", r.run_key AS run, r.revision, r.as_of,
            d.as_of AS "dueAsOf", d.at AS "dueAt", d.at < now() AS overdue, p.published_at AS "publishedAt", p.published_by AS "publishedBy", r.row_count AS rows,
-           p.publication_id AS "publicationId"
-    FROM ingest.model m
+           p.publication_id AS "publicationId", m.place < m.found AS more
+    FROM (
+      SELECT *, row_number() OVER (ORDER BY name) AS place, count(*) OVER () AS found,
+             sum(length(contract::text)) OVER (ORDER BY name) - length(contract::text) AS characters
+      FROM (
+        SELECT * FROM ingest.model
+        WHERE (${models}::text[] IS NULL OR name = ANY (${models}::text[])) AND name > ${after}
+        ORDER BY name LIMIT ${limit + 1}) page) m
     LEFT JOIN LATERAL (
       SELECT * FROM ingest.publication p WHERE p.model = m.name ORDER BY publication_id DESC LIMIT 1) p ON true
     LEFT JOIN ingest.run_revision r ON r.revision_id = p.revision_id
     CROSS JOIN LATERAL (${dueOf(sql.ref('r.as_of'))}) d
-    WHERE (${models}::text[] IS NULL OR m.name = ANY (${models}::text[])) AND m.name > ${after}
-    ORDER BY m.name LIMIT ${limit}`.execute(db);
-  return rows.map(({ model, contract, createdAt, dueAsOf, dueAt, overdue, ...current }) => ({
-    model,
-    contract,
-    due: dueAsOf === null ? null : { as_of: dueAsOf, at: dueAt, overdue },
-    current: current.publicationId === null ? null : (current as CurrentRun),
-    createdAt,
-  }));
+    WHERE m.place <= ${limit} AND m.characters < ${PAGE_CONTRACT_CHARACTERS}
+    ORDER BY m.name`.execute(db);
+  const last = rows.at(-1);
+  return {
+    models: rows.map(({ model, contract, createdAt, dueAsOf, dueAt, overdue, more: _, ...current }) => ({
+      model,
+      contract,
+      due: dueAsOf === null ? null : { as_of: dueAsOf, at: dueAt, overdue },
+      current: current.publicationId === null ? null : (current as CurrentRun),
+      createdAt,
+    })),
+    nextCursor: last?.more === true ? last.model : null,
+  };
 }
 
 /** @throws a 404 for a model that has neither run nor contract. */
 export async function findModel(db: Kysely<Database>, model: ModelName): Promise<ModelView> {
-  const [found] = await listModels(db, { models: [model], limit: 1 });
+  const [found] = (await listModels(db, { models: [model], limit: 1 })).models;
   if (found !== undefined) return found;
   throw new IngestError(
     'not_found',

@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Database, Scope } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
 import type { ModelName } from 'wire';
+import { UsageError } from '../errors.ts';
 import { recordAudit } from './history.ts';
 
 /** Who sends a request, and what the sender may do. */
@@ -55,7 +56,7 @@ const PREFIX = 'si_';
 export async function createToken(db: Kysely<Database>, token: NewToken, actor: string): Promise<string> {
   return db.transaction().execute(async (trx) => {
     if ((await lockTokens(trx, token.name))[0]?.isLive === true) {
-      throw new Error(
+      throw new UsageError(
         `A live token is already named "${token.name}". Create its successor with \`ingest-api token rotate ${token.name}\`, or choose another name.`,
       );
     }
@@ -79,11 +80,11 @@ export async function rotateToken(
   return db.transaction().execute(async (trx) => {
     const [token, second] = await lockTokens(trx, name);
     if (token === undefined)
-      throw new Error(
+      throw new UsageError(
         `No token to replace is named "${name}" (revoked ones do not count); create one with \`ingest-api token create\`.`,
       );
     if (second?.isLive === true) {
-      throw new Error(
+      throw new UsageError(
         `Two live tokens are already named "${name}". Revoke the older one first: \`ingest-api token revoke ${name} --keep-newest\`.`,
       );
     }

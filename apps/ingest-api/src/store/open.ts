@@ -26,8 +26,17 @@ export function parseStoreAddress(text: string): StoreAddress | undefined {
     const path = prefix.split('/').filter((part) => part !== '');
     return { kind: 's3', bucket, prefix: path.map((part) => `${part}/`).join('') };
   }
-  if (text.startsWith('file:///')) return { kind: 'folder', path: fileURLToPath(text) };
-  return text.includes('://') ? undefined : { kind: 'folder', path: text };
+  const path = text.startsWith('file:///') ? pathOf(text) : text;
+  return path === '' || path.includes('://') ? undefined : { kind: 'folder', path };
+}
+
+/** Empty when the URL is not that of a path: `%2F` is no separator. */
+function pathOf(fileUrl: string): string {
+  try {
+    return fileURLToPath(fileUrl);
+  } catch {
+    return '';
+  }
 }
 
 /** The SDK is imported only for a bucket: it takes a second, and memory. */

@@ -12,6 +12,8 @@ import { serve } from '../../src/commands/serve.ts';
 import { type LoadConfig, loadServeConfig, type ServeConfig } from '../../src/config.ts';
 import { createToken, type NewToken } from '../../src/runs/tokens.ts';
 
+import { requireDocumented } from './documented-problems.ts';
+
 // Most tests want all three.
 export * from './eventually.ts';
 export * from './runs.ts';
@@ -93,9 +95,9 @@ export async function startSystem(
         await db.destroy();
       }
     },
-    request(method, requestPath, options = {}) {
+    async request(method, requestPath, options = {}) {
       const token = options.token === undefined ? this.token : options.token;
-      return fetch(new URL(requestPath, service.url), {
+      const answer = await fetch(new URL(requestPath, service.url), {
         method,
         headers: {
           ...(token === null ? {} : { authorization: `Bearer ${token}` }),
@@ -105,6 +107,7 @@ export async function startSystem(
         ...(options.json === undefined ? {} : { body: JSON.stringify(options.json) }),
         ...(options.body === undefined ? {} : { body: options.body }),
       });
+      return requireDocumented(method, answer);
     },
     startLoader(loadConfig = {}) {
       const controller = new AbortController();
