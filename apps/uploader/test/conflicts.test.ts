@@ -62,7 +62,11 @@ describe('a conflict about the offset of an upload (409)', () => {
       },
       {
         what: 'm/1',
-        limit: { signal: new AbortController().signal, remainingMs: () => Number.POSITIVE_INFINITY },
+        limit: {
+          signal: new AbortController().signal,
+          remainingMs: () => Number.POSITIVE_INFINITY,
+          over: '',
+        },
         faults: createFaultLog(() => {}),
         random: () => 0,
       },

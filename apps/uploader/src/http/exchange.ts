@@ -214,20 +214,26 @@ function sendStream(
   return () => isSent;
 }
 
-/** How long the whole command may still take, and the signal that ends everything when that is over. */
-export type TimeLimit = { signal: AbortSignal; remainingMs: () => number };
+/**
+ * How long the whole command may still take, the signal that ends everything when that is over, and the sentence that
+ * then says which limit it was.
+ */
+export type TimeLimit = { signal: AbortSignal; remainingMs: () => number; over: string };
 
-export function startTimeLimit(maxDurationMs: number, interrupt: AbortSignal): TimeLimit {
+export const CONTINUES = 'Run the same command again: it continues from here.';
+
+export function startTimeLimit(
+  maxDurationMs: number,
+  interrupt: AbortSignal,
+  over = 'Out of time (--max-duration).',
+): TimeLimit {
   const endsAtMs = performance.now() + maxDurationMs;
   const ended = new AbortController();
-  setTimeout(() => {
-    ended.abort(
-      new OutOfTime('Out of time (--max-duration). Run the same command again: it continues from here.'),
-    );
-  }, maxDurationMs).unref();
+  setTimeout(() => ended.abort(new OutOfTime(`${over} ${CONTINUES}`)), maxDurationMs).unref();
   return {
     signal: AbortSignal.any([interrupt, ended.signal]),
     remainingMs: () => endsAtMs - performance.now(),
+    over,
   };
 }
 
@@ -258,19 +264,29 @@ export class NetworkFault extends Error {
   override readonly name = 'NetworkFault';
   readonly code: string;
   readonly host: string;
+  /** What a forward proxy answered to CONNECT (NaN when that was not HTTP); null when none refused. */
+  readonly proxyStatus: number | null;
 
   constructor(code: string, method: string, url: string, detail: string, options?: { cause: unknown }) {
-    super(factOf(code, method, url, detail), options);
+    super(factOf(code, method, url, withoutCredentials(detail)), options);
     this.code = code;
     this.host = new URL(url).host;
+    const cause = options?.cause;
+    const isRefused = code === 'ERR_PROXY_TUNNEL' && cause instanceof Error && 'statusCode' in cause;
+    this.proxyStatus = isRefused ? Number(cause.statusCode) : null;
   }
 
   static from(error: unknown, method: string, url: string): unknown {
     if (!(error instanceof Error) || error instanceof NetworkFault) return error;
     const first = firstOf(error);
     const code = 'code' in first && typeof first.code === 'string' ? first.code : 'UNKNOWN';
-    return new NetworkFault(code, method, url, first.message || code, { cause: error });
+    return new NetworkFault(code, method, url, first.message || code, { cause: first });
   }
+}
+
+/** Node names the proxy by the address that HTTPS_PROXY holds, with its password. */
+function withoutCredentials(text: string): string {
+  return text.replace(/\/\/[^/\s]*@/g, '//');
 }
 
 const FACTS: Readonly<Record<string, string>> = {

@@ -40,7 +40,7 @@ export async function sendFile(
       await sendOnce({ ...send, offsetBytes, onAcknowledged });
     } catch (error) {
       offsetBytes = undefined;
-      const conflict = error instanceof HttpFault && error.status === 409;
+      const conflict = error instanceof HttpFault && error.status === 409 && !error.isForeign;
       if (!conflict || lastOffset !== offsetAtConflict) conflicts = 0;
       if (conflict) {
         conflicts += 1;
