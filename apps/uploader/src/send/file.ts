@@ -157,8 +157,8 @@ async function sendOnce(options: SendOptions): Promise<void> {
   } catch (error) {
     const { compression } = options;
     if (cargo !== undefined) compression.failed();
-    if (cargo === undefined || !(error instanceof HttpFault) || error.status !== 415) throw error;
-    if (!compression.refused(cargo)) throw error;
+    if (cargo === undefined || !(error instanceof HttpFault) || !compression.refused(cargo, error))
+      throw error;
     return sendOnce({ ...options, offsetBytes: undefined });
   } finally {
     // Ends requests that are still open.
