@@ -58,6 +58,7 @@ describe('a conflict about the offset of an upload (409)', () => {
         onBytes: () => {},
         inSlot: (oneTry) => oneTry(),
         pauseMs: () => 0,
+        beforeLastBytes: async () => {},
         onAcknowledged: () => {},
       },
       {

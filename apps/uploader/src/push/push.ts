@@ -229,7 +229,7 @@ async function pushRun(run: SourceRun, view: RunView, context: PushContext): Pro
     if (isMissing) {
       try {
         view.stage = 'sending';
-        await sendMissingFiles(remote, files, view, context);
+        await sendMissingFiles(remote, run, files, view, context);
       } catch (error) {
         if (judge(error, 'upload', true)?.do !== 'declare_again') throw error;
         // Of the same content: a declaration would undo a withdrawal, or cancel what another push has declared.
