@@ -68,6 +68,19 @@ describe('settings', () => {
     }
   });
 
+  it('say the half of a client certificate that is missing, wherever the other half is', () => {
+    const pem = scratch.write('x.pem', '-----BEGIN X-----');
+    const config = scratch.write('c.json', JSON.stringify({ key: pem }));
+    for (const [flags, env, fault] of [
+      [{ cert: pem }, {}, /^--cert needs the key .* set --key or UPLOADER_KEY\.$/],
+      [{}, { UPLOADER_CERT: pem }, /^UPLOADER_CERT needs the key/],
+      [{ key: pem }, {}, /^--key needs the certificate .* set --cert or UPLOADER_CERT\.$/],
+      [{}, { UPLOADER_CONFIG: config }, /^"key" in .*c\.json needs the certificate/],
+      [{ cert: pem }, { UPLOADER_CONFIG: config }, /^$/],
+    ] as const)
+      expect(faultsOf(flags, { ...given, ...env })).to.match(fault);
+  });
+
   it('come from flags before the environment, and from there before the config file', () => {
     const config = scratch.write(
       'c.json',
