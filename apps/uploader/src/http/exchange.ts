@@ -7,8 +7,8 @@ import {
 import { globalAgent, request as httpsRequest } from 'node:https';
 import type { Readable, Transform } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { getCACertificates, setDefaultCACertificates } from 'node:tls';
-import { OutOfTime } from '../errors.ts';
+import { createSecureContext, getCACertificates, setDefaultCACertificates } from 'node:tls';
+import { OutOfTime, UploaderError } from '../errors.ts';
 
 type ExchangeRequest = {
   method: string;
@@ -254,9 +254,24 @@ type TlsIdentity = { ca: string | null; clientCert: string | null; clientKey: st
  * For every connection of this process: an additional authority to trust, and the client certificate.
  */
 export function useTlsIdentity({ ca, clientCert, clientKey }: TlsIdentity): void {
-  if (ca !== null) setDefaultCACertificates([...getCACertificates('default'), ca]);
-  if (clientCert !== null && clientKey !== null)
+  usable('--ca', 'is not a certificate', () => {
+    if (ca !== null) setDefaultCACertificates([...getCACertificates('default'), ca]);
+  });
+  usable('--cert and --key', 'are not a certificate and its key, without a passphrase', () => {
+    if (clientCert === null || clientKey === null) return;
+    createSecureContext({ cert: clientCert, key: clientKey });
     Object.assign(globalAgent.options, { cert: clientCert, key: clientKey });
+  });
+}
+
+/** Otherwise the first request fails with what OpenSSL says. */
+function usable(flags: string, fault: string, use: () => void): void {
+  try {
+    use();
+  } catch (cause) {
+    const said = cause instanceof Error ? cause.message : String(cause);
+    throw new UploaderError('usage', `${flags} ${fault} (${said}).`, { cause });
+  }
 }
 
 /** There was no complete answer. `code` is Node's (ECONNREFUSED, CERT_HAS_EXPIRED, HPE_...) or ESTALLED. */
@@ -268,7 +283,7 @@ export class NetworkFault extends Error {
   readonly proxyStatus: number | null;
 
   constructor(code: string, method: string, url: string, detail: string, options?: { cause: unknown }) {
-    super(factOf(code, method, url, withoutCredentials(detail)), options);
+    super(factOf(code, method, url, readable(detail)), options);
     this.code = code;
     this.host = new URL(url).host;
     const cause = options?.cause;
@@ -284,9 +299,14 @@ export class NetworkFault extends Error {
   }
 }
 
-/** Node names the proxy by the address that HTTPS_PROXY holds, with its password. */
-function withoutCredentials(text: string): string {
-  return text.replace(/\/\/[^/\s]*@/g, '//');
+/**
+ * Node names a proxy by the address that HTTPS_PROXY holds, with its password; of OpenSSL it has a line with places in
+ * the source.
+ */
+function readable(detail: string): string {
+  const [, routines, reason] = /:error:[0-9A-F]+:([^:]+):[^:]*:([^:]+):/.exec(detail) ?? [];
+  if (reason !== undefined) return `${routines}: ${reason}`;
+  return detail.replace(/\/\/[^/\s]*@/g, '//');
 }
 
 const FACTS: Readonly<Record<string, string>> = {
