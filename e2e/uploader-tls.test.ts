@@ -1,7 +1,7 @@
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
-import { type AddressInfo, connect } from 'node:net';
+import { type AddressInfo, connect, createServer as createLine } from 'node:net';
 import { join } from 'node:path';
 import { createServer, type Server } from 'node:tls';
 import { promisify } from 'node:util';
@@ -11,6 +11,8 @@ import { type Service, startTestSystem, type TestSystem } from './support/test-s
 
 /** Long enough for retries to show: a fault that stays must not use it up. */
 const MAX_DURATION_SECONDS = 60;
+/** By then the service has answered the declaration, and a file is being sent. */
+const DAMAGED_AFTER_BYTES = 300_000;
 
 describe('uploader push, over TLS', () => {
   let system: TestSystem;
@@ -75,6 +77,45 @@ describe('uploader push, over TLS', () => {
   it('publishes when the authority is named in NODE_EXTRA_CA_CERTS', async () => {
     const { code, stderr } = await push(`https://localhost:${port}`, { NODE_EXTRA_CA_CERTS: certificate });
     expect(code, stderr).to.equal(0);
+  });
+
+  it('tries again when bytes are damaged on the way, in mid push', async () => {
+    await writeScoreFile(join(system.workDir, 'out/b.jsonl'), 20_000, 100_000);
+    let sentBytes = 0;
+    let damaged = 0;
+    const line = createLine((client) => {
+      const upstream = connect(port, '127.0.0.1');
+      client
+        .on('error', () => upstream.destroy())
+        .on('data', (chunk: Buffer) => {
+          sentBytes += chunk.length;
+        });
+      upstream
+        .on('error', () => client.destroy())
+        .on('data', (chunk: Buffer) => {
+          if (sentBytes > DAMAGED_AFTER_BYTES && damaged === 0) {
+            damaged += 1;
+            chunk[chunk.length - 1] = (chunk.at(-1) ?? 0) ^ 1;
+          }
+          client.write(chunk);
+        });
+      client.pipe(upstream);
+      upstream.on('end', () => client.end());
+    });
+    line.listen(0);
+    await once(line, 'listening');
+    try {
+      const url = `https://localhost:${(line.address() as AddressInfo).port}`;
+      const { code, stderr } = await push(url, {
+        NODE_EXTRA_CA_CERTS: certificate,
+        UPLOADER_COMPRESS: 'off',
+      });
+      expect(code, stderr).to.equal(0);
+      expect(damaged).to.equal(1);
+      expect(stderr).to.match(/bad record mac.*; retrying until/i);
+    } finally {
+      line.close();
+    }
   });
 });
 

@@ -71,11 +71,13 @@ function table(state: Run['state'], { files }: FilesShown, nowMs: number): Templ
 
 function row(file: RunFile, state: Run['state'], nowMs: number): TemplateResult {
   const isStalled = file.stalled && state === 'receiving';
+  // The offset of a file that was removed after its load is 0.
+  const received = file.state === 'received' ? file.bytes : file.offset;
   return html`<tr ?data-alarm=${isStalled}>
     <th scope="row">${file.name}</th>
     <td>
-      <progress aria-label=${`received of ${file.name}`} max=${Math.max(1, file.bytes)} .value=${file.bytes === 0 ? 1 : file.offset}></progress>
-      <span>${isStalled ? 'stalled at ' : ''}${percent(file.offset, file.bytes)} %</span>
+      <progress aria-label=${`received of ${file.name}`} max=${Math.max(1, file.bytes)} .value=${file.bytes === 0 ? 1 : received}></progress>
+      <span>${isStalled ? 'stalled at ' : ''}${percent(received, file.bytes)} %</span>
     </td>
     <td class="number">${formatBytes(file.bytes)}</td>
     <td class="number">${file.lines === null ? '–' : formatCount(file.lines)}</td>

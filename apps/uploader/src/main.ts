@@ -1,10 +1,17 @@
 import './bound-memory.ts';
 import { CommanderError } from 'commander';
-import { EXIT_CODE_OF, type ExitCode, printableJson, printableLines } from 'wire';
+import { EXIT_CODE_OF, type ExitCode, printableLines } from 'wire';
 import { createProgram } from './cli.ts';
 import { Interrupted } from './errors.ts';
 import type { Terminal } from './progress/view.ts';
-import { type CommandResult, errorOf, findResultFiles, resultOfFault, writeResultFile } from './results.ts';
+import {
+  type CommandResult,
+  errorOf,
+  findResultFiles,
+  jsonText,
+  resultOfFault,
+  writeResultFile,
+} from './results.ts';
 import { type Flags, wantsJson } from './settings/settings.ts';
 
 /** After a signal the process ends within this time, whatever still hangs. */
@@ -63,7 +70,7 @@ function end(result: CommandResult): void {
   hasEnded = true;
   // Until the result is written: whatever ends the process from here on, it must not end with 0.
   process.exitCode = result.exitCode || EXIT_CODE_OF.bug;
-  const text = printableJson(JSON.stringify(result));
+  const text = jsonText(result);
   for (const path of findResultFiles(process.argv, process.env)) {
     try {
       writeResultFile(path, `${text}\n`);

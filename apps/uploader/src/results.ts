@@ -9,7 +9,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { describeGate, EXIT_CODE_OF, type ExitCode, type RunState } from 'wire';
+import { describeGate, EXIT_CODE_OF, type ExitCode, printableJson, type RunState } from 'wire';
 import { asUploaderError, Interrupted, type UploaderError } from './errors.ts';
 import { formatBytes, formatCount, formatDuration } from './progress/view.ts';
 import { EXIT_CODE_OF_STATE, type Run, type Shown } from './service/client.ts';
@@ -34,6 +34,11 @@ export type RunError = { code: string; detail: string; file?: string; line?: num
 
 /** The result of a command, as --json prints it; each command adds its own fields. */
 export type CommandResult = { result: ResultWord; exitCode: ExitCode; error?: RunError };
+
+/** For all output in JSON: nothing else escapes it on its way out. */
+export function jsonText(value: object): string {
+  return printableJson(JSON.stringify(value));
+}
 
 /** What --ignore left out: the first paths, and the number of all. */
 export type Ignored = { count: number; first: string[] };

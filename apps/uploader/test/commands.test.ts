@@ -162,7 +162,16 @@ describe('the uploader, to the real service,', () => {
     await run(['push', dir]);
     const after = await run(['push', dir, '--dry-run']);
     expect(after.stdout).to.include('is revision 1, published; at most 0 bytes to send');
-    appendFileSync(path, '{"pk":"one more","score":1}\n');
+    const more = '{"pk":"one more","score":1}\n';
+    writeFileSync(join(dir, 'dry/1/b.jsonl'), more);
+    const toSend = async () => JSON.parse((await run(['push', dir, '--dry-run', '--json'])).stdout).runs[0];
+    expect(await toSend()).to.deep.include({ newRevision: true, wouldSendBytes: more.length });
+    // As retention does: the files of a loaded run are no longer needed.
+    await system.query(`UPDATE ingest.upload SET removed_at = now() WHERE model = 'dry'`);
+    expect(await toSend()).to.deep.include({ newRevision: true, wouldSendBytes: more.length + bytes });
+    rmSync(join(dir, 'dry/1/b.jsonl'));
+    expect(await toSend()).to.deep.include({ newRevision: false, wouldSendBytes: 0 });
+    appendFileSync(path, more);
     expect((await run(['push', dir, '--dry-run'])).stdout).to.include('would become revision 2');
   });
 

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { expect } from 'chai';
+import { HttpFault } from '../src/http/retry.ts';
 import { createCompression } from '../src/send/compression.ts';
 import type { HashedFile } from '../src/source/hash.ts';
 import { type IngestServer, startIngestServer } from './support/ingest-server.ts';
@@ -90,6 +91,49 @@ describe('--compress', () => {
     expect(run.state).to.equal('published');
     expect(stderr.match(/The service does not take compressed bodies/g)).to.have.length(1);
     expect(server.receivedBytes()).to.equal(run.bytesTotal);
+  });
+
+  for (const status of [400, 403, 411, 501])
+    it(`a proxy that answers ${status} to compressed bodies gets the bytes as they are, from then on`, async () => {
+      scratch.write('data/churn/2026-11/a.jsonl', scoreLines(MIB));
+      scratch.write('data/churn/2026-11/b.jsonl', scoreLines(MIB, 900_000));
+      server.intercept = (request, response) => {
+        if (request.headers['content-encoding'] === undefined) return false;
+        request.resume();
+        response.writeHead(status, { 'Content-Type': 'text/html' }).end('<h1>Blocked</h1>');
+        return true;
+      };
+      const { run, stderr } = await push('--compress', 'zstd');
+      expect(stderr).to.match(
+        new RegExp(
+          `^A proxy does not take compressed bodies \\(\\S+ answered ${status}: Blocked\\): sending unc`,
+          'm',
+        ),
+      );
+      expect(stderr.match(/A proxy does not take/g)).to.have.length(1);
+      expect(stderr).to.not.include('retrying');
+      expect(server.receivedBytes()).to.equal(run.bytesTotal);
+    });
+
+  it('is the reason of a refusal only if no compressed body has passed, and the answer is about the body', () => {
+    const of = (status: number, type: string, body = '{"request_id":"1"}') =>
+      new HttpFault({ method: 'PATCH', url: 'http://h/', status, headers: { 'content-type': type }, body });
+    const ours = (status: number) => of(status, 'application/problem+json');
+    const page = (status: number) => of(status, 'text/html', 'Page');
+    const packed = { bytes: MIB, isCompressed: true };
+    const isRefused = (fault: HttpFault, hasPassed: boolean) => {
+      const compression = createCompression('zstd', CHUNK_BYTES, () => {});
+      if (hasPassed) compression.sent({ ...packed, wireBytes: 1000, tookMs: 100 });
+      expect(compression.refused({ bytes: MIB, isCompressed: false }, fault)).to.equal(false);
+      return compression.refused(packed, fault);
+    };
+    for (const status of [400, 403, 404, 405, 411, 501, 505]) {
+      expect([isRefused(page(status), false), isRefused(page(status), true)]).to.deep.equal([true, false]);
+      expect(isRefused(ours(status), false), `our ${status}`).to.equal(false);
+    }
+    for (const status of [200, 302, 407, 408, 413, 423, 429, 500, 502, 503, 504])
+      expect(isRefused(page(status), false), `${status}`).to.equal(false);
+    for (const fault of [page(415), ours(415)]) expect(isRefused(fault, true)).to.equal(true);
   });
 
   it('counts the bytes of the files and those on the wire; --bwlimit limits the latter', async () => {

@@ -58,11 +58,16 @@ describe('a conflict about the offset of an upload (409)', () => {
         onBytes: () => {},
         inSlot: (oneTry) => oneTry(),
         pauseMs: () => 0,
+        beforeLastBytes: async () => {},
         onAcknowledged: () => {},
       },
       {
         what: 'm/1',
-        limit: { signal: new AbortController().signal, remainingMs: () => Number.POSITIVE_INFINITY },
+        limit: {
+          signal: new AbortController().signal,
+          remainingMs: () => Number.POSITIVE_INFINITY,
+          over: '',
+        },
         faults: createFaultLog(() => {}),
         random: () => 0,
       },

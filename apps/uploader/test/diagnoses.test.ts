@@ -47,8 +47,12 @@ describe('an answer that is not of the ingest service', () => {
       (_, res) => res.writeHead(404, HTML).end('<h1>No page</h1>'),
       /404: No page. Check UPLOADER_URL/,
     ],
-    ['other JSON', (_, res) => res.writeHead(200, JSON_TYPE).end('{"ok":true}'), /not the ingest service/],
-    ['a list', (_, res) => res.writeHead(200, JSON_TYPE).end('[]'), /not the ingest service/],
+    [
+      'other JSON',
+      (_, res) => res.writeHead(200, JSON_TYPE).end('{"ok":true}'),
+      /200: this is not the ingest service, .* Check UPLOADER_URL/,
+    ],
+    ['a list', (_, res) => res.writeHead(200, JSON_TYPE).end('[]'), /this is not the ingest service/],
     [
       "another API's 404",
       (_, res) => res.writeHead(404, JSON_TYPE).end('{"error":"not found"}'),
@@ -70,7 +74,11 @@ describe('an answer that is not of the ingest service', () => {
       (_, res) => res.writeHead(413, HTML).end('<h1>Too large</h1>'),
       /limits the size of a request/,
     ],
-    ['a redirect', (_, res) => res.writeHead(302, { Location: '/login' }).end(), /address of the redirect/],
+    [
+      'a redirect',
+      (_, res) => res.writeHead(302, { Location: '/login?next=1' }).end(),
+      /answered 302: redirect to http:\/\/127\.0\.0\.1:\d+\/login\. If this is the address of the service/,
+    ],
     [
       "another API's problem",
       (_, res) =>
@@ -91,6 +99,78 @@ describe('an answer that is not of the ingest service', () => {
       });
     });
   }
+
+  it('is a fault of the network once the service has answered, whatever it is, and then named with 75', async () => {
+    const server = await startIngestServer();
+    const answers: Array<[number, Record<string, string>, string]> = [
+      [200, JSON_TYPE, '{"ok":true}'],
+      ...[200, 302, 400, 401, 403, 404, 405, 409, 410, 501].map(
+        (status): [number, Record<string, string>, string] => [status, { ...HTML, Location: '/' }, 'Page'],
+      ),
+    ];
+    for (const run of answers.keys()) scratch.write(`push/a/${run}/a.jsonl`, scoreLines(100, run * 1000));
+    const met = new Map<string, number>();
+    server.intercept = (request, response) => {
+      const { method, url } = request;
+      if (method === 'PUT' || met.has(`${method} ${url}`)) return false;
+      const [status, headers, body] = answers[met.size % answers.length] ?? [500, {}, ''];
+      met.set(`${method} ${url}`, status);
+      request.resume();
+      response.writeHead(status, headers).end(method === 'HEAD' ? undefined : body);
+      return true;
+    };
+    try {
+      const args = ['push', join(scratch.path, 'push'), '--transfers', '16'];
+      const { exitCode, merged } = await push(server.url, server.token, args);
+      expect(exitCode, merged).to.equal(0);
+      // Each PATCH, the HEAD after it, and the GET of each run.
+      expect(met.size).to.be.at.least(2 * answers.length);
+
+      server.forgetAll();
+      server.intercept = (request, response) => {
+        if (request.method !== 'PATCH') return false;
+        request.resume();
+        response.writeHead(405, HTML).end('<h1>Not allowed</h1>');
+        return true;
+      };
+      const never = await push(server.url, server.token, [...args.slice(0, 2), '--max-duration', '500ms']);
+      expect(never.exitCode).to.equal(75);
+      expect(never.merged).to.match(/PATCH .* answered 405: Not allowed\. The service itself did not send/);
+    } finally {
+      await server.stop();
+    }
+  });
+
+  it('is named when a forward proxy gives it to CONNECT, without the password of the proxy', async () => {
+    const proxy = createServer().listen(0, '127.0.0.1');
+    await once(proxy, 'listening');
+    let status = 0;
+    proxy.on('connect', (_request, socket) => socket.end(`HTTP/1.1 ${status} Refused\r\n\r\n`));
+    const address = `127.0.0.1:${(proxy.address() as AddressInfo).port}`;
+    try {
+      for (const [answered, code, sentence] of [
+        [407, 2, 'A proxy asks for credentials'],
+        [403, 2, 'The proxy does not connect to the service'],
+        [503, 75, 'Out of time'],
+      ] as const) {
+        status = answered;
+        const args = ['push', join(scratch.path, 'data'), '--json', '--max-duration', '500ms'];
+        const { exitCode, merged } = await startUploader(args, {
+          UPLOADER_URL: 'https://ingest.example.com',
+          UPLOADER_TOKEN: 'token',
+          HOME: scratch.path,
+          NODE_USE_ENV_PROXY: '1',
+          HTTPS_PROXY: `http://user:secret@${address}`,
+        }).finished;
+        expect(exitCode, merged).to.equal(code);
+        expect(merged).to.include(`via http://${address}/: HTTP/1.1 ${answered} Refused`);
+        expect(merged).to.include(sentence).and.not.include('secret');
+      }
+    } finally {
+      proxy.close();
+      proxy.closeAllConnections();
+    }
+  });
 
   describe('and of the real one', () => {
     let system: TestSystem;

@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto';
-import { readdirSync, utimesSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { expect } from 'chai';
 import { countNewlines } from '../src/source/count-newlines.ts';
-import { hashFile, identityOf, openHashCache } from '../src/source/hash.ts';
+import { findRuns } from '../src/source/find-runs.ts';
+import { hashFile, hashRun, identityOf, openHashCache } from '../src/source/hash.ts';
 import { makeScratch } from './support/scratch.ts';
 
 const BLOCK = 2 ** 20;
@@ -80,6 +81,29 @@ describe('hashing and counting a file', () => {
     const hashing = hashFile(path, stop.signal, () => stop.abort(new Error('stopped here')));
     expect(await hashing.catch((error: Error) => error.message)).to.equal('stopped here');
   });
+
+  for (const [what, change, says] of [
+    ['a file is added', (run: string) => writeFileSync(join(run, 'b.jsonl'), ''), /b\.jsonl was added while/],
+    ['a file changes', (run: string) => writeFileSync(join(run, 'a.jsonl'), 'xyz'), /a\.jsonl changed while/],
+    ['a file is removed', (run: string) => rmSync(join(run, 'a.jsonl')), /a\.jsonl cannot be read/],
+    [
+      'a writer starts',
+      (run: string) => mkdirSync(join(run, '_temporary')),
+      /_temporary: a writer is at work/,
+    ],
+    ['what is skipped or ignored is added', (run: string) => writeFileSync(join(run, 'b.csv'), ''), /^$/],
+  ] as const)
+    it(`says when ${what} while the files of a run are hashed`, async () => {
+      const path = scratch.write('m/1/a.jsonl', 'x');
+      const { runs, ignored } = await findRuns(scratch.path, null, null, ['*.csv']);
+      const [run] = runs;
+      if (run === undefined) throw new Error('no run');
+      const cache = await openHashCache(null, run.folder, () => {});
+      const changed = { ...cache, add: () => change(dirname(path)) };
+      const hashing = hashRun(run, changed, never, { totalBytes: 0, hashedBytes: 0 }).then(() => '');
+      expect(await hashing.catch((error: Error) => error.message)).to.match(says);
+      expect(ignored).to.deep.equal([]);
+    });
 
   describe('is kept', () => {
     const anHourAgo = () => new Date(Date.now() - 3_600_000);

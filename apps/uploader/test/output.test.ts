@@ -15,9 +15,10 @@ import {
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect } from 'chai';
-import { type IngestServer, startIngestServer } from './support/ingest-server.ts';
+import { type IngestServer, problem, startIngestServer } from './support/ingest-server.ts';
 import { canBeBoundByModes, lastLine, startUploader } from './support/run-uploader.ts';
 import { makeScratch, scoreLines } from './support/scratch.ts';
+import { waitUntil } from './support/wait-until.ts';
 
 const BIN = fileURLToPath(new URL('../bin/uploader.js', import.meta.url));
 const PIPE_BYTES = 64 * 1024;
@@ -50,6 +51,40 @@ describe('what the uploader writes', () => {
     const text = Buffer.concat(chunks).toString();
     expect(text.length).to.be.above(PIPE_BYTES);
     expect(JSON.parse(text).runs).to.have.length(600);
+  });
+
+  it('is JSON in each line of watch, with what the service says in any characters; a run that it drops is named', async () => {
+    const server = await startIngestServer();
+    const detail = 'No\u00ad\u202e\u001b[31m\u{e0001}\u2028.';
+    server.intercept = (_request, response) => {
+      problem(response, 403, 'No', detail);
+      return true;
+    };
+    scratch.write('data/m/1/a.jsonl', scoreLines(10));
+    scratch.write('data/m/1/_SUCCESS', '');
+    const env = { UPLOADER_URL: server.url, UPLOADER_TOKEN: server.token, HOME: scratch.path };
+    const watching = startUploader(['watch', join(scratch.path, 'data'), '--json'], env);
+    let stderr = '';
+    watching.process.stderr?.on('data', (text: string) => {
+      stderr += text;
+    });
+    try {
+      await waitUntil('it says what it drops', () =>
+        stderr.includes('not pushed again until its _SUCCESS is'),
+      );
+    } finally {
+      watching.process.kill('SIGTERM');
+      await server.stop();
+    }
+    const { stdout } = await watching.finished;
+    expect(stdout).to.match(/^[ -~\n]+$/);
+    const [run, end] = stdout
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line));
+    expect(run).to.include({ run: '1', exitCode: 77 });
+    expect(run.error.detail).to.include(detail.slice(0, -1));
+    expect(end).to.include({ result: 'interrupted' });
   });
 
   it('does not load the library for terminals when there is no terminal', () => {

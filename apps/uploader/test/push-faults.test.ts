@@ -217,6 +217,8 @@ function inMode(mode: 'off' | 'zstd'): void {
   for (const [what, change] of [
     ['grows', () => appendFileSync(file, 'more\n')],
     ['is cut', () => truncateSync(file, 2 * MIB)],
+    ['is joined by another one', () => writeFileSync(`${file.slice(0, -7)}b.jsonl`, scoreLines(1))],
+    ['is joined by a file that is no data', () => writeFileSync(`${file}.csv`, '')],
   ] as const) {
     it(`ends with 66 when a file ${what} while it is sent`, async () => {
       const first = await startAndStopInMidTransfer(['--stall-timeout', '500ms']);
@@ -225,8 +227,22 @@ function inMode(mode: 'off' | 'zstd'): void {
       const { exitCode, stdout } = await first.finished;
       expect(exitCode).to.equal(66);
       expect(JSON.parse(stdout).runs[0].error).to.deep.include({ code: 'source' });
+      expect(server.receivedBytes(), 'nothing is complete').to.be.lessThan(sizeOf(stdout));
     });
   }
+
+  it('ends with 66 when a file changes after its last bytes, and says that they may be loaded', async () => {
+    server.intercept = (request) => {
+      if (request.method === 'PATCH') request.once('end', () => appendFileSync(file, 'more\n'));
+      return false;
+    };
+    const { exitCode, stdout } = await start().finished;
+    expect(exitCode).to.equal(66);
+    expect(JSON.parse(stdout).runs[0].error.detail).to.include(
+      'a.jsonl changed after its last bytes were sent',
+    );
+    expect(server.receivedBytes()).to.equal(sizeOf(stdout));
+  });
 
   it('ends with 75 when something else arrived than was declared, and then reads and sends it again', async () => {
     const yesterday = new Date(Date.now() - 86_400_000);

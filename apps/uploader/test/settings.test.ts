@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { expect } from 'chai';
 import { UploaderError } from '../src/errors.ts';
+import { useTlsIdentity } from '../src/http/exchange.ts';
 import { loadSettings, wantsJson } from '../src/settings/settings.ts';
 import { findStateDir } from '../src/settings/state.ts';
 import { parseAsOf, parseDurationMs, parseSizeBytes, SETTINGS } from '../src/settings/table.ts';
@@ -66,6 +67,32 @@ describe('settings', () => {
       const [option = ''] = flag.replace(/^--(no-)?/, '').split(' ');
       expect(env).to.equal(`UPLOADER_${option.toUpperCase().replaceAll('-', '_')}`);
     }
+  });
+
+  it('say the half of a client certificate that is missing, wherever the other half is', () => {
+    const pem = scratch.write('x.pem', '-----BEGIN X-----');
+    const config = scratch.write('c.json', JSON.stringify({ key: pem }));
+    for (const [flags, env, fault] of [
+      [{ cert: pem }, {}, /^--cert needs the key .* set --key or UPLOADER_KEY\.$/],
+      [{}, { UPLOADER_CERT: pem }, /^UPLOADER_CERT needs the key/],
+      [{ key: pem }, {}, /^--key needs the certificate .* set --cert or UPLOADER_CERT\.$/],
+      [{}, { UPLOADER_CONFIG: config }, /^"key" in .*c\.json needs the certificate/],
+      [{ cert: pem }, { UPLOADER_CONFIG: config }, /^$/],
+    ] as const)
+      expect(faultsOf(flags, { ...given, ...env })).to.match(fault);
+  });
+
+  it('say which certificate cannot be used', () => {
+    const pem = '-----BEGIN CERTIFICATE-----\nxx\n-----END CERTIFICATE-----\n';
+    const none = { ca: null, clientCert: null, clientKey: null };
+    const wrong = { name: 'UploaderError', kind: 'usage' };
+    for (const [identity, says] of [
+      [{ ...none, ca: pem }, /^--ca is not a certificate \(/],
+      [{ ...none, clientCert: pem, clientKey: pem }, /^--cert and --key are not a certificate and its key/],
+    ] as const)
+      expect(() => useTlsIdentity(identity))
+        .to.throw(says)
+        .with.include(wrong);
   });
 
   it('come from flags before the environment, and from there before the config file', () => {

@@ -1,7 +1,15 @@
 import { expect } from 'chai';
 import { ERROR_CODES, EXIT_CODE_OF } from 'wire';
 import { NetworkFault } from '../src/http/exchange.ts';
-import { type Asked, backoffMs, HttpFault, judge, readRetryAfterMs } from '../src/http/retry.ts';
+import {
+  type Asked,
+  backoffMs,
+  createFaultLog,
+  HttpFault,
+  judge,
+  readRetryAfterMs,
+  retrying,
+} from '../src/http/retry.ts';
 import { worstExitCode } from '../src/results.ts';
 
 function answer(status: number, problem?: object, headers: Record<string, string> = {}): HttpFault {
@@ -22,8 +30,8 @@ const foreign = {
   body: '{"type":"about:blank","title":"Not Found","status":404,"instance":"/x"}',
 };
 
-function verdictOf(error: Error, asked: Asked = 'run'): string | number {
-  const verdict = judge(error, asked);
+function verdictOf(error: Error, asked: Asked = 'run', isKnown = asked === 'upload'): string | number {
+  const verdict = judge(error, asked, isKnown);
   if (!verdict) return 'unknown';
   return verdict.do === 'give_up' ? EXIT_CODE_OF[verdict.kind] : verdict.do;
 }
@@ -74,6 +82,47 @@ describe('what a fault means', () => {
     }
   });
 
+  it('is another try for damaged bytes of TLS once the service has answered, and never for a certificate', () => {
+    for (const [code, expected] of [
+      ['ERR_SSL_DECRYPTION_FAILED_OR_BAD_RECORD_MAC', 'retry'],
+      ['ERR_SSL_SSL/TLS_ALERT_BAD_RECORD_MAC', 'retry'],
+      ['ERR_SSL_TLSV1_ALERT_INTERNAL_ERROR', 'retry'],
+      ['ERR_SSL_WRONG_VERSION_NUMBER', 'retry'],
+      ['ERR_TLS_HANDSHAKE_TIMEOUT', 'retry'],
+      ['EPROTO', 'retry'],
+      ['CERT_HAS_EXPIRED', 2],
+      ['DEPTH_ZERO_SELF_SIGNED_CERT', 2],
+      ['UNABLE_TO_VERIFY_LEAF_SIGNATURE', 2],
+      ['HOSTNAME_MISMATCH', 2],
+      ['ERR_TLS_CERT_ALTNAME_INVALID', 2],
+      ['ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED', 2],
+      ['ERR_SSL_SSL/TLS_ALERT_BAD_CERTIFICATE', 2],
+      ['ERR_SSL_TLSV1_ALERT_UNKNOWN_CA', 2],
+    ] as const) {
+      expect(verdictOf(new NetworkFault(code, 'GET', 'https://h', code), 'run', true), code).to.equal(
+        expected,
+      );
+    }
+  });
+
+  it('is, when a forward proxy refuses CONNECT, that of the same answer to a request', () => {
+    const refused = (statusCode?: number) => {
+      const cause = Object.assign(new Error('No tunnel via http://user:secret@proxy:3128/'), {
+        code: 'ERR_PROXY_TUNNEL',
+        ...(statusCode === undefined ? {} : { statusCode }),
+      });
+      return NetworkFault.from(cause, 'PUT', 'https://h/x') as NetworkFault;
+    };
+    for (const status of [400, 403, 404, 405, 407, 501, 505, Number.NaN])
+      expect(verdictOf(refused(status)), String(status)).to.equal(2);
+    for (const status of [408, 429, 500, 502, 503, 504])
+      expect(verdictOf(refused(status)), String(status)).to.equal('retry');
+    expect(verdictOf(refused())).to.equal('retry');
+    expect(verdictOf(refused(403), 'run', true)).to.equal('retry');
+    expect(verdictOf(refused(407), 'run', true)).to.equal(2);
+    expect(refused(403).message).to.equal('PUT https://h/x got no answer: No tunnel via http://proxy:3128/');
+  });
+
   it('is another try for what a service or proxy says of a moment', () => {
     for (const status of [408, 423, 425, 429, 500, 502, 503, 504, 507]) {
       expect(verdictOf(answer(status)), String(status)).to.equal('retry');
@@ -92,7 +141,7 @@ describe('what a fault means', () => {
       [answer(404, problem), 'run', 77],
       [answer(404, { code: 'unknown_address' }), 'run', 2],
       [answer(404), 'run', 2],
-      [answer(404), 'upload', 'declare_again'],
+      [answer(404, problem), 'upload', 'declare_again'],
       [answer(410, { retryable: true }), 'upload', 'declare_again'],
       [answer(409, problem), 'run', 65],
       [answer(409, problem), 'upload', 'retry'],
@@ -111,10 +160,45 @@ describe('what a fault means', () => {
       ends.push([answer(status, undefined, { 'content-type': 'application/json' }), 'run', 2]);
       ends.push([new HttpFault({ ...foreign, status }), 'run', 2]);
     }
+    const head = { method: 'HEAD', url: 'http://h/x', body: '' };
+    const tus = { 'tus-resumable': '1.0.0' };
+    ends.push([new HttpFault({ ...head, status: 404, headers: tus }), 'upload', 'declare_again']);
+    ends.push([new HttpFault({ ...head, status: 403, headers: tus }), 'upload', 77]);
     for (const [fault, asked, expected] of ends) {
       expect(verdictOf(fault, asked), `${fault.status} on ${asked}`).to.equal(expected);
     }
     expect(verdictOf(new TypeError('x'))).to.equal('unknown');
+  });
+
+  it('is another try for an answer of another server once the service has answered', () => {
+    for (const status of [
+      200, 201, 204, 301, 302, 400, 401, 403, 404, 405, 409, 410, 411, 415, 422, 501, 505,
+    ]) {
+      for (const asked of ['run', 'upload'] as const) {
+        expect(verdictOf(answer(status), asked, true), `${status} on ${asked}`).to.equal('retry');
+        const head = {
+          ...foreign,
+          method: 'HEAD',
+          headers: { 'content-type': 'text/html' },
+          body: '',
+          status,
+        };
+        expect(verdictOf(new HttpFault(head), asked, true), `${status} to HEAD`).to.equal('retry');
+      }
+    }
+    // No wait changes these.
+    for (const status of [407, 413]) expect(verdictOf(answer(status), 'upload'), String(status)).to.equal(2);
+  });
+
+  it('names the target of a redirect, without its query', () => {
+    for (const [location, named] of [
+      ['https://b.example/v1/x?session=1', 'https://b.example/v1/x'],
+      ['/login#top', 'http://h/login'],
+      ['http://', 'http://'],
+    ])
+      expect(answer(302, undefined, { location: location ?? '' }).message).to.equal(
+        `PUT http://h/x answered 302: redirect to ${named}`,
+      );
   });
 
   it('describes a page by its words and a problem by its sentence', () => {
@@ -138,6 +222,27 @@ describe('the pause before another try', () => {
     expect(readRetryAfterMs('Thu, 01 Jan 1970 00:00:10 GMT', 4000)).to.equal(6000);
     expect(readRetryAfterMs('soon', 0)).to.equal(null);
     expect(readRetryAfterMs(undefined, 0)).to.equal(null);
+  });
+});
+
+describe('the end of the time', () => {
+  it('names the limit that was in force, and who sent the last answer', async () => {
+    const signal = new AbortController().signal;
+    for (const [fault, sender] of [
+      [
+        answer(405),
+        ' The service itself did not send this answer: a proxy did, or another server at its address.',
+      ],
+      [answer(503, { detail: 'Page' }), ''],
+    ] as const) {
+      const faults = createFaultLog(() => {});
+      faults.isServiceKnown = true;
+      const limit = { signal, remainingMs: () => 0, over: 'Out of time: 60 s.' };
+      const ended = retrying(() => Promise.reject(fault), { asked: 'run', limit, faults, what: 'm/1' });
+      expect(await ended.catch((error: Error) => error.message)).to.equal(
+        `Out of time: 60 s. The last fault was, in 1 try: ${fault.message}.${sender} Run the same command again: it continues from here.`,
+      );
+    }
   });
 });
 

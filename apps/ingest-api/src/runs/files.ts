@@ -27,17 +27,13 @@ export async function listRunFiles(
   const rows = await db
     .selectFrom('ingest.run_file as f')
     .innerJoin('ingest.upload as u', 'u.upload_id', 'f.upload_id')
-    .select([
-      'f.name',
-      'f.bytes',
-      'f.lines',
-      'u.offset_bytes as offset',
-      'u.last_progress_at as lastProgressAt',
-    ])
+    .select(['f.name', 'f.bytes', 'f.lines', 'u.last_progress_at as lastProgressAt'])
     .select(sql<string | null>`encode(f.sha256, 'hex')`.as('sha256'))
     .select(
       sql<RunFile['state']>`CASE WHEN u.received_at IS NULL THEN 'receiving' ELSE 'received' END`.as('state'),
     )
+    // What the service still has: a file that retention has removed has to be sent again.
+    .select(sql<number>`CASE WHEN u.removed_at IS NULL THEN u.offset_bytes ELSE 0 END`.as('offset'))
     .select(isStalled().as('stalled'))
     .select(sql<string>`'/v1/uploads/' || f.upload_id`.as('uploadUrl'))
     .where('f.revision_id', '=', revisionId)

@@ -1,6 +1,5 @@
 import { EXIT_CODE_OF } from 'wire';
-import { UploaderError } from '../errors.ts';
-import { HttpFault } from '../http/retry.ts';
+import { refusalOf } from '../http/retry.ts';
 import { formatCount, type Terminal } from '../progress/view.ts';
 import type { CommandResult } from '../results.ts';
 import {
@@ -42,8 +41,7 @@ async function queueAgain({ model, run, reason }: RetryRequest, session: Service
     return await retryRun(service, model, run, reason, retries);
   } catch (error) {
     // The answer to a first try may have been lost: then the run is queued, and cannot be retried again.
-    const cause = error instanceof UploaderError ? error.cause : null;
-    if (!(cause instanceof HttpFault && cause.status === 409)) throw error;
+    if (refusalOf(error)?.status !== 409) throw error;
     const now = await findRun(service, model, run, retries);
     if (now && (now.state === 'queued' || EXIT_CODE_OF_STATE[now.state] === null)) return now;
     throw error;

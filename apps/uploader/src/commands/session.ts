@@ -26,10 +26,13 @@ export function openServiceSession(
   terminal: Terminal,
   interrupt: AbortSignal,
   label: string,
-  longestMs = Number.POSITIVE_INFINITY,
+  longest?: { ms: number; over: string },
 ): ServiceSession {
   const settings = loadSettings(flags, terminal.env);
-  const limit = startTimeLimit(Math.min(settings.maxDurationMs, longestMs), interrupt);
+  const isShorter = longest !== undefined && longest.ms < settings.maxDurationMs;
+  const limit = isShorter
+    ? startTimeLimit(longest.ms, interrupt, longest.over)
+    : startTimeLimit(settings.maxDurationMs, interrupt);
   const say = (sentence: string) => terminal.writeError(`${sentence}\n`);
   return {
     settings,

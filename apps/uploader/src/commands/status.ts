@@ -41,7 +41,7 @@ type StatusQuery = { model?: string | undefined; run?: string | undefined; wait:
 };
 
 /** Without --wait the answer must be quick: a sensor asks again. */
-const ONE_ANSWER_MS = 60_000;
+const ONE_ANSWER = { ms: 60_000, over: 'Out of time: status without --wait ends after 60 s.' };
 const SHOWN_RUNS = 50;
 
 /** `uploader status [MODEL [RUN]]`. For one run the exit code says its state; 75: ask again. */
@@ -63,13 +63,12 @@ export async function status(
       '--limit and --state are for lists of runs: leave them out when you name a run.',
     );
   }
-  const longestMs = wait ? Number.POSITIVE_INFINITY : ONE_ANSWER_MS;
   const session = openServiceSession(
     flags,
     terminal,
     interrupt,
     model === undefined ? 'status' : run === undefined ? model : `${model}/${run}`,
-    longestMs,
+    wait ? undefined : ONE_ANSWER,
   );
   const { service, retries, settings } = session;
   if (model === undefined || run === undefined) {

@@ -7,8 +7,8 @@ import {
 import { globalAgent, request as httpsRequest } from 'node:https';
 import type { Readable, Transform } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { getCACertificates, setDefaultCACertificates } from 'node:tls';
-import { OutOfTime } from '../errors.ts';
+import { createSecureContext, getCACertificates, setDefaultCACertificates } from 'node:tls';
+import { OutOfTime, UploaderError } from '../errors.ts';
 
 type ExchangeRequest = {
   method: string;
@@ -214,20 +214,26 @@ function sendStream(
   return () => isSent;
 }
 
-/** How long the whole command may still take, and the signal that ends everything when that is over. */
-export type TimeLimit = { signal: AbortSignal; remainingMs: () => number };
+/**
+ * How long the whole command may still take, the signal that ends everything when that is over, and the sentence that
+ * then says which limit it was.
+ */
+export type TimeLimit = { signal: AbortSignal; remainingMs: () => number; over: string };
 
-export function startTimeLimit(maxDurationMs: number, interrupt: AbortSignal): TimeLimit {
+export const CONTINUES = 'Run the same command again: it continues from here.';
+
+export function startTimeLimit(
+  maxDurationMs: number,
+  interrupt: AbortSignal,
+  over = 'Out of time (--max-duration).',
+): TimeLimit {
   const endsAtMs = performance.now() + maxDurationMs;
   const ended = new AbortController();
-  setTimeout(() => {
-    ended.abort(
-      new OutOfTime('Out of time (--max-duration). Run the same command again: it continues from here.'),
-    );
-  }, maxDurationMs).unref();
+  setTimeout(() => ended.abort(new OutOfTime(`${over} ${CONTINUES}`)), maxDurationMs).unref();
   return {
     signal: AbortSignal.any([interrupt, ended.signal]),
     remainingMs: () => endsAtMs - performance.now(),
+    over,
   };
 }
 
@@ -248,9 +254,24 @@ type TlsIdentity = { ca: string | null; clientCert: string | null; clientKey: st
  * For every connection of this process: an additional authority to trust, and the client certificate.
  */
 export function useTlsIdentity({ ca, clientCert, clientKey }: TlsIdentity): void {
-  if (ca !== null) setDefaultCACertificates([...getCACertificates('default'), ca]);
-  if (clientCert !== null && clientKey !== null)
+  usable('--ca', 'is not a certificate', () => {
+    if (ca !== null) setDefaultCACertificates([...getCACertificates('default'), ca]);
+  });
+  usable('--cert and --key', 'are not a certificate and its key, without a passphrase', () => {
+    if (clientCert === null || clientKey === null) return;
+    createSecureContext({ cert: clientCert, key: clientKey });
     Object.assign(globalAgent.options, { cert: clientCert, key: clientKey });
+  });
+}
+
+/** Otherwise the first request fails with what OpenSSL says. */
+function usable(flags: string, fault: string, use: () => void): void {
+  try {
+    use();
+  } catch (cause) {
+    const said = cause instanceof Error ? cause.message : String(cause);
+    throw new UploaderError('usage', `${flags} ${fault} (${said}).`, { cause });
+  }
 }
 
 /** There was no complete answer. `code` is Node's (ECONNREFUSED, CERT_HAS_EXPIRED, HPE_...) or ESTALLED. */
@@ -258,19 +279,34 @@ export class NetworkFault extends Error {
   override readonly name = 'NetworkFault';
   readonly code: string;
   readonly host: string;
+  /** What a forward proxy answered to CONNECT (NaN when that was not HTTP); null when none refused. */
+  readonly proxyStatus: number | null;
 
   constructor(code: string, method: string, url: string, detail: string, options?: { cause: unknown }) {
-    super(factOf(code, method, url, detail), options);
+    super(factOf(code, method, url, readable(detail)), options);
     this.code = code;
     this.host = new URL(url).host;
+    const cause = options?.cause;
+    const isRefused = code === 'ERR_PROXY_TUNNEL' && cause instanceof Error && 'statusCode' in cause;
+    this.proxyStatus = isRefused ? Number(cause.statusCode) : null;
   }
 
   static from(error: unknown, method: string, url: string): unknown {
     if (!(error instanceof Error) || error instanceof NetworkFault) return error;
     const first = firstOf(error);
     const code = 'code' in first && typeof first.code === 'string' ? first.code : 'UNKNOWN';
-    return new NetworkFault(code, method, url, first.message || code, { cause: error });
+    return new NetworkFault(code, method, url, first.message || code, { cause: first });
   }
+}
+
+/**
+ * Node names a proxy by the address that HTTPS_PROXY holds, with its password; of OpenSSL it has a line with places in
+ * the source.
+ */
+function readable(detail: string): string {
+  const [, routines, reason] = /:error:[0-9A-F]+:([^:]+):[^:]*:([^:]+):/.exec(detail) ?? [];
+  if (reason !== undefined) return `${routines}: ${reason}`;
+  return detail.replace(/\/\/[^/\s]*@/g, '//');
 }
 
 const FACTS: Readonly<Record<string, string>> = {

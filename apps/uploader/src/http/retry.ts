@@ -1,7 +1,7 @@
 import { ERROR_CODES, type ErrorCode, type FaultKind } from 'wire';
 import * as z from 'zod';
 import { OutOfTime, UploaderError } from '../errors.ts';
-import { type ExchangeResponse, NetworkFault, pause, type TimeLimit } from './exchange.ts';
+import { CONTINUES, type ExchangeResponse, NetworkFault, pause, type TimeLimit } from './exchange.ts';
 
 /** The fields of RFC 9457 that the uploader uses. Only problems of the service itself have a request id. */
 const problemSchema = z.looseObject({
@@ -26,12 +26,15 @@ export class HttpFault extends Error {
    * proxy, say.
    */
   readonly problem: Problem | null;
+  /** Not the answer of the service itself, but of a proxy in front of it, or of another server at its address. */
+  readonly isForeign: boolean;
   readonly retryAfterMs: number | null;
 
   /** @param said for an answer whose body does not say what is wrong. */
   constructor(response: ExchangeResponse, said?: string) {
     const problem = readProblem(response);
-    const reason = (said ?? problem?.detail ?? problem?.title ?? firstText(response.body)).replace(/\.$/, '');
+    const described = said ?? redirectOf(response) ?? problem?.detail ?? problem?.title;
+    const reason = (described ?? firstText(response.body)).replace(/\.$/, '');
     const requestId = problem?.request_id ? ` (request ${problem.request_id})` : '';
     const answered = `answered ${response.status}${reason ? `: ${reason}` : ''}`;
     super(`${response.method} ${response.url} ${answered}${requestId}`);
@@ -40,6 +43,7 @@ export class HttpFault extends Error {
     this.method = response.method;
     this.status = response.status;
     this.problem = problem;
+    this.isForeign = problem === null && !isOursWithoutBody(response);
     // A date is compared with the clock of the server that sent it: the local clock may be wrong, or jump.
     const theirNowMs = Date.parse(response.headers.date ?? '');
     const nowMs = Number.isNaN(theirNowMs) ? Date.now() : theirNowMs;
@@ -54,6 +58,19 @@ function readProblem(response: ExchangeResponse): Problem | null {
   } catch {
     return null;
   }
+}
+
+/** tus 1.0 §Tus-Resumable: the service sends it with every answer about an upload. */
+function isOursWithoutBody({ method, headers }: ExchangeResponse): boolean {
+  if (headers['tus-resumable'] !== undefined) return true;
+  return method === 'HEAD' && /^application\/problem\+json/i.test(headers['content-type'] ?? '');
+}
+
+/** Without the query: it may hold a session. */
+function redirectOf({ status, headers, url }: ExchangeResponse): string | undefined {
+  if (status < 300 || status >= 400 || headers.location === undefined) return undefined;
+  const to = URL.parse(headers.location, url);
+  return `redirect to ${to === null ? headers.location : to.origin + to.pathname}`;
 }
 
 /** The text of an HTML page, shortened: enough to see which server sent it. */
@@ -71,11 +88,8 @@ export function readRetryAfterMs(header: string | undefined, nowMs: number): num
   return Number.isNaN(atMs) ? null : Math.max(0, atMs - nowMs);
 }
 
-/**
- * The subject of the request: the same status means different things for a run, for an upload, and for a run
- * that the service has already answered about.
- */
-export type Asked = 'run' | 'known_run' | 'upload';
+/** The subject of the request: the same status means different things for a run and for an upload. */
+export type Asked = 'run' | 'upload';
 
 type Verdict =
   | { do: 'retry'; retryAfterMs: number | null }
@@ -84,20 +98,26 @@ type Verdict =
   | { do: 'give_up'; kind: FaultKind; advice: string };
 
 /**
- * Certificate and protocol faults of TLS last until somebody changes a setting. Every other fault of the
- * network is worth another try: ECONNRESET, ECONNREFUSED, ETIMEDOUT, EPIPE, EAI_AGAIN, our own ESTALLED; and
- * ENOTFOUND and EHOSTUNREACH too, which name services and rolling nodes cause for minutes.
+ * Faults of certificates, of either side, last until somebody changes a setting. So do faults of the protocol (a port
+ * that does not speak TLS), unless the service has answered before: then bytes were damaged on the way. Every other
+ * fault of the network is worth another try: ECONNRESET, ECONNREFUSED, ETIMEDOUT, EPIPE, EAI_AGAIN, our own ESTALLED;
+ * and ENOTFOUND and EHOSTUNREACH too, which name services and rolling nodes cause for minutes.
  */
-const TLS_CODE =
-  /^(CERT_|ERR_TLS_|ERR_SSL_|ERR_OSSL_|UNABLE_TO_|SELF_SIGNED_CERT|DEPTH_ZERO_SELF_SIGNED_CERT|CRL_|HOSTNAME_MISMATCH|INVALID_CA|INVALID_PURPOSE|EPROTO$)/;
+const CERTIFICATE_CODE =
+  /CERT|UNKNOWN_CA|^(UNABLE_TO_|CRL_|HOSTNAME_MISMATCH|INVALID_CA|INVALID_PURPOSE|ERR_OSSL_)/;
+const TLS_PROTOCOL_CODE = /^(ERR_TLS_|ERR_SSL_|EPROTO$)/;
 
-/**
- * For answers that are not the service's own; its own codes say what a client does (`ERROR_CODES` of wire).
- */
+/** By status; the service's own codes say what a client does (`ERROR_CODES` of wire). */
 const NEVER_RETRIED_5XX = [501, 505];
 const RETRIED_4XX = [408, 423, 425, 429];
+/** Of a proxy: no wait changes what it asks for. */
+const LASTING = [407, 413];
 
 const WRONG_ADDRESS = 'Check UPLOADER_URL: this does not look like the ingest service.';
+const REDIRECT =
+  'If this is the address of the service, set UPLOADER_URL to it, without /v1 and what follows.';
+const PROXY_REFUSES =
+  'The proxy does not connect to the service: ask its operators, or check HTTPS_PROXY, NO_PROXY and UPLOADER_URL.';
 
 const GIVE_UP: Record<number, { kind: FaultKind; advice: string }> = {
   400: { kind: 'usage', advice: 'Fix what it names and push again.' },
@@ -114,6 +134,9 @@ const GIVE_UP: Record<number, { kind: FaultKind; advice: string }> = {
   422: { kind: 'data', advice: 'Fix what it names and push again.' },
 };
 
+const ASKS_FOR_CREDENTIALS =
+  'A proxy asks for credentials: give them in HTTPS_PROXY, with NODE_USE_ENV_PROXY=1.';
+
 /**
  * For answers that are not the service's own: the address is wrong, or something in front of the service
  * answers.
@@ -121,39 +144,63 @@ const GIVE_UP: Record<number, { kind: FaultKind; advice: string }> = {
 const NOT_OURS: Record<number, string> = {
   401: 'This is not the ingest service, or a proxy in front of it asks for its own credentials: check UPLOADER_URL and the proxy.',
   403: 'A proxy or firewall refuses the request, not the service: ask its operators, or check UPLOADER_URL.',
-  407: 'A proxy asks for credentials: give them in HTTPS_PROXY, with NODE_USE_ENV_PROXY=1.',
+  407: ASKS_FOR_CREDENTIALS,
   413: 'A proxy in front of the service limits the size of a request: raise its limit (nginx: client_max_body_size), or lower --chunk-size.',
 };
 
 /**
  * The only place that decides what an error of the network or the service means. null: another kind of error.
+ *
+ * @param isKnown the service itself has answered before: its address is right, and an answer of another server is a
+ * fault of the network, which passes.
  */
-export function judge(error: unknown, asked: Asked): Verdict | null {
-  if (error instanceof NetworkFault) {
-    if (!TLS_CODE.test(error.code)) return { do: 'retry', retryAfterMs: null };
-    const advice =
-      'Check UPLOADER_URL, and --ca (or NODE_EXTRA_CA_CERTS) if the certificate is signed by your own authority.';
-    return { do: 'give_up', kind: 'usage', advice };
-  }
-  if (error instanceof HttpFault) return judgeStatus(error, asked);
-  return null;
+export function judge(error: unknown, asked: Asked, isKnown: boolean): Verdict | null {
+  if (error instanceof NetworkFault) return judgeNetwork(error, isKnown);
+  if (!(error instanceof HttpFault)) return null;
+  if (!error.isForeign) return judgeOurs(error, asked);
+  const { status, retryAfterMs } = error;
+  if (isRetriedOfOthers(status, isKnown)) return { do: 'retry', retryAfterMs };
+  const advice = NOT_OURS[status] ?? (status >= 300 && status < 400 ? REDIRECT : WRONG_ADDRESS);
+  return { do: 'give_up', kind: 'usage', advice };
 }
 
-function judgeStatus(fault: HttpFault, asked: Asked): Verdict {
+function judgeNetwork({ code, proxyStatus }: NetworkFault, isKnown: boolean): Verdict {
+  if (proxyStatus !== null && !isRetriedOfOthers(proxyStatus, isKnown)) {
+    const advice = proxyStatus === 407 ? ASKS_FOR_CREDENTIALS : PROXY_REFUSES;
+    return { do: 'give_up', kind: 'usage', advice };
+  }
+  if (!CERTIFICATE_CODE.test(code) && (isKnown || !TLS_PROTOCOL_CODE.test(code)))
+    return { do: 'retry', retryAfterMs: null };
+  const advice =
+    'Check UPLOADER_URL, and --ca (or NODE_EXTRA_CA_CERTS) if the certificate is signed by your own authority.';
+  return { do: 'give_up', kind: 'usage', advice };
+}
+
+function isRetriedOfOthers(status: number, isKnown: boolean): boolean {
+  if (isMomentary(status)) return true;
+  return isKnown && !LASTING.includes(status);
+}
+
+/** A proxy or firewall in front of the service does not take this request, whenever it is sent. */
+export function isRefusedByProxy({ isForeign, status }: HttpFault): boolean {
+  return isForeign && status >= 400 && !isMomentary(status) && !LASTING.includes(status);
+}
+
+function isMomentary(status: number): boolean {
+  return RETRIED_4XX.includes(status) || (status >= 500 && !NEVER_RETRIED_5XX.includes(status));
+}
+
+function judgeOurs(fault: HttpFault, asked: Asked): Verdict {
   const { status, problem } = fault;
   const action = actionOf(problem);
   const retry: Verdict = { do: 'retry', retryAfterMs: fault.retryAfterMs };
-  // The address is right, as earlier requests show: something in between replaced the answer with a page.
-  if (asked !== 'run' && status < 300) return retry;
+  // It took none of the bytes.
+  if (status < 300) return retry;
   if (asked === 'upload' && (status === 404 || status === 410)) return { do: 'declare_again' };
   if (action === 'retry' || problem?.retryable === true || RETRIED_4XX.includes(status)) return retry;
-  if (status >= 500 && !NEVER_RETRIED_5XX.includes(status) && problem?.retryable !== false) return retry;
+  if (isMomentary(status) && problem?.retryable !== false) return retry;
   // tus 1.0 §PATCH: 409 is an offset that is not the server's; the next try asks for it first.
   if (asked === 'upload' && status === 409) return retry;
-  // An answer to HEAD has no body that shows who sent it.
-  if (problem === null && fault.method !== 'HEAD' && (status < 300 || status >= 400)) {
-    return { do: 'give_up', kind: 'usage', advice: NOT_OURS[status] ?? WRONG_ADDRESS };
-  }
   if (problem?.code === 'unknown_address') {
     return { do: 'give_up', kind: 'usage', advice: 'Check the path in UPLOADER_URL.' };
   }
@@ -162,9 +209,6 @@ function judgeStatus(fault: HttpFault, asked: Asked): Verdict {
   if (status === 404) {
     const advice = 'The model is not known, or the token does not cover it.';
     return { do: 'give_up', kind: 'not_allowed', advice };
-  }
-  if (status >= 300 && status < 400) {
-    return { do: 'give_up', kind: 'usage', advice: 'Set UPLOADER_URL to the address of the redirect.' };
   }
   if (status >= 500) return { do: 'give_up', kind: 'bug', advice: 'Ask the operators of the service.' };
   const { kind, advice } = GIVE_UP[status] ?? { kind: 'usage', advice: WRONG_ADDRESS };
@@ -192,6 +236,12 @@ export function givenUp(error: unknown, verdict: Verdict & { do: 'give_up' }): U
   });
 }
 
+/** The answer of the service that ended the tries; null when something else did. */
+export function refusalOf(error: unknown): HttpFault | null {
+  const cause = error instanceof UploaderError ? error.cause : null;
+  return cause instanceof HttpFault && !cause.isForeign ? cause : null;
+}
+
 export type RetryOptions = {
   asked: Asked;
   limit: TimeLimit;
@@ -214,10 +264,12 @@ export async function retrying<T>(attempt: () => Promise<T>, options: RetryOptio
     let retryAfterMs: number | null;
     try {
       const result = await attempt();
+      options.faults.isServiceKnown = true;
       if (failures > 0) options.faults.ended(options.what);
       return result;
     } catch (error) {
-      const verdict = judge(error, options.asked);
+      if (error instanceof HttpFault && !error.isForeign) options.faults.isServiceKnown = true;
+      const verdict = judge(error, options.asked, options.faults.isServiceKnown);
       if (!verdict || verdict.do === 'declare_again' || !(error instanceof Error)) throw error;
       if (verdict.do === 'give_up') throw givenUp(error, verdict);
       fault = error;
@@ -227,24 +279,30 @@ export async function retrying<T>(attempt: () => Promise<T>, options: RetryOptio
     const pauseMs = backoffMs(failures, retryAfterMs, options.random ?? Math.random);
     const leftMs = options.limit.remainingMs();
     options.faults.happened(options.what, fault, pauseMs < leftMs ? Date.now() + leftMs : null);
-    if (pauseMs >= leftMs) throw outOfTime(fault, failures);
+    if (pauseMs >= leftMs) throw outOfTime(options.limit, fault, failures);
     try {
       await pause(pauseMs, options.limit.signal);
     } catch (error) {
-      throw error instanceof OutOfTime ? outOfTime(fault, failures) : error;
+      throw error instanceof OutOfTime ? outOfTime(options.limit, fault, failures) : error;
     }
   }
 }
 
-function outOfTime(lastFault: Error, tries: number): UploaderError {
+function outOfTime({ over }: TimeLimit, lastFault: Error, tries: number): UploaderError {
+  const sender =
+    lastFault instanceof HttpFault && lastFault.isForeign
+      ? ' The service itself did not send this answer: a proxy did, or another server at its address.'
+      : '';
   return new UploaderError(
     'try_again',
-    `Out of time (--max-duration). The last fault was, in ${tries} ${tries === 1 ? 'try' : 'tries'}: ${lastFault.message}. Run the same command again: it continues from here.`,
+    `${over} The last fault was, in ${tries} ${tries === 1 ? 'try' : 'tries'}: ${lastFault.message}.${sender} ${CONTINUES}`,
     { cause: lastFault },
   );
 }
 
 export type FaultLog = {
+  /** The service itself has answered a request: see `judge`. */
+  isServiceKnown: boolean;
   /** `untilMs`: when the retries end; null: they have ended, and the result says the fault. */
   happened: (what: string, fault: Error, untilMs: number | null) => void;
   /** A request that failed before has succeeded. */
@@ -262,6 +320,7 @@ const COUNTED_EVERY_MS = 5 * 60_000;
 export function createFaultLog(say: (sentence: string) => void): FaultLog {
   const known = new Map<string, KnownFault>();
   return {
+    isServiceKnown: false,
     happened: (what, fault, untilMs) => {
       const { fact, host, request } = describeFault(fault);
       const nowMs = Date.now();

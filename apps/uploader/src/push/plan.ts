@@ -12,7 +12,14 @@ import {
   worstExitCode,
 } from '../results.ts';
 import type { PushContext } from '../send/context.ts';
-import { findRun, listFiles, type Retries, type Run, type ServiceAddress } from '../service/client.ts';
+import {
+  EXIT_CODE_OF_STATE,
+  findRun,
+  listFiles,
+  type Retries,
+  type Run,
+  type ServiceAddress,
+} from '../service/client.ts';
 import type { SourceRun } from '../source/find-runs.ts';
 import { type HashedFile, hashRun, openHashCache } from '../source/hash.ts';
 
@@ -86,7 +93,9 @@ function plan(run: SourceRun, files: HashedFile[], remote: Run | null, there: Ru
     remote?.state !== 'cancelled' &&
     remote?.files.total === files.length &&
     files.every((file) => same(file)?.name === file.name);
-  const missing = files.map((file) => file.identity.bytes - (same(file)?.offset ?? 0));
+  // Of a run that is loaded no byte is needed again, although its files may have been removed.
+  const isLoaded = isSame && remote !== null && EXIT_CODE_OF_STATE[remote.state] === 0;
+  const missing = isLoaded ? [] : files.map((file) => file.identity.bytes - (same(file)?.offset ?? 0));
   return {
     model: run.model,
     run: run.run,

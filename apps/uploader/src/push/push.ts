@@ -229,9 +229,9 @@ async function pushRun(run: SourceRun, view: RunView, context: PushContext): Pro
     if (isMissing) {
       try {
         view.stage = 'sending';
-        await sendMissingFiles(remote, files, view, context);
+        await sendMissingFiles(remote, run, files, view, context);
       } catch (error) {
-        if (judge(error, 'upload')?.do !== 'declare_again') throw error;
+        if (judge(error, 'upload', true)?.do !== 'declare_again') throw error;
         // Of the same content: a declaration would undo a withdrawal, or cancel what another push has declared.
         const now = await findRun(context.service, run.model, run.run, retries);
         // A lower revision, or none: the database was restored from a backup.
@@ -252,7 +252,7 @@ async function pushRun(run: SourceRun, view: RunView, context: PushContext): Pro
       }
     }
     const before = remote;
-    remote = await getRun(context.service, run.model, run.run, { ...retries, asked: 'known_run' });
+    remote = await getRun(context.service, run.model, run.run, retries);
     if (remote.revision !== revision) throw replaced(view.label, revision, remote);
     show(remote, view);
     for (const sentence of describeChange(before, remote, view)) context.say(sentence);

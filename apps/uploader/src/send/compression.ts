@@ -4,6 +4,7 @@ import type { Transform } from 'node:stream';
 import { promisify } from 'node:util';
 import { constants, createZstdCompress, zstdCompress } from 'node:zlib';
 import { compressionOf } from 'score-lines';
+import { type HttpFault, isRefusedByProxy } from '../http/retry.ts';
 import { formatBytes } from '../progress/view.ts';
 import type { HashedFile } from '../source/hash.ts';
 
@@ -20,8 +21,8 @@ export type Compression = {
   next: (file: HashedFile, leftBytes: number) => Promise<Cargo>;
   sent: (cargo: SentCargo) => void;
   failed: () => void;
-  /** The service does not take compressed bodies (415). @returns false when none was sent. */
-  refused: (cargo: Cargo) => boolean;
+  /** `fault` may be about the compression. @returns whether the same bytes are now sent as they are. */
+  refused: (cargo: Cargo, fault: HttpFault) => boolean;
 };
 
 /**
@@ -71,6 +72,7 @@ export function createCompression(
     mode === 'auto' ? 'unknown' : mode === 'zstd' ? 'zstd' : 'plain';
   let said: 'plain' | 'zstd' | undefined;
   let isRefused = false;
+  let hasPassed = false;
   let probeBytes = FIRST_PROBE_BYTES;
   let active = 0;
   let measured = { bytes: 0, ms: 0 };
@@ -119,6 +121,7 @@ export function createCompression(
     sent({ bytes, isCompressed, tookMs }) {
       const sharing = active;
       active -= 1;
+      hasPassed ||= isCompressed;
       if (mode !== 'auto' || isRefused || bytes < LEAST_MEASURED_BYTES) return;
       // Requests that run at the same time share the connection.
       const ms = tookMs / sharing;
@@ -137,10 +140,14 @@ export function createCompression(
     failed() {
       active -= 1;
     },
-    refused({ isCompressed }) {
-      if (!isCompressed || isRefused) return isCompressed;
+    refused({ isCompressed }, fault) {
+      // A proxy that has let one through has other reasons.
+      if (!isCompressed || !(fault.status === 415 || (isRefusedByProxy(fault) && !hasPassed))) return false;
+      if (isRefused) return true;
       isRefused = true;
-      say('The service does not take compressed bodies: sending uncompressed.');
+      const who = fault.isForeign ? 'A proxy' : 'The service';
+      const answered = fault.isForeign ? ` (${fault.fact})` : '';
+      say(`${who} does not take compressed bodies${answered}: sending uncompressed.`);
       return true;
     },
   };

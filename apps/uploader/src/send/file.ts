@@ -12,7 +12,7 @@ import { type ExchangeResponse, exchange, type StreamBody } from '../http/exchan
 import { HttpFault, type RetryOptions, retrying } from '../http/retry.ts';
 import type { InSlot } from '../service/client.ts';
 import { type HashedFile, identityOf, refuseChanged, sameIdentity } from '../source/hash.ts';
-import { changedSource, unreadableSource } from '../source/read.ts';
+import { changedSinceSent, changedSource, unreadableSource } from '../source/read.ts';
 import { type Cargo, type Compression, createEncoder } from './compression.ts';
 
 /** Conflicts at the same offset. When two clients push the same file, it moves with the progress of the other one. */
@@ -40,7 +40,7 @@ export async function sendFile(
       await sendOnce({ ...send, offsetBytes, onAcknowledged });
     } catch (error) {
       offsetBytes = undefined;
-      const conflict = error instanceof HttpFault && error.status === 409;
+      const conflict = error instanceof HttpFault && error.status === 409 && !error.isForeign;
       if (!conflict || lastOffset !== offsetAtConflict) conflicts = 0;
       if (conflict) {
         conflicts += 1;
@@ -55,7 +55,9 @@ export async function sendFile(
       }
       throw error;
     }
-    await refuseChanged(send.file);
+    await refuseChanged(send.file).catch(() => {
+      throw changedSinceSent(send.file.path);
+    });
   };
   const madeProgress = () => {
     const moved = acknowledgedBytes > bytesAtLastFault;
@@ -76,6 +78,8 @@ type SendOptions = {
   compression: Compression;
   stallTimeoutMs: number;
   signal: AbortSignal;
+  /** Called before the last bytes of the file are sent; what it throws ends the push of the file. */
+  beforeLastBytes: () => Promise<void>;
   /** See StreamBody. */
   onBytes: (bytes: number, wireBytes: number) => void;
   /** See StreamBody. */
@@ -157,8 +161,8 @@ async function sendOnce(options: SendOptions): Promise<void> {
   } catch (error) {
     const { compression } = options;
     if (cargo !== undefined) compression.failed();
-    if (cargo === undefined || !(error instanceof HttpFault) || error.status !== 415) throw error;
-    if (!compression.refused(cargo)) throw error;
+    if (cargo === undefined || !(error instanceof HttpFault) || !compression.refused(cargo, error))
+      throw error;
     return sendOnce({ ...options, offsetBytes: undefined });
   } finally {
     // Ends requests that are still open.
@@ -180,7 +184,7 @@ const READ_BYTES = 64 * 1024;
 /** A compressed body leaves in smaller pieces than it is read in. */
 const READ_TO_COMPRESS_BYTES = 256 * 1024;
 
-type Flow = Pick<StreamBody, 'onBytes' | 'pauseMs'>;
+type Flow = Pick<StreamBody, 'onBytes' | 'pauseMs'> & Pick<SendOptions, 'beforeLastBytes'>;
 
 /**
  * The file as a source for tus-js-client. A slice is read from disk when it is sent, and only if the file is
@@ -218,6 +222,7 @@ function sliceBody(file: HashedFile, start: number, { bytes, isCompressed }: Car
     tooShort: () => changedSource(file.path),
     unreadable: (cause) => unreadableSource(file.path, cause),
     open: async () => {
+      if (start + bytes >= file.identity.bytes) await flow.beforeLastBytes();
       const handle = await open(file.path, 'r').catch((error: unknown) => {
         throw unreadableSource(file.path, error);
       });

@@ -3,7 +3,8 @@ import { UploaderError } from '../errors.ts';
 import type { TimeLimit } from '../http/exchange.ts';
 import type { RunView } from '../progress/view.ts';
 import { commonHeaders, type InSlot, listFiles, type Run } from '../service/client.ts';
-import type { HashedFile } from '../source/hash.ts';
+import type { SourceRun } from '../source/find-runs.ts';
+import { type HashedFile, refuseChangedRun } from '../source/hash.ts';
 import type { PushContext } from './context.ts';
 import { sendFile } from './file.ts';
 
@@ -13,11 +14,20 @@ import { sendFile } from './file.ts';
  */
 export async function sendMissingFiles(
   run: Run,
+  source: SourceRun,
   files: HashedFile[],
   view: RunView,
   context: PushContext,
 ): Promise<void> {
   const local = new Map(files.map((file) => [file.name, file]));
+  // With the last bytes the run is complete, and is loaded: this is the last moment to find that its folder has
+  // changed. Files with the same content share an upload, so it may be looked at more often.
+  const ending = new Set<string>();
+  const uploads = new Set(files.map(({ sha256, identity }) => `${sha256} ${identity.bytes}`)).size;
+  const beforeLastBytes = async (file: HashedFile) => {
+    ending.add(file.name);
+    if (ending.size >= uploads - run.files.received) await refuseChangedRun(source, files);
+  };
   const stop = new AbortController();
   const signal = AbortSignal.any([context.limit.signal, stop.signal]);
   const limit: TimeLimit = { ...context.limit, signal };
@@ -31,7 +41,7 @@ export async function sendMissingFiles(
       if (!file || file.identity.bytes !== remote.bytes || file.sha256 !== remote.sha256)
         throw otherFile(run, remote);
       await oncePerUpload(remote.uploadUrl, context.uploading, () =>
-        sendOne(file, remote, view, limit, context),
+        sendOne(file, remote, () => beforeLastBytes(file), view, limit, context),
       );
     }
   };
@@ -79,6 +89,7 @@ function otherFile({ model, run, revision }: Run, { name, bytes, sha256 }: RunFi
 async function sendOne(
   file: HashedFile,
   remote: RunFile,
+  beforeLastBytes: () => Promise<void>,
   view: RunView,
   limit: TimeLimit,
   context: PushContext,
@@ -111,6 +122,7 @@ async function sendOne(
       stallTimeoutMs: settings.stallTimeoutMs,
       signal: limit.signal,
       pauseMs: context.budget,
+      beforeLastBytes,
       onBytes: (bytes, wireBytes) => {
         view.sentBytes += bytes;
         view.wireBytes += wireBytes;

@@ -2,9 +2,8 @@ import { readFileSync } from 'node:fs';
 import * as wire from 'wire';
 import { EXIT_CODE_OF, type ExitCode, type FilePage, type RunState } from 'wire';
 import { z } from 'zod';
-import { UploaderError } from '../errors.ts';
 import { type ExchangeResponse, exchange, useTlsIdentity } from '../http/exchange.ts';
-import { HttpFault, type RetryOptions, retrying } from '../http/retry.ts';
+import { HttpFault, type RetryOptions, refusalOf, retrying } from '../http/retry.ts';
 import { currentToken, type Settings } from '../settings/settings.ts';
 
 /**
@@ -88,7 +87,7 @@ export type ServiceAddress = {
 type ManifestFile = { name: string; bytes: number; sha256: string; lines: number };
 export type Manifest = { files: ManifestFile[]; as_of?: string; source: Record<string, unknown> };
 export type Retries = Omit<RetryOptions, 'asked' | 'madeProgress'>;
-type Answer = ExchangeResponse & { json: unknown };
+type Answer<T> = { headers: ExchangeResponse['headers']; value: T };
 type Request = {
   method: 'GET' | 'PUT' | 'POST' | 'DELETE';
   path: string;
@@ -127,15 +126,10 @@ export async function declareRun(
     takes: DECLARING_TAKES,
     inSlot,
   };
-  return ask(service, request, runSchema, { ...retries, asked: 'run' });
+  return ask(service, request, runSchema, retries);
 }
 
-export function getRun(
-  service: ServiceAddress,
-  model: string,
-  run: string,
-  retries: Retries & { asked: 'run' | 'known_run' },
-): Promise<Run> {
+export function getRun(service: ServiceAddress, model: string, run: string, retries: Retries): Promise<Run> {
   return ask(service, { method: 'GET', path: runPath(model, run) }, runSchema, retries);
 }
 
@@ -149,7 +143,7 @@ export async function readCancellation(
   retries: Retries,
 ): Promise<'expired' | { withdrawn: string }> {
   const request: Request = { method: 'GET', path: `${runPath(model, run)}/history` };
-  const { events } = await ask(service, request, historySchema, { ...retries, asked: 'known_run' });
+  const { events } = await ask(service, request, historySchema, retries);
   const event = events.find(
     (one) => one.revision === revision && (one.action === 'withdraw' || one.action === 'expire'),
   );
@@ -171,7 +165,7 @@ export function listFiles(
   if (page.state !== undefined) query.set('state', page.state);
   if (page.cursor !== null) query.set('cursor', page.cursor);
   const request: Request = { method: 'GET', path: `${runPath(model, run)}/files?${query}` };
-  return ask(service, request, filePageSchema, { ...retries, asked: 'known_run' });
+  return ask(service, request, filePageSchema, retries);
 }
 
 type RunQuery = { model: string | null; state: string | null; limit: number };
@@ -196,7 +190,7 @@ export async function listRuns(
       ...(cursor ? { cursor } : {}),
     });
     const request: Request = { method: 'GET', path: `/v1/runs?${query}` };
-    const page = await ask(service, request, runListSchema, { ...retries, asked: 'run' });
+    const page = await ask(service, request, runListSchema, retries);
     runs.push(...page.runs);
     cursor = page.nextCursor;
   } while (cursor && runs.length < limit);
@@ -206,7 +200,7 @@ export async function listRuns(
 /** The models whose next run is overdue, as their contracts say; the first 50. */
 export async function listOverdue(service: ServiceAddress, retries: Retries): Promise<OverdueRun[]> {
   const request: Request = { method: 'GET', path: '/v1/status' };
-  return (await ask(service, request, overdueSchema, { ...retries, asked: 'run' })).overdue;
+  return (await ask(service, request, overdueSchema, retries)).overdue;
 }
 
 /** Makes the service load a failed run again. */
@@ -222,7 +216,7 @@ export function retryRun(
     path: `${runPath(model, run)}/retry`,
     body: reason === undefined ? {} : { reason },
   };
-  return ask(service, request, runSchema, { ...retries, asked: 'run' });
+  return ask(service, request, runSchema, retries);
 }
 
 /** Withdraws a revision that readers do not see; without a revision, the newest of the run. */
@@ -237,7 +231,7 @@ export function withdrawRun(
   if (action.reason !== undefined) query.set('reason', action.reason);
   if (action.revision !== undefined) query.set('revision', String(action.revision));
   const path = query.size === 0 ? runPath(model, run) : `${runPath(model, run)}?${query}`;
-  return ask(service, { method: 'DELETE', path }, runSchema, { ...retries, asked: 'run' });
+  return ask(service, { method: 'DELETE', path }, runSchema, retries);
 }
 
 /** The model, and the tag that says which publication was current. */
@@ -247,8 +241,8 @@ export async function getModel(
   retries: Retries,
 ): Promise<{ model: Model; tag: string | undefined }> {
   const request: Request = { method: 'GET', path: modelPath(model) };
-  const response = await exchangeJson(service, request, { ...retries, asked: 'run' });
-  return { model: readAnswer(response, modelSchema), tag: response.headers.etag };
+  const { headers, value } = await exchangeJson(service, request, modelSchema, retries);
+  return { model: value, tag: headers.etag };
 }
 
 export type Publication = { run: string; revision?: number; force?: boolean; reason: string };
@@ -267,8 +261,12 @@ export async function publishRun(
     body: publication,
     headers: tag === undefined ? {} : { 'If-Match': tag },
   };
-  const response = await exchangeJson(service, request, { ...retries, asked: 'run' }, [200, 201, 412]);
-  return response.status === 412 ? null : readAnswer(response, modelSchema);
+  try {
+    return await ask(service, request, modelSchema, retries);
+  } catch (error) {
+    if (refusalOf(error)?.status === 412) return null;
+    throw error;
+  }
 }
 
 const modelPath = (model: string): string => `/v1/models/${encodeURIComponent(model)}`;
@@ -288,18 +286,18 @@ async function ask<T>(
   service: ServiceAddress,
   request: Request,
   schema: z.ZodType<T>,
-  retries: Omit<RetryOptions, 'madeProgress'>,
+  retries: Retries,
 ): Promise<T> {
-  return readAnswer(await exchangeJson(service, request, retries), schema);
+  return (await exchangeJson(service, request, schema, retries)).value;
 }
 
-/** Tries until the answer has one of the wanted statuses and is JSON. */
-function exchangeJson(
+/** Tries until the answer is what the service answers. */
+function exchangeJson<T>(
   service: ServiceAddress,
   { method, path, body, headers, takes = 1, inSlot = (oneTry) => oneTry() }: Request,
-  retries: Omit<RetryOptions, 'madeProgress'>,
-  wanted: readonly number[] = [200, 201],
-): Promise<Answer> {
+  schema: z.ZodType<T>,
+  retries: Retries,
+): Promise<Answer<T>> {
   const text = body === undefined ? undefined : JSON.stringify(body);
   const oneTry = async () => {
     retries.limit.signal.throwIfAborted();
@@ -316,11 +314,17 @@ function exchangeJson(
       signal: retries.limit.signal,
       stallTimeoutMs: service.stallTimeoutMs * takes,
     });
-    const json = wanted.includes(response.status) ? parseJson(response.body) : undefined;
+    const json = [200, 201].includes(response.status) ? parseJson(response.body) : undefined;
     if (json === undefined) throw new HttpFault(response);
-    return { ...response, json };
+    const parsed = schema.safeParse(json);
+    if (parsed.success) return { headers: response.headers, value: parsed.data };
+    const issue = parsed.error.issues[0];
+    throw new HttpFault(
+      response,
+      `this is not the ingest service, or its version is not that of the uploader (${issue?.path.join('.')}: ${issue?.message})`,
+    );
   };
-  return retrying(() => inSlot(oneTry), retries);
+  return retrying(() => inSlot(oneTry), { ...retries, asked: 'run' });
 }
 
 /** undefined when it is not JSON. */
@@ -330,16 +334,6 @@ function parseJson(text: string): unknown {
   } catch {
     return undefined;
   }
-}
-
-function readAnswer<T>(response: Answer, schema: z.ZodType<T>): T {
-  const parsed = schema.safeParse(response.json);
-  if (parsed.success) return parsed.data;
-  const issue = parsed.error.issues[0];
-  throw new UploaderError(
-    'usage',
-    `${response.method} ${response.url} sent an answer that this uploader does not understand (${issue?.path.join('.')}: ${issue?.message}). Check UPLOADER_URL: this is not the ingest service, or its version is not that of the uploader.`,
-  );
 }
 
 /**
@@ -352,11 +346,10 @@ export async function findRun(
   retries: Retries,
 ): Promise<Run | null> {
   try {
-    return await getRun(service, model, run, { ...retries, asked: 'run' });
+    return await getRun(service, model, run, retries);
   } catch (error) {
-    const fault = error instanceof UploaderError ? error.cause : null;
-    const isOurs404 = fault instanceof HttpFault && fault.status === 404 && fault.problem !== null;
-    if (isOurs404 && fault.problem?.code !== 'unknown_address') return null;
+    const refusal = refusalOf(error);
+    if (refusal?.status === 404 && refusal.problem?.code !== 'unknown_address') return null;
     throw error;
   }
 }

@@ -23,6 +23,7 @@ export function loadSettings(flags: Flags, env: NodeJS.ProcessEnv): Settings {
   if (url === null && !faults.some((fault) => fault.includes('UPLOADER_URL') || fault.includes('--url'))) {
     faults.push('The address of the service is missing: set UPLOADER_URL or --url to its base address.');
   }
+  faults.push(...unpairedFaults(flags, env, config));
   const tokenSource = findToken(flags, env, config);
   const token = readToken(tokenSource);
   if ('fault' in token) faults.push(token.fault);
@@ -94,6 +95,15 @@ function find(
   const value = inConfigFile ? config?.values[name] : undefined;
   if (value === undefined || value === null) return null;
   return { text: String(value), from: `"${name}" in ${config?.path}` };
+}
+
+/** One half of the client's identity would be ignored. */
+function unpairedFaults(flags: Flags, env: NodeJS.ProcessEnv, config: ConfigFile | null): string[] {
+  const cert = find(SETTINGS.clientCert, flags, env, config);
+  const key = find(SETTINGS.clientKey, flags, env, config);
+  if (cert && !key) return [`${cert.from} needs the key of the certificate: set --key or UPLOADER_KEY.`];
+  if (key && !cert) return [`${key.from} needs the certificate of the key: set --cert or UPLOADER_CERT.`];
+  return [];
 }
 
 /** A --token-file overrides UPLOADER_TOKEN, which overrides the other places that name a file. */

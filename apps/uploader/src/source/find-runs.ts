@@ -13,6 +13,8 @@ export type SourceRun = {
   folder: string;
   files: SourceFile[];
   fault: UploaderError | null;
+  /** Reads the folder again. */
+  again: () => Promise<SourceRun>;
 };
 type FoundRuns = {
   runs: SourceRun[];
@@ -55,11 +57,12 @@ export async function findRuns(
   base: string = resolve(dir),
 ): Promise<FoundRuns> {
   const root = resolve(dir);
-  const found: FoundRuns = { runs: [], faults: [], ignored: [] };
+  const found: Omit<FoundRuns, 'ignored'> = { runs: [], faults: [] };
+  const ignored = new Set<string>();
   const isIgnored = (path: string, name: string): boolean => {
     const below = relative(base, path);
     if (!ignore.some((glob) => matchesGlob(glob.includes('/') ? below : name, glob))) return false;
-    found.ignored.push(printable(below));
+    ignored.add(printable(below));
     return true;
   };
 
@@ -84,18 +87,18 @@ export async function findRuns(
       found.runs.push(await readRun(one.name, name, path, isIgnored));
     }
   }
-  found.ignored.sort();
-  return found;
+  return { ...found, ignored: [...ignored].sort() };
 }
 
 type IsIgnored = (path: string, name: string) => boolean;
 
 async function readRun(model: string, run: string, folder: string, isIgnored: IsIgnored): Promise<SourceRun> {
   const label = `${model}/${run}`;
+  const again = () => readRun(model, run, folder, isIgnored);
   const badName = modelNameFault(model) ?? runKeyFault(run);
   if (badName !== null) {
     const fault = new UploaderError('usage', `The folder ${printable(folder)}: ${badName}`);
-    return { model: printable(model), run: printable(run), folder, files: [], fault };
+    return { model: printable(model), run: printable(run), folder, files: [], fault, again };
   }
   try {
     const { files, folders, strays } = await list(folder, isIgnored);
@@ -109,10 +112,10 @@ async function readRun(model: string, run: string, folder: string, isIgnored: Is
       const why = `it is in a folder below the layout, which ends with the run (${label})`;
       strays.push({ name: relative(folder, deeper), why: isWriterAtWork(below.name) ? WRITER_AT_WORK : why });
     }
-    return { model, run, folder, files, fault: strays.length > 0 ? strayFault(label, strays) : null };
+    return { model, run, folder, files, fault: strays.length > 0 ? strayFault(label, strays) : null, again };
   } catch (error) {
     if (!(error instanceof UploaderError)) throw error;
-    return { model, run, folder, files: [], fault: error };
+    return { model, run, folder, files: [], fault: error, again };
   }
 }
 

@@ -8,14 +8,14 @@ import { UploaderError } from '../errors.ts';
 import { replaceFile, stateFilePath } from '../settings/state.ts';
 import { type CountingThread, countNewlines, countOnThread } from './count-newlines.ts';
 import { DATA_FILES, SKIPPED, type SourceFile, type SourceRun } from './find-runs.ts';
-import { BLOCK_BYTES, changedSource, readBlocks, readText, unreadableSource } from './read.ts';
+import { addedSource, BLOCK_BYTES, changedSource, readBlocks, readText, unreadableSource } from './read.ts';
 
 export type HashedFile = SourceFile & { sha256: string; lines: number; identity: FileIdentity };
 
 /** A push that is killed while it hashes continues from the last save. */
 const SAVE_EVERY_MS = 5000;
 
-/** Hashes the files that the cache does not know. Returns them in the order of `run.files`. */
+/** Hashes the files that the cache does not know. Returns them in the order of `run.files`, if the folder is still the same. */
 export async function hashRun(
   run: SourceRun,
   cache: HashCache,
@@ -50,6 +50,7 @@ export async function hashRun(
   } finally {
     await cache.save();
   }
+  await refuseChangedRun(run, hashed);
   return hashed;
 }
 
@@ -64,6 +65,16 @@ export function refuseEmpty(run: SourceRun): void {
 /** Throws when the file is no longer the one that was hashed. */
 export async function refuseChanged(file: HashedFile): Promise<void> {
   if (!sameIdentity(await identify(file.path), file.identity)) throw changedSource(file.path);
+}
+
+/** Throws when the folder no longer has the files that were hashed, and no others: a program still writes there. */
+export async function refuseChangedRun(run: SourceRun, files: readonly HashedFile[]): Promise<void> {
+  const now = await run.again();
+  if (now.fault) throw now.fault;
+  const known = new Set(files.map(({ name }) => name));
+  const added = now.files.find(({ name }) => !known.has(name));
+  if (added) throw addedSource(added.path);
+  for (const file of files) await refuseChanged(file);
 }
 
 export async function identify(path: string): Promise<FileIdentity> {

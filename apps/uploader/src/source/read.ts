@@ -76,9 +76,22 @@ export function unreadableSource(path: string, error: unknown): UploaderError {
   return new UploaderError('source', `${printable(path)} ${reason}.`, { cause: error });
 }
 
+const PUSH_AGAIN = 'Push again when whatever writes it has finished.';
+
+/** Before the last bytes of the file were sent: its run is not complete, and nothing of it is loaded. */
 export function changedSource(path: string): UploaderError {
+  return new UploaderError('source', `${printable(path)} changed while it was pushed. ${PUSH_AGAIN}`);
+}
+
+/** The same for a file that was not there when the run was read. */
+export function addedSource(path: string): UploaderError {
+  return new UploaderError('source', `${printable(path)} was added while its run was pushed. ${PUSH_AGAIN}`);
+}
+
+/** The run may be complete with these bytes, and is then loaded. */
+export function changedSinceSent(path: string): UploaderError {
   return new UploaderError(
     'source',
-    `${printable(path)} changed while it was pushed. Push again when whatever writes it has finished.`,
+    `${printable(path)} changed after its last bytes were sent. The service has it as it was declared, and loads the run if it has the other files too. ${PUSH_AGAIN}`,
   );
 }

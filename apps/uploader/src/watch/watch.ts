@@ -5,7 +5,7 @@ import { EXIT_CODE_OF } from 'wire';
 import { pause, startTimeLimit } from '../http/exchange.ts';
 import { type PushView, type Reporter, startReporter, type Terminal } from '../progress/view.ts';
 import { newPushView, pushRuns } from '../push/push.ts';
-import { describeIgnored, describeOutcome, errorOf, type RunResult } from '../results.ts';
+import { describeIgnored, describeOutcome, errorOf, jsonText, type RunResult } from '../results.ts';
 import { openPushContext, type PushContext } from '../send/context.ts';
 import { type Flags, loadSettings } from '../settings/settings.ts';
 import { replaceFile, stateFilePath } from '../settings/state.ts';
@@ -38,7 +38,7 @@ export async function watch(
   const context = await openPushContext(settings, terminal.env, interrupt, { say, warn: say });
   const print = (result: RunResult) => {
     const { outcome, exitCode } = result;
-    const text = settings.json ? JSON.stringify({ ...outcome, exitCode }) : describeOutcome(result);
+    const text = settings.json ? jsonText({ ...outcome, exitCode }) : describeOutcome(result);
     for (const sentence of result.badLines.sentences) say(sentence);
     reporter.aside(() => terminal.writeOut(`${text}\n`));
   };
@@ -95,8 +95,16 @@ async function pushMarked(
     view.runs = view.runs.filter((run) => !mine.runs.includes(run));
     if (!result || interrupt.aborted) return;
     print(result);
-    if (SETTLED.includes(result.exitCode)) await rememberPushed(shared.stateDir, marked.folder, marker);
-    if (result.exitCode !== EXIT_CODE_OF.try_again) return;
+    if (SETTLED.includes(result.exitCode)) {
+      await rememberPushed(shared.stateDir, marked.folder, marker);
+      return;
+    }
+    if (result.exitCode !== EXIT_CODE_OF.try_again) {
+      say(
+        `${marked.model}/${marked.run}: not pushed again until its ${MARKER} is written again or watch is started again`,
+      );
+      return;
+    }
     await pause(TRY_AGAIN_AFTER_MS, interrupt);
   }
 }
