@@ -160,7 +160,7 @@ describe('the exit code and the JSON', () => {
     UPLOADER_TOKEN: 't',
     UPLOADER_MAX_DURATION: '1s',
   };
-  const COMMANDS: Array<[number, string, string[], Record<string, string>]> = [
+  const COMMANDS: [number, string, string[], Record<string, string>][] = [
     [0, 'a check', ['check', 'good', ...one], {}],
     [65, 'bad lines', ['check', 'bad', ...one], {}],
     [66, 'a missing folder', ['check', 'missing', ...one], {}],
@@ -192,7 +192,12 @@ describe('the exit code and the JSON', () => {
   for (const [place, xcomOf] of PLACES)
     it(`are those of the command when the XCom folder is ${place}`, async () => {
       const xcom = xcomOf();
-      for (const [code, what, [command = '', dir = '', ...options], env] of COMMANDS) {
+      const compare: (command: (typeof COMMANDS)[number]) => Promise<void> = async ([
+        code,
+        what,
+        [command = '', dir = '', ...options],
+        env,
+      ]) => {
         const args = [command, join(scratch.path, dir), ...options, '--json'];
         const { exitCode, stdout, stderr } = await startUploader(
           args,
@@ -201,7 +206,8 @@ describe('the exit code and the JSON', () => {
         ).finished;
         expect(exitCode, `${what}: ${stderr}`).to.equal(code);
         expect(JSON.parse(lastLine(stdout)), what).to.include({ exitCode: code });
-      }
+      };
+      await Promise.all(COMMANDS.map(compare));
     });
 });
 
