@@ -231,18 +231,24 @@ function inMode(mode: 'off' | 'zstd'): void {
     });
   }
 
-  it('ends with 66 when a file changes after its last bytes, and says that they may be loaded', async () => {
-    server.intercept = (request) => {
-      if (request.method === 'PATCH') request.once('end', () => appendFileSync(file, 'more\n'));
-      return false;
-    };
-    const { exitCode, stdout } = await start().finished;
-    expect(exitCode).to.equal(66);
-    expect(JSON.parse(stdout).runs[0].error.detail).to.include(
-      'a.jsonl changed after its last bytes were sent',
-    );
-    expect(server.receivedBytes()).to.equal(sizeOf(stdout));
-  });
+  for (const answer of ['arrives', 'is lost'])
+    it(`ends with 66 when a file changes after its last bytes, whose answer ${answer}, and says that they may be loaded`, async () => {
+      server.intercept = (request) => {
+        if (request.method !== 'PATCH') return false;
+        request.once('end', () => {
+          appendFileSync(file, 'more\n');
+          if (answer === 'is lost') request.socket.destroy();
+        });
+        return false;
+      };
+      const { exitCode, stdout, stderr } = await start().finished;
+      expect(exitCode).to.equal(66);
+      expect(stderr.includes('closed the connection')).to.equal(answer === 'is lost');
+      expect(JSON.parse(stdout).runs[0].error.detail).to.include(
+        'a.jsonl changed while its last bytes were sent, or after',
+      );
+      expect(server.receivedBytes()).to.equal(sizeOf(stdout));
+    });
 
   it('ends with 75 when something else arrived than was declared, and then reads and sends it again', async () => {
     const yesterday = new Date(Date.now() - 86_400_000);

@@ -36,7 +36,6 @@ export async function sendFile(
   };
   const attempt = async () => {
     try {
-      await refuseChanged(send.file);
       await sendOnce({ ...send, offsetBytes, onAcknowledged });
     } catch (error) {
       offsetBytes = undefined;

@@ -15,7 +15,10 @@ export type HashedFile = SourceFile & { sha256: string; lines: number; identity:
 /** A push that is killed while it hashes continues from the last save. */
 const SAVE_EVERY_MS = 5000;
 
-/** Hashes the files that the cache does not know. Returns them in the order of `run.files`, if the folder is still the same. */
+/**
+ * Hashes the files that the cache does not know. Returns them in the order of `run.files`. Throws when the folder changes
+ * meanwhile.
+ */
 export async function hashRun(
   run: SourceRun,
   cache: HashCache,

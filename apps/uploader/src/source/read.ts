@@ -88,10 +88,10 @@ export function addedSource(path: string): UploaderError {
   return new UploaderError('source', `${printable(path)} was added while its run was pushed. ${PUSH_AGAIN}`);
 }
 
-/** The run may be complete with these bytes, and is then loaded. */
+/** The run may be complete with these bytes. */
 export function changedSinceSent(path: string): UploaderError {
   return new UploaderError(
     'source',
-    `${printable(path)} changed after its last bytes were sent. The service has it as it was declared, and loads the run if it has the other files too. ${PUSH_AGAIN}`,
+    `${printable(path)} changed while its last bytes were sent, or after. The service loads the run if it has all files as they were declared. ${PUSH_AGAIN}`,
   );
 }
