@@ -119,6 +119,20 @@ describe('the commands of docs/operations.md and docs/api.md', function () {
     expect(questions).to.have.length(10);
   });
 
+  it('name only fields that an answer of the API has', async () => {
+    const document: unknown = await (await system.request('GET', '/openapi.json')).json();
+    const known = new Set(propertiesIn(document));
+    const filters = blocks.flatMap((block) =>
+      [...block.matchAll(/\bask .*?\| jq (?:-\w+ )*('[^']*'|\.\S*)/g)].map(([, filter = '']) => filter),
+    );
+    expect(filters.length).to.be.above(12);
+    for (const filter of filters) {
+      // `.name`, and `{name, …}` without a colon; a name before a colon is the reader's own.
+      const names = [...filter.matchAll(/\.([a-z_]\w*)|(?<=[{,]\s*)([a-z_]\w*)(?=\s*[,}])/gi)];
+      for (const [, path, short] of names) expect(known, filter).to.include(path ?? short);
+    }
+  });
+
   it('say whether a run is in, who sent it, and what may be done', async () => {
     expect(await answerTo('Is run X in?')).to.deep.equal({
       state: 'published',
@@ -187,3 +201,10 @@ describe('the commands of docs/operations.md and docs/api.md', function () {
     expect(model.current).to.include({ run: '2026-10' });
   });
 });
+
+/** The names of the fields of every schema in an OpenAPI document. */
+function propertiesIn(node: unknown): string[] {
+  if (typeof node !== 'object' || node === null) return [];
+  const { properties = {} } = node as { properties?: object };
+  return [...Object.keys(properties), ...Object.values(node).flatMap(propertiesIn)];
+}
