@@ -64,7 +64,7 @@ CREATE TABLE ingest.run (
 );
 COMMENT ON TABLE ingest.run IS 'one row per run key; a declaration locks it, so that declarations of a run do not overlap; it outlives the history of the run';
 COMMENT ON COLUMN ingest.run.pruned_revision IS 'the newest revision that was deleted with its history; the next one gets the next number';
-COMMENT ON COLUMN ingest.run.pruned_sha256 IS 'the manifest of that revision: the same content pushed again keeps the date pruned_as_of, and so its place in the order';
+COMMENT ON COLUMN ingest.run.pruned_sha256 IS 'the manifest of the newest revision that was deleted by age: the same content pushed again keeps the date pruned_as_of, and so its place in the order';
 
 CREATE TABLE ingest.run_revision (
   revision_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
