@@ -46,8 +46,8 @@ const OLDEST_TEST_FILES = [
   'apps/ingest-api/test/retention.test.ts',
 ];
 
-/** More than twice the cores of a small machine: most of these tests wait, for time-outs and for other processes. */
-const PARALLEL = ['--parallel', '--jobs', '5'];
+/** Twice the cores of a small machine: most of these tests wait, for time-outs and for other processes. */
+const PARALLEL = ['--parallel', '--jobs', '4'];
 
 const FIX_TYPES = 'Fix the type errors above.';
 

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdtemp, open, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { expect } from 'chai';
 import { migrateToLatest, openDatabase } from 'db-schema';
 import { createTestDatabase, type TestDatabase } from 'local-postgres';
@@ -229,9 +230,16 @@ describe('the locks of uploads, in two processes', () => {
   it('stay with a writer that cannot be seen from here for as long as it beats, and are free soon after', async () => {
     await leaveWriter(ELSEWHERE);
     await beat(0);
-    const beating = setInterval(() => void beat(0), 500);
+    const ended = new AbortController();
+    const beating = (async () => {
+      while (!ended.signal.aborted) {
+        await beat(0);
+        await delay(500, undefined, { signal: ended.signal }).catch(() => {});
+      }
+    })();
     const refused = await hold(here).catch((error: unknown) => error);
-    clearInterval(beating);
+    ended.abort();
+    await beating;
     expect(refused).to.include({ code: 'upload_locked' });
     await beat(GONE_AFTER_MS - 1_000);
     expect(await msToLock()).to.be.within(500, 4_000);

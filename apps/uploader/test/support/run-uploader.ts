@@ -27,7 +27,10 @@ export function canBeBoundByModes(): boolean {
   return spawnSync(command, [...args, '--version']).status === 0;
 }
 
-/** The built program as its own process, with nothing of this environment but what is given. */
+/** Where the programs are, and the cache of compiled code (`scripts/steps.mjs`). */
+const { PATH = '', NODE_COMPILE_CACHE = '' } = process.env;
+
+/** The built program as its own process, with nothing else of this environment but what is given. */
 export function startUploader(
   args: string[],
   env: Record<string, string>,
@@ -36,7 +39,7 @@ export function startUploader(
   const startedAt = performance.now();
   const [command = '', ...first] = boundByModes ? BOUND_BY_MODES : PROGRAM;
   const child = spawn(command, [...first, ...args], {
-    env: { PATH: process.env.PATH ?? '', ...env },
+    env: { PATH, NODE_COMPILE_CACHE, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   const seen = { stdout: '', stderr: '', merged: '' };
