@@ -3,7 +3,7 @@ import { expect } from 'chai';
 import { connect, openDatabase } from 'db-schema';
 import { loadServeConfig } from '../src/config.ts';
 import { retireRevisions } from '../src/load/retention.ts';
-import { removeFiles, removeIncomplete } from '../src/runs/expiry.ts';
+import { removeFiles } from '../src/runs/expiry.ts';
 import { folderStore } from '../src/store/folder.ts';
 import {
   declare,
@@ -25,10 +25,7 @@ describe('the share of a token', () => {
   let system: TestSystem;
   let operator: string;
   before(async () => {
-    system = await startSystem({
-      runLimits: LIMITS,
-      guard: { ...guard, maxTokenBytes: 300_000, maxOpenUploads: 40 },
-    });
+    system = await startSystem({ runLimits: LIMITS, guard: { ...guard, maxTokenBytes: 300_000 } });
     operator = await system.createToken({ name: 'operator', scopes: ['operate', 'push'] });
   });
   after(() => system.stop());
@@ -121,73 +118,6 @@ describe('the share of a token', () => {
     await db.destroy();
     expect(removedFiles).to.equal(2);
     await declare(asHim, 'disk', 'r', big('d'));
-  });
-
-  it('counts what was declared and cancelled, until it is removed; a day later nothing of it is left', async () => {
-    const token = await system.createToken({ name: 'declarer', scopes: ['push', 'operate'] });
-    const asHim: TestSystem = { ...system, token, url: system.url };
-    const files = (content: string) =>
-      Array.from({ length: 15 }, (_, n) => ({ name: `${n}.jsonl`, content: `${content} ${n}` }));
-    const redeclare = (content: string) =>
-      system.request('PUT', runPath('rows', 'replaced'), { json: manifestOf(files(content)), token });
-    expect((await redeclare('a')).status).to.equal(201);
-    expect((await redeclare('b')).status).to.equal(201);
-    const refused = await redeclare('c');
-    expect(refused.status).to.equal(507);
-    expect(await refused.json())
-      .to.have.property('detail')
-      .that.contains('would have 45 unfinished uploads, 15 of them new; its quota is 40');
-
-    const withdraw = async (run: string) => {
-      await declare(asHim, 'rows', run, [{ name: 'a.jsonl', content: run }]);
-      expect((await system.request('DELETE', runPath('rows', run), { token })).status).to.equal(200);
-    };
-    await withdraw('withdrawn');
-    await pushRun(asHim, 'rows', 'complete', [{ name: 'a.jsonl', content: scoreLines(1) }]);
-    expect((await system.request('DELETE', runPath('rows', 'complete'), { token })).status).to.equal(200);
-    for (const [table, column] of [
-      ['run_revision', 'declared_at'],
-      ['upload', 'last_progress_at'],
-      ['audit_event', 'at'],
-    ])
-      await system.query(
-        `UPDATE ingest.${table} SET ${column} = ${column} - interval '25 hours' WHERE model = 'rows'`,
-      );
-    await withdraw('young');
-    const { db } = openDatabase({
-      databaseUrl: system.databaseUrl,
-      role: 'ingest_api',
-      applicationName: 'test',
-      maxConnections: 1,
-      onIdleError: () => {},
-    });
-    const week = 7 * 24 * 60 * 60 * 1000;
-    await removeFiles(db, folderStore(system.dataDir), { keepFilesMs: week, expireUploadsMs: week });
-    expect(await removeIncomplete(db)).to.equal(2);
-    expect(await removeIncomplete(db)).to.equal(0);
-    await db.destroy();
-    const left = await system.query(
-      `SELECT run_key AS run, revision, count(*)::int AS files FROM ingest.run_revision JOIN ingest.run_file USING (revision_id)
-       WHERE model = 'rows' GROUP BY 1, 2 ORDER BY 1`,
-    );
-    expect(left).to.deep.equal([
-      { run: 'complete', revision: 1, files: 1 },
-      { run: 'replaced', revision: 2, files: 15 },
-      { run: 'young', revision: 1, files: 1 },
-    ]);
-    expect(await system.query(`SELECT FROM ingest.upload WHERE model = 'rows'`)).to.have.length(17);
-    expect((await redeclare('c')).status).to.equal(201);
-    const again = await declare(asHim, 'rows', 'withdrawn', [{ name: 'a.jsonl', content: 'new' }]);
-    expect(again.revision, 'no number is used twice').to.equal(2);
-  });
-
-  it('of the audit log is bounded: contracts may have 128 KiB, and it keeps each', async () => {
-    const token = await system.createToken({ name: 'setter', scopes: ['operate'] });
-    const set = async () => (await system.request('PUT', '/v1/models/set_often', { json: {}, token })).status;
-    const statuses = [];
-    for (let time = 0; time <= 120; time += 1) statuses.push(await set());
-    expect(statuses.lastIndexOf(200)).to.equal(119);
-    expect(statuses.at(-1)).to.equal(429);
   });
 
   it('leaves no partition that nobody can publish: older held contents of a run, and many held runs', async () => {

@@ -186,7 +186,7 @@ export const ERROR_CODES = {
     client: 'retry',
     title: 'Too many requests',
     happened:
-      'This token sent more requests, sign-ins or contracts in a minute than the limit, has 10 event streams open, has too many requests that are not answered yet, or uses too much memory with requests that are not answered yet; or this address sent too many requests without a valid token.',
+      'This token sent more requests or sign-ins in a minute than the limit, has 10 event streams open, has too many requests that are not answered yet, or uses too much memory with requests that are not answered yet; or this address sent too many requests without a valid token.',
     toDo: [
       'Wait as long as `Retry-After` says; the uploader does so by itself.',
       'If it continues: give each job a token of its own, or ask the operators to raise the limit.',

@@ -10,7 +10,7 @@ import { createApp } from '../http/app.ts';
 import { roomCheck } from '../http/limits.ts';
 import { createListener } from '../http/listener.ts';
 import { Readiness } from '../http/probes.ts';
-import { pruneHistory, removeFiles, removeIncomplete, removeOrphans } from '../runs/expiry.ts';
+import { pruneHistory, removeFiles, removeOrphans } from '../runs/expiry.ts';
 import { foldTally } from '../runs/status.ts';
 import { openWhenReachable, renewStore } from '../runs/store-identity.ts';
 import { removeEndedSessions } from '../runs/tokens.ts';
@@ -142,11 +142,6 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     if (Object.values(pruned).some((rows) => rows > 0))
       log.info(pruned, 'deleted history that is older than INGEST_KEEP_HISTORY');
   };
-  const removeCancelled = async () => {
-    const removedRevisions = await removeIncomplete(db);
-    if (removedRevisions > 0)
-      log.info({ removedRevisions }, 'deleted revisions that were cancelled before they were complete');
-  };
   const removeUnnamed = async () => {
     if (!isSameStore || performance.now() - orphansRemovedMs < REMOVE_ORPHANS_EVERY_MS) return;
     orphansRemovedMs = performance.now();
@@ -162,7 +157,6 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     'fold the tally': () => foldTally(db),
     'delete old history': prune,
     'remove files that no run needs': removeUnneeded,
-    'delete revisions that were never complete': removeCancelled,
     'remove objects that no upload names': removeUnnamed,
   };
   /** One after the other, and the next sweep after the end of this one: a removal may take longer than a minute. */

@@ -8,7 +8,7 @@ import { describeError, IngestError, isDatabaseUnavailable } from '../errors.ts'
 import { recordAudit } from '../runs/history.ts';
 import { allows, covers, type Principal, type Principals } from '../runs/tokens.ts';
 import { readJson } from './json-body.ts';
-import { limitOfToken, limitRefusals, type Refusal } from './limits.ts';
+import { limitRefusals, limitSignIns, type Refusal } from './limits.ts';
 import { parseModelParam, parseRequest } from './requests.ts';
 
 const BEARER = /^Bearer ([A-Za-z0-9_-]{1,200})$/;
@@ -175,7 +175,7 @@ const COOKIE_MAX_AGE_MS = 12 * 60 * 60_000;
 
 /** From one address, with tokens that are not valid. */
 const FAILED_SIGN_INS_PER_MINUTE = 10;
-/** With one valid token. */
+/** With one valid token: each sign-in writes to the database. */
 const SIGN_INS_PER_MINUTE = 60;
 
 export const signInRequest = z.strictObject({
@@ -193,7 +193,7 @@ export const signInRequest = z.strictObject({
 export function sessionRoutes(principals: Principals, refuse: Refusal): Router {
   const router = Router();
   const refuseSignIn = limitRefusals(FAILED_SIGN_INS_PER_MINUTE);
-  const countSignIn = limitOfToken('was used to sign in', SIGN_INS_PER_MINUTE);
+  const countSignIn = limitSignIns(SIGN_INS_PER_MINUTE);
 
   router.get('/session', async (req, res) => {
     const id = sessionIdOf(req);

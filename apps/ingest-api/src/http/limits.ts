@@ -88,13 +88,13 @@ export function limitRefusals(perMinute: number): Refusal {
   };
 }
 
-/** @returns a function that throws a 429 when a token does this more often: each time writes to the database. */
-export function limitOfToken(does: string, perMinute: number): (principal: Principal) => void {
+/** @returns a function that throws a 429 when a token signs in more often. */
+export function limitSignIns(perMinute: number): (principal: Principal) => void {
   const count = counter();
   return ({ tokenId }) => {
     const { hits, resetTime } = count(String(tokenId));
     if (hits > perMinute)
-      throw tooMany(`This token ${does} more than ${perMinute} times in a minute`, resetTime);
+      throw tooMany(`This token was used to sign in more than ${perMinute} times in a minute`, resetTime);
   };
 }
 
@@ -208,8 +208,8 @@ async function outstandingBytes(db: Kysely<Database>): Promise<number> {
 
 /**
  * Rejects with a 507 when a token would have more unfinished uploads, or more bytes on the disk, than its
- * quota. Both count until the file is removed, whatever became of the run; so do bytes that it has declared
- * and may send.
+ * quota. Bytes that it has sent count until the file is removed, whatever became of the run; so do bytes that
+ * it has declared and may send.
  */
 export type UploadQuota = (
   trx: Transaction<Database>,
@@ -234,7 +234,7 @@ export function uploadQuota({
     if (openUploads > maxOpenUploads) {
       throw new IngestError(
         'quota_exceeded',
-        `The token "${owner}" would have ${openUploads} unfinished uploads, ${newUploads} of them new; its quota is ${maxOpenUploads}. Those of cancelled runs count for about an hour. Finish some, wait, or ask the operators to raise INGEST_MAX_OPEN_UPLOADS.`,
+        `The token "${owner}" would have ${openUploads} unfinished uploads, ${newUploads} of them new; its quota is ${maxOpenUploads}. Finish or withdraw some, or ask the operators to raise INGEST_MAX_OPEN_UPLOADS.`,
         { retryAfterSeconds: 60 },
       );
     }
@@ -254,10 +254,10 @@ async function usage(
   owner: string,
 ): Promise<{ openUploads: number; bytes: number }> {
   const { rows } = await sql<{ openUploads: number; bytes: number }>`
-    SELECT count(*) FILTER (WHERE u.received_at IS NULL) AS "openUploads",
+    SELECT count(*) FILTER (WHERE u.is_open) AS "openUploads",
            coalesce(sum(CASE WHEN u.is_open THEN u.bytes ELSE u.offset_bytes END), 0)::bigint AS bytes
     FROM (
-      SELECT u.bytes, u.offset_bytes, u.received_at, u.received_at IS NULL AND u.removed_at IS NULL AND EXISTS (
+      SELECT u.bytes, u.offset_bytes, u.received_at IS NULL AND u.removed_at IS NULL AND EXISTS (
         SELECT FROM ingest.run_revision r
         WHERE r.state = 'receiving' AND ${sql.raw(SENT_BY_UPLOAD)}) AS is_open
       FROM ingest.upload u

@@ -8,7 +8,6 @@ import { publishByHand } from '../runs/actions.ts';
 import { findModel, listModels, type ModelView, setContract } from '../runs/models.ts';
 import { modelOf, principalOf } from './auth.ts';
 import { readJson } from './json-body.ts';
-import { limitOfToken } from './limits.ts';
 import { CURSOR_RULE, pageLimit, parseRequest, reason, revisionNumber, runKey } from './requests.ts';
 
 export const modelsQuery = z.strictObject({
@@ -29,13 +28,10 @@ export const publishRequest = z.strictObject({
 
 /** 100 attributes with their rules, and lists of values that are allowed. */
 const CONTRACT_LIMITS = { mostBytes: 128 * 1024, mostValues: 5_000 };
-/** By one token: the audit log keeps each of them. */
-const CONTRACTS_PER_MINUTE = 120;
 
 /** Models: their contracts, and which run readers see. */
 export function modelRoutes(db: Kysely<Database>): Router {
   const router = Router();
-  const countContract = limitOfToken('set contracts', CONTRACTS_PER_MINUTE);
 
   router.get('/v1/models', async (req, res) => {
     const { limit, cursor } = parseRequest(modelsQuery, req.query, 'The query');
@@ -49,7 +45,6 @@ export function modelRoutes(db: Kysely<Database>): Router {
 
   router.put('/v1/models/:model', async (req, res) => {
     const model = modelOf(req, res, 'operate');
-    countContract(principalOf(res));
     const request = parseRequest(contract, await readJson(req, res, CONTRACT_LIMITS), 'The contract');
     await setContract(db, model, request, principalOf(res).name);
     sendModel(res, await findModel(db, model));

@@ -45,7 +45,7 @@ interface Declared {
  * or in part, is not sent again: the upload is shared.
  */
 export async function declareRun(db: Kysely<Database>, declaration: Declaration): Promise<Declared> {
-  const { model, run, files, asOf } = declaration;
+  const { model, run, files, asOf, source } = declaration;
   const declared = await db.transaction().execute(async (trx) => {
     const pruned = await lockRunKey(trx, model, run);
     const newest = await newestRevision(trx, model, run);
@@ -57,7 +57,7 @@ export async function declareRun(db: Kysely<Database>, declaration: Declaration)
       ...declaration,
       digest,
       totals: totalsOf(files),
-      auditDetail: { files: files.length },
+      auditDetail: { files: files.length, ...(source === undefined ? {} : { source }) },
     });
     const newBytes = await attachFiles(trx, declaration, revisionId);
     await declaration.reserve(trx, newBytes);

@@ -170,70 +170,10 @@ async function markedBatch(db: Kysely<Database>): Promise<readonly StoredUpload[
   }));
 }
 
-const DAY_MS = 24 * 60 * 60_000;
-
-/**
- * Deletes, with their files and uploads, revisions that were cancelled before they were complete, a day after they were
- * replaced, withdrawn or expired: a token could add such rows without an end, and without sending a byte. The row of the run
- * keeps the number of the revision.
- *
- * @returns how many.
- */
-export async function removeIncomplete(db: Kysely<Database>): Promise<number> {
-  return inBatches(db, async (trx) => {
-    const { rows } = await sql<{ revision_id: number }>`
-      WITH chosen AS MATERIALIZED (
-        SELECT r.revision_id
-        FROM ingest.run_revision r JOIN ingest.run k USING (model, run_key)
-        WHERE r.state = 'cancelled' AND r.queued_at IS NULL AND r.declared_at < ${ago(DAY_MS)}
-          AND NOT EXISTS (
-            SELECT FROM ingest.run_file f JOIN ingest.upload u USING (upload_id)
-            WHERE f.revision_id = r.revision_id AND u.file_removed_at IS NULL)
-          AND (
-            EXISTS (
-              SELECT FROM ingest.run_revision l
-              WHERE l.model = r.model AND l.run_key = r.run_key AND l.revision > r.revision AND l.declared_at < ${ago(DAY_MS)})
-            OR NOT EXISTS (
-              SELECT FROM ingest.run_revision o
-              WHERE o.model = r.model AND o.run_key = r.run_key AND o.revision <> r.revision)
-            AND NOT EXISTS (
-              SELECT FROM ingest.audit_event e
-              WHERE e.model = r.model AND e.run_key = r.run_key AND e.at >= ${ago(DAY_MS)}))
-        ORDER BY r.declared_at LIMIT ${PRUNED_AT_ONCE}
-        FOR UPDATE SKIP LOCKED)
-      UPDATE ingest.run k SET pruned_revision = greatest(k.pruned_revision, r.revision)
-      FROM chosen JOIN ingest.run_revision r USING (revision_id)
-      WHERE k.model = r.model AND k.run_key = r.run_key
-      RETURNING r.revision_id`.execute(trx);
-    const ids = rows.map((row) => row.revision_id);
-    await sql`
-      WITH files AS (DELETE FROM ingest.run_file WHERE revision_id = ANY (${ids}::int[]) RETURNING upload_id)
-      DELETE FROM ingest.upload u WHERE u.upload_id IN (SELECT upload_id FROM files) AND NOT EXISTS (
-        SELECT FROM ingest.run_file f WHERE f.upload_id = u.upload_id AND f.revision_id <> ALL (${ids}::int[]))`.execute(
-      trx,
-    );
-    await sql`DELETE FROM ingest.run_revision WHERE revision_id = ANY (${ids}::int[])`.execute(trx);
-    return ids.length;
-  });
-}
-
-/** Revisions, uploads or audit events that one transaction deletes. */
+/** Revisions, uploads or audit events that one transaction of `pruneHistory` deletes. */
 const PRUNED_AT_ONCE = 500;
 /** A sweep deletes this many times as much at most: requests have their turn in between, and the next sweep continues. */
 const BATCHES = 40;
-
-async function inBatches(
-  db: Kysely<Database>,
-  prune: (trx: Transaction<Database>) => Promise<number>,
-): Promise<number> {
-  let pruned = 0;
-  for (let batch = 0; batch < BATCHES; batch += 1) {
-    const count = await asOnlySweep(db, 0, prune);
-    pruned += count;
-    if (count === 0) break;
-  }
-  return pruned;
-}
 
 /** How many rows of each `pruneHistory` has deleted. */
 interface PruneReport {
@@ -251,10 +191,19 @@ interface PruneReport {
  * The oldest revision of a run is deleted first, so that numbers are never used again.
  */
 export async function pruneHistory(db: Kysely<Database>, keepMs: number): Promise<PruneReport> {
+  const inBatches = async (prune: (trx: Transaction<Database>) => Promise<number>) => {
+    let pruned = 0;
+    for (let batch = 0; batch < BATCHES; batch += 1) {
+      const count = await asOnlySweep(db, 0, prune);
+      pruned += count;
+      if (count === 0) break;
+    }
+    return pruned;
+  };
   return {
-    revisions: await inBatches(db, (trx) => pruneRevisions(trx, keepMs)),
-    uploads: await inBatches(db, (trx) => pruneUploads(trx, keepMs)),
-    auditEvents: await inBatches(db, (trx) => pruneAudit(trx, keepMs)),
+    revisions: await inBatches((trx) => pruneRevisions(trx, keepMs)),
+    uploads: await inBatches((trx) => pruneUploads(trx, keepMs)),
+    auditEvents: await inBatches((trx) => pruneAudit(trx, keepMs)),
   };
 }
 

@@ -116,7 +116,6 @@ CREATE UNIQUE INDEX run_revision_one_published ON ingest.run_revision (model) WH
 CREATE INDEX run_revision_kept_rows ON ingest.run_revision (model) WHERE row_count IS NOT NULL AND retired_at IS NULL;
 CREATE INDEX run_revision_retired ON ingest.run_revision (model) WHERE retired_at IS NOT NULL;
 CREATE INDEX run_revision_compared ON ingest.run_revision (compared_with) WHERE compared_with IS NOT NULL;
-CREATE INDEX run_revision_incomplete ON ingest.run_revision (declared_at) WHERE state = 'cancelled' AND queued_at IS NULL;
 CREATE INDEX run_revision_ended ON ingest.run_revision (declared_at) WHERE state IN ('superseded', 'failed', 'cancelled');
 
 CREATE TABLE ingest.publication (
