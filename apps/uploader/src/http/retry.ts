@@ -290,7 +290,7 @@ export async function retrying<T>(attempt: () => Promise<T>, options: RetryOptio
 
 function outOfTime({ over }: TimeLimit, lastFault: Error, tries: number): UploaderError {
   const sender =
-    lastFault instanceof HttpFault && lastFault.isForeign
+    lastFault instanceof HttpFault && lastFault.isForeign && lastFault.status >= 300
       ? ' The service itself did not send this answer: a proxy did, or another server at its address.'
       : '';
   return new UploaderError(

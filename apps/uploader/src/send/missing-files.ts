@@ -20,13 +20,11 @@ export async function sendMissingFiles(
   context: PushContext,
 ): Promise<void> {
   const local = new Map(files.map((file) => [file.name, file]));
-  // With the last bytes the run is complete, and is loaded: this is the last moment to find that its folder has
-  // changed. Files with the same content share an upload, so it may be looked at more often.
+  // With the last bytes the run is complete, and is loaded: this is the last moment to find that its folder has changed.
   const ending = new Set<string>();
-  const uploads = new Set(files.map(({ sha256, identity }) => `${sha256} ${identity.bytes}`)).size;
   const beforeLastBytes = async (file: HashedFile) => {
     ending.add(file.name);
-    if (ending.size >= uploads - run.files.received) await refuseChangedRun(source, files);
+    if (ending.size >= files.length - run.files.received) await refuseChangedRun(source, files);
   };
   const stop = new AbortController();
   const signal = AbortSignal.any([context.limit.signal, stop.signal]);
