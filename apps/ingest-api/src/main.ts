@@ -30,7 +30,7 @@ program
   .addHelpText('after', describeVariables('serve'))
   .action(async () => {
     const config = loadServeConfig(process.env);
-    // Here, so that the other commands start in half the time.
+    // Not above: the other commands start sooner without it.
     const { serve } = await import('./commands/serve.ts');
     await serve(config, createLogger(config.logLevel), stopSignal());
   });

@@ -44,6 +44,26 @@ describe('uploader push', () => {
     expect(stderr).to.not.include('\r');
   });
 
+  const FILES = 40;
+  const MANY: [string, (n: number) => string][] = [
+    ['different', (n) => scoreLines(100, n * 1000)],
+    ['empty in every second case', (n) => (n % 2 === 0 ? '' : scoreLines(100, n * 1000))],
+    ['identical', () => scoreLines(100)],
+  ];
+  for (const [what, contentOf] of MANY)
+    it(`reads the folder three times, to find ${FILES} files, after hashing and before the last bytes, also when they are ${what}`, async () => {
+      server.sharesWithinRun = false;
+      for (let n = 0; n < FILES; n += 1) scratch.write(`data/churn/2026-11/${n}.jsonl`, contentOf(n));
+      const logs = new URL('./support/log-readdir.ts', import.meta.url).href;
+      const dir = join(scratch.path, 'data');
+      const { exitCode, stderr } = await push([dir, '--transfers', '1'], {
+        NODE_OPTIONS: `--import ${logs}`,
+      });
+      expect(exitCode, stderr).to.equal(0);
+      const reads = stderr.split('\n').filter((line) => line === `readdir ${join(dir, 'churn/2026-11')}`);
+      expect(reads).to.have.length(3);
+    });
+
   it('writes its result as the last line of all it writes, as one JSON object on stdout', async () => {
     const dir = oneRun();
     const { exitCode, stdout, merged } = await push([dir, '--json']);

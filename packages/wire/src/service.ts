@@ -34,7 +34,11 @@ export const contract = z
       .min(0)
       .optional()
       .describe('largest population stability index in comparison with the published run'),
-    maxRows: count.min(1).optional().describe('largest number of rows; a run with more is refused or fails'),
+    maxRows: z
+      .int()
+      .min(1)
+      .optional()
+      .describe('largest number of rows; a run with more is refused or fails'),
     maxBytes: count
       .min(1)
       .optional()

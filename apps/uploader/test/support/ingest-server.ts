@@ -44,6 +44,8 @@ export type IngestServer = {
   intercept: (request: IncomingMessage, response: ServerResponse) => boolean;
   /** false: it answers 415 to a compressed body, as services did before they knew any coding. */
   takesCompressed: boolean;
+  /** false: as the service does it, no upload serves two files of a revision. */
+  sharesWithinRun: boolean;
   /** How long a declaration takes. */
   declareAfterMs: number;
   /** Stops reading bodies when this many bytes have come in; the bytes until then are kept. */
@@ -82,6 +84,11 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
     if (request.method === 'PATCH') return void patch(upload, request, response);
     problem(response, 405, 'Not allowed', 'No such method.');
   });
+
+  /** By content, so that the same file, pushed again, continues where it was. */
+  function uploadUrl({ sha256, name }: DeclaredFile): string {
+    return `/v1/uploads/${sha256.slice(0, 24)}${server.sharesWithinRun ? '' : Buffer.from(name).toString('hex')}`;
+  }
 
   async function declare(key: string, request: IncomingMessage, response: ServerResponse): Promise<void> {
     const chunks: Buffer[] = [];
@@ -233,6 +240,7 @@ export async function startIngestServer(prefix = ''): Promise<IngestServer> {
     },
     intercept: () => false,
     takesCompressed: true,
+    sharesWithinRun: true,
     declareAfterMs: 0,
     stopReadingAtBytes: Number.POSITIVE_INFINITY,
     forgetAll: () => {
@@ -260,9 +268,6 @@ function pageOf<F extends { name: string }>(files: F[], limit: number, cursor: s
   const page = after.slice(0, limit);
   return { files: page, nextCursor: after.length > limit ? (page.at(-1)?.name ?? null) : null };
 }
-
-/** By content, so that the same file, pushed again, continues where it was. */
-const uploadUrl = (file: DeclaredFile): string => `/v1/uploads/${file.sha256.slice(0, 24)}`;
 
 function head(upload: Upload, response: ServerResponse): void {
   const headers = { 'Tus-Resumable': '1.0.0', 'Upload-Offset': upload.offset, 'Upload-Length': upload.bytes };
