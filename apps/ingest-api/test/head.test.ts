@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { Agent, request } from 'node:http';
 import { expect } from 'chai';
 import { OPERATIONS } from '../src/http/operations.ts';
 import { PAGE_ADDRESSES } from '../src/http/page.ts';
@@ -13,9 +15,11 @@ const PARAMETERS: Readonly<Record<string, string>> = {
 
 describe('HEAD', () => {
   let system: TestSystem;
+  let uploadUrl: string | undefined;
   before(async () => {
     system = await startSystem();
-    await declare(system, 'churn', '2026-11', [{ name: 'a.jsonl', content: scoreLines(3) }]);
+    const files = [{ name: 'a.jsonl', content: scoreLines(3) }];
+    uploadUrl = (await declare(system, 'churn', '2026-11', files)).missing.files[0]?.uploadUrl;
   });
   after(() => system.stop());
 
@@ -49,5 +53,19 @@ describe('HEAD', () => {
   it('of the events takes no stream of the token', async () => {
     for (let request = 0; request < 20; request += 1)
       expect((await ask('HEAD', '/v1/events')).status).to.equal(200);
+  });
+
+  it('leaves the connection open, at every address and for an upload', async () => {
+    const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+    const headers = { authorization: `Bearer ${system.token}`, 'tus-resumable': '1.0.0' };
+    const sockets = new Set<unknown>();
+    for (const address of [...addresses, String(uploadUrl), String(uploadUrl), '/v1/uploads/none']) {
+      const asked = request(new URL(address, system.url), { method: 'HEAD', agent, headers }).end();
+      const [answer] = await once(asked, 'response');
+      sockets.add(answer.socket);
+      await once(answer.resume(), 'end');
+      expect(sockets.size, address).to.equal(1);
+    }
+    agent.destroy();
   });
 });

@@ -75,6 +75,7 @@ export function createApp(options: AppOptions): Express {
   app.use(requestMetrics(registry));
   app.use(auditDenials(db, log));
   app.use(securityHeaders);
+  app.use(framedHeads);
   app.use(tusVersionOnEveryAnswer);
   app.use(requireGoodFraming);
   app.use(requireKnownMethod());
@@ -129,6 +130,22 @@ const securityHeaders: RequestHandler = (req, res, next) => {
     'Cache-Control': 'no-store',
   });
   if ('encrypted' in req.socket) res.set('Strict-Transport-Security', 'max-age=31536000');
+  next();
+};
+
+/**
+ * An answer to HEAD says, as the GET would, where its body ends. Without that, Node's own client closes the connection: each
+ * file of a tus client then took a second one.
+ */
+const framedHeads: RequestHandler = (req, res, next) => {
+  if (req.method === 'HEAD' && req.httpVersion === '1.1') {
+    const { writeHead } = res;
+    res.writeHead = (status: number, ...rest: never[]) => {
+      const mayHaveBody = status !== 204 && status !== 304;
+      if (mayHaveBody && !res.hasHeader('Content-Length')) res.setHeader('Transfer-Encoding', 'chunked');
+      return writeHead.call(res, status, ...rest);
+    };
+  }
   next();
 };
 
