@@ -24,6 +24,8 @@ export interface RunningProgram {
   /** Its output so far. */
   stdout(): string;
   stderr(): string;
+  /** Like a log collector that hangs: the pipe of its stdout fills up. `false` reads it again. */
+  leaveUnread(isUnread: boolean): void;
   ended: Promise<Ending>;
   /** Resolves when the process has ended. */
   kill(signal: NodeJS.Signals): Promise<Ending>;
@@ -62,6 +64,10 @@ export function startProgram(
     pid: child.pid ?? -1,
     stdout: () => stdout,
     stderr: () => stderr,
+    leaveUnread(isUnread) {
+      if (isUnread) child.stdout?.pause();
+      else child.stdout?.resume();
+    },
     ended,
     kill(signal) {
       child.kill(signal);

@@ -69,13 +69,38 @@ function describe(error: unknown): void {
   process.stderr.write(`ingest-api: ${unreachable}${describeError(error)}\n`);
 }
 
+/**
+ * Lines are written together, after 0.2 s at most and at the end of the process: with a write for each, they took a sixth of
+ * the service's time for a small file. When nobody reads them, 4 MiB are kept, and the lines after that are counted.
+ */
 function createLogger(level: string): Logger {
-  return pino({
-    level,
-    base: null,
-    timestamp: pino.stdTimeFunctions.isoTime,
-    hooks: { streamWrite: printableJson },
+  const stdout = pino.destination({
+    dest: process.stdout.fd,
+    sync: false,
+    minLength: 8 * 1024,
+    periodicFlush: 200, // ms
+    maxLength: 4 * 1024 * 1024,
   });
+  const log = pino(
+    {
+      level,
+      base: null,
+      timestamp: pino.stdTimeFunctions.isoTime,
+      hooks: { streamWrite: printableJson },
+    },
+    stdout,
+  );
+  let dropped = 0;
+  stdout.on('drop', () => {
+    dropped += 1;
+  });
+  stdout.on('drain', () => {
+    if (dropped === 0) return;
+    const lines = dropped;
+    dropped = 0;
+    log.warn({ lines }, 'lines of the log were dropped, because nobody read it');
+  });
+  return log;
 }
 
 /** The first SIGINT or SIGTERM aborts it; the second one ends the process at once. */
