@@ -1,4 +1,4 @@
-import { createHash, randomBytes } from 'node:crypto';
+import { hash, randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Database, Scope } from 'db-schema';
 import { type Kysely, sql, type Transaction } from 'kysely';
@@ -197,7 +197,7 @@ export function listTokens(db: Kysely<Database>) {
 }
 
 function sha256(text: string): Buffer {
-  return createHash('sha256').update(text).digest();
+  return hash('sha256', text, 'buffer');
 }
 
 /** A revoked token, or a session that another process has ended, is accepted for this long at most. */
