@@ -36,6 +36,15 @@ describe('an answer that is not of the ingest service', () => {
     }
   }
 
+  function refuse(server: IngestServer, method: string, status: number): void {
+    server.intercept = (request, response) => {
+      if (request.method !== method) return false;
+      request.resume();
+      response.writeHead(status, HTML).end('<h1>Not here</h1>');
+      return true;
+    };
+  }
+
   const servers: Array<[string, RequestListener, RegExp]> = [
     [
       'a web page',
@@ -126,16 +135,26 @@ describe('an answer that is not of the ingest service', () => {
       // Each PATCH, the HEAD after it, and the GET of each run.
       expect(met.size).to.be.at.least(2 * answers.length);
 
+      // Until the time is over.
       server.forgetAll();
-      server.intercept = (request, response) => {
-        if (request.method !== 'PATCH') return false;
-        request.resume();
-        response.writeHead(405, HTML).end('<h1>Not allowed</h1>');
-        return true;
-      };
+      refuse(server, 'PATCH', 404);
       const never = await push(server.url, server.token, [...args.slice(0, 2), '--max-duration', '500ms']);
       expect(never.exitCode).to.equal(75);
-      expect(never.merged).to.match(/PATCH .* answered 405: Not allowed\. The service itself did not send/);
+      expect(never.merged).to.match(/PATCH .* answered 404: Not here\. The service itself did not send/);
+    } finally {
+      await server.stop();
+    }
+  });
+
+  it('ends with 2 when it refuses PATCH each time, and the service never answered one', async () => {
+    const server = await startIngestServer();
+    try {
+      refuse(server, 'PATCH', 405);
+      const { exitCode, merged } = await push(server.url, server.token);
+      expect(exitCode, merged).to.equal(2);
+      expect(merged).to.match(
+        /PATCH .* answered 405: Not here\. The service itself never answered this method/,
+      );
     } finally {
       await server.stop();
     }

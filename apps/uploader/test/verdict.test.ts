@@ -1,5 +1,6 @@
 import { expect } from 'chai';
 import { ERROR_CODES, EXIT_CODE_OF } from 'wire';
+import type { UploaderError } from '../src/errors.ts';
 import { NetworkFault } from '../src/http/exchange.ts';
 import {
   type Asked,
@@ -236,13 +237,49 @@ describe('the end of the time', () => {
       [answer(503, { detail: 'Page' }), ''],
     ] as const) {
       const faults = createFaultLog(() => {});
-      faults.isServiceKnown = true;
+      faults.answered.add('PUT');
       const limit = { signal, remainingMs: () => 0, over: 'Out of time: 60 s.' };
       const ended = retrying(() => Promise.reject(fault), { asked: 'run', limit, faults, what: 'm/1' });
       expect(await ended.catch((error: Error) => error.message)).to.equal(
         `Out of time: 60 s. The last fault was, in 1 try: ${fault.message}.${sender} Run the same command again: it continues from here.`,
       );
     }
+  });
+});
+
+describe('a proxy that refuses a method', () => {
+  const limit = { signal: new AbortController().signal, remainingMs: () => 1e9, over: 'Out of time.' };
+
+  /** Meets these answers, then succeeds. @returns the exit code and the number of tries. */
+  async function meet(answers: readonly number[], service: readonly string[]) {
+    const faults = createFaultLog(() => {});
+    for (const method of service) faults.answered.add(method);
+    let tries = 0;
+    const attempt = async () => {
+      const status = answers[tries++];
+      if (status !== undefined) throw new HttpFault({ ...foreign, method: 'PATCH', status });
+    };
+    const options = { asked: 'upload', limit, faults, what: 'm/1', random: () => 0 } as const;
+    const code = await retrying(attempt, options).then(
+      () => 0,
+      (error: UploaderError) => EXIT_CODE_OF[error.kind],
+    );
+    return { code, tries };
+  }
+
+  it('is the configuration after five tries, if the service has never answered that method', async () => {
+    for (const status of [405, 501]) {
+      const refused = Array<number>(9).fill(status);
+      expect(await meet(refused, ['PUT', 'GET', 'HEAD'])).to.deep.equal({ code: 2, tries: 5 });
+      expect(await meet(refused, ['PUT', 'PATCH'])).to.deep.equal({ code: 0, tries: 10 });
+      expect(await meet(refused.with(4, 502), ['PUT'])).to.deep.equal({ code: 0, tries: 10 });
+      expect(await meet(refused.slice(0, 4), ['PUT'])).to.deep.equal({ code: 0, tries: 5 });
+    }
+    for (const status of [200, 302, 403, 404, 502])
+      expect(await meet(Array<number>(9).fill(status), ['PUT']), `${status}`).to.deep.equal({
+        code: 0,
+        tries: 10,
+      });
   });
 });
 

@@ -116,6 +116,8 @@ const LASTING = [407, 413];
 const WRONG_ADDRESS = 'Check UPLOADER_URL: this does not look like the ingest service.';
 const REDIRECT =
   'If this is the address of the service, set UPLOADER_URL to it, without /v1 and what follows.';
+const METHOD_REFUSED =
+  'The service itself never answered this method: a proxy in front of it refuses it. Ask its operators to pass GET, HEAD, PUT, PATCH, POST and DELETE.';
 const PROXY_REFUSES =
   'The proxy does not connect to the service: ask its operators, or check HTTPS_PROXY, NO_PROXY and UPLOADER_URL.';
 
@@ -181,9 +183,18 @@ function isRetriedOfOthers(status: number, isKnown: boolean): boolean {
   return isKnown && !LASTING.includes(status);
 }
 
+/** For the method of the request, whatever it asks for. */
+const REFUSES_METHOD = [405, 501];
+/** Tries of one request: a proxy that is being replaced may answer anything once. */
+const MOST_REFUSALS = 5;
+
 /** A proxy or firewall in front of the service does not take this request, whenever it is sent. */
 export function isRefusedByProxy({ isForeign, status }: HttpFault): boolean {
   return isForeign && status >= 400 && !isMomentary(status) && !LASTING.includes(status);
+}
+
+function refusesMethod({ isForeign, status, method }: HttpFault, answered: ReadonlySet<string>): boolean {
+  return isForeign && REFUSES_METHOD.includes(status) && !answered.has(method);
 }
 
 function isMomentary(status: number): boolean {
@@ -259,18 +270,21 @@ export type RetryOptions = {
  */
 export async function retrying<T>(attempt: () => Promise<T>, options: RetryOptions): Promise<T> {
   let failures = 0;
+  let refusals = 0;
+  const { answered } = options.faults;
   for (;;) {
     let fault: Error;
     let retryAfterMs: number | null;
     try {
       const result = await attempt();
-      options.faults.isServiceKnown = true;
       if (failures > 0) options.faults.ended(options.what);
       return result;
     } catch (error) {
-      if (error instanceof HttpFault && !error.isForeign) options.faults.isServiceKnown = true;
-      const verdict = judge(error, options.asked, options.faults.isServiceKnown);
+      if (error instanceof HttpFault && !error.isForeign) answered.add(error.method);
+      let verdict = judge(error, options.asked, answered.size > 0);
       if (!verdict || verdict.do === 'declare_again' || !(error instanceof Error)) throw error;
+      refusals = error instanceof HttpFault && refusesMethod(error, answered) ? refusals + 1 : 0;
+      if (refusals >= MOST_REFUSALS) verdict = { do: 'give_up', kind: 'usage', advice: METHOD_REFUSED };
       if (verdict.do === 'give_up') throw givenUp(error, verdict);
       fault = error;
       retryAfterMs = verdict.retryAfterMs;
@@ -301,8 +315,8 @@ function outOfTime({ over }: TimeLimit, lastFault: Error, tries: number): Upload
 }
 
 export type FaultLog = {
-  /** The service itself has answered a request: see `judge`. */
-  isServiceKnown: boolean;
+  /** The methods of requests that the service itself has answered. While there are none, its address may be wrong. */
+  answered: Set<string>;
   /** `untilMs`: when the retries end; null: they have ended, and the result says the fault. */
   happened: (what: string, fault: Error, untilMs: number | null) => void;
   /** A request that failed before has succeeded. */
@@ -320,7 +334,7 @@ const COUNTED_EVERY_MS = 5 * 60_000;
 export function createFaultLog(say: (sentence: string) => void): FaultLog {
   const known = new Map<string, KnownFault>();
   return {
-    isServiceKnown: false,
+    answered: new Set(),
     happened: (what, fault, untilMs) => {
       const { fact, host, request } = describeFault(fault);
       const nowMs = Date.now();

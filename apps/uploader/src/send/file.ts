@@ -29,6 +29,7 @@ export async function sendFile(
   let offsetAtConflict = -1;
   let lastOffset = -1;
   let { offsetBytes } = send; // for the first try only
+  const { answered } = retries.faults;
   const onAcknowledged = (offsetBytes: number) => {
     acknowledgedBytes = Math.max(acknowledgedBytes, offsetBytes);
     lastOffset = offsetBytes;
@@ -36,7 +37,7 @@ export async function sendFile(
   };
   const attempt = async () => {
     try {
-      await sendOnce({ ...send, offsetBytes, onAcknowledged });
+      await sendOnce({ ...send, offsetBytes, onAcknowledged, onAnswered: (method) => answered.add(method) });
     } catch (error) {
       offsetBytes = undefined;
       const conflict = error instanceof HttpFault && error.status === 409 && !error.isForeign;
@@ -95,7 +96,7 @@ const TRY_IS_OVER = new Error('This try is over.');
  * and start the file over after a 502 to HEAD. Success means only that all bytes were sent: the state of the
  * run says the rest.
  */
-async function sendOnce(options: SendOptions): Promise<void> {
+async function sendOnce(options: SendOptions & { onAnswered: (method: string) => void }): Promise<void> {
   const { signal } = options;
   signal.throwIfAborted();
   // Not AbortSignal.any(): the one signal of a push would gather a dependent for each of 10,000 files.
@@ -144,7 +145,11 @@ async function sendOnce(options: SendOptions): Promise<void> {
           const offset = Number(response.getHeader('Upload-Offset') ?? Number.NaN);
           if (response.getStatus() >= 300 || !Number.isInteger(offset)) return;
           options.onAcknowledged(offset);
-          if (cargo === undefined) return; // HEAD
+          if (cargo === undefined) {
+            if (options.offsetBytes === undefined) options.onAnswered('HEAD');
+            return;
+          }
+          options.onAnswered('PATCH');
           compression.sent({ ...cargo, wireBytes, tookMs: performance.now() - startedMs });
           cargo = undefined;
         },

@@ -317,7 +317,10 @@ function exchangeJson<T>(
     const json = [200, 201].includes(response.status) ? parseJson(response.body) : undefined;
     if (json === undefined) throw new HttpFault(response);
     const parsed = schema.safeParse(json);
-    if (parsed.success) return { headers: response.headers, value: parsed.data };
+    if (parsed.success) {
+      retries.faults.answered.add(method);
+      return { headers: response.headers, value: parsed.data };
+    }
     const issue = parsed.error.issues[0];
     throw new HttpFault(
       response,
