@@ -1,12 +1,11 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { UnusableDatabase } from 'db-schema';
-import { type Logger, pino } from 'pino';
-import { printableJson } from 'wire';
 import { addAdminCommands } from './commands/admin.ts';
 import { EXIT_CODES, EXIT_FAULT, exitCodeOf } from './commands/exit-codes.ts';
 import { describeVariables, loadLoaderConfig, loadServeConfig } from './config.ts';
 import { describeError, isDatabaseUnavailable } from './errors.ts';
+import { withLog } from './log.ts';
 
 const program = new Command('ingest-api')
   .description('Receives model scores over HTTP (serve) and loads them into PostgreSQL (load).')
@@ -32,7 +31,7 @@ program
     const config = loadServeConfig(process.env);
     // Not above: the other commands start sooner without it.
     const { serve } = await import('./commands/serve.ts');
-    await serve(config, createLogger(config.logLevel), stopSignal());
+    await withLog(config.logLevel, (log) => serve(config, log, stopSignal()));
   });
 
 program
@@ -42,7 +41,7 @@ program
   .action(async () => {
     const config = loadLoaderConfig(process.env);
     const { load } = await import('./commands/load.ts');
-    await load(config, createLogger(config.logLevel), stopSignal());
+    await withLog(config.logLevel, (log) => load(config, log, stopSignal()));
   });
 
 addAdminCommands(program, process.env);
@@ -67,40 +66,6 @@ function describe(error: unknown): void {
       ? 'The database cannot be used; check DATABASE_URL, and that PostgreSQL runs: '
       : '';
   process.stderr.write(`ingest-api: ${unreachable}${describeError(error)}\n`);
-}
-
-/**
- * Lines are written together, after 0.2 s at most and at the end of the process: with a write for each, they took a sixth of
- * the service's time for a small file. When nobody reads them, 4 MiB are kept, and the lines after that are counted.
- */
-function createLogger(level: string): Logger {
-  const stdout = pino.destination({
-    dest: process.stdout.fd,
-    sync: false,
-    minLength: 8 * 1024,
-    periodicFlush: 200, // ms
-    maxLength: 4 * 1024 * 1024,
-  });
-  const log = pino(
-    {
-      level,
-      base: null,
-      timestamp: pino.stdTimeFunctions.isoTime,
-      hooks: { streamWrite: printableJson },
-    },
-    stdout,
-  );
-  let dropped = 0;
-  stdout.on('drop', () => {
-    dropped += 1;
-  });
-  stdout.on('drain', () => {
-    if (dropped === 0) return;
-    const lines = dropped;
-    dropped = 0;
-    log.warn({ lines }, 'lines of the log were dropped, because nobody read it');
-  });
-  return log;
 }
 
 /** The first SIGINT or SIGTERM aborts it; the second one ends the process at once. */
