@@ -66,13 +66,12 @@ describe('a log whose disk is full', () => {
     const log = new URL('../apps/ingest-api/src/log.ts', import.meta.url).href;
     const script = `
       import { setTimeout } from 'node:timers/promises';
-      import { withLog } from ${JSON.stringify(log)};
-      await withLog('info', async (log) => {
-        for (let i = 0; i < 40; i += 1) {
-          log.info({ i }, 'line');
-          await setTimeout(50);
-        }
-      });`;
+      import { createLogger } from ${JSON.stringify(log)};
+      const log = createLogger('info');
+      for (let i = 0; i < 40; i += 1) {
+        log.info({ i }, 'line');
+        await setTimeout(50);
+      }`;
     const output = openSync(path, 'a');
     const child = spawn(process.execPath, ['--input-type=module', '--eval', script], {
       stdio: ['ignore', output, 'inherit'],

@@ -5,7 +5,7 @@ import { addAdminCommands } from './commands/admin.ts';
 import { EXIT_CODES, EXIT_FAULT, exitCodeOf } from './commands/exit-codes.ts';
 import { describeVariables, loadLoaderConfig, loadServeConfig } from './config.ts';
 import { describeError, isDatabaseUnavailable } from './errors.ts';
-import { withLog } from './log.ts';
+import { createLogger } from './log.ts';
 
 const program = new Command('ingest-api')
   .description('Receives model scores over HTTP (serve) and loads them into PostgreSQL (load).')
@@ -31,7 +31,7 @@ program
     const config = loadServeConfig(process.env);
     // Not above: the other commands start sooner without it.
     const { serve } = await import('./commands/serve.ts');
-    await withLog(config.logLevel, (log) => serve(config, log, stopSignal()));
+    await serve(config, createLogger(config.logLevel), stopSignal());
   });
 
 program
@@ -41,7 +41,7 @@ program
   .action(async () => {
     const config = loadLoaderConfig(process.env);
     const { load } = await import('./commands/load.ts');
-    await withLog(config.logLevel, (log) => load(config, log, stopSignal()));
+    await load(config, createLogger(config.logLevel), stopSignal());
   });
 
 addAdminCommands(program, process.env);
