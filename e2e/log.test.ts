@@ -9,23 +9,6 @@ import { makeLoopDisk } from './support/machine-faults.ts';
 import { waitForLog } from './support/programs.ts';
 import { type Service, startTestSystem, type TestSystem } from './support/test-system.ts';
 
-/** Until not one block is left, also for a small file. */
-async function fill(folder: string): Promise<void> {
-  await mkdir(folder);
-  let file = 0;
-  for (const bytes of [2 ** 20, 2 ** 12, 1]) {
-    const isStored = () =>
-      writeFile(join(folder, `${file++}`), Buffer.alloc(bytes), { flush: true }).then(
-        () => true,
-        (error: NodeJS.ErrnoException) => {
-          if (error.code !== 'ENOSPC') throw error;
-          return false;
-        },
-      );
-    while (await isStored());
-  }
-}
-
 /** A line of the log has the path of its request: together more than a pipe and the 4 MiB that the service keeps. */
 const LONG_PATH = `/${'x'.repeat(8_000)}`;
 const REQUESTS = 1_000;
@@ -59,6 +42,23 @@ describe('a log that nobody reads', () => {
     expect(kept + Number(droppedLines), 'lines kept and counted').to.equal(REQUESTS + 1); // and that of the status
   });
 });
+
+/** Until not one block is left, also for a small file. */
+async function fill(folder: string): Promise<void> {
+  await mkdir(folder);
+  let file = 0;
+  for (const bytes of [2 ** 20, 2 ** 12, 1]) {
+    const isStored = () =>
+      writeFile(join(folder, `${file++}`), Buffer.alloc(bytes), { flush: true }).then(
+        () => true,
+        (error: NodeJS.ErrnoException) => {
+          if (error.code !== 'ENOSPC') throw error;
+          return false;
+        },
+      );
+    while (await isStored());
+  }
+}
 
 describe('a log whose disk is full', () => {
   /** Logs for two seconds, as a program does. @returns how it ended. */

@@ -15,11 +15,12 @@ const PARAMETERS: Readonly<Record<string, string>> = {
 
 describe('HEAD', () => {
   let system: TestSystem;
-  let uploadUrl: string | undefined;
+  let uploadUrl: string;
   before(async () => {
     system = await startSystem();
     const files = [{ name: 'a.jsonl', content: scoreLines(3) }];
-    uploadUrl = (await declare(system, 'churn', '2026-11', files)).missing.files[0]?.uploadUrl;
+    const [missing] = (await declare(system, 'churn', '2026-11', files)).missing.files;
+    uploadUrl = missing?.uploadUrl ?? expect.fail('the file has no upload');
   });
   after(() => system.stop());
 
@@ -59,7 +60,7 @@ describe('HEAD', () => {
     const agent = new Agent({ keepAlive: true, maxSockets: 1 });
     const headers = { authorization: `Bearer ${system.token}`, 'tus-resumable': '1.0.0' };
     const sockets = new Set<unknown>();
-    for (const address of [...addresses, String(uploadUrl), String(uploadUrl), '/v1/uploads/none']) {
+    for (const address of [...addresses, uploadUrl, '/v1/uploads/none', '/']) {
       const asked = request(new URL(address, system.url), { method: 'HEAD', agent, headers }).end();
       const [answer] = await once(asked, 'response');
       sockets.add(answer.socket);

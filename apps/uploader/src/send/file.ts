@@ -146,7 +146,7 @@ async function sendOnce(options: SendOptions & { onAnswered: (method: string) =>
           if (response.getStatus() >= 300 || !Number.isInteger(offset)) return;
           options.onAcknowledged(offset);
           if (cargo === undefined) {
-            if (options.offsetBytes === undefined) options.onAnswered('HEAD');
+            if (options.offsetBytes === undefined) options.onAnswered('HEAD'); // else it was not sent
             return;
           }
           options.onAnswered('PATCH');
