@@ -138,7 +138,7 @@ describe('an answer that is not of the ingest service', () => {
       // Until the time is over.
       server.forgetAll();
       refuse(server, 'PATCH', 404);
-      const never = await push(server.url, server.token, [...args.slice(0, 2), '--max-duration', '500ms']);
+      const never = await push(server.url, server.token, [...args.slice(0, 2), '--max-duration', '3s']);
       expect(never.exitCode).to.equal(75);
       expect(never.merged).to.match(/PATCH .* answered 404: Not here\. The service itself did not send/);
     } finally {
@@ -173,7 +173,7 @@ describe('an answer that is not of the ingest service', () => {
         [503, 75, 'Out of time'],
       ] as const) {
         status = answered;
-        const args = ['push', join(scratch.path, 'data'), '--json', '--max-duration', '500ms'];
+        const args = ['push', join(scratch.path, 'data'), '--json', '--max-duration', '3s'];
         const { exitCode, merged } = await startUploader(args, {
           UPLOADER_URL: 'https://ingest.example.com',
           UPLOADER_TOKEN: 'token',

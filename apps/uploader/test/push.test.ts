@@ -312,7 +312,7 @@ describe('uploader push', () => {
 
     it('with 75 when time is over before the run is published', async () => {
       server.settleAs = 'queued';
-      const { exitCode, stdout } = await push([oneRun(), '--max-duration', '1s', '--json']);
+      const { exitCode, stdout } = await push([oneRun(), '--max-duration', '3s', '--json']);
       expect(exitCode).to.equal(75);
       expect(JSON.parse(stdout).runs[0]).to.include({ state: 'queued' });
     });
