@@ -42,11 +42,23 @@ for (const kind of ['folder', 'bucket'] as const)
 
     // The aim is 50 ms (docs/faults.md has the figures); here senders, service and database share two cores with others.
     const ways = [
-      { name: 'at 1 MiB/s each', bytesPerSecond: PACED_BYTES_PER_SECOND, slowestStatusMs: 1_500 },
+      // The S3 server of the tests is slower than that, so it adds nothing there.
+      {
+        name: 'at 1 MiB/s each',
+        bytesPerSecond: PACED_BYTES_PER_SECOND,
+        slowestStatusMs: 1_500,
+        folderOnly: true,
+      },
       { name: 'as fast as they can', bytesPerSecond: null, slowestStatusMs: 5_000 },
       // The memory of all decoders is limited: some requests are refused for a moment. They do not depend on the store.
-      { name: 'compressed', bytesPerSecond: null, slowestStatusMs: 5_000, isCompressed: true },
-    ].filter(({ isCompressed }) => kind === 'folder' || isCompressed !== true);
+      {
+        name: 'compressed',
+        bytesPerSecond: null,
+        slowestStatusMs: 5_000,
+        isCompressed: true,
+        folderOnly: true,
+      },
+    ].filter(({ folderOnly }) => kind === 'folder' || folderOnly !== true);
     for (const { name, bytesPerSecond, slowestStatusMs, isCompressed = false } of ways) {
       it(`takes every byte of those that send ${name}, answers status meanwhile, and stays small`, async () => {
         const uploads = await declare(name, UPLOADS);

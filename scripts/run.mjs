@@ -4,20 +4,15 @@
 // any Node from 18 on, without packages.
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { constants, tmpdir } from 'node:os';
-import { dirname, join, relative } from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { setUp } from './setup.mjs';
 import { runAttached, StepFailed, toolEnvironment } from './steps.mjs';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url)).replace(/\/$/, '');
-/** The slowest first: several processes share them, and none is to end long after the others. */
-const TEST_FILES = [
-  'e2e/**/*.test.ts',
-  'apps/*/test/**/*.test.ts',
-  'packages/*/test/**/*.test.ts',
-  'bench/test/**/*.test.ts',
-];
-/** They need the S3 server, which is built beside the others. */
+/** The slowest first: several processes share their files, and none is to end long after the others. */
+const TEST_FOLDERS = ['bench', 'e2e', 'apps', 'packages'];
+/** They come late, because they need the S3 server, which is built meanwhile. */
 const S3_TEST_FILES = [
   'e2e/many-hosts.test.ts',
   'e2e/s3-credentials.test.ts',
@@ -97,15 +92,13 @@ async function test() {
   const hint = 'The failed tests are listed above.';
   if (args.length > 0) {
     const namesFiles = args.some((arg) => /\.[cm]?ts$/.test(arg));
-    await attached('mocha', namesFiles ? args : [...args, ...TEST_FILES], hint);
+    await attached('mocha', namesFiles ? args : [...args, ...testFiles()], hint);
     return;
   }
-  const s3Server = buildS3Server();
-  s3Server.catch(() => {}); // awaited by `testAll`
-  const newest = await testAll(TEST_FILES, s3Server);
+  const newest = await testAll(testFiles());
   const [oldest = ''] = POSTGRES_VERSIONS;
   console.log(`On PostgreSQL ${oldest}:`);
-  report([newest, await onPostgres(oldest, () => repeatFailed([PARALLEL, OLDEST_TEST_FILES]))], hint);
+  report([newest, await onPostgres(oldest, () => repeatFailed([...PARALLEL, ...OLDEST_TEST_FILES]))], hint);
 }
 
 /**
@@ -123,7 +116,7 @@ async function testPostgres() {
   const matrix = [];
   for (const version of versions) {
     console.log(`PostgreSQL ${version}: ${files.length} test files`);
-    matrix.push(await onPostgres(version, () => testAll(files, buildS3Server())));
+    matrix.push(await onPostgres(version, () => testAll(files)));
   }
   const cell = ({ passed, skipped, failures } = { passed: 0, skipped: 0, failures: [] }) =>
     failures.length > 0
@@ -162,17 +155,19 @@ function filesThatTouchPostgres() {
     }
     return touches.get(file);
   };
+  return testFiles().filter(
+    (file) => !file.startsWith('bench/') && !TIMED_TEST_FILES.includes(file) && doesTouch(join(ROOT, file)),
+  );
+}
+
+function testFiles() {
   const filesIn = (folder) =>
-    readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
+    readdirSync(join(ROOT, folder), { withFileTypes: true }).flatMap((entry) => {
       const path = join(folder, entry.name);
       if (entry.isDirectory()) return entry.name === 'node_modules' ? [] : filesIn(path);
       return entry.name.endsWith('.test.ts') ? [path] : [];
     });
-  const folders = ['e2e', 'apps', 'packages'].flatMap((folder) => filesIn(join(ROOT, folder)));
-  return folders
-    .filter(doesTouch)
-    .map((file) => relative(ROOT, file))
-    .filter((file) => !TIMED_TEST_FILES.includes(file));
+  return TEST_FOLDERS.flatMap(filesIn);
 }
 
 async function onPostgres(version, work) {
@@ -186,18 +181,25 @@ async function onPostgres(version, work) {
   }
 }
 
-/** Globs or files. Those that need the S3 server wait for it, and those that measure time run by themselves. */
-async function testAll(files, s3Server) {
-  const isWanted = (file) => files === TEST_FILES || files.includes(file);
-  const s3Files = S3_TEST_FILES.filter(isWanted);
-  const timedFiles = TIMED_TEST_FILES.filter(isWanted);
-  const notYet = [...S3_TEST_FILES, ...TIMED_TEST_FILES];
-  const first = files.filter((file) => !notYet.includes(file));
-  return repeatFailed(
-    [[...PARALLEL, ...notYet.map((file) => `--ignore=${file}`)], first],
-    [PARALLEL, s3Files, s3Server],
-    [[], timedFiles],
+/** Those that measure time run by themselves. */
+async function testAll(files) {
+  const s3Server = buildS3Server();
+  s3Server.catch(() => {}); // awaited below
+  const timed = files.filter((file) => TIMED_TEST_FILES.includes(file));
+  const usesS3 = (file) => S3_TEST_FILES.includes(file);
+  const isShort = (file) => file.startsWith('packages/');
+  const others = files.filter((file) => !timed.includes(file) && !usesS3(file));
+  const results = await repeatFailed(
+    [
+      ...PARALLEL,
+      ...others.filter((file) => !isShort(file)),
+      ...files.filter(usesS3),
+      ...others.filter(isShort),
+    ],
+    timed,
   );
+  await s3Server;
+  return results;
 }
 
 /**
@@ -206,10 +208,7 @@ async function testAll(files, s3Server) {
  */
 async function repeatFailed(...passes) {
   let results = {};
-  for (const [options, files, isReady] of passes) {
-    await isReady;
-    if (files.length > 0) results = { ...results, ...(await mocha([...options, ...files])) };
-  }
+  for (const pass of passes) if (pass.length > 0) results = { ...results, ...(await mocha(pass)) };
   const firstFailures = failuresIn(results);
   const failed = [...new Set(firstFailures.map(([file]) => file))];
   if (failed.length > 0) results = { ...results, ...(await mocha(failed)) };

@@ -1,10 +1,18 @@
-// Makes the two forms of the uploader that need no other package: one executable, which contains Node, and
-// one npm package. `npm run build:uploader` from the root.
+// Packs what `build.ts` has made in two forms: one executable, which contains Node, and one npm package.
+// `npm run build:uploader` from the root.
 import { execFileSync } from 'node:child_process';
-import { chmodSync, copyFileSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  cpSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { build } from 'esbuild';
 
 const APP = fileURLToPath(new URL('..', import.meta.url));
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
@@ -16,21 +24,7 @@ const { version, engines } = JSON.parse(readFileSync(join(APP, 'package.json'), 
 
 rmSync(OUT, { recursive: true, force: true });
 mkdirSync(join(PACKAGE, 'bin'), { recursive: true });
-const bundle = join(PACKAGE, 'dist/main.js');
-await build({
-  entryPoints: [join(APP, 'src/main.ts'), join(APP, 'src/bound-memory.ts')],
-  outdir: join(PACKAGE, 'dist'),
-  bundle: true,
-  platform: 'node',
-  format: 'esm',
-  target: 'node26',
-  legalComments: 'inline',
-  define: { UPLOADER_VERSION: JSON.stringify(version) },
-  banner: {
-    // CommonJS libraries load Node's modules with require, which an ES module must create.
-    js: "import { createRequire as makeRequire } from 'node:module';\nconst require = makeRequire(import.meta.url);",
-  },
-});
+cpSync(join(APP, 'dist'), join(PACKAGE, 'dist'), { recursive: true });
 buildExecutable();
 packPackage();
 for (const file of [EXECUTABLE, join(OUT, `uploader-${version}.tgz`)]) {
@@ -42,7 +36,7 @@ function buildExecutable(): void {
   writeFileSync(
     config,
     JSON.stringify({
-      main: bundle,
+      main: join(APP, 'dist/main.js'),
       mainFormat: 'module',
       output: EXECUTABLE,
       disableExperimentalSEAWarning: true,

@@ -21,6 +21,7 @@ import { makeScratch, scoreLines } from './support/scratch.ts';
 import { waitUntil } from './support/wait-until.ts';
 
 const BIN = fileURLToPath(new URL('../bin/uploader.js', import.meta.url));
+const MAIN = fileURLToPath(new URL('../src/main.ts', import.meta.url));
 const PIPE_BYTES = 64 * 1024;
 
 describe('what the uploader writes', () => {
@@ -92,7 +93,8 @@ describe('what the uploader writes', () => {
     const hooks =
       "import { registerHooks } from 'node:module';" +
       'registerHooks({ resolve: (name, context, next) => (process._rawDebug(name), next(name, context)) });';
-    const args = [BIN, 'check', join(scratch.path, 'data'), '--model', 'm', '--run', '1'];
+    // The sources, because the built program is one file.
+    const args = [MAIN, 'check', join(scratch.path, 'data'), '--model', 'm', '--run', '1'];
     const imports = ['--import', `data:text/javascript,${encodeURIComponent(hooks)}`];
     const { status, stderr } = spawnSync(process.execPath, [...imports, ...args], { env: {} });
     expect(status).to.equal(0);

@@ -357,10 +357,10 @@ export async function findRun(
   }
 }
 
-/** Put in by the build of the one-file forms, which have no package.json beside them. */
+/** Put in by `scripts/build.ts`: the executable has no package.json beside it. */
 declare const UPLOADER_VERSION: string | undefined;
 
-/** Otherwise from package.json, beside both src/ and dist/. */
+/** In the sources, which tests run, from package.json. */
 export function uploaderVersion(): string {
   if (typeof UPLOADER_VERSION === 'string') return UPLOADER_VERSION;
   const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
