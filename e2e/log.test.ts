@@ -1,12 +1,15 @@
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, openSync } from 'node:fs';
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { closeSync, constants, openSync } from 'node:fs';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { Socket } from 'node:net';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { expect } from 'chai';
+import type { LoggingOrder } from './support/logging-program.ts';
 import { makeLoopDisk } from './support/machine-faults.ts';
-import { waitForLog } from './support/programs.ts';
+import { waitFor, waitForLog } from './support/programs.ts';
 import { type Service, startTestSystem, type TestSystem } from './support/test-system.ts';
 
 /** A line of the log has the path of its request: together more than a pipe and the 4 MiB that the service keeps. */
@@ -35,11 +38,22 @@ describe('a log that nobody reads', () => {
     expect((await ask('/v1/status')).status).to.equal(200);
 
     service.leaveUnread(false);
-    const { droppedLines } = await waitForLog(service, 'the log could not be written for a while');
-    const whole = service.stdout().split('\n').slice(0, -1);
-    const kept = whole.filter((line) => JSON.parse(line).msg === 'request').length;
-    expect(kept, 'lines kept for the reader').to.be.above(400);
-    expect(kept + Number(droppedLines), 'lines kept and counted').to.equal(REQUESTS + 1); // and that of the status
+    await waitForLog(service, 'the log could not be written for a while');
+    expect((await ask('/v1/status')).status).to.equal(200);
+    const ofRequests = () => {
+      const lines = service.stdout().split('\n').slice(0, -1);
+      const logged = lines.map((line) => JSON.parse(line) as Record<string, unknown>);
+      return {
+        kept: logged.filter(({ msg }) => msg === 'request').length,
+        dropped: logged.reduce((sum, { droppedLines = 0 }) => sum + Number(droppedLines), 0),
+      };
+    };
+    // And the two of the status.
+    await waitFor('all lines, kept or counted', async () => {
+      const { kept, dropped } = ofRequests();
+      return kept + dropped === REQUESTS + 2;
+    });
+    expect(ofRequests().kept, 'lines kept for the reader').to.be.above(400);
   });
 });
 
@@ -60,59 +74,126 @@ async function fill(folder: string): Promise<void> {
   }
 }
 
-describe('a log whose disk is full', () => {
-  /** Logs for two seconds, as a program does. @returns how it ended. */
-  async function logTo(path: string, meanwhile = async () => {}) {
-    const log = new URL('../apps/ingest-api/src/log.ts', import.meta.url).href;
-    const script = `
-      import { setTimeout } from 'node:timers/promises';
-      import { createLogger } from ${JSON.stringify(log)};
-      const log = createLogger('info');
-      for (let i = 0; i < 40; i += 1) {
-        log.info({ i }, 'line');
-        await setTimeout(50);
-      }`;
-    const output = openSync(path, 'a');
-    const child = spawn(process.execPath, ['--input-type=module', '--eval', script], {
-      stdio: ['ignore', output, 'inherit'],
-      timeout: 20_000,
-      killSignal: 'SIGKILL',
-    });
-    closeSync(output);
-    const ended = once(child, 'exit');
-    await meanwhile().finally(() => ended);
-    const [code, signal] = await ended;
-    return { code, signal };
-  }
+interface LoggingProgram {
+  /** @returns how many it has logged so far. */
+  log(lines: number): Promise<number>;
+  end(how: Exclude<LoggingOrder, number>): Promise<{ code: number | null; signal: string | null }>;
+}
 
-  it('does not keep the program from its work, nor from its end', async () => {
-    expect(await logTo('/dev/full')).to.deep.equal({ code: 0, signal: null });
+/** @param output its standard output, which this closes here. */
+function startLogging(output: number, level = 'info'): LoggingProgram {
+  const program = fileURLToPath(new URL('./support/logging-program.ts', import.meta.url));
+  const child = spawn(process.execPath, [program, level], {
+    stdio: ['ignore', output, 'pipe', 'ipc'],
+    timeout: 60_000,
+    killSignal: 'SIGKILL',
   });
+  closeSync(output);
+  const ended = once(child, 'exit');
+  return {
+    async log(lines) {
+      child.send(lines);
+      const [logged] = await once(child, 'message');
+      return logged as number;
+    },
+    async end(how) {
+      child.send(how);
+      const [code, signal] = await ended;
+      return { code, signal };
+    },
+  };
+}
 
-  it('gets every line once there is room', async function () {
-    const disk = await makeLoopDisk(16);
-    if (typeof disk === 'string') {
-      console.log(`      skipped: ${disk}`);
-      this.skip();
-    }
-    try {
-      const path = join(disk.mountPoint, 'log');
-      const filler = join(disk.mountPoint, 'filler');
-      await fill(filler);
-      const ending = await logTo(path, async () => {
-        await delay(1_500);
+/** What a log file has: the numbers of its lines, and how many it says are missing. */
+function readLog(text: string) {
+  const lines = text.split('\n').slice(0, -1);
+  const logged = lines.map((line) => JSON.parse(line) as Record<string, unknown>);
+  const gaps = logged.filter(({ msg }) => msg === 'the log could not be written for a while');
+  return {
+    numbers: logged.filter(({ msg }) => msg === 'line').map(({ i }) => Number(i)),
+    dropped: gaps.reduce((sum, { droppedLines }) => sum + Number(droppedLines), 0),
+    faults: gaps.map(({ err }) => String(err)),
+  };
+}
+
+describe('a log that cannot be written', () => {
+  for (const [how, code] of [
+    ['end', 0],
+    ['exit', 0],
+    ['throw', 1],
+  ] as const)
+    it(`keeps no program from its work, nor from its end (${how})`, async () => {
+      for (const lines of [0, 1, 3, 1_000]) {
+        const program = startLogging(openSync('/dev/full', 'w'));
+        if (lines > 0) await program.log(lines);
+        expect(await program.end(how), `after ${lines} lines`).to.deep.equal({ code, signal: null });
+      }
+    });
+
+  for (const level of ['info', 'error'])
+    it(`is written on once its disk has room, with the number of lines that are missing (level ${level})`, async function () {
+      const disk = await makeLoopDisk(32);
+      if (typeof disk === 'string') {
+        console.log(`      skipped: ${disk}`);
+        this.skip();
+      }
+      try {
+        const path = join(disk.mountPoint, 'log');
+        const filler = join(disk.mountPoint, 'filler');
+        await fill(filler);
+        const program = startLogging(openSync(path, 'a'), level);
+        await program.log(1);
+        const logged = await program.log(1_000);
         expect(await readFile(path, 'utf8'), 'while the disk is full').to.equal('');
         await rm(filler, { recursive: true });
+        const seen = async () => readLog(await readFile(path, 'utf8'));
+        const { dropped, numbers, faults } = await waitFor('what waited, and the count', async () => {
+          const log = await seen();
+          return log.dropped > 0 && log;
+        });
+        expect(numbers, 'the first lines').to.deep.equal([...Array(numbers.length).keys()]);
+        expect(numbers.length, 'kept').to.be.above(400);
+        expect(numbers.length + dropped, 'kept and counted').to.equal(logged);
+        expect(faults[0]).to.match(/ENOSPC/);
+
+        await program.log(10);
+        await waitFor('the lines after that', async () => (await seen()).numbers.includes(logged + 9));
+        expect(await program.end('end')).to.deep.equal({ code: 0, signal: null });
+        expect((await seen()).numbers.slice(numbers.length)).to.deep.equal(
+          Array.from({ length: 10 }, (_, i) => logged + i),
+        );
+      } finally {
+        await disk.remove();
+      }
+    });
+
+  it('is written to the next reader of its pipe', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'score-ingest-log-'));
+    const pipe = join(folder, 'pipe');
+    execFileSync('mkfifo', [pipe]);
+    const open = () => {
+      const fd = openSync(pipe, constants.O_RDONLY | constants.O_NONBLOCK);
+      const socket = new Socket({ fd, readable: true, writable: false });
+      let text = '';
+      socket.setEncoding('utf8').on('data', (piece: string) => {
+        text += piece;
       });
-      expect(ending).to.deep.equal({ code: 0, signal: null });
-      const lines = (await readFile(path, 'utf8')).trimEnd().split('\n');
-      const logged = lines.map((line) => JSON.parse(line));
-      expect(logged.filter(({ msg }) => msg === 'line').map(({ i }) => i)).to.deep.equal([
-        ...Array(40).keys(),
-      ]);
-      expect(logged.find(({ msg }) => msg !== 'line')?.err).to.match(/ENOSPC/);
+      return { close: () => socket.destroy(), numbers: () => readLog(text).numbers };
+    };
+    const first = open();
+    const program = startLogging(openSync(pipe, 'w'));
+    try {
+      await program.log(1);
+      await waitFor('the first line', async () => first.numbers().length === 1);
+      first.close();
+      await program.log(3);
+      const second = open();
+      await waitFor('the lines since then', async () => second.numbers().length === 3);
+      second.close();
+      expect(second.numbers()).to.deep.equal([1, 2, 3]);
     } finally {
-      await disk.remove();
+      expect(await program.end('end')).to.deep.equal({ code: 0, signal: null });
+      await rm(folder, { recursive: true });
     }
   });
 });

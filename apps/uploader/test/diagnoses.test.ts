@@ -137,24 +137,25 @@ describe('an answer that is not of the ingest service', () => {
 
       // Until the time is over.
       server.forgetAll();
-      refuse(server, 'PATCH', 404);
+      refuse(server, 'PATCH', 410);
       const never = await push(server.url, server.token, [...args.slice(0, 2), '--max-duration', '3s']);
       expect(never.exitCode).to.equal(75);
-      expect(never.merged).to.match(/PATCH .* answered 404: Not here\. The service itself did not send/);
+      expect(never.merged).to.match(/PATCH .* answered 410: Not here\. The service itself did not send/);
     } finally {
       await server.stop();
     }
   });
 
-  it('ends with 2 when it refuses PATCH each time, and the service never answered one', async () => {
+  it('ends with 2 when it refuses PATCH each time, and the service has answered none', async () => {
     const server = await startIngestServer();
     try {
-      refuse(server, 'PATCH', 405);
-      const { exitCode, merged } = await push(server.url, server.token);
-      expect(exitCode, merged).to.equal(2);
-      expect(merged).to.match(
-        /PATCH .* answered 405: Not here\. The service itself never answered this method/,
-      );
+      for (const status of [403, 405]) {
+        server.forgetAll();
+        refuse(server, 'PATCH', status);
+        const { exitCode, merged } = await push(server.url, server.token);
+        expect(exitCode, merged).to.equal(2);
+        expect(merged).to.include(`answered ${status}: Not here. The service itself has answered no PATCH`);
+      }
     } finally {
       await server.stop();
     }

@@ -237,7 +237,7 @@ describe('the end of the time', () => {
       [answer(503, { detail: 'Page' }), ''],
     ] as const) {
       const faults = createFaultLog(() => {});
-      faults.answered.add('PUT');
+      faults.answered('PUT');
       const limit = { signal, remainingMs: () => 0, over: 'Out of time: 60 s.' };
       const ended = retrying(() => Promise.reject(fault), { asked: 'run', limit, faults, what: 'm/1' });
       expect(await ended.catch((error: Error) => error.message)).to.equal(
@@ -250,36 +250,57 @@ describe('the end of the time', () => {
 describe('a proxy that refuses a method', () => {
   const limit = { signal: new AbortController().signal, remainingMs: () => 1e9, over: 'Out of time.' };
 
-  /** Meets these answers, then succeeds. @returns the exit code and the number of tries. */
-  async function meet(answers: readonly number[], service: readonly string[]) {
-    const faults = createFaultLog(() => {});
-    for (const method of service) faults.answered.add(method);
+  /**
+   * Meets these answers to PATCH, or cuts, then succeeds.
+   *
+   * @param answered what the service itself has answered before.
+   * @param answersHead whether it answers a HEAD before each PATCH.
+   * @returns the exit code and the number of tries.
+   */
+  async function meet(answers: readonly (number | 'cut')[], answered: readonly string[], answersHead = true) {
+    const said: string[] = [];
+    const faults = createFaultLog((sentence) => said.push(sentence));
+    for (const method of answered) faults.answered(method);
     let tries = 0;
     const attempt = async () => {
-      const status = answers[tries++];
-      if (status !== undefined) throw new HttpFault({ ...foreign, method: 'PATCH', status });
+      if (answersHead) faults.answered('HEAD');
+      const answer = answers[tries++];
+      if (answer === 'cut') throw new NetworkFault('ECONNRESET', 'PATCH', 'http://h', 'closed');
+      if (answer !== undefined) throw new HttpFault({ ...foreign, method: 'PATCH', status: answer });
     };
     const options = { asked: 'upload', limit, faults, what: 'm/1', random: () => 0 } as const;
     const code = await retrying(attempt, options).then(
       () => 0,
       (error: UploaderError) => EXIT_CODE_OF[error.kind],
     );
+    if (code === 2) expect(faults.uncounted('').join('\n')).to.match(/ answered \d+: .*: 5 times in all$/m);
     return { code, tries };
   }
 
-  it('is the configuration after five tries, if the service has never answered that method', async () => {
-    for (const status of [405, 501]) {
-      const refused = Array<number>(9).fill(status);
-      expect(await meet(refused, ['PUT', 'GET', 'HEAD'])).to.deep.equal({ code: 2, tries: 5 });
-      expect(await meet(refused, ['PUT', 'PATCH'])).to.deep.equal({ code: 0, tries: 10 });
-      expect(await meet(refused.with(4, 502), ['PUT'])).to.deep.equal({ code: 0, tries: 10 });
-      expect(await meet(refused.slice(0, 4), ['PUT'])).to.deep.equal({ code: 0, tries: 5 });
+  const nine = (answer: number) => Array<number>(9).fill(answer);
+
+  it('is the configuration after five answers, if the service has answered none of that method', async () => {
+    for (const status of [400, 401, 403, 404, 405, 501]) {
+      expect(await meet(nine(status), ['PUT']), `${status}`).to.deep.equal({ code: 2, tries: 5 });
+      expect(await meet(nine(status), ['PUT', 'PATCH'])).to.deep.equal({ code: 0, tries: 10 });
+      expect(await meet(nine(status).with(4, 502), ['PUT'])).to.deep.equal({ code: 0, tries: 10 });
+      expect(await meet(nine(status).slice(0, 4), ['PUT'])).to.deep.equal({ code: 0, tries: 5 });
     }
-    for (const status of [200, 302, 403, 404, 502])
-      expect(await meet(Array<number>(9).fill(status), ['PUT']), `${status}`).to.deep.equal({
-        code: 0,
-        tries: 10,
-      });
+    for (const status of [200, 302, 410, 502])
+      expect(await meet(nine(status), ['PUT']), `${status}`).to.deep.equal({ code: 0, tries: 10 });
+  });
+
+  it('is met as cut connections, too, when it does not read the body', async () => {
+    const answers = nine(405).flatMap((status) => ['cut', status, 'cut'] as const);
+    expect(await meet(answers, ['PUT'])).to.deep.equal({ code: 2, tries: 14 });
+    expect(await meet(Array(30).fill('cut'), ['PUT'])).to.deep.equal({ code: 0, tries: 31 });
+  });
+
+  it('is not what answers while the service answers nothing, unless the answer can mean nothing else', async () => {
+    for (const status of [400, 401, 403, 404])
+      expect(await meet(nine(status), ['PUT'], false)).to.deep.equal({ code: 0, tries: 10 });
+    for (const status of [405, 501])
+      expect(await meet(nine(status), ['PUT'], false)).to.deep.equal({ code: 2, tries: 5 });
   });
 });
 

@@ -116,8 +116,8 @@ const LASTING = [407, 413];
 const WRONG_ADDRESS = 'Check UPLOADER_URL: this does not look like the ingest service.';
 const REDIRECT =
   'If this is the address of the service, set UPLOADER_URL to it, without /v1 and what follows.';
-const METHOD_REFUSED =
-  'The service itself never answered this method: a proxy in front of it refuses it. Ask its operators to pass GET, HEAD, PUT, PATCH, POST and DELETE.';
+const methodRefused = (method: string) =>
+  `The service itself has answered no ${method} of this command: a proxy in front of it refuses the method. Ask its operators to pass GET, HEAD, PUT, PATCH, POST and DELETE.`;
 const PROXY_REFUSES =
   'The proxy does not connect to the service: ask its operators, or check HTTPS_PROXY, NO_PROXY and UPLOADER_URL.';
 
@@ -151,7 +151,8 @@ const NOT_OURS: Record<number, string> = {
 };
 
 /**
- * The only place that decides what an error of the network or the service means. null: another kind of error.
+ * The only place that decides what an error of the network or the service means by itself; `retrying` decides what several in
+ * a row mean. null: another kind of error.
  *
  * @param isKnown the service itself has answered before: its address is right, and an answer of another server is a
  * fault of the network, which passes.
@@ -183,8 +184,10 @@ function isRetriedOfOthers(status: number, isKnown: boolean): boolean {
   return isKnown && !LASTING.includes(status);
 }
 
-/** For the method of the request, whatever it asks for. */
+/** What proxies and firewalls answer to a method that they do not pass, whatever it asks for. */
 const REFUSES_METHOD = [405, 501];
+/** So do these, but they may also mean the address, or that the service is not there at the moment. */
+const MAY_REFUSE_METHOD = [400, 401, 403, 404];
 /** Tries of one request: a proxy that is being replaced may answer anything once. */
 const MOST_REFUSALS = 5;
 
@@ -193,8 +196,14 @@ export function isRefusedByProxy({ isForeign, status }: HttpFault): boolean {
   return isForeign && status >= 400 && !isMomentary(status) && !LASTING.includes(status);
 }
 
-function refusesMethod({ isForeign, status, method }: HttpFault, answered: ReadonlySet<string>): boolean {
-  return isForeign && REFUSES_METHOD.includes(status) && !answered.has(method);
+/** @param isThere since the try before this one, the service itself has answered requests of other methods. */
+function refusesMethod(
+  { isForeign, status, method }: HttpFault,
+  faults: FaultLog,
+  isThere: boolean,
+): boolean {
+  if (!isForeign || faults.answers(method) > 0) return false;
+  return REFUSES_METHOD.includes(status) || (isThere && MAY_REFUSE_METHOD.includes(status));
 }
 
 function isMomentary(status: number): boolean {
@@ -271,28 +280,36 @@ export type RetryOptions = {
 export async function retrying<T>(attempt: () => Promise<T>, options: RetryOptions): Promise<T> {
   let failures = 0;
   let refusals = 0;
-  const { answered } = options.faults;
+  let answersBefore = 0;
+  const { faults } = options;
   for (;;) {
     let fault: Error;
     let retryAfterMs: number | null;
     try {
       const result = await attempt();
-      if (failures > 0) options.faults.ended(options.what);
+      if (failures > 0) faults.ended(options.what);
       return result;
     } catch (error) {
-      if (error instanceof HttpFault && !error.isForeign) answered.add(error.method);
-      let verdict = judge(error, options.asked, answered.size > 0);
+      if (error instanceof HttpFault && !error.isForeign) faults.answered(error.method);
+      const verdict = judge(error, options.asked, faults.answers() > 0);
       if (!verdict || verdict.do === 'declare_again' || !(error instanceof Error)) throw error;
-      refusals = error instanceof HttpFault && refusesMethod(error, answered) ? refusals + 1 : 0;
-      if (refusals >= MOST_REFUSALS) verdict = { do: 'give_up', kind: 'usage', advice: METHOD_REFUSED };
       if (verdict.do === 'give_up') throw givenUp(error, verdict);
+      // A proxy that answers before it has read the body, and closes, is met as either.
+      if (error instanceof HttpFault) {
+        refusals = refusesMethod(error, faults, faults.answers() > answersBefore) ? refusals + 1 : 0;
+        answersBefore = faults.answers();
+        if (refusals === MOST_REFUSALS) {
+          faults.happened(options.what, error, null);
+          throw givenUp(error, { do: 'give_up', kind: 'usage', advice: methodRefused(error.method) });
+        }
+      }
       fault = error;
       retryAfterMs = verdict.retryAfterMs;
     }
     failures = options.madeProgress?.() ? 1 : failures + 1;
     const pauseMs = backoffMs(failures, retryAfterMs, options.random ?? Math.random);
     const leftMs = options.limit.remainingMs();
-    options.faults.happened(options.what, fault, pauseMs < leftMs ? Date.now() + leftMs : null);
+    faults.happened(options.what, fault, pauseMs < leftMs ? Date.now() + leftMs : null);
     if (pauseMs >= leftMs) throw outOfTime(options.limit, fault, failures);
     try {
       await pause(pauseMs, options.limit.signal);
@@ -315,8 +332,10 @@ function outOfTime({ over }: TimeLimit, lastFault: Error, tries: number): Upload
 }
 
 export type FaultLog = {
-  /** The methods of requests that the service itself has answered. While there are none, its address may be wrong. */
-  answered: Set<string>;
+  /** The service itself has answered a request of this method. */
+  answered: (method: string) => void;
+  /** How many requests of this method, or of all, it has answered. While there are none, its address may be wrong. */
+  answers: (method?: string) => number;
   /** `untilMs`: when the retries end; null: they have ended, and the result says the fault. */
   happened: (what: string, fault: Error, untilMs: number | null) => void;
   /** A request that failed before has succeeded. */
@@ -333,8 +352,14 @@ const COUNTED_EVERY_MS = 5 * 60_000;
  */
 export function createFaultLog(say: (sentence: string) => void): FaultLog {
   const known = new Map<string, KnownFault>();
+  const answers = new Map<string, number>();
+  let allAnswers = 0;
   return {
-    answered: new Set(),
+    answered: (method) => {
+      answers.set(method, (answers.get(method) ?? 0) + 1);
+      allAnswers += 1;
+    },
+    answers: (method) => (method === undefined ? allAnswers : (answers.get(method) ?? 0)),
     happened: (what, fault, untilMs) => {
       const { fact, host, request } = describeFault(fault);
       const nowMs = Date.now();

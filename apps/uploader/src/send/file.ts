@@ -29,7 +29,6 @@ export async function sendFile(
   let offsetAtConflict = -1;
   let lastOffset = -1;
   let { offsetBytes } = send; // for the first try only
-  const { answered } = retries.faults;
   const onAcknowledged = (offsetBytes: number) => {
     acknowledgedBytes = Math.max(acknowledgedBytes, offsetBytes);
     lastOffset = offsetBytes;
@@ -37,7 +36,7 @@ export async function sendFile(
   };
   const attempt = async () => {
     try {
-      await sendOnce({ ...send, offsetBytes, onAcknowledged, onAnswered: (method) => answered.add(method) });
+      await sendOnce({ ...send, offsetBytes, onAcknowledged, onAnswered: retries.faults.answered });
     } catch (error) {
       offsetBytes = undefined;
       const conflict = error instanceof HttpFault && error.status === 409 && !error.isForeign;

@@ -318,7 +318,7 @@ function exchangeJson<T>(
     if (json === undefined) throw new HttpFault(response);
     const parsed = schema.safeParse(json);
     if (parsed.success) {
-      retries.faults.answered.add(method);
+      retries.faults.answered(method);
       return { headers: response.headers, value: parsed.data };
     }
     const issue = parsed.error.issues[0];
