@@ -63,8 +63,7 @@ export async function startTestSystem({
   bucketEndpoint = bucket?.endpoint ?? '',
 }: TestSystemOptions = {}): Promise<TestSystem> {
   const workDir = await mkdtemp(join(tmpdir(), 'score-ingest-e2e-'));
-  const database = await databaseOf(serverUrl);
-  const token = await createToken(database.url);
+  const { database, token } = await migratedDatabase(serverUrl);
   const started: RunningProgram[] = [];
   const reachedAt = new URL(database.url);
   if (databasePort !== undefined) reachedAt.port = String(await databasePort(database.url));
@@ -139,14 +138,25 @@ function storeIn(folder: string): TestStore {
   };
 }
 
-async function databaseOf(serverUrl: string | undefined): Promise<TestDatabase> {
-  if (serverUrl === undefined) return createTestDatabase({ name: 'migrated', migrate });
-  await migrate(serverUrl);
-  return { url: serverUrl, drop: async () => {} };
+/** By the commands of a new installation; on the shared server they run once, and each database is a copy of the first. */
+async function migratedDatabase(serverUrl?: string): Promise<{ database: TestDatabase; token: string }> {
+  if (serverUrl !== undefined)
+    return { database: { url: serverUrl, drop: async () => {} }, token: await install(serverUrl) };
+  const database = await createTestDatabase({
+    name: 'installed',
+    migrate: async (url) => {
+      tokenOfCopies = await install(url);
+    },
+  });
+  return { database, token: tokenOfCopies };
 }
 
-async function migrate(url: string): Promise<void> {
+let tokenOfCopies = '';
+
+/** @returns a token. */
+async function install(url: string): Promise<string> {
   succeeded('migrate', await runProgram('ingest-api', ['migrate'], { DATABASE_URL: url }));
+  return createToken(url);
 }
 
 async function createToken(url: string): Promise<string> {
