@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { parseDatabaseUrl } from 'db-schema';
+import { certificatesFault, keyPairFault } from 'wire';
 import { z } from 'zod';
 import { UsageError } from './errors.ts';
 import type { RunLimits } from './runs/models.ts';
@@ -56,6 +57,20 @@ const storeAddress = z.string().transform((text, context): StoreAddress => {
   });
   return z.NEVER;
 });
+/** The text of the file, which is read and checked at the start: otherwise each connection would fail later. */
+const pemFile = (faultOf: (pem: string) => string | null) =>
+  path.transform((file, context): string => {
+    try {
+      const pem = readFileSync(file, 'utf8');
+      const fault = faultOf(pem);
+      if (fault === null) return pem;
+      context.addIssue({ code: 'custom', message: fault });
+    } catch (error) {
+      context.addIssue({ code: 'custom', message: `cannot be read: ${(error as Error).message}` });
+    }
+    return z.NEVER;
+  });
+const certificates = pemFile(certificatesFault);
 const addressList = z
   .string()
   .default('')
@@ -93,9 +108,9 @@ const STORE = {
     z.stringbool().optional(),
     'true: the bucket is in the path of each request, not in its host name; the default is true with INGEST_S3_ENDPOINT.',
   ),
-  s3CaFile: variable(
+  s3Ca: variable(
     'INGEST_S3_CA_FILE',
-    path.optional(),
+    certificates.optional(),
     'PEM certificates of the authorities that the server of the bucket is trusted by.',
   ),
 };
@@ -154,15 +169,15 @@ const GUARD = {
 };
 
 const TLS = {
-  certFile: variable(
+  cert: variable(
     'INGEST_TLS_CERT_FILE',
-    path.optional(),
+    certificates.optional(),
     'PEM certificate with its chain; with it the service uses HTTPS.',
   ),
-  keyFile: variable('INGEST_TLS_KEY_FILE', path.optional(), 'PEM key of the certificate.'),
-  clientCaFile: variable(
+  key: variable('INGEST_TLS_KEY_FILE', pemFile(() => null).optional(), 'PEM key of the certificate.'),
+  clientCa: variable(
     'INGEST_TLS_CLIENT_CA_FILE',
-    path.optional(),
+    certificates.optional(),
     'PEM certificate of an authority; with it every client needs a certificate that this authority signed.',
   ),
 };
@@ -250,10 +265,11 @@ export type Environment = Readonly<Record<string, string | undefined>>;
 type Group = Readonly<Record<string, Variable>>;
 type ValuesOf<G extends Group> = { readonly [Key in keyof G]: z.output<G[Key]['schema']> };
 
-export interface TlsFiles {
-  readonly certFile: string;
-  readonly keyFile: string;
-  readonly clientCaFile: string | undefined;
+/** PEM texts. */
+export interface TlsIdentity {
+  readonly cert: string;
+  readonly key: string;
+  readonly clientCa: string | undefined;
 }
 
 export type DatabaseConfig = ValuesOf<typeof DATABASE>;
@@ -261,7 +277,7 @@ export type StoreConfig = DatabaseConfig & { readonly store: StoreLocation };
 export type StoreLocation = Extract<StoreAddress, { kind: 'folder' }> | BucketLocation;
 export type GuardConfig = ValuesOf<typeof GUARD> & {
   /** Undefined: plain HTTP. */
-  readonly tls: TlsFiles | undefined;
+  readonly tls: TlsIdentity | undefined;
 };
 export type ServeConfig = ValuesOf<typeof SERVE> & {
   readonly store: StoreLocation;
@@ -346,6 +362,7 @@ export function loadDatabaseConfig(env: Environment): DatabaseConfig {
 
 interface Faults {
   add(fault: string): void;
+  isSet(name: string): boolean;
   /** Says that a variable is not set, unless it is: then what is wrong with its value has been said. */
   addMissing(name: string): void;
 }
@@ -360,8 +377,9 @@ function load<Config>(
 ): Config {
   const faults: string[] = [];
   const add = (fault: string) => faults.push(fault);
+  const isSet = (name: string) => textOf(env, name).text !== undefined;
   const addMissing = (name: string) => {
-    if (textOf(env, name).text === undefined) add(`${name} is not set.`);
+    if (!isSet(name)) add(`${name} is not set.`);
   };
   const read = <G extends Group>(group: G): ValuesOf<G> => {
     const values: Record<string, unknown> = {};
@@ -375,7 +393,7 @@ function load<Config>(
     }
     return values as ValuesOf<G>;
   };
-  const result = config(read, { add, addMissing });
+  const result = config(read, { add, isSet, addMissing });
   if (faults.length === 0) return result;
   throw new ConfigError(
     `The environment is not a valid configuration:\n  ${faults.join('\n  ')}\nSee .env.example for every variable and its default.`,
@@ -433,7 +451,7 @@ function storeOf(values: ValuesOf<typeof STORE>, faults: Faults): StoreLocation 
 
 function locationOf(
   address: StoreAddress,
-  { s3Endpoint, s3Region, s3PathStyle, s3CaFile }: ValuesOf<typeof STORE>,
+  { s3Endpoint, s3Region, s3PathStyle, s3Ca }: ValuesOf<typeof STORE>,
 ): StoreLocation {
   if (address.kind === 'folder') return address;
   return {
@@ -441,21 +459,20 @@ function locationOf(
     endpoint: s3Endpoint,
     region: s3Region,
     forcePathStyle: s3PathStyle ?? s3Endpoint !== undefined,
-    caFile: s3CaFile,
+    ca: s3Ca,
   };
 }
 
 /**
  * All of it or nothing: half a TLS configuration would mean plain HTTP, which the operator does not expect.
  */
-function tlsOf(
-  { certFile, keyFile, clientCaFile }: ValuesOf<typeof TLS>,
-  faults: Faults,
-): TlsFiles | undefined {
-  if (certFile !== undefined && keyFile !== undefined) return { certFile, keyFile, clientCaFile };
-  if (certFile === undefined && (keyFile ?? clientCaFile) !== undefined) faults.addMissing(TLS.certFile.name);
-  if (keyFile === undefined && (certFile ?? clientCaFile) !== undefined) faults.addMissing(TLS.keyFile.name);
-  return undefined;
+function tlsOf({ cert, key, clientCa }: ValuesOf<typeof TLS>, faults: Faults): TlsIdentity | undefined {
+  if (Object.values(TLS).some(({ name }) => faults.isSet(name)))
+    for (const { name } of [TLS.cert, TLS.key]) faults.addMissing(name);
+  if (cert === undefined || key === undefined) return undefined;
+  const fault = keyPairFault(cert, key);
+  if (fault !== null) faults.add(`${TLS.cert.name} and ${TLS.key.name} ${fault}.`);
+  return { cert, key, clientCa };
 }
 
 /** The section of `--help` with the variables of a command. */

@@ -277,7 +277,7 @@ describe('a bucket that fails', () => {
       const secure = { ...location, endpoint: `https://127.0.0.1:${port}` };
       // Of this size the SDK would ask for leave to send (Expect), with a connection that knows no authority of ours.
       const upload = new Upload(8 * 1024 * 1024);
-      await upload.send(s3Store({ ...secure, caFile: ca }), upload.content.byteLength);
+      await upload.send(s3Store({ ...secure, ca: await readFile(ca, 'utf8') }), upload.content.byteLength);
       await upload.expectWhole();
       expect(seenHeaders.map(({ expect: leave }) => leave)).to.deep.equal([undefined]);
       const other = new Upload();

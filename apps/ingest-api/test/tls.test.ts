@@ -5,7 +5,7 @@ import { get, request } from 'node:https';
 import path from 'node:path';
 import { connect, type TLSSocket } from 'node:tls';
 import { expect } from 'chai';
-import { loadServeConfig } from '../src/config.ts';
+import { ConfigError, loadServeConfig } from '../src/config.ts';
 import { type Certificates, makeCertificates, type Pair } from './support/certificates.ts';
 import { scoreLines, startSystem, type TestSystem } from './support/system.ts';
 
@@ -26,8 +26,9 @@ describe('TLS', () => {
     clientCaFile: string | undefined,
     work: (system: TestSystem, url: string) => Promise<void>,
   ) {
-    const { cert: certFile, key: keyFile } = ours.server;
-    const system = await startSystem({ guard: { ...guard, tls: { certFile, keyFile, clientCaFile } } });
+    const [cert, key] = [await readFile(ours.server.cert, 'utf8'), await readFile(ours.server.key, 'utf8')];
+    const clientCa = clientCaFile === undefined ? undefined : await readFile(clientCaFile, 'utf8');
+    const system = await startSystem({ guard: { ...guard, tls: { cert, key, clientCa } } });
     try {
       await work(system, system.url.replace('http:', 'https:'));
     } finally {
@@ -155,6 +156,47 @@ describe('TLS', () => {
     expect(() => loadServeConfig({ ...env, INGEST_TRUSTED_PROXIES: '10.0.0.0/8, everybody' })).to.throw(
       'INGEST_TRUSTED_PROXIES',
     );
+  });
+
+  it('is not begun with files that no connection could use', async () => {
+    const file = path.join(ours.folder, 'wrong.pem');
+    const good = {
+      DATABASE_URL: 'postgres://',
+      INGEST_STORE: 's3://bucket/prefix',
+      INGEST_S3_CA_FILE: ours.ca,
+      INGEST_TLS_CERT_FILE: ours.server.cert,
+      INGEST_TLS_KEY_FILE: ours.server.key,
+      INGEST_TLS_CLIENT_CA_FILE: ours.ca,
+    };
+    expect(() => loadServeConfig(good)).not.to.throw();
+    const certificate = await readFile(ours.ca, 'utf8');
+    const broken = certificate.replace('MII', 'AAA');
+    const contents = [
+      '',
+      'text',
+      await readFile(ours.server.key, 'utf8'),
+      broken,
+      certificate + broken,
+      null,
+    ];
+    for (const content of contents) {
+      if (content === null) await rm(file);
+      else await writeFile(file, content);
+      for (const name of ['INGEST_S3_CA_FILE', 'INGEST_TLS_CERT_FILE', 'INGEST_TLS_CLIENT_CA_FILE'])
+        expect(() => loadServeConfig({ ...good, [name]: file }), `${name}: ${content}`).to.throw(
+          ConfigError,
+          new RegExp(`${name}: (has (no|a) certificate|cannot be read: ENOENT).*\\(found ".*wrong.pem"\\)`),
+        );
+    }
+    for (const pair of [
+      { INGEST_TLS_KEY_FILE: ours.ca },
+      { INGEST_TLS_KEY_FILE: ours.client.key },
+      { INGEST_TLS_CERT_FILE: ours.client.cert },
+    ])
+      expect(() => loadServeConfig({ ...good, ...pair })).to.throw(
+        ConfigError,
+        'INGEST_TLS_CERT_FILE and INGEST_TLS_KEY_FILE are not a certificate and its key, without a passphrase (',
+      );
   });
 });
 

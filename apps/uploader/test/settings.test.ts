@@ -87,7 +87,8 @@ describe('settings', () => {
     const none = { ca: null, clientCert: null, clientKey: null };
     const wrong = { name: 'UploaderError', kind: 'usage' };
     for (const [identity, says] of [
-      [{ ...none, ca: pem }, /^--ca is not a certificate \(/],
+      [{ ...none, ca: pem }, /^--ca has a certificate that cannot be read, number 1 of 1 \(/],
+      [{ ...none, ca: pem.replaceAll('CERTIFICATE', 'PRIVATE KEY') }, /^--ca has no certificate \(/],
       [{ ...none, clientCert: pem, clientKey: pem }, /^--cert and --key are not a certificate and its key/],
     ] as const)
       expect(() => useTlsIdentity(identity))

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import type { ConnectionOptions } from 'node:tls';
 import type pg from 'pg';
+import { certificatesFault, keyPairFault } from 'wire';
 
 /** An address that cannot be used. The message never repeats the address, which contains the password. */
 export class DatabaseUrlError extends Error {
@@ -142,6 +143,9 @@ function tlsOptions(given: ReadonlyMap<string, string>): false | ConnectionOptio
   const ca = root === 'system' ? undefined : pem('sslrootcert', root);
   const cert = pem('sslcert', given.get('sslcert'));
   const key = pem('sslkey', given.get('sslkey'));
+  refuse('sslrootcert', ca === undefined ? null : certificatesFault(ca));
+  if (cert !== undefined && key !== undefined)
+    refuse('sslcert and sslkey', keyPairFault(cert, key, given.get('sslpassword') || undefined));
   return {
     ...(ca === undefined ? {} : { ca }),
     ...(cert === undefined ? {} : { cert }),
@@ -160,6 +164,10 @@ function pem(name: string, path: string | undefined): string | undefined {
   } catch (error) {
     throw new DatabaseUrlError(`${name} cannot be read: ${(error as Error).message}.`);
   }
+}
+
+function refuse(names: string, fault: string | null): void {
+  if (fault !== null) throw new DatabaseUrlError(`${names} ${fault}.`);
 }
 
 function decode(text: string, what: string): string {

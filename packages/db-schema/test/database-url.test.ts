@@ -6,6 +6,24 @@ import { DatabaseUrlError, parseDatabaseUrl } from '../src/database-url.ts';
 
 const PASSWORD = 'geheim-9f31';
 
+/** Valid for a hundred years; its key was thrown away. */
+const AUTHORITY = `-----BEGIN CERTIFICATE-----
+MIIBhTCCASugAwIBAgIUc4USZR6Ht/yl3/Vspc07/PeMdE0wCgYIKoZIzj0EAwIw
+FzEVMBMGA1UEAwwMYW4gYXV0aG9yaXR5MCAXDTI2MTEyOTExMjY1MloYDzIxMjYx
+MTA1MTEyNjUyWjAXMRUwEwYDVQQDDAxhbiBhdXRob3JpdHkwWTATBgcqhkjOPQIB
+BggqhkjOPQMBBwNCAAQeX26X58uZzbYbhZJYrh3OwrcuGtdgiPZuoR/Vfixm+KXq
+s9Yg4JFPvg0wkhbekEmHFBF3cK37cJ4p1LJ/sLXNo1MwUTAdBgNVHQ4EFgQU6DDA
+J5tAucZkkNPVG9j76ORH7aUwHwYDVR0jBBgwFoAU6DDAJ5tAucZkkNPVG9j76ORH
+7aUwDwYDVR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNIADBFAiEAqKKnIjFYuTdn
+TC3bQQTXRlrEyN4bdNmVDbHjGuYPxpoCIBf+jkjUepQGVzk2Ic8s6lOfqcy9EOy3
+/FTOw0JVD8Y0
+-----END CERTIFICATE-----
+`;
+const KEY = `-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEIGGKLLX5TxZ1a8wNvjYY8HfVqNVvuHwLDZ7m7dEBTa1b
+-----END PRIVATE KEY-----
+`;
+
 describe('the address of the database', () => {
   it('is read as psql reads it', () => {
     const cases: readonly (readonly [string, Record<string, unknown>])[] = [
@@ -77,29 +95,55 @@ describe('the address of the database', () => {
     }
   });
 
+  it('refuses files that hold no certificate, or no pair of certificate and key', async () => {
+    const folder = await mkdtemp(path.join(tmpdir(), 'ingest-url-'));
+    const file = path.join(folder, 'file.pem');
+    const broken = AUTHORITY.replace(/MII/, 'AAA');
+    try {
+      for (const text of ['', 'text', KEY, broken, AUTHORITY + broken]) {
+        await writeFile(file, text);
+        const url = `postgres://u:${PASSWORD}@h/db?sslmode=verify-full`;
+        for (const [query, message] of [
+          [
+            `sslrootcert=${file}`,
+            /sslrootcert has (no certificate|a certificate that cannot be read, number [12] of [12])/,
+          ],
+          [`sslcert=${file}&sslkey=${file}`, /sslcert and sslkey are not a certificate and its key/],
+          [`sslcert=${file}&sslkey=${file}&sslpassword=p4ss`, /its key with this passphrase/],
+        ] as const) {
+          const parse = () => parseDatabaseUrl(`${url}&${query}`);
+          if (text === AUTHORITY + broken && query.includes('sslkey')) continue; // the first certificate may be ours
+          expect(parse, text).to.throw(DatabaseUrlError, message);
+          expect(parse, text).not.to.throw(/p4ss/);
+        }
+      }
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+
   it('says with sslmode who has to show what, as for psql', async () => {
     const folder = await mkdtemp(path.join(tmpdir(), 'ingest-url-'));
     const ca = path.join(folder, 'ca.pem');
-    await writeFile(ca, 'an authority');
+    await writeFile(ca, AUTHORITY);
     const sslOf = (query: string) => {
       const { ssl } = parseDatabaseUrl(`postgres://h/db?${query}`);
       if (typeof ssl !== 'object') return ssl;
       const looksAtName = ssl.checkServerIdentity === undefined;
       return { ca: ssl.ca, verifies: ssl.rejectUnauthorized, looksAtName };
     };
-    const authority = 'an authority';
     expect(sslOf('')).to.equal(false);
     expect(sslOf('sslmode=disable')).to.equal(false);
     expect(sslOf('sslmode=require')).to.deep.equal({ ca: undefined, verifies: false, looksAtName: false });
     expect(sslOf('ssl=true')).to.deep.equal({ ca: undefined, verifies: false, looksAtName: false });
     for (const mode of ['require', 'verify-ca'])
       expect(sslOf(`sslmode=${mode}&sslrootcert=${ca}`), mode).to.deep.equal({
-        ca: authority,
+        ca: AUTHORITY,
         verifies: true,
         looksAtName: false,
       });
     expect(sslOf(`sslmode=verify-full&sslrootcert=${ca}`)).to.deep.equal({
-      ca: authority,
+      ca: AUTHORITY,
       verifies: true,
       looksAtName: true,
     });

@@ -109,7 +109,7 @@ export interface RunningS3 {
     readonly endpoint: string;
     readonly region: string;
     readonly forcePathStyle: boolean;
-    readonly caFile: undefined;
+    readonly ca: undefined;
   };
   /** Ends the server at once. `start` starts it again at the same port. */
   kill(): Promise<void>;
@@ -187,7 +187,7 @@ export async function startS3({
       endpoint,
       region: 'us-east-1',
       forcePathStyle: true,
-      caFile: undefined,
+      ca: undefined,
     }),
     async kill() {
       const killed = server;

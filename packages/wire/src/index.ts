@@ -28,6 +28,7 @@ export {
   RUN_KEY_RULE,
   runKeyFault,
 } from './names.ts';
+export { certificatesFault, keyPairFault } from './pem.ts';
 export {
   type FilePage,
   filePage,

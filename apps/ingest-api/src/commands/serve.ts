@@ -84,7 +84,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     onQueued,
     onLost,
   });
-  const server = await createListener(app, config);
+  const server = createListener(app, config);
 
   // Before it changes anything. While the database cannot be reached, the service answers 503 and tries
   // again.

@@ -1,4 +1,3 @@
-import { readFile } from 'node:fs/promises';
 import {
   createServer,
   type IncomingMessage,
@@ -9,7 +8,7 @@ import {
 } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { Socket } from 'node:net';
-import type { ServeConfig, TlsFiles } from '../config.ts';
+import type { ServeConfig, TlsIdentity } from '../config.ts';
 import { IngestError } from '../errors.ts';
 import { rawProblem } from './problems.ts';
 
@@ -23,14 +22,14 @@ const LIMITS: ServerOptions = {
 };
 
 /** The HTTP or HTTPS server with all limits of connections. It does not listen yet. */
-export async function createListener(
+export function createListener(
   app: RequestListener,
   { guard, idleTimeoutMs }: Pick<ServeConfig, 'guard' | 'idleTimeoutMs'>,
-): Promise<Server> {
+): Server {
   const server =
     guard.tls === undefined
       ? createServer(LIMITS, app)
-      : createTlsServer({ ...LIMITS, handshakeTimeout: 10_000, ...(await readTls(guard.tls)) }, app);
+      : createTlsServer({ ...LIMITS, handshakeTimeout: 10_000, ...tlsOptions(guard.tls) }, app);
   server.timeout = idleTimeoutMs;
   limitConnections(server, guard.maxConnections);
   answerBadRequests(server);
@@ -41,24 +40,11 @@ export async function createListener(
   return server;
 }
 
-/** @throws a sentence that names the file and the variable. */
-async function readTls({ certFile, keyFile, clientCaFile }: TlsFiles) {
-  const [cert, key] = await Promise.all([
-    read('INGEST_TLS_CERT_FILE', certFile),
-    read('INGEST_TLS_KEY_FILE', keyFile),
-  ]);
+function tlsOptions({ cert, key, clientCa }: TlsIdentity) {
   const base = { cert, key, minVersion: 'TLSv1.2' } as const;
-  if (clientCaFile === undefined) return base;
-  const ca = await read('INGEST_TLS_CLIENT_CA_FILE', clientCaFile);
-  return { ...base, ca, requestCert: true, rejectUnauthorized: true };
-}
-
-async function read(variable: string, path: string): Promise<Buffer> {
-  try {
-    return await readFile(path);
-  } catch (error) {
-    throw new Error(`${variable} cannot be read; give the path of a PEM file.`, { cause: error });
-  }
+  return clientCa === undefined
+    ? base
+    : { ...base, ca: clientCa, requestCert: true, rejectUnauthorized: true };
 }
 
 interface Connection {

@@ -1,5 +1,4 @@
 import { randomBytes } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import { addAbortSignal, Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import { crc32 } from 'node:zlib';
@@ -61,7 +60,7 @@ export class BucketClient {
   readonly #timing: Timing;
   readonly #credentials = new CurrentCredentials();
 
-  constructor({ bucket, prefix, endpoint, region, forcePathStyle, caFile }: BucketLocation, timing: Timing) {
+  constructor({ bucket, prefix, endpoint, region, forcePathStyle, ca }: BucketLocation, timing: Timing) {
     this.name = `s3://${bucket}/${prefix}`.replace(/\/$/, '');
     this.#bucket = bucket;
     this.#prefix = prefix;
@@ -84,7 +83,7 @@ export class BucketClient {
         socketTimeout: timing.answersWithinMs,
         throwOnRequestTimeout: true,
         httpAgent: agent,
-        httpsAgent: { ...agent, ...(caFile !== undefined && { ca: readFileSync(caFile) }) },
+        httpsAgent: { ...agent, ...(ca !== undefined && { ca }) },
       },
     });
   }

@@ -13,7 +13,8 @@ export type BucketLocation = Extract<StoreAddress, { kind: 's3' }> & {
   readonly region: string;
   /** The bucket is in the path of each request, not in its host name. */
   readonly forcePathStyle: boolean;
-  readonly caFile: string | undefined;
+  /** PEM certificates of more authorities. */
+  readonly ca: string | undefined;
 };
 
 /** Names of buckets, as S3 has them; no other name becomes part of a host name or a path. */

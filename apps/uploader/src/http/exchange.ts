@@ -7,7 +7,8 @@ import {
 import { globalAgent, request as httpsRequest } from 'node:https';
 import type { Readable, Transform } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { createSecureContext, getCACertificates, setDefaultCACertificates } from 'node:tls';
+import { getCACertificates, setDefaultCACertificates } from 'node:tls';
+import { certificatesFault, keyPairFault } from 'wire';
 import { OutOfTime, UploaderError } from '../errors.ts';
 
 type ExchangeRequest = {
@@ -254,24 +255,19 @@ type TlsIdentity = { ca: string | null; clientCert: string | null; clientKey: st
  * For every connection of this process: an additional authority to trust, and the client certificate.
  */
 export function useTlsIdentity({ ca, clientCert, clientKey }: TlsIdentity): void {
-  usable('--ca', 'is not a certificate', () => {
-    if (ca !== null) setDefaultCACertificates([...getCACertificates('default'), ca]);
-  });
-  usable('--cert and --key', 'are not a certificate and its key, without a passphrase', () => {
-    if (clientCert === null || clientKey === null) return;
-    createSecureContext({ cert: clientCert, key: clientKey });
+  if (ca !== null) {
+    refuse('--ca', certificatesFault(ca));
+    setDefaultCACertificates([...getCACertificates('default'), ca]);
+  }
+  if (clientCert !== null && clientKey !== null) {
+    refuse('--cert and --key', keyPairFault(clientCert, clientKey));
     Object.assign(globalAgent.options, { cert: clientCert, key: clientKey });
-  });
+  }
 }
 
 /** Otherwise the first request fails with what OpenSSL says. */
-function usable(flags: string, fault: string, use: () => void): void {
-  try {
-    use();
-  } catch (cause) {
-    const said = cause instanceof Error ? cause.message : String(cause);
-    throw new UploaderError('usage', `${flags} ${fault} (${said}).`, { cause });
-  }
+function refuse(flags: string, fault: string | null): void {
+  if (fault !== null) throw new UploaderError('usage', `${flags} ${fault}.`);
 }
 
 /** There was no complete answer. `code` is Node's (ECONNREFUSED, CERT_HAS_EXPIRED, HPE_...) or ESTALLED. */
