@@ -218,7 +218,26 @@ describe('a long history', () => {
     it('is pruned to what is young, published or waits for a decision, and stays counted', async () => {
       const before = await serviceFigures(db);
       const cutoff = `now() - interval '365 days'`;
+      await system.query('UPDATE ingest.run_revision SET file_count = 15000 WHERE revision_id % 100 = 0');
+      await system.query('UPDATE ingest.run_revision SET file_count = 50000 WHERE revision_id % 1000 = 0');
+      const filesOf = new Map(
+        (
+          await system.query<{ id: number; files: number }>(
+            'SELECT revision_id AS id, file_count AS files FROM ingest.run_revision',
+          )
+        ).map(({ id, files }) => [id, files]),
+      );
+      statements = [];
       const pruned = await pruneHistory(db, 365 * DAY_MS);
+      const batches = statements
+        .filter((it) => it.sql.startsWith('DELETE FROM ingest.run_revision'))
+        .map((it) => it.parameters[0] as number[]);
+      expect(batches.length).to.be.above(10);
+      for (const batch of batches) {
+        const files = batch.reduce((sum, id) => sum + (filesOf.get(id) ?? 0), 0);
+        if (batch.length > 1) expect(files, 'files of one transaction').to.be.at.most(20_000);
+        expect(batch.length).to.be.at.most(500);
+      }
       expect(pruned.revisions).to.be.above(RUNS / 2);
       expect(pruned.uploads).to.equal(pruned.revisions);
       expect(pruned.auditEvents, 'the most of one sweep').to.equal(20_000);

@@ -172,6 +172,8 @@ async function markedBatch(db: Kysely<Database>): Promise<readonly StoredUpload[
 
 /** Revisions, uploads or audit events that one transaction of `pruneHistory` deletes. */
 const PRUNED_AT_ONCE = 500;
+/** Revisions with more files in all are deleted in several transactions, each of which ends soon; one revision in any case. */
+const FILES_PRUNED_AT_ONCE = 20_000;
 /** A sweep deletes this many times as much at most: requests have their turn in between, and the next sweep continues. */
 const BATCHES = 40;
 
@@ -210,8 +212,8 @@ export async function pruneHistory(db: Kysely<Database>, keepMs: number): Promis
 /** The rows of run and revision are locked: nobody declares, withdraws or publishes what is being deleted. */
 async function pruneRevisions(trx: Transaction<Database>, keepMs: number): Promise<number> {
   const { rows } = await sql<{ revision_id: number }>`
-    WITH chosen AS MATERIALIZED (
-      SELECT r.revision_id
+    WITH prunable AS MATERIALIZED (
+      SELECT r.revision_id, r.declared_at, r.file_count
       FROM ingest.run_revision r JOIN ingest.run k USING (model, run_key)
       WHERE r.state IN ('superseded', 'failed', 'cancelled') AND r.declared_at < ${ago(keepMs)}
         AND greatest(r.declared_at, r.loaded_at, r.published_at, r.retired_at) < ${ago(keepMs)}
@@ -224,7 +226,13 @@ async function pruneRevisions(trx: Transaction<Database>, keepMs: number): Promi
             AND (c.state IN ('receiving', 'queued', 'held', 'published') OR ${keepsRows('c')}))
         AND NOT ${keepsRows('r')}
       ORDER BY r.declared_at LIMIT ${PRUNED_AT_ONCE}
-      FOR UPDATE SKIP LOCKED)
+      FOR UPDATE SKIP LOCKED),
+    chosen AS (
+      SELECT revision_id FROM (
+        SELECT revision_id, sum(file_count) OVER (ORDER BY declared_at, revision_id) AS files,
+               row_number() OVER (ORDER BY declared_at, revision_id) AS place
+        FROM prunable) p
+      WHERE files <= ${FILES_PRUNED_AT_ONCE} OR place = 1)
     UPDATE ingest.run k
     SET pruned_revision = r.revision, pruned_as_of = r.as_of,
         pruned_sha256 = CASE WHEN r.state <> 'cancelled' THEN r.manifest_sha256 END
