@@ -203,6 +203,20 @@ describe('the status page', () => {
     expect(complaints).to.deep.equal([]);
   });
 
+  it('shows files that were removed after their load as received', async () => {
+    await load('kept', '2026-10', 10);
+    await system.query(`UPDATE ingest.upload SET removed_at = now(), file_removed_at = now()
+      FROM ingest.run_file f JOIN ingest.run_revision r USING (revision_id)
+      WHERE upload.upload_id = f.upload_id AND r.model = 'kept'`);
+    await signIn('#/runs/kept/2026-10');
+    const file = page.getByRole('row', { name: /a\.jsonl/ });
+    await file.getByText('100 %').waitFor();
+    const bar = await page.evaluate<number[]>(
+      '[...document.querySelectorAll("[aria-label=\'received of a.jsonl\']")].map(({ value, max }) => value / max)',
+    );
+    expect(bar).to.deep.equal([1]);
+  });
+
   it('shows the phase of a load while it runs', async () => {
     const files = [{ name: 'a.jsonl', content: scoreLines(400_000) }];
     const [letCopy] = await Promise.all([
