@@ -167,33 +167,94 @@ describe('a log that cannot be written', () => {
       }
     });
 
-  it('is written to the next reader of its pipe', async () => {
-    const folder = await mkdtemp(join(tmpdir(), 'score-ingest-log-'));
-    const pipe = join(folder, 'pipe');
-    execFileSync('mkfifo', [pipe]);
-    const open = () => {
-      const fd = openSync(pipe, constants.O_RDONLY | constants.O_NONBLOCK);
-      const socket = new Socket({ fd, readable: true, writable: false });
-      let text = '';
-      socket.setEncoding('utf8').on('data', (piece: string) => {
-        text += piece;
-      });
-      return { close: () => socket.destroy(), numbers: () => readLog(text).numbers };
-    };
-    const first = open();
-    const program = startLogging(openSync(pipe, 'w'));
-    try {
-      await program.log(1);
-      await waitFor('the first line', async () => first.numbers().length === 1);
+  it('is written to the next reader of its pipe', () =>
+    withPipe(async ({ program, open }) => {
+      const first = open();
+      const logging = program();
+      await logging.log(1);
+      await waitFor('the first line', () => first.log().numbers.length === 1);
       first.close();
-      await program.log(3);
+      await logging.log(3);
       const second = open();
-      await waitFor('the lines since then', async () => second.numbers().length === 3);
+      await waitFor('the lines since then', () => second.log().numbers.length === 3);
+      expect(await logging.end('end')).to.deep.equal({ code: 0, signal: null });
       second.close();
-      expect(second.numbers()).to.deep.equal([1, 2, 3]);
-    } finally {
-      expect(await program.end('end')).to.deep.equal({ code: 0, signal: null });
-      await rm(folder, { recursive: true });
-    }
-  });
+      expect(second.log().numbers).to.deep.equal([1, 2, 3]);
+    }));
 });
+
+describe('a log at the end of its program', () => {
+  for (const [how, code] of [
+    ['end', 0],
+    ['exit', 0],
+    ['throw', 1],
+  ] as const)
+    it(`is written to a pipe to its last line, whole lines in their order, or counted (${how})`, () =>
+      withPipe(async ({ program, open }) => {
+        for (const lines of [1, 8, 9, 40, 400, 1_000]) {
+          const reader = open();
+          const logging = program();
+          await logging.log(lines);
+          expect(await logging.end(how), `after ${lines} lines`).to.deep.equal({ code, signal: null });
+          await waitFor('the end of the pipe', () => reader.hasEnded());
+          const { numbers, dropped } = reader.log();
+          expect(reader.isWhole(), 'no piece of a line at the end').to.equal(true);
+          expect(numbers.length + dropped, 'kept and counted').to.equal(lines);
+          expect(numbers).to.deep.equal(numbers.toSorted((a, b) => a - b));
+          if (lines <= 400) expect(dropped).to.equal(0);
+        }
+      }));
+
+  it('waits no longer than a moment for a reader that takes nothing', () =>
+    withPipe(async ({ program, open }) => {
+      const reader = open();
+      reader.pause();
+      const logging = program();
+      await logging.log(1_000);
+      const startedMs = Date.now();
+      expect(await logging.end('end')).to.deep.equal({ code: 0, signal: null });
+      expect(Date.now() - startedMs).to.be.below(5_000);
+      reader.close();
+    }));
+});
+
+interface Pipe {
+  /** Starts a program whose log it is, for the reader that was opened last. */
+  program(): LoggingProgram;
+  /** A new reader. */
+  open(): {
+    log(): ReturnType<typeof readLog>;
+    isWhole(): boolean;
+    pause(): void;
+    hasEnded(): boolean;
+    close(): void;
+  };
+}
+
+async function withPipe(work: (pipe: Pipe) => Promise<void>): Promise<void> {
+  const folder = await mkdtemp(join(tmpdir(), 'score-ingest-log-'));
+  const path = join(folder, 'pipe');
+  execFileSync('mkfifo', [path]);
+  try {
+    await work({
+      program: () => startLogging(openSync(path, 'w')),
+      open() {
+        const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+        const socket = new Socket({ fd, readable: true, writable: false });
+        let text = '';
+        socket.setEncoding('utf8').on('data', (piece: string) => {
+          text += piece;
+        });
+        return {
+          log: () => readLog(text),
+          isWhole: () => text.endsWith('\n'),
+          pause: () => socket.pause(),
+          hasEnded: () => socket.readableEnded,
+          close: () => socket.destroy(),
+        };
+      },
+    });
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+}

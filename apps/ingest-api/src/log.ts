@@ -1,13 +1,16 @@
-import { write, writeSync } from 'node:fs';
+import { fstatSync, write, writeSync } from 'node:fs';
 import { type Logger, pino } from 'pino';
 import { printableJson } from 'wire';
 import { describeError } from './errors.ts';
 
 const MOST_WAITING_BYTES = 4 * 1024 * 1024;
 const PIECE_BYTES = 64 * 1024;
-const TRY_AGAIN_MS = 100;
+const FULL_PIPE_AGAIN_MS = 10;
+const FAULT_AGAIN_MS = 100;
 /** Room for the line that counts what is missing. */
 const GAP_LINE_BYTES = 1024;
+/** At the end of the program, for a reader that takes nothing. */
+const LAST_WAIT_MS = 1_000;
 
 /**
  * The log of a program, on its standard output. While nobody reads it, or its disk is full, the program works as before: lines
@@ -44,38 +47,51 @@ interface Gap {
 class LogOutput {
   readonly #fd: number;
   readonly #report: (gap: Gap) => void;
+  /** A full pipe or socket answers EAGAIN, because Node sets O_NONBLOCK for its `process.stdout`. A disk may block. */
+  readonly #neverBlocks: boolean;
   /** Whole lines, together what one write takes. */
   readonly #pieces: string[] = [];
   /** What is left of the piece that is being written. */
   #rest: Buffer = Buffer.alloc(0);
   #waitingBytes = 0;
-  #isWriting = false;
+  /** A write is under way in a thread, or will be repeated. */
+  #isBusy = false;
+  #isInThread = false;
   #droppedLines = 0;
   #fault: Error | null = null;
 
   constructor(fd: number, report: (gap: Gap) => void) {
     this.#fd = fd;
     this.#report = report;
+    const kind = fstatSync(fd);
+    this.#neverBlocks = kind.isFIFO() || kind.isSocket();
   }
 
   write(line: string): void {
     const bytes = Buffer.byteLength(line);
-    if (this.#waitingBytes + bytes > MOST_WAITING_BYTES) {
+    if (!this.#isBusy) this.#reportGap(); // of a line that is longer than all that may wait
+    // Nothing is written out of its order: the line that counts what is missing is where it is missing.
+    if (this.#droppedLines > 0 || this.#waitingBytes + bytes > MOST_WAITING_BYTES) {
       this.#droppedLines += 1;
       return;
     }
     this.#append(line, bytes);
-    if (!this.#isWriting) this.#writeNext();
+    if (!this.#isBusy) this.#writeNext();
   }
 
-  /** For the exit of the process: once, and not what a write that is under way has. */
+  /** For the exit of the process. What a thread is writing to a disk may come after it. */
   writeRest(): void {
-    try {
-      if (this.#isWriting) this.#rest = Buffer.alloc(0);
-      this.#isWriting = true; // a line about a gap is only added
-      while (this.#takePiece()) this.#wrote(writeSync(this.#fd, this.#rest));
-    } catch {
-      // There is nowhere to say so.
+    if (this.#isInThread) this.#rest = Buffer.alloc(0);
+    this.#isBusy = true; // a line about a gap is only added
+    let endsAtMs = Date.now() + LAST_WAIT_MS;
+    while (this.#takePiece()) {
+      try {
+        this.#wrote(writeSync(this.#fd, this.#rest));
+        endsAtMs = Date.now() + LAST_WAIT_MS;
+      } catch (error) {
+        if (!isFull(error) || Date.now() > endsAtMs) return; // there is nowhere to say so
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, FULL_PIPE_AGAIN_MS);
+      }
     }
   }
 
@@ -88,18 +104,35 @@ class LogOutput {
   }
 
   #writeNext(): void {
-    this.#isWriting = this.#takePiece();
-    if (!this.#isWriting) return;
+    this.#isBusy = true;
+    try {
+      while (this.#takePiece()) {
+        if (!this.#neverBlocks) {
+          this.#writeInThread();
+          return;
+        }
+        this.#wrote(writeSync(this.#fd, this.#rest));
+      }
+      this.#isBusy = false;
+    } catch (error) {
+      this.#tryAgain(error as Error);
+    }
+  }
+
+  #writeInThread(): void {
+    this.#isInThread = true;
     write(this.#fd, this.#rest, (error, bytes) => {
+      this.#isInThread = false;
       if (error === null) {
         this.#wrote(bytes);
         this.#writeNext();
-      } else {
-        // EAGAIN: a pipe of another program, which must not block, is full.
-        if (error.code !== 'EAGAIN') this.#fault = error;
-        setTimeout(() => this.#writeNext(), TRY_AGAIN_MS).unref();
-      }
+      } else this.#tryAgain(error);
     });
+  }
+
+  #tryAgain(error: Error): void {
+    if (!isFull(error)) this.#fault = error;
+    setTimeout(() => this.#writeNext(), isFull(error) ? FULL_PIPE_AGAIN_MS : FAULT_AGAIN_MS).unref();
   }
 
   /** @returns whether there is something to write. */
@@ -111,6 +144,10 @@ class LogOutput {
   #wrote(bytes: number): void {
     this.#rest = this.#rest.subarray(bytes);
     this.#waitingBytes -= bytes;
+    this.#reportGap();
+  }
+
+  #reportGap(): void {
     if (this.#fault === null && this.#droppedLines === 0) return;
     if (this.#waitingBytes + GAP_LINE_BYTES > MOST_WAITING_BYTES) return;
     const err = this.#fault === null ? {} : { err: describeError(this.#fault) };
@@ -119,4 +156,8 @@ class LogOutput {
     this.#droppedLines = 0;
     this.#report(gap);
   }
+}
+
+function isFull(error: unknown): boolean {
+  return (error as NodeJS.ErrnoException).code === 'EAGAIN';
 }
