@@ -186,24 +186,44 @@ function isRetriedOfOthers(status: number, isKnown: boolean): boolean {
 
 /** What proxies and firewalls answer to a method that they do not pass, whatever it asks for. */
 const REFUSES_METHOD = [405, 501];
-/** So do these, but they may also mean the address, or that the service is not there at the moment. */
+/** So do these, but they may also mean the address. */
 const MAY_REFUSE_METHOD = [400, 401, 403, 404];
 /** Tries of one request: a proxy that is being replaced may answer anything once. */
 const MOST_REFUSALS = 5;
+/** A page for the time in which the service is not there may be a 405 to PUT and PATCH. */
+const REFUSED_FOR_MS = 60_000;
 
 /** A proxy or firewall in front of the service does not take this request, whenever it is sent. */
 export function isRefusedByProxy({ isForeign, status }: HttpFault): boolean {
   return isForeign && status >= 400 && !isMomentary(status) && !LASTING.includes(status);
 }
 
-/** @param isThere since the try before this one, the service itself has answered requests of other methods. */
-function refusesMethod(
-  { isForeign, status, method }: HttpFault,
-  faults: FaultLog,
-  isThere: boolean,
-): boolean {
-  if (!isForeign || faults.answers(method) > 0) return false;
-  return REFUSES_METHOD.includes(status) || (isThere && MAY_REFUSE_METHOD.includes(status));
+/**
+ * Counts the refusals in a row of a method of which the service itself has answered no request. `add` is true when they are
+ * no matter of time: the service has answered requests of other methods before each of five, or they last for a minute.
+ */
+function countRefusals(faults: FaultLog, now: () => number): { add: (fault: HttpFault) => boolean } {
+  let inARow = 0;
+  let whileItAnswers = 0;
+  let sinceMs = 0;
+  let answersBefore = 0;
+  return {
+    add: ({ isForeign, status, method, retryAfterMs }) => {
+      const isThere = faults.answers() > answersBefore;
+      answersBefore = faults.answers();
+      const isRefusal =
+        isForeign &&
+        retryAfterMs === null &&
+        faults.answers(method) === 0 &&
+        (REFUSES_METHOD.includes(status) || (isThere && MAY_REFUSE_METHOD.includes(status)));
+      if (inARow === 0) sinceMs = now();
+      inARow = isRefusal ? inARow + 1 : 0;
+      whileItAnswers = isRefusal && isThere ? whileItAnswers + 1 : 0;
+      return (
+        whileItAnswers === MOST_REFUSALS || (inARow >= MOST_REFUSALS && now() - sinceMs >= REFUSED_FOR_MS)
+      );
+    },
+  };
 }
 
 function isMomentary(status: number): boolean {
@@ -271,6 +291,8 @@ export type RetryOptions = {
   /** True when the failed try made progress; then the backoff starts from its beginning. */
   madeProgress?: () => boolean;
   random?: () => number;
+  /** In ms. */
+  now?: () => number;
 };
 
 /**
@@ -279,9 +301,8 @@ export type RetryOptions = {
  */
 export async function retrying<T>(attempt: () => Promise<T>, options: RetryOptions): Promise<T> {
   let failures = 0;
-  let refusals = 0;
-  let answersBefore = 0;
   const { faults } = options;
+  const refusals = countRefusals(faults, options.now ?? Date.now);
   for (;;) {
     let fault: Error;
     let retryAfterMs: number | null;
@@ -295,13 +316,9 @@ export async function retrying<T>(attempt: () => Promise<T>, options: RetryOptio
       if (!verdict || verdict.do === 'declare_again' || !(error instanceof Error)) throw error;
       if (verdict.do === 'give_up') throw givenUp(error, verdict);
       // A proxy that answers before it has read the body, and closes, is met as either.
-      if (error instanceof HttpFault) {
-        refusals = refusesMethod(error, faults, faults.answers() > answersBefore) ? refusals + 1 : 0;
-        answersBefore = faults.answers();
-        if (refusals === MOST_REFUSALS) {
-          faults.happened(options.what, error, null);
-          throw givenUp(error, { do: 'give_up', kind: 'usage', advice: methodRefused(error.method) });
-        }
+      if (error instanceof HttpFault && refusals.add(error)) {
+        faults.happened(options.what, error, null);
+        throw givenUp(error, { do: 'give_up', kind: 'usage', advice: methodRefused(error.method) });
       }
       fault = error;
       retryAfterMs = verdict.retryAfterMs;
