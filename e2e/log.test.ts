@@ -74,6 +74,13 @@ async function fill(folder: string): Promise<void> {
   }
 }
 
+/** The ways to end, and their exit codes. */
+const ENDS = [
+  ['end', 0],
+  ['exit', 0],
+  ['throw', 1],
+] as const;
+
 interface LoggingProgram {
   /** @returns how many it has logged so far. */
   log(lines: number): Promise<number>;
@@ -117,11 +124,7 @@ function readLog(text: string) {
 }
 
 describe('a log that cannot be written', () => {
-  for (const [how, code] of [
-    ['end', 0],
-    ['exit', 0],
-    ['throw', 1],
-  ] as const)
+  for (const [how, code] of ENDS)
     it(`keeps no program from its work, nor from its end (${how})`, async () => {
       for (const lines of [0, 1, 3, 1_000]) {
         const program = startLogging(openSync('/dev/full', 'w'));
@@ -184,11 +187,7 @@ describe('a log that cannot be written', () => {
 });
 
 describe('a log at the end of its program', () => {
-  for (const [how, code] of [
-    ['end', 0],
-    ['exit', 0],
-    ['throw', 1],
-  ] as const)
+  for (const [how, code] of ENDS)
     it(`is written to a pipe to its last line, whole lines in their order, or counted (${how})`, () =>
       withPipe(async ({ program, open }) => {
         for (const lines of [1, 8, 9, 40, 400, 1_000]) {

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { HttpFault } from '../src/http/retry.ts';
+import { HttpFault } from '../src/http/http-fault.ts';
 import { createCompression } from '../src/send/compression.ts';
 import type { HashedFile } from '../src/source/hash.ts';
 import { type IngestServer, startIngestServer } from './support/ingest-server.ts';

@@ -1,6 +1,6 @@
 import { basename } from 'node:path';
 import { expect } from 'chai';
-import { createFaultLog } from '../src/http/retry.ts';
+import { createFaultLog } from '../src/http/fault-log.ts';
 import { createCompression } from '../src/send/compression.ts';
 import { sendFile } from '../src/send/file.ts';
 import { identify } from '../src/source/hash.ts';

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { getCACertificates } from 'node:tls';
 import { expect } from 'chai';
 import { UploaderError } from '../src/errors.ts';
 import { useTlsIdentity } from '../src/http/exchange.ts';
@@ -70,7 +71,7 @@ describe('settings', () => {
   });
 
   it('say the half of a client certificate that is missing, wherever the other half is', () => {
-    const pem = scratch.write('x.pem', '-----BEGIN X-----');
+    const pem = scratch.write('x.pem', getCACertificates('bundled')[0] ?? '');
     const config = scratch.write('c.json', JSON.stringify({ key: pem }));
     for (const [flags, env, fault] of [
       [{ cert: pem }, {}, /^--cert needs the key .* set --key or UPLOADER_KEY\.$/],
@@ -85,15 +86,23 @@ describe('settings', () => {
   it('say which certificate cannot be used', () => {
     const pem = '-----BEGIN CERTIFICATE-----\nxx\n-----END CERTIFICATE-----\n';
     const none = { ca: null, clientCert: null, clientKey: null };
-    const wrong = { name: 'UploaderError', kind: 'usage' };
-    for (const [identity, says] of [
-      [{ ...none, ca: pem }, /^--ca has a certificate that cannot be read, number 1 of 1 \(/],
-      [{ ...none, ca: pem.replaceAll('CERTIFICATE', 'PRIVATE KEY') }, /^--ca has no certificate \(/],
-      [{ ...none, clientCert: pem, clientKey: pem }, /^--cert and --key are not a certificate and its key/],
-    ] as const)
-      expect(() => useTlsIdentity(identity))
-        .to.throw(says)
-        .with.include(wrong);
+    const file = scratch.write('y.pem', '');
+    for (const [content, says] of [
+      [pem, 'has a certificate that cannot be read, number 1 of 1 '],
+      [pem.replaceAll('CERTIFICATE', 'PRIVATE KEY'), 'has no certificate '],
+      ['text', 'must be a PEM file '],
+      ['', 'must be a PEM file '],
+    ] as const) {
+      scratch.write('y.pem', content);
+      for (const name of ['ca', 'cert'])
+        expect(faultsOf({ [name]: file }, given)).to.match(
+          new RegExp(`^--${name} ${says}.*\\(it is ".*y\\.pem"\\)`),
+        );
+    }
+    const identity = { ...none, clientCert: pem, clientKey: pem };
+    expect(() => useTlsIdentity(identity))
+      .to.throw(/^--cert and --key are not a certificate and its key/)
+      .with.include({ name: 'UploaderError', kind: 'usage' });
   });
 
   it('come from flags before the environment, and from there before the config file', () => {

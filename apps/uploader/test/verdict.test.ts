@@ -2,15 +2,10 @@ import { expect } from 'chai';
 import { ERROR_CODES, EXIT_CODE_OF } from 'wire';
 import type { UploaderError } from '../src/errors.ts';
 import { NetworkFault } from '../src/http/exchange.ts';
-import {
-  type Asked,
-  backoffMs,
-  createFaultLog,
-  HttpFault,
-  judge,
-  readRetryAfterMs,
-  retrying,
-} from '../src/http/retry.ts';
+import { createFaultLog } from '../src/http/fault-log.ts';
+import { HttpFault, readRetryAfterMs } from '../src/http/http-fault.ts';
+import { backoffMs, retrying } from '../src/http/retry.ts';
+import { type Asked, judge } from '../src/http/verdict.ts';
 import { worstExitCode } from '../src/results.ts';
 
 function answer(status: number, problem?: object, headers: Record<string, string> = {}): HttpFault {

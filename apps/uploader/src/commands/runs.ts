@@ -1,5 +1,5 @@
 import { EXIT_CODE_OF } from 'wire';
-import { refusalOf } from '../http/retry.ts';
+import { refusalOf } from '../http/verdict.ts';
 import { formatCount, type Terminal } from '../progress/view.ts';
 import type { CommandResult } from '../results.ts';
 import {

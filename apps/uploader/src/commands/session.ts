@@ -1,5 +1,5 @@
 import { pause, startTimeLimit } from '../http/exchange.ts';
-import { createFaultLog } from '../http/retry.ts';
+import { createFaultLog } from '../http/fault-log.ts';
 import { describeChange, newRunView, type RunView, type Terminal } from '../progress/view.ts';
 import {
   EXIT_CODE_OF_STATE,

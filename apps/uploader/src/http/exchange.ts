@@ -8,7 +8,7 @@ import { globalAgent, request as httpsRequest } from 'node:https';
 import type { Readable, Transform } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { getCACertificates, setDefaultCACertificates } from 'node:tls';
-import { certificatesFault, keyPairFault } from 'wire';
+import { keyPairFault } from 'wire';
 import { OutOfTime, UploaderError } from '../errors.ts';
 
 type ExchangeRequest = {
@@ -255,19 +255,12 @@ type TlsIdentity = { ca: string | null; clientCert: string | null; clientKey: st
  * For every connection of this process: an additional authority to trust, and the client certificate.
  */
 export function useTlsIdentity({ ca, clientCert, clientKey }: TlsIdentity): void {
-  if (ca !== null) {
-    refuse('--ca', certificatesFault(ca));
-    setDefaultCACertificates([...getCACertificates('default'), ca]);
-  }
-  if (clientCert !== null && clientKey !== null) {
-    refuse('--cert and --key', keyPairFault(clientCert, clientKey));
-    Object.assign(globalAgent.options, { cert: clientCert, key: clientKey });
-  }
-}
-
-/** Otherwise the first request fails with what OpenSSL says. */
-function refuse(flags: string, fault: string | null): void {
-  if (fault !== null) throw new UploaderError('usage', `${flags} ${fault}.`);
+  if (ca !== null) setDefaultCACertificates([...getCACertificates('default'), ca]);
+  if (clientCert === null || clientKey === null) return;
+  const fault = keyPairFault(clientCert, clientKey);
+  // Otherwise the first request fails with what OpenSSL says.
+  if (fault !== null) throw new UploaderError('usage', `--cert and --key ${fault}.`);
+  Object.assign(globalAgent.options, { cert: clientCert, key: clientKey });
 }
 
 /** There was no complete answer. `code` is Node's (ECONNREFUSED, CERT_HAS_EXPIRED, HPE_...) or ESTALLED. */

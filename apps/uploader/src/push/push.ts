@@ -1,6 +1,6 @@
 import { UploaderError } from '../errors.ts';
 import { pause } from '../http/exchange.ts';
-import { judge } from '../http/retry.ts';
+import { judge } from '../http/verdict.ts';
 import {
   describeChange,
   describeDeclared,

@@ -4,7 +4,8 @@ import type { Transform } from 'node:stream';
 import { promisify } from 'node:util';
 import { constants, createZstdCompress, zstdCompress } from 'node:zlib';
 import { compressionOf } from 'score-lines';
-import { type HttpFault, isRefusedByProxy } from '../http/retry.ts';
+import type { HttpFault } from '../http/http-fault.ts';
+import { isRefusedByProxy } from '../http/verdict.ts';
 import { formatBytes } from '../progress/view.ts';
 import type { HashedFile } from '../source/hash.ts';
 

@@ -1,6 +1,6 @@
 import { hostname, userInfo } from 'node:os';
 import { startTimeLimit, type TimeLimit } from '../http/exchange.ts';
-import { createFaultLog, type FaultLog } from '../http/retry.ts';
+import { createFaultLog, type FaultLog } from '../http/fault-log.ts';
 import {
   type InSlot,
   type Retries,

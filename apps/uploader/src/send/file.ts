@@ -9,7 +9,8 @@ import {
 } from 'tus-js-client';
 import { UploaderError } from '../errors.ts';
 import { type ExchangeResponse, exchange, type StreamBody } from '../http/exchange.ts';
-import { HttpFault, type RetryOptions, retrying } from '../http/retry.ts';
+import { HttpFault } from '../http/http-fault.ts';
+import { type RetryOptions, retrying } from '../http/retry.ts';
 import type { InSlot } from '../service/client.ts';
 import { type HashedFile, identityOf, refuseChanged, sameIdentity } from '../source/hash.ts';
 import { changedSinceSent, changedSource, unreadableSource } from '../source/read.ts';

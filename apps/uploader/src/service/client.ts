@@ -3,7 +3,9 @@ import * as wire from 'wire';
 import { EXIT_CODE_OF, type ExitCode, type FilePage, type RunState } from 'wire';
 import { z } from 'zod';
 import { type ExchangeResponse, exchange, useTlsIdentity } from '../http/exchange.ts';
-import { HttpFault, type RetryOptions, refusalOf, retrying } from '../http/retry.ts';
+import { HttpFault } from '../http/http-fault.ts';
+import { type RetryOptions, retrying } from '../http/retry.ts';
+import { refusalOf } from '../http/verdict.ts';
 import { currentToken, type Settings } from '../settings/settings.ts';
 
 /**

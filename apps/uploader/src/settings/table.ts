@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { modelNameFault, runKeyFault } from 'wire';
+import { certificatesFault, modelNameFault, runKeyFault } from 'wire';
 
 type CommandName = 'push' | 'check' | 'watch' | 'status' | 'publish' | 'retry' | 'withdraw';
 
@@ -153,13 +153,13 @@ export const SETTINGS = {
     commands: ASKING,
     env: 'UPLOADER_CA',
     help: 'PEM file of an authority to trust as well, for an https:// service',
-    parse: readPemFile,
+    parse: readCertificates,
   }),
   clientCert: setting('--cert <file>', {
     commands: ASKING,
     env: 'UPLOADER_CERT',
     help: 'client certificate (PEM), if the service asks for one; needs --key',
-    parse: readPemFile,
+    parse: readCertificates,
   }),
   clientKey: setting('--key <file>', {
     commands: ASKING,
@@ -286,6 +286,14 @@ function bytesPerSecond(text: string): number | null {
   const bytes = parsed(parseSizeBytes(text), 'bytes a second such as 10MB, or 0 for no limit');
   if (bytes < 16_384) throw new Error('must be at least 16KiB');
   return bytes;
+}
+
+/** The text of a PEM file of certificates. */
+function readCertificates(path: string): string {
+  const text = readPemFile(path);
+  const fault = certificatesFault(text);
+  if (fault !== null) throw new Error(fault);
+  return text;
 }
 
 /** The text of a PEM file. */
