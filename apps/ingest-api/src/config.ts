@@ -151,6 +151,11 @@ const GUARD = {
     integer.min(0).default(1_024),
     'A request whose body is slower than this during INGEST_IDLE_TIMEOUT_MS is closed; 0 allows any rate.',
   ),
+  maxDailyFiles: variable(
+    'INGEST_MAX_DAILY_FILES',
+    positive.default(1_000_000),
+    'Files that one token may declare within 24 hours; a run counts as 100 at least; more get 507.',
+  ),
   maxOpenUploads: variable(
     'INGEST_MAX_OPEN_UPLOADS',
     positive.default(250_000),

@@ -277,10 +277,11 @@ export const ERROR_CODES = {
     client: 'retry',
     title: 'The quota of the token is used up',
     happened:
-      'With this request, the token would have too many unfinished uploads, or too many bytes. A file counts from its declaration until the service removes it, also after its run is loaded or withdrawn.',
+      'With this request, the token would have too many unfinished uploads, too many bytes, or too many files or changed contracts of the last 24 hours. The bytes of a file count until the service removes it, also after its run is loaded or withdrawn; its declaration counts for 24 hours, whatever becomes of the run.',
     toDo: [
       'Wait until uploads are finished and files are removed, or withdraw runs that nobody needs.',
-      'Operators: raise `INGEST_MAX_OPEN_UPLOADS` or `INGEST_MAX_TOKEN_BYTES`, or lower `INGEST_KEEP_FILES_HOURS`.',
+      'If it says that too much was declared or changed within 24 hours, look for a job that does so again and again.',
+      'Operators: raise `INGEST_MAX_OPEN_UPLOADS`, `INGEST_MAX_TOKEN_BYTES` or `INGEST_MAX_DAILY_FILES`, or lower `INGEST_KEEP_FILES_HOURS`.',
     ],
   },
   insufficient_storage: {

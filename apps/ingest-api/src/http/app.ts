@@ -15,7 +15,7 @@ import type { Store } from '../store/store.ts';
 import type { DurableStore } from '../store/tus-store.ts';
 import { auditDenials, authenticate, sessionRoutes } from './auth.ts';
 import { eventRoutes } from './events.ts';
-import { limitRefusals, limitRequests, limitUnderWay, type RoomCheck, uploadQuota } from './limits.ts';
+import { limitRefusals, limitRequests, limitUnderWay, type RoomCheck, tokenQuota } from './limits.ts';
 import { keepConnection } from './listener.ts';
 import { createRegistry, metricsRoutes, requestMetrics } from './metrics.ts';
 import { modelRoutes } from './models.ts';
@@ -62,7 +62,7 @@ export function createApp(options: AppOptions): Express {
         'the changes of runs could not be read; the service tries again',
       ),
   }).start();
-  const quota = uploadQuota(guard);
+  const quota = tokenQuota(guard);
   const principals = new Principals(db);
   const refuse = limitRefusals(guard.failedLoginsPerMinute);
   const registry = createRegistry();
@@ -104,7 +104,7 @@ export function createApp(options: AppOptions): Express {
   app.use(metricsRoutes(db, options.room, registry));
   app.use(openApiRoutes());
   app.use(eventRoutes({ watch, principals }));
-  app.use(modelRoutes(db));
+  app.use(modelRoutes(db, quota));
   app.use(runRoutes({ ...options, watch, quota }));
   app.use(uploadRoutes({ ...options, quota, principals }));
   app.use((req) => {

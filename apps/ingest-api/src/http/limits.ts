@@ -206,46 +206,85 @@ async function outstandingBytes(db: Kysely<Database>): Promise<number> {
   return rows[0]?.bytes ?? 0;
 }
 
-/**
- * Rejects with a 507 when a token would have more unfinished uploads, or more bytes on the disk, than its
- * quota. Bytes that it has sent count until the file is removed, whatever became of the run; so do bytes that
- * it has declared and may send.
- */
-export type UploadQuota = (
-  trx: Transaction<Database>,
-  owner: string,
-  newUploads: number,
-  newBytes: number,
-) => Promise<void>;
+/** Keeps one token from filling the disk, or the database with what it declares. */
+export interface TokenQuota {
+  /**
+   * Asked before anything of a revision is recorded. Rejects with a 507 when the token has declared too many files within
+   * a day, whatever became of them.
+   */
+  admitRun(trx: Transaction<Database>, owner: string, files: number): Promise<void>;
+  /** Rejects with a 507 when the token has changed too many contracts within a day: the audit log keeps each of them. */
+  admitContract(trx: Transaction<Database>, owner: string): Promise<void>;
+  /**
+   * Asked when everything is recorded. Rejects with a 507 when the token has more unfinished uploads, or more bytes on the
+   * disk, than its quota. Bytes that it has sent count until the file is removed, whatever became of the run; so do
+   * bytes that it has declared and may send.
+   */
+  reserve(trx: Transaction<Database>, owner: string, newUploads: number, newBytes: number): Promise<void>;
+}
 
-/**
- * Keeps one token from using the whole disk. Two declarations at the same moment may pass together and exceed
- * the quota; the check of the disk remains.
- */
-export function uploadQuota({
-  maxOpenUploads,
-  maxTokenBytes,
-}: {
+interface TokenQuotaOptions {
+  readonly maxDailyFiles: number;
   readonly maxOpenUploads: number;
   readonly maxTokenBytes: number;
-}): UploadQuota {
-  return async (trx, owner, newUploads, newBytes) => {
-    const { openUploads, bytes } = await usage(trx, owner);
-    if (openUploads > maxOpenUploads) {
-      throw new IngestError(
-        'quota_exceeded',
-        `The token "${owner}" would have ${openUploads} unfinished uploads, ${newUploads} of them new; its quota is ${maxOpenUploads}. Finish or withdraw some, or ask the operators to raise INGEST_MAX_OPEN_UPLOADS.`,
-        { retryAfterSeconds: 60 },
+}
+
+/** A run counts as this many files at least: its own rows, the source that it declares, its place in every list. */
+const LEAST_FILES_OF_RUN = 100;
+/** Each may have 128 KiB. */
+const MOST_DAILY_CONTRACTS = 1_000;
+
+/**
+ * Two declarations at the same moment may pass together and exceed the quota; the check of the disk remains.
+ */
+export function tokenQuota({ maxDailyFiles, maxOpenUploads, maxTokenBytes }: TokenQuotaOptions): TokenQuota {
+  const exceeded = (detail: string) =>
+    new IngestError('quota_exceeded', detail, { retryAfterSeconds: MINUTE_MS / SECOND_MS });
+  return {
+    async admitRun(trx, owner, files) {
+      const before = await declaredWithinDay(trx, owner);
+      const after = before + Math.max(files, LEAST_FILES_OF_RUN);
+      if (after <= maxDailyFiles) return;
+      throw exceeded(
+        `The token "${owner}" would have declared ${after} files within 24 hours, ${after - before} of them with this request (a run counts as ${LEAST_FILES_OF_RUN} at least); its quota is ${maxDailyFiles}. Find out what declares so many: it may be a job that declares and withdraws again and again. Wait, or ask the operators to raise INGEST_MAX_DAILY_FILES.`,
       );
-    }
-    if (bytes > maxTokenBytes) {
-      throw new IngestError(
-        'quota_exceeded',
-        `The token "${owner}" would have ${bytes} bytes on the disk, ${newBytes} of them new; its quota is ${maxTokenBytes}. Files of withdrawn runs are removed after an hour, those of loaded runs after INGEST_KEEP_FILES_HOURS. Wait, or ask the operators to raise INGEST_MAX_TOKEN_BYTES.`,
-        { retryAfterSeconds: 60 },
+    },
+    async admitContract(trx, owner) {
+      const before = await contractsWithinDay(trx, owner);
+      if (before < MOST_DAILY_CONTRACTS) return;
+      throw exceeded(
+        `The token "${owner}" changed ${before} contracts within 24 hours; its quota is ${MOST_DAILY_CONTRACTS}. Find out what changes so many; a contract that stays as it is does not count. Wait, or set it on the command line: ingest-api model set.`,
       );
-    }
+    },
+    async reserve(trx, owner, newUploads, newBytes) {
+      const { openUploads, bytes } = await usage(trx, owner);
+      if (openUploads > maxOpenUploads) {
+        throw exceeded(
+          `The token "${owner}" would have ${openUploads} unfinished uploads, ${newUploads} of them new; its quota is ${maxOpenUploads}. Finish or withdraw some, or ask the operators to raise INGEST_MAX_OPEN_UPLOADS.`,
+        );
+      }
+      if (bytes > maxTokenBytes) {
+        throw exceeded(
+          `The token "${owner}" would have ${bytes} bytes on the disk, ${newBytes} of them new; its quota is ${maxTokenBytes}. Files of withdrawn runs are removed after an hour, those of loaded runs after INGEST_KEEP_FILES_HOURS. Wait, or ask the operators to raise INGEST_MAX_TOKEN_BYTES.`,
+        );
+      }
+    },
   };
+}
+
+async function declaredWithinDay(trx: Transaction<Database>, owner: string): Promise<number> {
+  const { rows } = await sql<{ files: number }>`
+    SELECT coalesce(sum(greatest(file_count, ${sql.lit(LEAST_FILES_OF_RUN)})), 0)::bigint AS files
+    FROM ingest.run_revision
+    WHERE declared_by = ${owner} AND declared_at > now() - interval '1 day'`.execute(trx);
+  return rows[0]?.files ?? 0;
+}
+
+async function contractsWithinDay(trx: Transaction<Database>, owner: string): Promise<number> {
+  const { rows } = await sql<{ contracts: number }>`
+    SELECT count(*)::bigint AS contracts FROM ingest.audit_event
+    WHERE actor = ${owner} AND action = 'set_contract' AND at > now() - interval '1 day'`.execute(trx);
+  return rows[0]?.contracts ?? 0;
 }
 
 /** Includes what this transaction has declared. */

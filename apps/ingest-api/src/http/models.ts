@@ -8,6 +8,7 @@ import { publishByHand } from '../runs/actions.ts';
 import { findModel, listModels, type ModelView, setContract } from '../runs/models.ts';
 import { modelOf, principalOf } from './auth.ts';
 import { readJson } from './json-body.ts';
+import type { TokenQuota } from './limits.ts';
 import { CURSOR_RULE, pageLimit, parseRequest, reason, revisionNumber, runKey } from './requests.ts';
 
 export const modelsQuery = z.strictObject({
@@ -30,7 +31,7 @@ export const publishRequest = z.strictObject({
 const CONTRACT_LIMITS = { mostBytes: 128 * 1024, mostValues: 5_000 };
 
 /** Models: their contracts, and which run readers see. */
-export function modelRoutes(db: Kysely<Database>): Router {
+export function modelRoutes(db: Kysely<Database>, quota: TokenQuota): Router {
   const router = Router();
 
   router.get('/v1/models', async (req, res) => {
@@ -46,7 +47,8 @@ export function modelRoutes(db: Kysely<Database>): Router {
   router.put('/v1/models/:model', async (req, res) => {
     const model = modelOf(req, res, 'operate');
     const request = parseRequest(contract, await readJson(req, res, CONTRACT_LIMITS), 'The contract');
-    await setContract(db, model, request, principalOf(res).name);
+    const owner = principalOf(res).name;
+    await setContract(db, model, request, owner, (trx) => quota.admitContract(trx, owner));
     sendModel(res, await findModel(db, model));
   });
 

@@ -176,7 +176,7 @@ export const OPERATIONS: readonly Operation[] = [
       answers: 200,
     },
     answers: { 200: THE_MODEL },
-    problems: ['not_found', 'conflict', 'overloaded'],
+    problems: ['not_found', 'conflict', 'overloaded', 'quota_exceeded'],
   },
   {
     method: 'put',

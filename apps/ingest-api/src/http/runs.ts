@@ -17,7 +17,7 @@ import { allows } from '../runs/tokens.ts';
 import type { RunWatch } from '../runs/watch.ts';
 import { modelOf, principalOf, requireAccess, requireScope } from './auth.ts';
 import { readJson, sendJson } from './json-body.ts';
-import type { RoomCheck, UploadQuota } from './limits.ts';
+import type { RoomCheck, TokenQuota } from './limits.ts';
 import {
   CURSOR_RULE,
   fileName,
@@ -94,7 +94,7 @@ const MOST_SAMPLES = 300;
 interface RunRoutesOptions {
   readonly db: Kysely<Database>;
   readonly room: RoomCheck;
-  readonly quota: UploadQuota;
+  readonly quota: TokenQuota;
   readonly runLimits: RunLimits;
   readonly watch: RunWatch;
 }
@@ -108,16 +108,18 @@ export function runRoutes({ db, room, quota, runLimits, watch }: RunRoutesOption
     const manifest = await readManifest(req, res);
     for (const file of manifest.files) room.checkSize(file.name, file.bytes);
     const reserveRoom = await room.measure();
+    const owner = principalOf(res).name;
     const { isNew } = await declareRun(db, {
       model,
       run,
       files: manifest.files,
       ...(manifest.as_of === undefined ? {} : { asOf: new Date(manifest.as_of) }),
       ...(manifest.source === undefined ? {} : { source: manifest.source }),
-      declaredBy: principalOf(res).name,
+      declaredBy: owner,
       limits: runLimits,
+      admit: (trx) => quota.admitRun(trx, owner, manifest.files.length),
       reserve: async (trx, newBytes) => {
-        await quota(trx, principalOf(res).name, manifest.files.length, newBytes);
+        await quota.reserve(trx, owner, manifest.files.length, newBytes);
         await reserveRoom(trx, newBytes);
       },
     });

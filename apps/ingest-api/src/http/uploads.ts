@@ -20,7 +20,7 @@ import { gatherBody } from '../store/write.ts';
 import { principalOf, requireAccess, requireStillValid } from './auth.ts';
 import { ACCEPTED_CODINGS, codingOf, type DecodedBody, decodeBody } from './content-coding.ts';
 import { hasBody, letBodyCome, requireMediaType } from './json-body.ts';
-import type { RoomCheck, UploadQuota } from './limits.ts';
+import type { RoomCheck, TokenQuota } from './limits.ts';
 import { fileName, parseModelParam, parseRequest, runKey } from './requests.ts';
 import { only, receiveWholeFiles } from './whole-files.ts';
 
@@ -36,7 +36,7 @@ interface UploadRoutesOptions {
   readonly tusStore: DurableStore;
   readonly locks: UploadLocks;
   readonly room: RoomCheck;
-  readonly quota: UploadQuota;
+  readonly quota: TokenQuota;
   readonly runLimits: RunLimits;
   readonly principals: Principals;
   onQueued(revisions: readonly MovedRevision[]): void;
@@ -99,6 +99,7 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
     const sizeBytes = upload.size ?? 0;
     room.checkSize(name, sizeBytes);
     const reserveRoom = await room.measure();
+    const owner = principalOf(res).name;
     await openSingleFileRun(db, {
       uploadId: upload.id,
       model,
@@ -106,10 +107,11 @@ export function uploadRoutes(options: UploadRoutesOptions): Router {
       name,
       sizeBytes,
       metadata,
-      declaredBy: principalOf(res).name,
+      declaredBy: owner,
       limits: options.runLimits,
+      admit: (trx) => quota.admitRun(trx, owner, 1),
       reserve: async (trx) => {
-        await quota(trx, principalOf(res).name, 1, sizeBytes);
+        await quota.reserve(trx, owner, 1, sizeBytes);
         await reserveRoom(trx, sizeBytes);
       },
     });

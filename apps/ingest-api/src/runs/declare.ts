@@ -17,6 +17,8 @@ interface Declaration {
   readonly declaredBy: string;
   /** The most that a run may have when its model's contract does not say. */
   readonly limits: RunLimits;
+  /** Called before a new revision is recorded; rejects when its sender has declared too much. */
+  admit(trx: Transaction<Database>): Promise<void>;
   /**
    * Called at the end of the transaction with the bytes that are still to come; rejects when they do not fit.
    */
@@ -45,7 +47,7 @@ interface Declared {
  * or in part, is not sent again: the upload is shared.
  */
 export async function declareRun(db: Kysely<Database>, declaration: Declaration): Promise<Declared> {
-  const { model, run, files, asOf, source } = declaration;
+  const { model, run, files, asOf } = declaration;
   const declared = await db.transaction().execute(async (trx) => {
     const pruned = await lockRunKey(trx, model, run);
     const newest = await newestRevision(trx, model, run);
@@ -57,7 +59,7 @@ export async function declareRun(db: Kysely<Database>, declaration: Declaration)
       ...declaration,
       digest,
       totals: totalsOf(files),
-      auditDetail: { files: files.length, ...(source === undefined ? {} : { source }) },
+      auditDetail: { files: files.length },
     });
     const newBytes = await attachFiles(trx, declaration, revisionId);
     await declaration.reserve(trx, newBytes);
@@ -78,6 +80,8 @@ interface SingleFile {
   readonly metadata: string;
   readonly declaredBy: string;
   readonly limits: RunLimits;
+  /** Called before the new revision is recorded; rejects when its sender has declared too much. */
+  admit(trx: Transaction<Database>): Promise<void>;
   /** Called at the end of the transaction; rejects when the file does not fit. */
   reserve(trx: Transaction<Database>): Promise<void>;
 }
@@ -98,6 +102,7 @@ export async function openSingleFileRun(db: Kysely<Database>, file: SingleFile):
       totals: { files: 1, bytes: file.sizeBytes, lines: null },
       declaredBy,
       limits,
+      admit: file.admit,
       auditDetail: { files: 1, plainTus: true },
     });
     await trx
@@ -211,6 +216,7 @@ interface NewRevision {
   readonly declaredBy: string;
   readonly totals: RevisionTotals;
   readonly limits: RunLimits;
+  admit(trx: Transaction<Database>): Promise<void>;
   readonly auditDetail: Record<string, unknown>;
 }
 
@@ -219,17 +225,18 @@ interface NewRevision {
  *
  * @returns the revision's id.
  * @throws a 400 for a date outside the years 1 to 9999, or more than a year ahead of the database's clock:
- *   such a run would hide every later one; a 413 for a run that is larger than its model may be.
+ *   such a run would hide every later one; a 413 for a run that is larger than its model may be; what `admit` rejects with.
  */
 async function openRevision(
   trx: Transaction<Database>,
   newest: NewestRevision | PrunedRun,
-  { model, run, asOf: given, digest, source, declaredBy, totals, limits, auditDetail }: NewRevision,
+  { model, run, asOf: given, digest, source, declaredBy, totals, limits, admit, auditDetail }: NewRevision,
 ): Promise<number> {
   const { asOf: found, from } = asOfFor(given, run);
   const asOf = found ?? prunedDate(newest, digest);
   if (asOf !== undefined) await requireLikelyDate(trx, asOf, from);
   await requireWithinLimits(trx, model, run, totals, limits);
+  await admit(trx);
   await cancelNotLoaded(trx, model, run);
   const revision = (newest.revision ?? 0) + 1;
   const { revision_id } = await trx

@@ -86,12 +86,9 @@ export async function runHistory(db: Kysely<Database>, model: ModelName, run: st
     db
       .selectFrom('ingest.audit_event')
       .select(['at', 'actor', 'action', 'revision'])
-      // The run has the source; here each revision would repeat it.
       .select(
         sql<Record<string, unknown> | null>`
-          CASE WHEN length((detail - 'source')::text) <= ${sql.lit(LONGEST_DETAIL)} THEN detail - 'source' END`.as(
-          'detail',
-        ),
+          CASE WHEN length(detail::text) <= ${sql.lit(LONGEST_DETAIL)} THEN detail END`.as('detail'),
       )
       .where('model', '=', model)
       .where('run_key', '=', run)

@@ -1,5 +1,5 @@
 import type { Database } from 'db-schema';
-import { type Kysely, sql } from 'kysely';
+import { type Kysely, sql, type Transaction } from 'kysely';
 import type { Contract, ModelName } from 'wire';
 import { IngestError, sqlStateOf } from '../errors.ts';
 import { type DueRun, dueOf } from './due.ts';
@@ -92,15 +92,20 @@ export async function findModel(db: Kysely<Database>, model: ModelName): Promise
 
 /**
  * Replaces a model's contract, and creates the model if it is new. A load reads it when it starts (limits)
- * and when it publishes (gates).
+ * and when it publishes (gates). The audit log records a contract that differs from the one before.
+ *
+ * @param admit called before a change; rejects when the actor may not make another one.
  */
 export async function setContract(
   db: Kysely<Database>,
   model: ModelName,
   contract: Contract,
   actor: string,
+  admit: (trx: Transaction<Database>) => Promise<void> = async () => {},
 ): Promise<void> {
   await db.transaction().execute(async (trx) => {
+    const isChange = !(await hasContract(trx, model, contract));
+    if (isChange) await admit(trx);
     await trx
       .insertInto('ingest.model')
       .values({ name: model, contract: JSON.stringify(contract) })
@@ -109,8 +114,20 @@ export async function setContract(
       .catch((error: unknown) => {
         throw viewFault(error);
       });
-    await recordAudit(trx, { actor, action: 'set_contract', model, detail: { contract } });
+    if (isChange) await recordAudit(trx, { actor, action: 'set_contract', model, detail: { contract } });
   });
+}
+
+/** The row of the model stays locked until the transaction ends. */
+async function hasContract(
+  trx: Transaction<Database>,
+  model: ModelName,
+  contract: Contract,
+): Promise<boolean> {
+  const { rows } = await sql<{ isSame: boolean }>`
+    SELECT contract = ${JSON.stringify(contract)}::jsonb AS "isSame"
+    FROM ingest.model WHERE name = ${model} FOR NO KEY UPDATE`.execute(trx);
+  return rows[0]?.isSame === true;
 }
 
 const OBJECT_IN_USE = '55006';

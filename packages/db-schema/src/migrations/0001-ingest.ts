@@ -117,6 +117,7 @@ CREATE INDEX run_revision_kept_rows ON ingest.run_revision (model) WHERE row_cou
 CREATE INDEX run_revision_retired ON ingest.run_revision (model) WHERE retired_at IS NOT NULL;
 CREATE INDEX run_revision_compared ON ingest.run_revision (compared_with) WHERE compared_with IS NOT NULL;
 CREATE INDEX run_revision_ended ON ingest.run_revision (declared_at) WHERE state IN ('superseded', 'failed', 'cancelled');
+CREATE INDEX run_revision_owner ON ingest.run_revision (declared_by, declared_at) INCLUDE (file_count);
 
 CREATE TABLE ingest.publication (
   publication_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
