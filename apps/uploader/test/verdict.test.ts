@@ -242,7 +242,7 @@ describe('the end of the time', () => {
   });
 });
 
-describe('a proxy that refuses a method', () => {
+describe('a proxy that refuses a method, or what a request contains', () => {
   const limit = { signal: new AbortController().signal, remainingMs: () => 1e9, over: 'Out of time.' };
 
   /**
@@ -250,9 +250,14 @@ describe('a proxy that refuses a method', () => {
    *
    * @param answered what the service itself has answered before.
    * @param answersHead whether it answers a HEAD before each PATCH.
+   * @param progressAt the try during which bytes were acknowledged.
    * @returns the exit code and the number of tries.
    */
-  async function meet(answers: readonly (number | 'cut')[], answered: readonly string[], answersHead = true) {
+  async function meet(
+    answers: readonly (number | 'cut')[],
+    answered: readonly string[],
+    { answersHead = true, progressAt = 1 } = {},
+  ) {
     const said: string[] = [];
     const faults = createFaultLog((sentence) => said.push(sentence));
     for (const method of answered) faults.answered(method);
@@ -270,6 +275,7 @@ describe('a proxy that refuses a method', () => {
       faults,
       what: 'm/1',
       random: () => 0,
+      madeProgress: () => tries === progressAt,
       now: () => tries * 10_000,
     } as const;
     const code = await retrying(attempt, options).then(
@@ -277,7 +283,7 @@ describe('a proxy that refuses a method', () => {
       (error: UploaderError) => EXIT_CODE_OF[error.kind],
     );
     if (code === 2)
-      expect(faults.uncounted('').join('\n')).to.match(/ answered \d+: .*: [57] times in all$/m);
+      expect(faults.uncounted('').join('\n')).to.match(/ answered \d+: .*: (5|7|61) times in all$/m);
     return { code, tries };
   }
 
@@ -302,11 +308,27 @@ describe('a proxy that refuses a method', () => {
 
   it('is not what answers while the service answers nothing, unless the answer lasts and can mean nothing else', async () => {
     for (const status of [400, 401, 403, 404])
-      expect(await meet(nine(status), ['PUT'], false)).to.deep.equal({ code: 0, tries: 10 });
+      expect(await meet(nine(status), ['PUT'], { answersHead: false })).to.deep.equal({ code: 0, tries: 10 });
     for (const status of [405, 501]) {
-      expect(await meet(nine(status), ['PUT'], false)).to.deep.equal({ code: 2, tries: 7 });
-      expect(await meet(nine(status).slice(0, 6), ['PUT'], false)).to.deep.equal({ code: 0, tries: 7 });
+      expect(await meet(nine(status), ['PUT'], { answersHead: false })).to.deep.equal({ code: 2, tries: 7 });
+      expect(await meet(nine(status).slice(0, 6), ['PUT'], { answersHead: false })).to.deep.equal({
+        code: 0,
+        tries: 7,
+      });
     }
+  });
+
+  it('is the configuration after twenty answers and ten minutes, if the service answers that method otherwise', async () => {
+    const eighty = (answer: number) => Array<number>(80).fill(answer);
+    for (const status of [400, 401, 403, 404, 405, 501]) {
+      const met = (answers: readonly number[], options = {}) => meet(answers, ['PUT', 'PATCH'], options);
+      expect(await met(eighty(status)), `${status}`).to.deep.equal({ code: 2, tries: 61 });
+      expect(await met(eighty(status), { progressAt: 30 })).to.deep.equal({ code: 0, tries: 81 });
+      expect(await met(eighty(status), { answersHead: false })).to.deep.equal({ code: 0, tries: 81 });
+      expect(await met(eighty(status).with(40, 502))).to.deep.equal({ code: 0, tries: 81 });
+    }
+    for (const status of [200, 302, 410, 502])
+      expect(await meet(eighty(status), ['PUT', 'PATCH'])).to.deep.equal({ code: 0, tries: 81 });
   });
 });
 

@@ -28,6 +28,7 @@ export async function retrying<T>(attempt: () => Promise<T>, options: RetryOptio
   for (;;) {
     let fault: Error;
     let retryAfterMs: number | null;
+    let madeProgress: boolean;
     try {
       const result = await attempt();
       if (failures > 0) faults.ended(options.what);
@@ -37,15 +38,17 @@ export async function retrying<T>(attempt: () => Promise<T>, options: RetryOptio
       const verdict = judge(error, options.asked, faults.answers() > 0);
       if (!verdict || verdict.do === 'declare_again' || !(error instanceof Error)) throw error;
       if (verdict.do === 'give_up') throw givenUp(error, verdict);
+      madeProgress = options.madeProgress?.() ?? false;
       // A proxy that answers before it has read the body, and closes, is met as either.
-      if (error instanceof HttpFault && refusals.add(error)) {
+      const advice = error instanceof HttpFault ? refusals.add(error, madeProgress) : null;
+      if (advice !== null) {
         faults.happened(options.what, error, null);
-        throw givenUp(error, { do: 'give_up', kind: 'usage', advice: methodRefused(error.method) });
+        throw givenUp(error, { do: 'give_up', kind: 'usage', advice });
       }
       fault = error;
       retryAfterMs = verdict.retryAfterMs;
     }
-    failures = options.madeProgress?.() ? 1 : failures + 1;
+    failures = madeProgress ? 1 : failures + 1;
     const pauseMs = backoffMs(failures, retryAfterMs, options.random ?? Math.random);
     const leftMs = options.limit.remainingMs();
     faults.happened(options.what, fault, pauseMs < leftMs ? Date.now() + leftMs : null);
@@ -78,34 +81,53 @@ const MAY_REFUSE_METHOD = [400, 401, 403, 404];
 const MOST_REFUSALS = 5;
 /** A page for the time in which the service is not there may be a 405 to PUT and PATCH. */
 const REFUSED_FOR_MS = 60_000;
+/** Of a method that passes otherwise: a firewall that is being replaced may refuse it at one of its hosts for minutes. */
+const MOST_REFUSALS_OF_CONTENT = 20;
+const CONTENT_REFUSED_FOR_MS = 10 * 60_000;
 
 const methodRefused = (method: string) =>
   `The service itself has answered no ${method} of this command: a proxy in front of it refuses the method. Ask its operators to pass GET, HEAD, PUT, PATCH, POST and DELETE.`;
+const contentRefused = (method: string) =>
+  `The service itself answers other requests, and did not get this ${method} for ten minutes: a proxy or firewall in front of it refuses its content. Ask its operators to pass the bodies of requests unread.`;
 
 /**
- * Counts the refusals in a row of a method of which the service itself has answered no request. `add` is true when they are
- * no matter of time: the service has answered requests of other methods before each of five, or they last for a minute.
+ * Counts the refusals of one request in a row. `add` returns the advice when they are no matter of time, else null:
+ *
+ * - of a method of which the service itself has answered no request, when it has answered requests of other methods before
+ *   each of five, or they last for a minute;
+ * - of a method that it answers, when it has answered other requests before each of twenty, and they last for ten minutes.
  */
-function countRefusals(faults: FaultLog, now: () => number): { add: (fault: HttpFault) => boolean } {
+function countRefusals(
+  faults: FaultLog,
+  now: () => number,
+): { add: (fault: HttpFault, madeProgress: boolean) => string | null } {
   let inARow = 0;
   let whileItAnswers = 0;
   let sinceMs = 0;
   let answersBefore = 0;
   return {
-    add: ({ isForeign, status, method, retryAfterMs }) => {
+    add: ({ isForeign, status, method, retryAfterMs }, madeProgress) => {
       const isThere = faults.answers() > answersBefore;
       answersBefore = faults.answers();
       const isRefusal =
         isForeign &&
         retryAfterMs === null &&
-        faults.answers(method) === 0 &&
         (REFUSES_METHOD.includes(status) || (isThere && MAY_REFUSE_METHOD.includes(status)));
-      if (inARow === 0) sinceMs = now();
+      if (inARow === 0 || madeProgress) {
+        inARow = 0;
+        whileItAnswers = 0;
+        sinceMs = now();
+      }
       inARow = isRefusal ? inARow + 1 : 0;
       whileItAnswers = isRefusal && isThere ? whileItAnswers + 1 : 0;
-      return (
-        whileItAnswers === MOST_REFUSALS || (inARow >= MOST_REFUSALS && now() - sinceMs >= REFUSED_FOR_MS)
-      );
+      const lastedMs = now() - sinceMs;
+      if (faults.answers(method) > 0) {
+        const isLasting = whileItAnswers >= MOST_REFUSALS_OF_CONTENT && lastedMs >= CONTENT_REFUSED_FOR_MS;
+        return isLasting ? contentRefused(method) : null;
+      }
+      const isLasting =
+        whileItAnswers >= MOST_REFUSALS || (inARow >= MOST_REFUSALS && lastedMs >= REFUSED_FOR_MS);
+      return isLasting ? methodRefused(method) : null;
     },
   };
 }
