@@ -1,6 +1,6 @@
 // Runs the example DAG and the operator PushScores in a real Airflow 3 against the real service. The test kills the uploader
-// during the transfer, and Airflow retries the task; then it ends a push in each way that the operator tells apart. Too slow and too large for `npm test`; run it by hand:
-//   python3 -m venv airflow-venv && airflow-venv/bin/pip install apache-airflow==3.3.2
+// during the transfer, and Airflow retries the task; then it ends a push in each way that the operator tells apart, and a pod with each exit code. Too slow and too large for `npm test`; run it by hand:
+//   python3 -m venv airflow-venv && airflow-venv/bin/pip install apache-airflow==3.3.2 apache-airflow-providers-cncf-kubernetes
 //   AIRFLOW=$PWD/airflow-venv/bin/airflow node_modules/.bin/mocha e2e/airflow/verify-airflow.ts
 
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
@@ -8,7 +8,7 @@ import { once } from 'node:events';
 import { createWriteStream, existsSync, mkdirSync } from 'node:fs';
 import { copyFile, mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { type AddressInfo, createServer } from 'node:net';
-import { delimiter, join } from 'node:path';
+import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { expect } from 'chai';
@@ -191,6 +191,29 @@ describe('The example DAG and the operator in a real Airflow', function () {
       const log = (await logs(name)).at(-1) ?? '';
       console.log(`      --- ${log}\n${await readableLog(log)}`);
     }
+  });
+
+  it('fails at once or is retried, by the exit code of a pod', async () => {
+    const python = join(dirname(process.env.AIRFLOW ?? ''), 'python');
+    const { stdout } = await promisify(execFile)(
+      python,
+      ['e2e/airflow/pod_cases.py', 'docker/airflow/dags/push_scores_container.py'],
+      { cwd: ROOT, env: { ...process.env, AIRFLOW_HOME: home } },
+    );
+    const ends = stdout.match(/^\d+ (succeeds|fails|is retried)$/gm);
+    expect(ends).to.deep.equal([
+      '0 succeeds',
+      ...[
+        '1 is retried',
+        '2 fails',
+        '65 fails',
+        '66 is retried',
+        '69 is retried',
+        '75 is retried',
+        '77 fails',
+      ],
+      ...['130 is retried', '137 is retried', '143 is retried'],
+    ]);
   });
 
   /** Resolves to undefined until the DAG processor has read the file. */

@@ -3,17 +3,29 @@
 The image holds the uploader; the scores are on a volume. The result becomes the task's XCom, because the uploader writes
 /airflow/xcom/return.json if /airflow/xcom exists. Kubernetes mounts the token as a file from a secret.
 
-Airflow cannot tell the exit codes of a pod apart and retries all of them. After 2, 65 and 77 a retry takes seconds and changes
-nothing. On workers that may run the uploader use PushScores instead (push_scores.py).
+The task fails at once when a retry cannot help (2, 65, 77), and is retried after every other exit code. On workers that may run
+the uploader, PushScores does more (push_scores.py).
 """
 
 from datetime import timedelta
 
 from airflow.sdk import DAG
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 from kubernetes.client import models as k8s
 
 MODEL = "churn"
+
+
+class PushInPod(KubernetesPodOperator):
+    """Fails at once after the exit codes of skip_on_exit_code: Airflow itself can skip the task, or retry them all."""
+
+    def cleanup(self, *args, **kwargs):
+        try:
+            super().cleanup(*args, **kwargs)
+        except AirflowSkipException as ended:
+            raise AirflowFailException(f"A retry cannot help; the task's log and XCom say why. {ended}") from ended
+
 
 with DAG(
     dag_id="push_scores_container",
@@ -21,7 +33,7 @@ with DAG(
     schedule=None,
     catchup=False,
 ) as dag:
-    push = KubernetesPodOperator(
+    push = PushInPod(
         task_id="push",
         name="uploader",
         image="score-ingest/uploader:latest",
@@ -45,6 +57,7 @@ with DAG(
             k8s.V1VolumeMount(name="token", mount_path="/run/secrets/score-ingest", read_only=True),
         ],
         do_xcom_push=True,
+        skip_on_exit_code=(2, 65, 77),
         retries=20,
         retry_delay=timedelta(minutes=1),
         retry_exponential_backoff=True,
