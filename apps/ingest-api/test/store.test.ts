@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { expect } from 'chai';
@@ -186,3 +186,36 @@ for (const [name, start] of Object.entries(STORES)) {
     });
   });
 }
+
+describe('the folder of the store', () => {
+  let dir: string;
+  before(async () => {
+    dir = await mkdtemp(path.join(tmpdir(), 'score-ingest-store-'));
+    await mkdir(path.join(dir, 'there'));
+    await writeFile(path.join(dir, 'file'), '');
+    await symlink('there', path.join(dir, 'link'));
+    await symlink('nowhere', path.join(dir, 'broken'));
+  });
+  after(() => rm(dir, { recursive: true, force: true }));
+
+  it('is created with its parents, unless it is there', async () => {
+    for (const name of ['there', 'link', 'new', 'new/', 'a/b/c', 'link/d/e', `../${path.basename(dir)}`]) {
+      const folder = `${dir}/${name}`;
+      expect(await folderStore(folder).prepare(), name).to.deep.equal([]);
+      expect(await readdir(folder), name).to.be.an('array');
+    }
+  });
+
+  it('is refused by its name where it cannot be created, and does not hang', async () => {
+    const bad = ['file', 'file/x', 'broken', 'broken/x'].map((name) => path.join(dir, name));
+    for (const folder of [...bad, '/proc/x', '/proc/x/y/z', '/dev/null/x', `${dir}/${'x'.repeat(300)}`]) {
+      const fault = await folderStore(folder)
+        .prepare()
+        .catch((reason: Error) => reason.message);
+      expect(fault, folder).to.match(
+        /^The store's folder \S+ cannot be created: E[A-Z]+: .* Name another one/,
+      );
+      expect(fault).to.contain(folder);
+    }
+  });
+});

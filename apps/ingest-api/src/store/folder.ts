@@ -35,7 +35,10 @@ export function folderStore(dataDir: string): Store {
     gathering: GATHERING,
 
     async prepare() {
-      await makeFolder(dataDir);
+      await makeFolder(dataDir).catch((cause: Error) => {
+        const what = `The store's folder ${dataDir} cannot be created: ${cause.message}.`;
+        throw new Error(`${what} Name another one, or create it for the user of this process.`, { cause });
+      });
       return [];
     },
 
@@ -140,14 +143,26 @@ export function folderStore(dataDir: string): Store {
   };
 }
 
-/** Creates the folder of the uploads, for its owner only, so that it exists after a power failure too. */
+/**
+ * Creates the folder of the uploads, for its owner only, so that it exists after a power failure too. Without the `recursive`
+ * of mkdir: it never returns where a parent exists and takes no folders (/proc).
+ */
 async function makeFolder(dataDir: string): Promise<void> {
-  const firstMade = await mkdir(dataDir, { recursive: true, mode: 0o700 });
-  if (firstMade === undefined) return;
-  const top = path.resolve(firstMade);
-  for (let made = path.resolve(dataDir); made.length >= top.length; made = path.dirname(made)) {
-    await syncFolder(path.dirname(made));
+  const parent = path.dirname(path.resolve(dataDir));
+  try {
+    await mkdir(dataDir, { mode: 0o700 });
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'EEXIST' && (await isFolder(dataDir))) return;
+    if (code !== 'ENOENT' || (await isFolder(parent))) throw error;
+    await makeFolder(parent);
+    return makeFolder(dataDir);
   }
+  await syncFolder(parent);
+}
+
+async function isFolder(name: string): Promise<boolean> {
+  return (await stat(name).catch(missing))?.isDirectory() ?? false;
 }
 
 /** Syncs the entries of a folder: names that were created, renamed or removed. */
