@@ -19,16 +19,25 @@ function variable<Schema extends z.ZodType>(name: string, schema: Schema, help: 
 
 const HOUR_MS = 60 * 60 * 1000;
 
-const integer = z.coerce.number().int();
-const positive = integer.positive();
-const path = z.string().min(1);
-const hours = (fallback: number) =>
-  z.coerce
-    .number()
-    .positive()
-    .max(100_000)
-    .default(fallback)
+const whole = (least: number, most = Number.MAX_SAFE_INTEGER) =>
+  z
+    .string()
+    .regex(/^-?\d+$/, 'must be a whole number')
+    .transform(Number)
+    .pipe(z.number().min(least).max(most));
+const positive = whole(1);
+/** A day. A timer of Node that is longer than 24 days fires at once. */
+const milliseconds = whole(1, 24 * HOUR_MS);
+const hours = (least: number) =>
+  z
+    .string()
+    .regex(/^-?\d+(\.\d+)?$/, 'must be a number of hours, such as 168 or 0.5')
+    .transform(Number)
+    .pipe(z.number().min(least).max(100_000))
     .transform((value) => value * HOUR_MS);
+/** A few seconds. */
+const LEAST_HOURS = 0.001;
+const path = z.string().min(1);
 const DAY_MS = 24 * HOUR_MS;
 /** 1 to 99,999 days. */
 const DAYS = /^[1-9]\d{0,4}d?$/;
@@ -148,7 +157,7 @@ const GUARD = {
   ),
   minBytesPerSecond: variable(
     'INGEST_MIN_BYTES_PER_SECOND',
-    integer.min(0).default(1_024),
+    whole(0).default(1_024),
     'A request whose body is slower than this during INGEST_IDLE_TIMEOUT_MS is closed; 0 allows any rate.',
   ),
   maxDailyFiles: variable(
@@ -190,14 +199,10 @@ const TLS = {
 const SERVE = {
   ...DATABASE,
   host: variable('INGEST_HOST', path.default('127.0.0.1'), 'Address to listen on.'),
-  port: variable(
-    'INGEST_PORT',
-    integer.min(0).max(65_535).default(8080),
-    'Port to listen on; 0 chooses a free one.',
-  ),
+  port: variable('INGEST_PORT', whole(0, 65_535).default(8080), 'Port to listen on; 0 chooses a free one.'),
   databaseConnections: variable(
     'INGEST_DATABASE_CONNECTIONS',
-    positive.max(1_000).default(10),
+    whole(1, 1_000).default(10),
     'Database connections for requests and sweeps; two more are for the locks of uploads and for /readyz.',
   ),
   maxUploadBytes: variable(
@@ -207,22 +212,22 @@ const SERVE = {
   ),
   minFreeBytes: variable(
     'INGEST_MIN_FREE_BYTES',
-    integer.min(0).default(1024 ** 3),
+    whole(0).default(1024 ** 3),
     'Bytes that stay free on the disk of the folder when everything that was declared has arrived.',
   ),
   idleTimeoutMs: variable(
     'INGEST_IDLE_TIMEOUT_MS',
-    positive.default(60_000),
+    milliseconds.default(60_000),
     'A connection that receives and sends no bytes for this long is closed.',
   ),
   keepFilesMs: variable(
     'INGEST_KEEP_FILES_HOURS',
-    hours(7 * 24),
+    hours(LEAST_HOURS).prefault('168'),
     'Files are kept for this long after the last load of a run that uses them.',
   ),
   expireUploadsMs: variable(
     'INGEST_EXPIRE_UPLOADS_HOURS',
-    hours(7 * 24),
+    hours(LEAST_HOURS).prefault('168'),
     'Runs that receive no bytes for this long are cancelled.',
   ),
   keepHistoryMs: variable(
@@ -241,27 +246,22 @@ const LOAD = {
   ),
   pollIntervalMs: variable(
     'INGEST_POLL_INTERVAL_MS',
-    positive.default(2_000),
+    milliseconds.default(2_000),
     'An idle loader reads the queue this often; NOTIFY wakes it earlier.',
   ),
   stallTimeoutMs: variable(
     'INGEST_STALL_TIMEOUT_MS',
-    positive.default(120_000),
+    milliseconds.default(120_000),
     'A load without progress for this long is ended and tried again.',
   ),
   retentionIntervalMs: variable(
     'INGEST_RETENTION_INTERVAL_MS',
-    positive.default(60_000),
+    milliseconds.default(60_000),
     'Loaders drop rows past retention this often.',
   ),
   retentionWaitMs: variable(
     'INGEST_RETENTION_WAIT_HOURS',
-    z.coerce
-      .number()
-      .nonnegative()
-      .max(100_000)
-      .default(0)
-      .transform((value) => value * HOUR_MS),
+    hours(0).prefault('0'),
     'Tables that readers see no more are hidden this long before they are detached or dropped, for queries on standbys.',
   ),
 };

@@ -31,7 +31,7 @@ program
     const config = loadServeConfig(process.env);
     // Not above: the other commands start sooner without it.
     const { serve } = await import('./commands/serve.ts');
-    await serve(config, createLogger(config.logLevel), stopSignal());
+    await untilStopped((signal, begun) => serve(config, createLogger(config.logLevel), signal, begun));
   });
 
 program
@@ -41,7 +41,7 @@ program
   .action(async () => {
     const config = loadLoaderConfig(process.env);
     const { load } = await import('./commands/load.ts');
-    await load(config, createLogger(config.logLevel), stopSignal());
+    await untilStopped((signal, begun) => load(config, createLogger(config.logLevel), signal, begun));
   });
 
 addAdminCommands(program, process.env);
@@ -68,11 +68,23 @@ function describe(error: unknown): void {
   process.stderr.write(`ingest-api: ${unreachable}${describeError(error)}\n`);
 }
 
-/** The first SIGINT or SIGTERM aborts it; the second one ends the process at once. */
-function stopSignal(): AbortSignal {
+/**
+ * Runs a program, and ends the process with it: a request to a bucket or database that does not answer is not waited for. The
+ * first SIGINT or SIGTERM aborts the signal, or ends the process if the program has not begun: then nothing is under way.
+ * The second one ends it at once.
+ */
+async function untilStopped(run: (signal: AbortSignal, begun: () => void) => Promise<void>): Promise<never> {
   const controller = new AbortController();
-  for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => controller.abort());
-  return controller.signal;
+  let hasBegun = false;
+  for (const name of ['SIGINT', 'SIGTERM'] as const)
+    process.once(name, () => {
+      if (!hasBegun) process.exit();
+      controller.abort();
+    });
+  await run(controller.signal, () => {
+    hasBegun = true;
+  });
+  process.exit();
 }
 
 /** From package.json, beside `src/` and `dist/`. */

@@ -86,6 +86,21 @@ describe('the configuration', () => {
     for (const name of Object.keys(env)) expect(message, command).not.to.include(`\n  ${name} is not set`);
   }
 
+  it('has numbers in decimal digits, and times that a timer can wait', () => {
+    for (const command of COMMANDS) {
+      const accepts = (schema: ReturnType<typeof variablesOf>[number]['schema'], text: string) =>
+        schema.safeParse(text).success;
+      const numbers = variablesOf(command).filter(
+        ({ schema }) => accepts(schema, '5') && !accepts(schema, '?'),
+      );
+      for (const text of [' ', ' 5', '5 ', '0x10', '1e3', '1_000', '+5', 'Infinity', '9'.repeat(30)])
+        expectFaults(command, Object.fromEntries(numbers.map(({ name }) => [name, text])), numbers);
+      const times = numbers.filter(({ name }) => name.endsWith('_MS'));
+      expectFaults(command, Object.fromEntries(times.map(({ name }) => [name, '86400001'])), times);
+      for (const { name, schema } of times) expect(accepts(schema, '86400000'), name).to.equal(true);
+    }
+  });
+
   it('is listed by the --help of serve and load, with its defaults', async () => {
     for (const command of ['serve', 'load'] as const) {
       const { stdout } = await run(process.execPath, [MAIN, command, '--help']);
@@ -106,13 +121,13 @@ describe('the configuration', () => {
       }
       return '';
     };
-    expect(faults({ INGEST_PORT: 'zz' })).to.include('INGEST_PORT: must be a number (found "zz").');
+    expect(faults({ INGEST_PORT: 'zz' })).to.include('INGEST_PORT: must be a whole number (found "zz").');
     expect(faults({ INGEST_PORT: '1.5' })).to.include('INGEST_PORT: must be a whole number (found "1.5").');
     expect(faults({ INGEST_PORT: '-1' })).to.include('INGEST_PORT: must be at least 0 (found "-1").');
     expect(faults({ INGEST_PORT: '70000' })).to.include(
       'INGEST_PORT: must be at most 65535 (found "70000").',
     );
-    expect(faults({ INGEST_IDLE_TIMEOUT_MS: '0' })).to.include('must be more than 0 (found "0").');
+    expect(faults({ INGEST_IDLE_TIMEOUT_MS: '0' })).to.include('must be at least 1 (found "0").');
     expect(faults({ INGEST_LOG_LEVEL: 'loud' })).to.include('must be one of fatal, error, warn');
     expect(faults({ INGEST_TRUSTED_PROXIES: 'everybody' })).to.include(
       'INGEST_TRUSTED_PROXIES: must be addresses or CIDR blocks (found "everybody").',

@@ -1,5 +1,6 @@
 import { expect } from 'chai';
 import {
+  eventually,
   pushRun,
   type RunAnswer,
   runPath,
@@ -47,6 +48,27 @@ describe('gates', () => {
     expect(second.previous).to.deep.include({ run: 'oct', revision: 1 });
     expect(second.previous?.profile?.rows).to.equal(1000);
     expect(second.gates).to.deep.equal([]);
+  });
+
+  it('answer an act on an older revision with that revision', async () => {
+    for (const revision of [1, 2, 3])
+      expect(await push('acts', 'oct', `not JSON ${revision}\n`)).to.include({ state: 'failed', revision });
+    for (const [method, act, state] of [
+      ['POST', '/retry', 'queued'],
+      ['DELETE', '', 'cancelled'],
+    ] as const) {
+      const answer = await system.request(method, `${runPath('acts', 'oct')}${act}?revision=2`, {
+        token: operator,
+      });
+      expect(await answer.json()).to.include({ revision: 2, state });
+      await eventually(
+        async () =>
+          (
+            await system.query(`SELECT state FROM ingest.run_revision WHERE model = 'acts' AND revision = 2`)
+          )[0]?.state,
+        (now) => now !== 'queued',
+      );
+    }
   });
 
   it('hold a run that breaks one, tell which, and publish it with force and a reason', async () => {

@@ -28,6 +28,7 @@ interface DescribedOperation {
     readonly in: 'path' | 'query' | 'header';
     readonly required: boolean;
     readonly example?: string;
+    readonly schema?: { readonly type?: string };
   }[];
   readonly requestBody?: { readonly content: Record<string, { readonly example?: unknown }> };
   readonly responses: Record<string, unknown>;
@@ -132,6 +133,24 @@ describe('the OpenAPI document', () => {
     expect((await fetch(new URL(type, answer.url))).status).to.equal(200);
   });
 
+  it('has numbers in queries that are decimal digits only', async () => {
+    const token = await system.createToken({ name: 'numbers', scopes: ['operate', 'push'] });
+    let tried = 0;
+    for (const { method, path } of OPERATIONS) {
+      const name = path.replace(/:(\w+)/g, '{$1}');
+      for (const parameter of document.paths[name]?.[method]?.parameters ?? []) {
+        if (parameter.in !== 'query' || parameter.schema?.type !== 'integer') continue;
+        for (const text of ['', ' ', ' 5', '5 ', '0x10', '1e2', '+5', '5.0', '-1', 'true', '9'.repeat(30)]) {
+          const address = `${path.replace(/:\w+/g, 'demo')}?${new URLSearchParams({ [parameter.name]: text })}`;
+          const answer = await system.request(method.toUpperCase(), address, { token });
+          expect(answer.status, `${method} ${address}`).to.equal(400);
+          tried += 1;
+        }
+      }
+    }
+    expect(tried).to.be.above(50);
+  });
+
   it('has examples that work, each of them, and answers that fit its schemas', async () => {
     const loader = system.startLoader();
     const token = await system.createToken({ name: 'all', scopes: ['push', 'read', 'operate'] });
@@ -144,6 +163,16 @@ describe('the OpenAPI document', () => {
     let uploadId = '';
     for (const operation of OPERATIONS) {
       const { address, init } = requestOf(document, operation, { token, uploadId });
+      if (/^\/v1\/(?!uploads)/.test(address)) {
+        const odd = await fetch(
+          new URL(`${address}${address.includes('?') ? '&' : '?'}odd=1`, system.url),
+          init,
+        );
+        expect(odd.status, `${operation.method} ${address} with a parameter that it does not have`).to.equal(
+          400,
+        );
+        await odd.text();
+      }
       const answer = await fetch(new URL(address, system.url), init);
       const name = `${operation.method} ${address}`;
       const text = await textOf(answer);

@@ -60,6 +60,14 @@ describe('ingest-api model', () => {
       2,
       'ingest-api: There is no model "never_pushed"; its first push, or PUT /v1/models/never_pushed, creates it.\n',
     ]);
+    for (const [bad, rule] of [
+      [['--score-min', '2', '--score-max', '1'], 'scoreMin must not be above scoreMax'],
+      [['--max-rows', '9'], 'minRows must not be above maxRows'],
+      [['--expect-grace', '1 day'], 'expectGrace needs expectEvery'],
+    ] as const) {
+      const refused = await modelSet('churn', ...bad);
+      expect([refused.code, refused.out.includes(rule)], refused.out).to.deep.equal([2, true]);
+    }
     const kept = await system.query(
       `SELECT actor LIKE 'cli:%' AS by_cli, detail->'contract' AS contract FROM ingest.audit_event WHERE action = 'set_contract' ORDER BY event_id`,
     );

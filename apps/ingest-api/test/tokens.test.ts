@@ -121,17 +121,18 @@ describe('ingest-api token', () => {
   });
 
   it('lists who has a token, what for, until when, and when it was used last', async () => {
-    const secret = token('create', 'listed', '--scope', 'operate,read').stdout.trim();
+    const twice = ['--scope', 'operate,read,operate', '--model', 'churn', '--model', 'churn'];
+    const secret = token('create', 'listed', ...twice).stdout.trim();
     const listed = () =>
       token('list', '--json')
         .stdout.trim()
         .split('\n')
         .map((line) => JSON.parse(line) as Record<string, unknown>)
         .find(({ name }) => name === 'listed');
-    expect(listed()).to.deep.include({ state: 'live', models: null, last_used_at: null });
+    expect(listed()).to.deep.include({ state: 'live', models: ['churn'], last_used_at: null });
     await statusWith(secret);
     expect(listed()?.last_used_at).to.be.a('string');
-    expect(token('list').stdout).to.match(/listed\s+live\s+operate,read\s+\(all\)/);
+    expect(token('list').stdout).to.match(/listed\s+live\s+operate,read\s+churn\s/);
   });
 
   it('keeps in the audit log who made and who ended a token', async () => {

@@ -142,6 +142,8 @@ interface SessionFacts {
   readonly pid: number;
   /** The default tablespace, if the role may create nothing in it. */
   readonly closed_tablespace: string | null;
+  readonly is_migrated: boolean;
+  readonly database: string;
 }
 
 async function prepareSession(client: pg.ClientBase, options: ConnectOptions): Promise<void> {
@@ -161,6 +163,10 @@ async function prepareSession(client: pg.ClientBase, options: ConnectOptions): P
     if (role !== undefined && facts.who !== role)
       throw new UnusableDatabase(
         `The session has the role ${facts.who} instead of ${role}: SET ROLE had no effect. A pooler may have lost it: connect to PostgreSQL directly.`,
+      );
+    if (role !== undefined && !facts.is_migrated)
+      throw new UnusableDatabase(
+        `The database "${facts.database}" has no schema "ingest". If DATABASE_URL names the right one, run "ingest-api migrate" as its owner first.`,
       );
     if (role !== 'ingest_api' && facts.closed_tablespace !== null)
       throw new UnusableDatabase(
@@ -234,7 +240,8 @@ function preparation(role: ServiceRole | undefined, lockTimeoutMs: number): stri
     SELECT current_user AS who, pg_backend_pid() AS pid, (
       SELECT spcname FROM pg_tablespace
       WHERE spcname = current_setting('default_tablespace') AND NOT has_tablespace_privilege(oid, 'CREATE')
-    ) AS closed_tablespace`;
+    ) AS closed_tablespace, EXISTS (SELECT FROM pg_namespace WHERE nspname = 'ingest') AS is_migrated,
+      current_database() AS database`;
 }
 
 const QUERY_CANCELED = '57014';

@@ -70,6 +70,10 @@ export const contract = z
     'scoreMin must not be above scoreMax',
   )
   .refine(
+    ({ minRows, maxRows }) => minRows === undefined || maxRows === undefined || minRows <= maxRows,
+    'minRows must not be above maxRows',
+  )
+  .refine(
     ({ expectEvery, expectGrace }) => expectGrace === undefined || expectEvery !== undefined,
     'expectGrace needs expectEvery',
   );

@@ -219,7 +219,7 @@ function addTokenCommands(token: Command, env: Environment): void {
     .option(
       '--model <model>',
       'a model that the token covers; repeatable (default: every model)',
-      (name: string, all: ModelName[]) => [...all, argument(modelName)(name)],
+      (name: string, all: ModelName[]) => [...new Set([...all, argument(modelName)(name)])],
       [],
     )
     .option('--expires-days <days>', 'days until it expires (default: never)', daysOf)
@@ -363,7 +363,7 @@ function parseScopes(text: string): Scope[] {
   const unknown = names.find((name) => !SCOPES.includes(name as Scope));
   if (unknown !== undefined)
     throw new InvalidArgumentError(`"${unknown}" is not a scope; the scopes are ${SCOPES.join(', ')}.`);
-  return names as Scope[];
+  return [...new Set(names as Scope[])];
 }
 
 const modelName = z.string().refine(isModelName, `must be ${MODEL_NAME_RULE}`);

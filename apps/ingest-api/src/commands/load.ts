@@ -1,9 +1,10 @@
 import { hostname } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
-import { openDatabase, refuseUnusable } from 'db-schema';
+import { type Database, openDatabase, refuseUnusable } from 'db-schema';
+import { type Kysely, sql } from 'kysely';
 import type { Logger } from 'pino';
-import type { LoadConfig } from '../config.ts';
-import { describeError } from '../errors.ts';
+import { ConfigError, type LoadConfig } from '../config.ts';
+import { describeError, sqlStateOf } from '../errors.ts';
 import { runLoader } from '../load/loader.ts';
 import { runRetention } from '../load/retention.ts';
 import { endFrozenLoads } from '../load/watchdog.ts';
@@ -18,8 +19,15 @@ const SIDE_SILENCE_MS = 60_000;
 /**
  * Runs a loader until `signal` is aborted. A load in progress is then rolled back, and another loader starts
  * it again.
+ *
+ * @param begun called before the first run is looked for.
  */
-export async function load(config: LoadConfig, log: Logger, signal: AbortSignal): Promise<void> {
+export async function load(
+  config: LoadConfig,
+  log: Logger,
+  signal: AbortSignal,
+  begun: () => void = () => {},
+): Promise<void> {
   const connection = {
     databaseUrl: config.databaseUrl,
     role: 'ingest_loader',
@@ -38,10 +46,12 @@ export async function load(config: LoadConfig, log: Logger, signal: AbortSignal)
   try {
     while (!(await openWhenReachable(side.db, store, log)) && !signal.aborted)
       await delay(OPEN_AGAIN_MS, undefined, { signal }).catch(() => {}); // it rejects when the signal is aborted
+    if (!signal.aborted) await refuseWorkMem(side.db, config.maintenanceWorkMem);
   } catch (error) {
     await side.pool.end();
     throw error;
   }
+  begun();
   const worker = `${hostname()}:${process.pid}`;
   log.info({ worker, store: store.name }, 'loader started');
   const waitMs = config.retentionWaitMs;
@@ -63,4 +73,16 @@ export async function load(config: LoadConfig, log: Logger, signal: AbortSignal)
   await Promise.all([retention, frozenLoads]);
   await side.pool.end(); // not `db.destroy`, which ends nothing before Kysely has run a query
   log.info('loader stopped');
+}
+
+const INVALID_PARAMETER_VALUE = '22023';
+
+/** @throws a ConfigError when PostgreSQL refuses the value, so that it does not fail each load. */
+async function refuseWorkMem(db: Kysely<Database>, value: string): Promise<void> {
+  try {
+    await sql`SELECT set_config('maintenance_work_mem', ${value}, true)`.execute(db);
+  } catch (error) {
+    if (sqlStateOf(error) !== INVALID_PARAMETER_VALUE) return; // the database went away, and may be back soon
+    throw new ConfigError(`INGEST_MAINTENANCE_WORK_MEM: ${(error as Error).message}.`);
+  }
 }

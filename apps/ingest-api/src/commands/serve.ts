@@ -32,8 +32,17 @@ const DATABASE_SILENCE_MS = 20_000;
 /** ... and so it does when a lock is held for this long. */
 const DATABASE_LOCK_MS = 10_000;
 
-/** Runs the HTTP service until `signal` is aborted, then stops without losing an acknowledged byte. */
-export async function serve(config: ServeConfig, log: Logger, signal: AbortSignal): Promise<void> {
+/**
+ * Runs the HTTP service until `signal` is aborted, then stops without losing an acknowledged byte.
+ *
+ * @param begun called before the first request is accepted.
+ */
+export async function serve(
+  config: ServeConfig,
+  log: Logger,
+  signal: AbortSignal,
+  begun: () => void = () => {},
+): Promise<void> {
   // The S3 client leaves 60 kB of garbage per object in V8's old generation, which would grow to 170 MB before it is collected.
   // This way it grows less, at about 7 % more of the service's processor time (e2e/many-uploads.test.ts prints the peaks).
   if (config.store.kind === 's3') setFlagsFromString('--optimize-for-size');
@@ -94,6 +103,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     await db.destroy();
     throw error;
   }
+  begun();
   try {
     server.listen(config.port, config.host);
     await once(server, 'listening');

@@ -5,6 +5,7 @@ import { covers, type Principal, type Principals } from '../runs/tokens.ts';
 import type { RunWatch } from '../runs/watch.ts';
 import { principalOf, requireScope } from './auth.ts';
 import { heldByTokens } from './limits.ts';
+import { noQuery } from './requests.ts';
 
 /** Far shorter than the idle time-outs of proxies and of this service. */
 const HEARTBEAT_MS = 5_000;
@@ -34,7 +35,7 @@ export function eventRoutes(options: EventRoutesOptions): Router {
   const processId = randomBytes(6).toString('hex');
   const hold = heldByTokens(STREAMS_PER_TOKEN);
 
-  router.get('/v1/events', (req, res) => {
+  router.get('/v1/events', noQuery, (req, res) => {
     requireScope(res, 'read');
     if (!hold(res)) {
       throw new IngestError(

@@ -9,7 +9,7 @@ import { findModel, listModels, type ModelView, setContract } from '../runs/mode
 import { modelOf, principalOf } from './auth.ts';
 import { readJson } from './json-body.ts';
 import type { TokenQuota } from './limits.ts';
-import { CURSOR_RULE, pageLimit, parseRequest, reason, revisionNumber, runKey } from './requests.ts';
+import { CURSOR_RULE, noQuery, pageLimit, parseRequest, reason, revisionNumber, runKey } from './requests.ts';
 
 export const modelsQuery = z.strictObject({
   limit: pageLimit,
@@ -40,11 +40,11 @@ export function modelRoutes(db: Kysely<Database>, quota: TokenQuota): Router {
     res.set('Cache-Control', 'no-store').json(page);
   });
 
-  router.get('/v1/models/:model', async (req, res) => {
+  router.get('/v1/models/:model', noQuery, async (req, res) => {
     sendModel(res, await findModel(db, modelOf(req, res, 'read')));
   });
 
-  router.put('/v1/models/:model', async (req, res) => {
+  router.put('/v1/models/:model', noQuery, async (req, res) => {
     const model = modelOf(req, res, 'operate');
     const request = parseRequest(contract, await readJson(req, res, CONTRACT_LIMITS), 'The contract');
     const owner = principalOf(res).name;
@@ -53,7 +53,7 @@ export function modelRoutes(db: Kysely<Database>, quota: TokenQuota): Router {
   });
 
   /** Publishes a held run, or rolls back to a run that was published before. */
-  router.put('/v1/models/:model/current', async (req, res) => {
+  router.put('/v1/models/:model/current', noQuery, async (req, res) => {
     const model = modelOf(req, res, 'operate');
     const { force = false, ...request } = parseRequest(publishRequest, await readJson(req, res), 'The body');
     await publishByHand(db, {

@@ -1,4 +1,4 @@
-import type { Request, Response } from 'express';
+import type { Request, RequestHandler, Response } from 'express';
 import { FILE_NAME, FILE_NAME_RULE, type ModelName, parseModelName, RUN_KEY, RUN_KEY_RULE } from 'wire';
 import { z } from 'zod';
 import { IngestError } from '../errors.ts';
@@ -25,11 +25,21 @@ export const reason = z
 const MOST_INTEGER = 2 ** 31 - 1;
 /** In a JSON body. */
 export const revisionNumber = z.int().min(1).max(MOST_INTEGER);
-/** In a query. */
-export const revisionText = z.coerce.number().int().min(1).max(MOST_INTEGER);
+/** A number in a query: decimal digits. (z.coerce also takes "0x10", "1e2" and, in a body, true.) */
+export const inQuery = <S extends z.ZodType>(schema: S) =>
+  z.preprocess((text) => (typeof text === 'string' && /^\d{1,15}$/.test(text) ? Number(text) : text), schema);
+export const revisionText = inQuery(revisionNumber);
 
 /** How many elements a page of a list may have. */
-export const pageLimit = z.coerce.number().int().min(1).max(1000).default(100);
+export const pageLimit = inQuery(z.int().min(1).max(1000)).default(100);
+
+const noParameters = z.strictObject({});
+
+/** Of a route without parameters: one that is given was meant to change the answer, and would not. */
+export const noQuery: RequestHandler = (req, _res, next) => {
+  parseRequest(noParameters, req.query, 'The query');
+  next();
+};
 
 export const CURSOR_RULE = 'must be the `nextCursor` of an earlier answer';
 

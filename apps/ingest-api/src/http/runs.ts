@@ -21,6 +21,8 @@ import type { RoomCheck, TokenQuota } from './limits.ts';
 import {
   CURSOR_RULE,
   fileName,
+  inQuery,
+  noQuery,
   pageLimit,
   parseModelParam,
   parseRequest,
@@ -39,11 +41,7 @@ export const runsQuery = z.strictObject({
     .pipe(z.array(RUN_STATE))
     .optional()
     .describe('only these states, separated by commas'),
-  perModel: z.coerce
-    .number()
-    .int()
-    .min(1)
-    .max(100)
+  perModel: inQuery(z.int().min(1).max(100))
     .optional()
     .describe('only the newest runs of each model, this many'),
   profile: z
@@ -103,7 +101,7 @@ interface RunRoutesOptions {
 export function runRoutes({ db, room, quota, runLimits, watch }: RunRoutesOptions): Router {
   const router = Router();
 
-  router.put('/v1/models/:model/runs/:run', async (req, res) => {
+  router.put('/v1/models/:model/runs/:run', noQuery, async (req, res) => {
     const { model, run } = runOf(req, res, 'push');
     const manifest = await readManifest(req, res);
     for (const file of manifest.files) room.checkSize(file.name, file.bytes);
@@ -148,7 +146,7 @@ export function runRoutes({ db, room, quota, runLimits, watch }: RunRoutesOption
     });
   });
 
-  router.get('/v1/models/:model/runs/:run', async (req, res) => {
+  router.get('/v1/models/:model/runs/:run', noQuery, async (req, res) => {
     const { model, run } = runOf(req, res, 'read');
     const view = await describeRun(db, model, run);
     if (view === undefined) throw noSuchRun(model, run);
@@ -186,7 +184,7 @@ export function runRoutes({ db, room, quota, runLimits, watch }: RunRoutesOption
     });
   });
 
-  router.get('/v1/models/:model/runs/:run/history', async (req, res) => {
+  router.get('/v1/models/:model/runs/:run/history', noQuery, async (req, res) => {
     const { model, run } = runOf(req, res, 'read');
     const history = await runHistory(db, model, run);
     const newest = history.revisions[0];
@@ -197,8 +195,9 @@ export function runRoutes({ db, room, quota, runLimits, watch }: RunRoutesOption
 
   router.post('/v1/models/:model/runs/:run/retry', async (req, res) => {
     const key = runOf(req, res, 'operate');
-    await retryRun(db, { ...key, ...(await parseAction(req, res)), actor: principalOf(res).name });
-    res.json(await describeRun(db, key.model, key.run));
+    const action = await parseAction(req, res);
+    await retryRun(db, { ...key, ...action, actor: principalOf(res).name });
+    res.json(await describeRun(db, key.model, key.run, action.revision));
   });
 
   router.delete('/v1/models/:model/runs/:run', async (req, res) => {
@@ -206,8 +205,9 @@ export function runRoutes({ db, room, quota, runLimits, watch }: RunRoutesOption
     // A token with `push` alone may withdraw its own runs; `withdrawRun` decides which they are.
     const mayEndOwn = !allows(principal, 'operate') && allows(principal, 'push');
     const key = runOf(req, res, mayEndOwn ? 'push' : 'operate');
-    await withdrawRun(db, { ...key, ...(await parseAction(req, res)), principal });
-    res.json(await describeRun(db, key.model, key.run));
+    const action = await parseAction(req, res);
+    await withdrawRun(db, { ...key, ...action, principal });
+    res.json(await describeRun(db, key.model, key.run, action.revision));
   });
 
   return router;

@@ -6,6 +6,7 @@ import { statusOverview } from '../runs/status.ts';
 import { listRunsNeedingAttention } from '../runs/summaries.ts';
 import { principalOf, requireScope } from './auth.ts';
 import type { RoomCheck } from './limits.ts';
+import { noQuery } from './requests.ts';
 
 const MOST_ATTENTION = 50;
 
@@ -22,7 +23,7 @@ export function statusRoutes(db: Kysely<Database>, room: RoomCheck): Router {
     ]);
     return { at: new Date(), ...overview, disk, needsAttention, ...overdue };
   });
-  router.get('/v1/status', async (_req, res) => {
+  router.get('/v1/status', noQuery, async (_req, res) => {
     requireScope(res, 'read');
     // Without an ETag: each answer differs, by its clock and the free bytes of the disk.
     res.json(await statusOf(JSON.stringify(principalOf(res).models)));

@@ -11,11 +11,12 @@ const MISSING_FILES_SHOWN = 100;
 const REJECTS_SHOWN = 10;
 const LONGEST_TEXT = 4_000;
 
-/** The newest revision of a run; undefined when no such run was ever declared. */
+/** The newest revision of a run, or the given one; undefined when it was never declared. */
 export async function describeRun(
   db: Kysely<Database>,
   model: ModelName,
   run: string,
+  wanted?: number,
 ): Promise<Run | undefined> {
   const revision = await db
     .selectFrom('ingest.run_revision')
@@ -25,6 +26,7 @@ export async function describeRun(
     .select(untilApplied.as('applied'))
     .where('model', '=', model)
     .where('run_key', '=', run)
+    .$if(wanted !== undefined, (query) => query.where('revision', '=', wanted ?? 0))
     .orderBy('revision', 'desc')
     .limit(1)
     .executeTakeFirst();
