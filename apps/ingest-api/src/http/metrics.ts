@@ -6,7 +6,7 @@ import { ERROR_CODES, RUN_STATE } from 'wire';
 import { IngestError } from '../errors.ts';
 import { type ServiceFigures, serviceFigures } from '../runs/status.ts';
 import { principalOf, requireScope } from './auth.ts';
-import type { DiskRoom, RoomCheck } from './limits.ts';
+import type { DiskRoom, RoomCheck } from './quota.ts';
 import { sharedAnswer } from './status.ts';
 
 /** With the figures of Node itself: memory, CPU, event loop lag. */

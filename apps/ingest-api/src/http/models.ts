@@ -8,7 +8,7 @@ import { publishByHand } from '../runs/actions.ts';
 import { findModel, listModels, type ModelView, setContract } from '../runs/models.ts';
 import { modelOf, principalOf } from './auth.ts';
 import { readJson } from './json-body.ts';
-import type { TokenQuota } from './limits.ts';
+import type { TokenQuota } from './quota.ts';
 import { CURSOR_RULE, noQuery, pageLimit, parseRequest, reason, revisionNumber, runKey } from './requests.ts';
 
 export const modelsQuery = z.strictObject({

@@ -17,7 +17,7 @@ import { allows } from '../runs/tokens.ts';
 import type { RunWatch } from '../runs/watch.ts';
 import { modelOf, principalOf, requireAccess, requireScope } from './auth.ts';
 import { readJson, sendJson } from './json-body.ts';
-import type { RoomCheck, TokenQuota } from './limits.ts';
+import type { RoomCheck, TokenQuota } from './quota.ts';
 import {
   CURSOR_RULE,
   fileName,

@@ -5,7 +5,7 @@ import { listOverdue } from '../runs/due.ts';
 import { statusOverview } from '../runs/status.ts';
 import { listRunsNeedingAttention } from '../runs/summaries.ts';
 import { principalOf, requireScope } from './auth.ts';
-import type { RoomCheck } from './limits.ts';
+import type { RoomCheck } from './quota.ts';
 import { noQuery } from './requests.ts';
 
 const MOST_ATTENTION = 50;

@@ -20,7 +20,7 @@ import { gatherBody } from '../store/write.ts';
 import { principalOf, requireAccess, requireStillValid } from './auth.ts';
 import { ACCEPTED_CODINGS, codingOf, type DecodedBody, decodeBody } from './content-coding.ts';
 import { hasBody, letBodyCome, requireMediaType } from './json-body.ts';
-import type { RoomCheck, TokenQuota } from './limits.ts';
+import type { RoomCheck, TokenQuota } from './quota.ts';
 import { fileName, parseModelParam, parseRequest, runKey } from './requests.ts';
 import { only, receiveWholeFiles } from './whole-files.ts';
 
