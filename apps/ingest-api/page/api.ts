@@ -1,6 +1,7 @@
 import type { FilePage, Model, ModelList, Run, RunHistory, RunList, RunSummary, Session, Status } from 'wire';
 
 export type {
+  Attribute,
   Contract,
   FilePage,
   Model,

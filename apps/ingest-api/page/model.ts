@@ -1,4 +1,4 @@
-import type { Contract, Model, Profile, RunSummary } from './api.ts';
+import type { Attribute, Contract, Model, Profile, RunSummary } from './api.ts';
 import './charts.ts';
 import type { HistoryChartData } from './charts.ts';
 import {
@@ -36,7 +36,7 @@ export function modelPage(state: AppState, showMore: () => void): TemplateResult
   );
   return html`${crumbs}
     <div class="title"><h1 tabindex="-1">${model.model}</h1></div>
-    ${overdueBanner(model, runs, nowMs)} ${factsSection(model, nowMs)} ${chartsSection(runs)} ${contractSection(model.contract)}
+    ${overdueBanner(model, runs, nowMs)} ${factsSection(model, nowMs)} ${chartsSection(runs)} ${contractSection(model.contract)} ${attributesSection(model.contract)}
     ${runsSection(runs, modelRuns.nextCursor !== null, showMore)}`;
 }
 
@@ -171,6 +171,30 @@ function contractSection(contract: Contract): TemplateResult {
     <tbody>${rows.map(([name, limit]) => html`<tr><th scope="row">${name}</th><td>${limit}</td></tr>`)}</tbody>
   </table>`;
   return tableSection('gates-title', 'Quality gates', table);
+}
+
+function attributesSection({ attributes = [] }: Contract): TemplateResult | typeof nothing {
+  if (attributes.length === 0) return nothing;
+  const table = html`<table>
+    <thead>
+      <tr><th scope="col">Attribute</th><th scope="col">Type</th><th scope="col">In every line</th><th scope="col">Allowed values</th></tr>
+    </thead>
+    <tbody>${attributes.map(
+      (it) =>
+        html`<tr><th scope="row">${it.name}</th><td>${it.type}</td><td>${it.required ? 'yes' : 'no'}</td><td>${allowedValues(it)}</td></tr>`,
+    )}</tbody>
+  </table>`;
+  return tableSection('attributes-title', 'Declared attributes', table);
+}
+
+function allowedValues(attribute: Attribute): string {
+  const { min, max } = 'min' in attribute || 'max' in attribute ? attribute : {};
+  const rules = [
+    ...(min === undefined ? [] : [`at least ${min}`]),
+    ...(max === undefined ? [] : [`at most ${max}`]),
+    ...('enum' in attribute ? [`one of ${attribute.enum?.join(', ')}`] : []),
+  ];
+  return rules.length === 0 ? 'any' : rules.join('; ');
 }
 
 function runsSection(runs: readonly RunSummary[], hasMore: boolean, showMore: () => void): TemplateResult {

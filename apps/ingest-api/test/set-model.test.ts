@@ -111,6 +111,11 @@ describe('ingest-api model', () => {
     expect((await modelSet('with_attributes', '--attributes', 'decile')).out).to.contain(
       'a JSON array such as',
     );
+    for (const range of [{ max: 3 }, { min: 6, max: 9 }]) {
+      const outside = [{ name: 'decile', type: 'number', enum: [1, 5], ...range }];
+      const refused = await modelSet('with_attributes', '--attributes', JSON.stringify(outside));
+      expect(refused.out).to.contain('each value of enum must be from min to max');
+    }
     const wrong = await modelSet('with_attributes', '--attributes', '[{"name":"run","type":"string"}]');
     expect(wrong.out).to.contain('attributes: 0: name: it must not be pk, score');
     expect(

@@ -67,6 +67,12 @@ const attribute = z
   .refine(
     (it) => !('min' in it) || it.min === undefined || it.max === undefined || it.min <= it.max,
     'min must not be above max',
+  )
+  .refine(
+    (it) =>
+      !('min' in it || 'max' in it) ||
+      it.enum?.every((value) => value >= (it.min ?? value) && value <= (it.max ?? value)) !== false,
+    'each value of enum must be from min to max',
   );
 
 /** The attributes that a contract declares; each is a column of the typed view, in this order. */

@@ -343,6 +343,11 @@ describe('the status page', () => {
       minRows: 5,
       owner: 'Ana <b>',
       contact: 'javascript:alert(1)',
+      attributes: [
+        { name: 'decile', type: 'integer', min: 1, max: 10 },
+        { name: 'segment', type: 'string', required: true, enum: ['<b>', 'B'] },
+        { name: 'vip', type: 'boolean' },
+      ],
     };
     await system.request('PUT', '/v1/models/monthly', { token, json: contract });
     await signIn();
@@ -358,6 +363,15 @@ describe('the status page', () => {
     expect(await facts.textContent()).to.match(/every month, 3 days of grace.*4 Jul 2026, 00:00 UTC/s);
     expect(await facts.getByRole('link').allTextContents()).to.deep.equal(['2026-06']);
     await page.getByRole('row', { name: 'Rows at least 5' }).waitFor();
+    for (const row of [
+      'decile integer no at least 1; at most 10',
+      'segment string yes one of <b>, B',
+      'vip boolean no any',
+    ])
+      await page
+        .getByRole('region', { name: 'Declared attributes' })
+        .getByRole('row', { name: row })
+        .waitFor();
     await page.getByRole('img', { name: 'Rows of 2 runs; the newest: 60.' }).waitFor();
     for (const name of ['Mean score', 'Deciles of the scores', 'Bytes'])
       await page.getByRole('img', { name: new RegExp(`^${name} of 2 runs`) }).waitFor();
