@@ -8,7 +8,7 @@ import { push } from './push/push.ts';
 import type { CommandResult } from './results.ts';
 import { uploaderVersion } from './service/client.ts';
 import type { Flags } from './settings/settings.ts';
-import { SETTINGS } from './settings/table.ts';
+import { type CommandName, SETTINGS } from './settings/table.ts';
 import { watch } from './watch/watch.ts';
 
 const EXAMPLES = `
@@ -62,10 +62,10 @@ function textOf(option: string | boolean | undefined): string | undefined {
 }
 
 /** A command with the options that the table gives it. */
-function addCommand(program: Command, name: string): Command {
+function addCommand(program: Command, name: CommandName): Command {
   const command = program.command(name);
   for (const { flag, commands, help, default: value, without, repeatable } of Object.values(SETTINGS)) {
-    if (!commands.some((one) => one === name)) continue;
+    if (!commands.includes(name)) continue;
     const shown = flag.includes('<') ? value || without : undefined;
     const option = new Option(flag, shown === undefined ? help : `${help} (default: ${shown})`);
     if (repeatable)

@@ -1,5 +1,5 @@
-import { appendFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { appendFileSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { expect } from 'chai';
 import { runProgram } from '../../../e2e/support/programs.ts';
 import { writeScoreFile } from '../../../e2e/support/score-file.ts';
@@ -152,6 +152,29 @@ describe('uploader status, publish, withdraw and retry, to the real service', ()
     const shown = await run(['withdraw', 'withdrawn', '2026-10'], operator);
     expect([shown.code, await rowsShown('withdrawn')]).to.deep.equal([65, 10]);
     expect(shown.stderr).to.include('publish another run before you withdraw this one');
+  });
+
+  it('does nothing, and ends with 2, where a dry run is asked of a command that acts and has none', async () => {
+    await push('dry_acts', '2026-10', 10);
+    await setContract('dry_acts', { minRows: 10 });
+    const { file } = await push('dry_acts', '2026-11', 5);
+    writeFileSync(join(dirname(file.path), '_SUCCESS'), '');
+    const states = () =>
+      system.query(`SELECT run_key, revision, state FROM ingest.run_revision WHERE model = 'dry_acts'`);
+    const before = await states();
+    for (const args of [
+      ['withdraw', 'dry_acts', '2026-11'],
+      ['retry', 'dry_acts', '2026-11'],
+      ['publish', 'dry_acts', '2026-11', '--force', '--reason', 'x'],
+      ['watch', dirname(dirname(file.path)), '--model', 'dry_acts'],
+    ]) {
+      const { code, stderr } = await run(args, { ...operator, UPLOADER_DRY_RUN: 'true' });
+      expect(code, stderr).to.equal(2);
+      expect(stderr).to.include(`uploader ${args[0]} has no --dry-run: nothing was done`);
+    }
+    expect(await states()).to.deep.equal(before);
+    const { code } = await run(['status', 'dry_acts', '2026-10'], { UPLOADER_DRY_RUN: 'true' });
+    expect(code).to.equal(0);
   });
 
   it('has a failed run loaded again, and waits for its end', async () => {

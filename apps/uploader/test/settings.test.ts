@@ -3,7 +3,7 @@ import { getCACertificates } from 'node:tls';
 import { expect } from 'chai';
 import { UploaderError } from '../src/errors.ts';
 import { useTlsIdentity } from '../src/http/exchange.ts';
-import { loadSettings, wantsJson } from '../src/settings/settings.ts';
+import { loadLocalSettings, loadSettings, wantsJson } from '../src/settings/settings.ts';
 import { findStateDir } from '../src/settings/state.ts';
 import { parseAsOf, parseDurationMs, parseSizeBytes, SETTINGS } from '../src/settings/table.ts';
 import { makeScratch } from './support/scratch.ts';
@@ -18,7 +18,7 @@ describe('settings', () => {
   const given = { UPLOADER_URL: 'https://host/ingest/', UPLOADER_TOKEN: 'secret' };
   const faultsOf = (flags: Record<string, string>, env: NodeJS.ProcessEnv): string => {
     try {
-      loadSettings(flags, env);
+      loadSettings('push', flags, env);
     } catch (error) {
       if (error instanceof UploaderError && error.kind === 'usage') return error.message;
       throw error;
@@ -27,7 +27,7 @@ describe('settings', () => {
   };
 
   it('have defaults for all but address and token', () => {
-    const settings = loadSettings({}, given);
+    const settings = loadSettings('push', {}, given);
     expect(settings).to.deep.include({
       url: 'https://host/ingest',
       token: 'secret',
@@ -111,14 +111,14 @@ describe('settings', () => {
       '{"transfers": 7, "model": "file_model", "chunkSize": "1MiB", "wait": false}',
     );
     const env = { ...given, UPLOADER_TRANSFERS: '6', UPLOADER_MODEL: 'env_model', UPLOADER_CONFIG: config };
-    const settings = loadSettings({ transfers: '5' }, env);
+    const settings = loadSettings('push', { transfers: '5' }, env);
     expect(settings).to.include({ transfers: 5, model: 'env_model', chunkSizeBytes: 1_048_576, wait: false });
   });
 
   it('take the config file of the user when none is named, and go without when there is none', () => {
     scratch.write('uploader/config.json', '{"url": "https://from-file"}');
     const env = { UPLOADER_TOKEN: 't', XDG_CONFIG_HOME: scratch.path };
-    expect(loadSettings({}, env).url).to.equal('https://from-file');
+    expect(loadSettings('push', {}, env).url).to.equal('https://from-file');
     expect(faultsOf({ config: '/nonexistent' }, given)).to.include('/nonexistent cannot be read');
   });
 
@@ -129,12 +129,94 @@ describe('settings', () => {
       JSON.stringify({ url: 'https://h', tokenFile: file('of-config') }),
     );
     const env: NodeJS.ProcessEnv = { UPLOADER_CONFIG: config };
-    expect(loadSettings({}, env).token).to.equal('of-config');
+    expect(loadSettings('push', {}, env).token).to.equal('of-config');
     env.UPLOADER_TOKEN_FILE = file('of-env-file');
-    expect(loadSettings({}, env).token).to.equal('of-env-file');
+    expect(loadSettings('push', {}, env).token).to.equal('of-env-file');
     env.UPLOADER_TOKEN = 'of-env';
-    expect(loadSettings({}, env).token).to.equal('of-env');
-    expect(loadSettings({ tokenFile: file('of-flag') }, env).token).to.equal('of-flag');
+    expect(loadSettings('push', {}, env).token).to.equal('of-env');
+    expect(loadSettings('push', { tokenFile: file('of-flag') }, env).token).to.equal('of-flag');
+  });
+
+  describe('of a command', () => {
+    const NAMES = ['push', 'check', 'watch', 'status', 'publish', 'retry', 'withdraw'] as const;
+    const load = (command: (typeof NAMES)[number], env: NodeJS.ProcessEnv) =>
+      command === 'check'
+        ? loadLocalSettings(command, {}, env)
+        : loadSettings(command, {}, { ...given, ...env });
+
+    it('are those of its options: no variable and no key of the config file changes another', () => {
+      const pem = scratch.write('x.pem', getCACertificates('bundled')[0] ?? '');
+      const texts: Partial<Record<keyof typeof SETTINGS, string>> = {
+        model: 'm',
+        run: 'r',
+        ignore: '*.csv',
+        asOf: '2026-11-01',
+        transfers: '9',
+        chunkSizeBytes: '1MiB',
+        compress: 'off',
+        bytesPerSecond: '1MB',
+        stateDir: '/s',
+        wait: 'false',
+        requireShown: 'true',
+        dryRun: 'true',
+        json: 'true',
+        resultFile: '/r',
+        url: 'https://other',
+        tokenFile: scratch.write('token', 'of-file'),
+        ca: pem,
+        maxDurationMs: '9s',
+        stallTimeoutMs: '9s',
+        pollMs: '9s',
+      };
+      for (const command of NAMES)
+        for (const [key, text] of Object.entries(texts)) {
+          const setting = SETTINGS[key as keyof typeof SETTINGS];
+          if (setting.refusedBy.includes(command)) continue;
+          const config = scratch.write('c.json', JSON.stringify({ [setting.name]: text }));
+          const places = [
+            { [setting.env]: text },
+            ...(setting.inConfigFile ? [{ UPLOADER_CONFIG: config }] : []),
+          ];
+          for (const env of places) {
+            const [plain, set] = [load(command, {}), load(command, env as NodeJS.ProcessEnv)].map(
+              (it) => it[key as 'run'],
+            );
+            const isTaken = JSON.stringify(plain) !== JSON.stringify(set);
+            const isOverridden = key === 'url' && !('UPLOADER_URL' in env);
+            expect(isTaken, `${command} ${key}`).to.equal(
+              setting.commands.includes(command) && !isOverridden,
+            );
+          }
+        }
+    });
+
+    it('may be wrong where they are those of another: they are not read', () => {
+      for (const command of ['status', 'publish', 'retry', 'withdraw'] as const)
+        expect(load(command, { UPLOADER_CHUNK_SIZE: 'x', UPLOADER_AS_OF: 'x' })).to.include({ asOf: null });
+      expect(load('check', { UPLOADER_URL: 'x', UPLOADER_POLL: 'x' })).to.include({ pollMs: 5000 });
+    });
+
+    it('have a dry run for push; the others that act end with 2 where one is set, and those that do not act ignore it', () => {
+      const config = scratch.write('c.json', '{"dryRun": true}');
+      for (const command of NAMES)
+        for (const [env, from] of [
+          [{ UPLOADER_DRY_RUN: 'true' }, 'UPLOADER_DRY_RUN'],
+          [{ UPLOADER_CONFIG: config }, `"dryRun" in ${config}`],
+        ] as const) {
+          if (command === 'push') expect(load(command, env).dryRun).to.equal(true);
+          else if (command === 'check' || command === 'status')
+            expect(load(command, env).dryRun).to.equal(false);
+          else {
+            expect(() => load(command, env))
+              .to.throw(
+                `${from} is set, and uploader ${command} has no --dry-run: nothing was done. Unset it, or set UPLOADER_DRY_RUN=false for this command.`,
+              )
+              .with.include({ kind: 'usage' });
+            expect(() => load(command, { UPLOADER_DRY_RUN: 'maybe' })).to.throw('must be true or false');
+            expect(load(command, { ...env, UPLOADER_DRY_RUN: 'false' }).dryRun).to.equal(false);
+          }
+        }
+    });
   });
 
   it('refuse a token in the config file, and keys that are none', () => {
@@ -164,7 +246,7 @@ describe('settings', () => {
     }
     expect(faultsOf({ config: scratch.path }, given)).to.include('cannot be read: it is a folder');
     const config = scratch.write('c.json', '\ufeff{"transfers": 3}');
-    expect(loadSettings({ config }, given).transfers).to.equal(3);
+    expect(loadSettings('push', { config }, given).transfers).to.equal(3);
   });
 
   it('say that the result is wanted as JSON, wherever that is set, also when others are at fault', () => {
@@ -198,7 +280,7 @@ describe('settings', () => {
   });
 
   it('take an --as-of that a template left empty as not given', () => {
-    expect(loadSettings({ asOf: '' }, given).asOf).to.equal(null);
+    expect(loadSettings('push', { asOf: '' }, given).asOf).to.equal(null);
   });
 
   it('read sizes, durations and dates as people write them', () => {

@@ -42,7 +42,7 @@ export async function check(
   terminal: Terminal,
   interrupt: AbortSignal,
 ): Promise<CheckResult> {
-  const settings = loadLocalSettings(flags, terminal.env);
+  const settings = loadLocalSettings('check', flags, terminal.env);
   const { runs, faults, ignored } = await findRuns(dir, settings.model, settings.run, settings.ignore);
   const attributes = contractFile === undefined ? undefined : await readAttributes(contractFile, runs);
   const view = newPushView(runs);

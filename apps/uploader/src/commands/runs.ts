@@ -26,7 +26,7 @@ export async function retry(
   terminal: Terminal,
   interrupt: AbortSignal,
 ): Promise<StatusResult> {
-  const session = openServiceSession(flags, terminal, interrupt, `${request.model}/${request.run}`);
+  const session = openServiceSession('retry', flags, terminal, interrupt, `${request.model}/${request.run}`);
   const { service, retries, settings, say } = session;
   const queued = await queueAgain(request, session);
   say(`${request.model}/${request.run}: revision ${queued.revision} is ${queued.state}`);
@@ -57,7 +57,13 @@ export async function withdraw(
   terminal: Terminal,
   interrupt: AbortSignal,
 ): Promise<StatusResult> {
-  const { service, retries, print } = openServiceSession(flags, terminal, interrupt, `${model}/${key}`);
+  const { service, retries, print } = openServiceSession(
+    'withdraw',
+    flags,
+    terminal,
+    interrupt,
+    `${model}/${key}`,
+  );
   const run = await withdrawRun(service, model, key, action, retries);
   const seen = run.shown === null ? 'no run' : `${run.shown.run} revision ${run.shown.revision}`;
   const revision = action.revision ?? run.revision;
@@ -78,7 +84,7 @@ export async function publish(
   terminal: Terminal,
   interrupt: AbortSignal,
 ): Promise<PublishResult> {
-  const session = openServiceSession(flags, terminal, interrupt, `${model}/${publication.run}`);
+  const session = openServiceSession('publish', flags, terminal, interrupt, `${model}/${publication.run}`);
   const { service, retries } = session;
   const before = await getModel(service, model, retries);
   const moved = await publishRun(service, model, publication, before.tag, retries);

@@ -10,6 +10,7 @@ import {
   serviceAddress,
 } from '../service/client.ts';
 import { type Flags, loadSettings, type Settings } from '../settings/settings.ts';
+import type { CommandName } from '../settings/table.ts';
 
 /** For a command that sends a few requests and shows no progress. */
 export type ServiceSession = {
@@ -22,13 +23,14 @@ export type ServiceSession = {
 };
 
 export function openServiceSession(
+  command: CommandName,
   flags: Flags,
   terminal: Terminal,
   interrupt: AbortSignal,
   label: string,
   longest?: { ms: number; over: string },
 ): ServiceSession {
-  const settings = loadSettings(flags, terminal.env);
+  const settings = loadSettings(command, flags, terminal.env);
   const isShorter = longest !== undefined && longest.ms < settings.maxDurationMs;
   const limit = isShorter
     ? startTimeLimit(longest.ms, interrupt, longest.over)

@@ -64,6 +64,7 @@ export async function status(
     );
   }
   const session = openServiceSession(
+    'status',
     flags,
     terminal,
     interrupt,

@@ -51,7 +51,7 @@ export async function push(
   interrupt: AbortSignal,
 ): Promise<PushResult | PlanResult> {
   const { env } = terminal;
-  const settings = loadSettings(flags, env);
+  const settings = loadSettings('push', flags, env);
   if (settings.requireShown && !settings.wait) {
     throw new UploaderError(
       'usage',

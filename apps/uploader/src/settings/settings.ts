@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { UploaderError, unreadableReason } from '../errors.ts';
-import { SETTINGS } from './table.ts';
+import { type CommandName, SETTINGS } from './table.ts';
 
 type SettingKey = keyof typeof SETTINGS;
 type ParsedSettings = { [K in SettingKey]: ReturnType<(typeof SETTINGS)[K]['parse']> };
@@ -14,11 +14,12 @@ export type Settings = LocalSettings & { url: string; token: string; tokenSource
 export type Flags = Record<string, string>;
 
 /**
- * Flags, then UPLOADER_* of the environment, then the config file, then the defaults. All faults are reported
+ * Flags, then UPLOADER_* of the environment, then the config file, then the defaults; of what the command does not have,
+ * the defaults. All faults are reported
  * at once, so that a first set-up takes one round and not five.
  */
-export function loadSettings(flags: Flags, env: NodeJS.ProcessEnv): Settings {
-  const { values, faults, config } = readValues(flags, env);
+export function loadSettings(command: CommandName, flags: Flags, env: NodeJS.ProcessEnv): Settings {
+  const { values, faults, config } = readValues(command, flags, env);
   const { url } = values;
   if (url === null && !faults.some((fault) => fault.includes('UPLOADER_URL') || fault.includes('--url'))) {
     faults.push('The address of the service is missing: set UPLOADER_URL or --url to its base address.');
@@ -34,8 +35,8 @@ export function loadSettings(flags: Flags, env: NodeJS.ProcessEnv): Settings {
 }
 
 /** The same for a command that sends no request: without address and token. */
-export function loadLocalSettings(flags: Flags, env: NodeJS.ProcessEnv): LocalSettings {
-  const { values, faults } = readValues(flags, env);
+export function loadLocalSettings(command: CommandName, flags: Flags, env: NodeJS.ProcessEnv): LocalSettings {
+  const { values, faults } = readValues(command, flags, env);
   if (faults.length > 0) throw new UploaderError('usage', faults.join('\n'));
   return values;
 }
@@ -51,7 +52,7 @@ export function wantsJson(flags: Flags, env: NodeJS.ProcessEnv): boolean {
   }
 }
 
-function readValues(flags: Flags, env: NodeJS.ProcessEnv) {
+function readValues(command: CommandName, flags: Flags, env: NodeJS.ProcessEnv) {
   const faults: string[] = [];
   const read = readConfigFile(flags, env);
   const config = read && 'values' in read ? read : null;
@@ -60,12 +61,18 @@ function readValues(flags: Flags, env: NodeJS.ProcessEnv) {
 
   const values: Record<string, unknown> = {};
   for (const [key, setting] of Object.entries(SETTINGS)) {
-    const given = find(setting, flags, env, config);
+    const isRefused = setting.refusedBy.includes(command);
+    const has = isRefused || setting.commands.includes(command);
+    const given = has ? find(setting, flags, env, config) : null;
     const text = given?.text ?? setting.default;
     values[key] = null;
     if (text === undefined) continue;
     try {
       values[key] = setting.parse(text);
+      if (isRefused && values[key] === true)
+        faults.push(
+          `${given?.from} is set, and uploader ${command} has no ${setting.flag}: nothing was done. Unset it, or set ${setting.env}=false for this command.`,
+        );
     } catch (error) {
       const mustBe = error instanceof Error ? error.message : String(error);
       faults.push(`${given?.from} ${mustBe} (it is ${shown(text)}).`);

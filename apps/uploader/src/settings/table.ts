@@ -1,14 +1,17 @@
 import { readFileSync } from 'node:fs';
 import { certificatesFault, modelNameFault, runKeyFault } from 'wire';
 
-type CommandName = 'push' | 'check' | 'watch' | 'status' | 'publish' | 'retry' | 'withdraw';
+export type CommandName = 'push' | 'check' | 'watch' | 'status' | 'publish' | 'retry' | 'withdraw';
 
 type Setting<T> = {
   /** Its key in the config file, and in what commander passes to a command. */
   name: string;
   /** As commander takes it. */
   flag: string;
+  /** Of any other command it keeps its default, whatever environment and config file say. */
   commands: readonly CommandName[];
+  /** These do not have it, and end with 2 where it is set: ignored, it would let them do what it prevents. */
+  refusedBy: readonly CommandName[];
   env: string;
   /** false: it cannot be set in the config file. */
   inConfigFile: boolean;
@@ -117,6 +120,7 @@ export const SETTINGS = {
   }),
   dryRun: setting('--dry-run', {
     commands: ['push'],
+    refusedBy: ['watch', 'publish', 'retry', 'withdraw'],
     env: 'UPLOADER_DRY_RUN',
     help: 'read and hash, say what would be sent, and send nothing',
     default: 'false',
@@ -130,7 +134,7 @@ export const SETTINGS = {
     parse: flag,
   }),
   resultFile: setting('--result-file <file>', {
-    commands: ['push', 'check', 'status', 'publish', 'retry'],
+    commands: ALL.filter((command) => command !== 'watch'),
     env: 'UPLOADER_RESULT_FILE',
     // The result is also written when the config file is at fault.
     inConfigFile: false,
@@ -200,6 +204,7 @@ export const SETTINGS = {
 
 type Row<T> = {
   commands: readonly CommandName[];
+  refusedBy?: readonly CommandName[];
   env: string;
   help: string;
   parse: (text: string) => T;
@@ -214,8 +219,8 @@ function setting<T>(flag: string, row: Row<T>): Setting<T | null>;
 function setting<T>(flag: string, row: Row<T> & { default?: string }): Setting<T> {
   const [dashed = ''] = flag.replace(/^--(no-)?/, '').split(' ');
   const name = dashed.replace(/-[a-z]/g, (letter) => letter.charAt(1).toUpperCase());
-  const { inConfigFile = true, without, repeatable = false, default: text } = row;
-  return { ...row, name, flag, inConfigFile, without, repeatable, default: text };
+  const { refusedBy = [], inConfigFile = true, without, repeatable = false, default: text } = row;
+  return { ...row, refusedBy, name, flag, inConfigFile, without, repeatable, default: text };
 }
 
 function parsed<T>(value: T | null, mustBe: string): T {

@@ -27,7 +27,7 @@ export async function watch(
   terminal: Terminal,
   interrupt: AbortSignal,
 ): Promise<never> {
-  const settings = loadSettings(flags, terminal.env);
+  const settings = loadSettings('watch', flags, terminal.env);
   const root = resolve(dir);
   await stat(root).catch((error: unknown) => {
     throw unreadableSource(root, error);
