@@ -258,8 +258,8 @@ Examples:
   uploader watch scores/churn --model churn --json          scores/churn/<run>/_SUCCESS, one line of JSON per run
 
 Each marker is pushed once, also across restarts; write the marker again to push again. SIGTERM or SIGINT
-ends the command (143, 130); the next start continues. On network file systems that do not report changes set
-CHOKIDAR_USEPOLLING=1.
+ends the command (143, 130), and it ends with 66 when the folder is removed, renamed or replaced; the next start
+continues. On network file systems that do not report changes set CHOKIDAR_USEPOLLING=1.
 `;
 
 /** The commands that start from a local folder, besides `push`. */

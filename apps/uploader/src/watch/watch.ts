@@ -1,7 +1,9 @@
-import { readFile, stat } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { type FileHandle, open, readFile, stat } from 'node:fs/promises';
 import { basename, dirname, join, relative, resolve, sep } from 'node:path';
 import { watch as watchPaths } from 'chokidar';
-import { EXIT_CODE_OF } from 'wire';
+import { EXIT_CODE_OF, printable } from 'wire';
+import { UploaderError, unreadableReason } from '../errors.ts';
 import { pause, startTimeLimit } from '../http/exchange.ts';
 import { type PushView, type Reporter, startReporter, type Terminal } from '../progress/view.ts';
 import { newPushView, pushRuns } from '../push/push.ts';
@@ -18,20 +20,22 @@ const TRY_AGAIN_AFTER_MS = 30_000;
 const SETTLED: readonly number[] = [0, EXIT_CODE_OF.data];
 
 /**
- * `uploader watch DIR`: pushes each run when its marker appears, and prints a line for it, until a signal
- * ends it.
+ * `uploader watch DIR`: pushes each run when its marker appears, and prints a line for it, until a signal or the loss of
+ * the folder ends it.
  */
 export async function watch(
   dir: string,
   flags: Flags,
   terminal: Terminal,
-  interrupt: AbortSignal,
+  stopped: AbortSignal,
 ): Promise<never> {
   const settings = loadSettings('watch', flags, terminal.env);
   const root = resolve(dir);
-  await stat(root).catch((error: unknown) => {
+  const folder = await open(root, constants.O_RDONLY | constants.O_DIRECTORY).catch((error: unknown) => {
     throw unreadableSource(root, error);
   });
+  const lost = new AbortController();
+  const interrupt = AbortSignal.any([stopped, lost.signal]);
   const view: PushView = { startedAtMs: performance.now(), runs: [] };
   const reporter = await startReporter(terminal, view);
   const { say } = reporter;
@@ -62,15 +66,37 @@ export async function watch(
   });
   say(`Watching ${root} for ${MARKER} files.`);
   try {
-    await new Promise((_, reject) => {
-      if (interrupt.aborted) reject(interrupt.reason);
-      interrupt.addEventListener('abort', () => reject(interrupt.reason));
-    });
+    return await refuseReplaced(root, folder, interrupt);
+  } catch (error) {
+    lost.abort(error);
+    throw error;
   } finally {
     await Promise.all([stop(), ...running.values()]);
+    await folder.close();
     reporter.stop();
   }
-  throw interrupt.reason;
+}
+
+const FOLDER_CHECKED_EVERY_MS = 1000;
+
+/**
+ * Throws when `root` does not lead to `folder` any more: the watcher would see only what happens in the old folder. Also
+ * when a parent was renamed, or a link points elsewhere. (While the old folder is open, no new one gets its inode number.)
+ */
+async function refuseReplaced(root: string, folder: FileHandle, signal: AbortSignal): Promise<never> {
+  for (;;) {
+    await pause(FOLDER_CHECKED_EVERY_MS, signal);
+    let why: string | null;
+    try {
+      const [now, before] = [await stat(root, { bigint: true }), await folder.stat({ bigint: true })];
+      why = now.ino === before.ino && now.dev === before.dev ? null : 'it was replaced';
+    } catch (error) {
+      why = unreadableReason(error);
+    }
+    if (why === null) continue;
+    const what = `${printable(root)} is no longer watched: ${why}.`;
+    throw new UploaderError('source', `${what} Start watch again when the folder is there.`);
+  }
 }
 
 /** Pushes until the run has ended, or a human must act. */
