@@ -58,6 +58,7 @@ function inMode(mode: 'off' | 'zstd'): void {
     await waitUntil('the service has a part of the file', () => server.receivedBytes() >= MIB);
     return one;
   };
+  const first = () => `${file.slice(0, -7)}0.jsonl`;
   const sizeOf = (text: string): number => JSON.parse(lastLine(text)).runs[0].bytesTotal;
 
   for (const host of ['the same host', 'another host, which knows nothing']) {
@@ -231,24 +232,40 @@ function inMode(mode: 'off' | 'zstd'): void {
     });
   }
 
-  for (const answer of ['arrives', 'is lost'])
-    it(`ends with 66 when a file changes after its last bytes, whose answer ${answer}, and says that they may be loaded`, async () => {
-      server.intercept = (request) => {
-        if (request.method !== 'PATCH') return false;
-        request.once('end', () => {
-          appendFileSync(file, 'more\n');
-          if (answer === 'is lost') request.socket.destroy();
-        });
-        return false;
-      };
-      const { exitCode, stdout, stderr } = await start().finished;
-      expect(exitCode).to.equal(66);
-      expect(stderr.includes('closed the connection')).to.equal(answer === 'is lost');
-      expect(JSON.parse(stdout).runs[0].error.detail).to.include(
-        'a.jsonl changed while its last bytes were sent, or after',
-      );
-      expect(server.receivedBytes()).to.equal(sizeOf(stdout));
-    });
+  for (const [what, says, change] of [
+    ['changes', 'a.jsonl changed', () => appendFileSync(file, 'more\n')],
+    ['is removed', 'a.jsonl cannot be read: it does not exist', () => rmSync(file)],
+    ['that arrived before changes', '0.jsonl changed', () => appendFileSync(first(), 'more\n')],
+    ['that arrived before is removed', '0.jsonl cannot be read: it does not exist', () => rmSync(first())],
+    ['is added', 'b.jsonl was added', () => writeFileSync(`${file.slice(0, -7)}b.jsonl`, scoreLines(1))],
+    [
+      'that is no data is added',
+      'a.jsonl.csv: it is not a data file',
+      () => writeFileSync(`${file}.csv`, ''),
+    ],
+  ] as const)
+    for (const answer of ['arrives', 'is lost'])
+      it(`ends with 66 when a file ${what} while the last bytes are on their way, whose answer ${answer}, and says that they may be loaded`, async () => {
+        writeFileSync(first(), scoreLines(100));
+        let patches = 0;
+        server.intercept = (request) => {
+          if (request.method !== 'PATCH' || ++patches !== 2) return false;
+          request.once('end', () => {
+            change();
+            if (answer === 'is lost') request.socket.destroy();
+          });
+          return false;
+        };
+        const { exitCode, stdout, stderr } = await start(['--transfers', '1']).finished;
+        expect(exitCode).to.equal(66);
+        expect(stderr.includes('closed the connection')).to.equal(answer === 'is lost');
+        expect(JSON.parse(stdout).runs[0].error.detail)
+          .to.include(says)
+          .and.match(
+            / This was found after the last bytes were sent: the service loads the run if it has all /,
+          );
+        expect(server.receivedBytes()).to.equal(sizeOf(stdout));
+      });
 
   it('ends with 75 when something else arrived than was declared, and then reads and sends it again', async () => {
     const yesterday = new Date(Date.now() - 86_400_000);

@@ -51,7 +51,7 @@ describe('uploader push', () => {
     ['identical', () => scoreLines(100)],
   ];
   for (const [what, contentOf] of MANY)
-    it(`reads the folder three times, to find ${FILES} files, after hashing and before the last bytes, also when they are ${what}`, async () => {
+    it(`reads the folder four times, to find ${FILES} files, after hashing, before the last bytes and after them, also when they are ${what}`, async () => {
       server.sharesWithinRun = false;
       for (let n = 0; n < FILES; n += 1) scratch.write(`data/churn/2026-11/${n}.jsonl`, contentOf(n));
       const logs = new URL('./support/log-readdir.ts', import.meta.url).href;
@@ -61,7 +61,7 @@ describe('uploader push', () => {
       });
       expect(exitCode, stderr).to.equal(0);
       const reads = stderr.split('\n').filter((line) => line === `readdir ${join(dir, 'churn/2026-11')}`);
-      expect(reads).to.have.length(3);
+      expect(reads).to.have.length(4);
     });
 
   it('writes its result as the last line of all it writes, as one JSON object on stdout', async () => {

@@ -12,8 +12,8 @@ import { type ExchangeResponse, exchange, type StreamBody } from '../http/exchan
 import { HttpFault } from '../http/http-fault.ts';
 import { type RetryOptions, retrying } from '../http/retry.ts';
 import type { InSlot } from '../service/client.ts';
-import { type HashedFile, identityOf, refuseChanged, sameIdentity } from '../source/hash.ts';
-import { changedSinceSent, changedSource, unreadableSource } from '../source/read.ts';
+import { type HashedFile, identityOf, sameIdentity } from '../source/hash.ts';
+import { changedSource, unreadableSource } from '../source/read.ts';
 import { type Cargo, type Compression, createEncoder } from './compression.ts';
 
 /** Conflicts at the same offset. When two clients push the same file, it moves with the progress of the other one. */
@@ -55,9 +55,6 @@ export async function sendFile(
       }
       throw error;
     }
-    await refuseChanged(send.file).catch(() => {
-      throw changedSinceSent(send.file.path);
-    });
   };
   const madeProgress = () => {
     const moved = acknowledgedBytes > bytesAtLastFault;

@@ -5,6 +5,7 @@ import type { RunView } from '../progress/view.ts';
 import { commonHeaders, type InSlot, listFiles, type Run } from '../service/client.ts';
 import type { SourceRun } from '../source/find-runs.ts';
 import { type HashedFile, refuseChangedRun } from '../source/hash.ts';
+import { foundAfterSending } from '../source/read.ts';
 import type { PushContext } from './context.ts';
 import { sendFile } from './file.ts';
 
@@ -20,7 +21,7 @@ export async function sendMissingFiles(
   context: PushContext,
 ): Promise<void> {
   const local = new Map(files.map((file) => [file.name, file]));
-  // With the last bytes the run is complete, and is loaded: this is the last moment to find that its folder has changed.
+  // With the last bytes the run is complete, and is loaded: this is the last moment to end it when its folder has changed.
   const ending = new Set<string>();
   const beforeLastBytes = async (file: HashedFile) => {
     ending.add(file.name);
@@ -52,6 +53,10 @@ export async function sendMissingFiles(
   // Not Promise.all(): when this function returns, no transfer may still run or have a file open.
   const settled = await Promise.allSettled(loops);
   if (settled.some((result) => result.status === 'rejected')) throw stop.signal.reason;
+  // What happened while the last bytes were on their way.
+  await refuseChangedRun(source, files).catch((error: unknown) => {
+    throw foundAfterSending(error);
+  });
 }
 
 /** The pages are ordered by name, so that files which arrive meanwhile do not shift the next pages. */

@@ -66,7 +66,7 @@ export function refuseEmpty(run: SourceRun): void {
 }
 
 /** Throws when the file is no longer the one that was hashed. */
-export async function refuseChanged(file: HashedFile): Promise<void> {
+async function refuseChanged(file: HashedFile): Promise<void> {
   if (!sameIdentity(await identify(file.path), file.identity)) throw changedSource(file.path);
 }
 

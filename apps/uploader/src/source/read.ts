@@ -78,7 +78,7 @@ export function unreadableSource(path: string, error: unknown): UploaderError {
 
 const PUSH_AGAIN = 'Push again when whatever writes it has finished.';
 
-/** Before the last bytes of the file were sent: its run is not complete, and nothing of it is loaded. */
+/** Without `foundAfterSending`, the run is not complete in the service, and nothing of it is loaded. */
 export function changedSource(path: string): UploaderError {
   return new UploaderError('source', `${printable(path)} changed while it was pushed. ${PUSH_AGAIN}`);
 }
@@ -88,10 +88,12 @@ export function addedSource(path: string): UploaderError {
   return new UploaderError('source', `${printable(path)} was added while its run was pushed. ${PUSH_AGAIN}`);
 }
 
-/** The run may be complete with these bytes. */
-export function changedSinceSent(path: string): UploaderError {
+/** The same faults after the last bytes of the run were sent: it may be complete with them. */
+export function foundAfterSending(fault: unknown): unknown {
+  if (!(fault instanceof UploaderError)) return fault;
   return new UploaderError(
-    'source',
-    `${printable(path)} changed while its last bytes were sent, or after. The service loads the run if it has all files as they were declared. ${PUSH_AGAIN}`,
+    fault.kind,
+    `${fault.message} This was found after the last bytes were sent: the service loads the run if it has all files as they were declared.`,
+    { cause: fault },
   );
 }
