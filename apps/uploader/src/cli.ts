@@ -144,7 +144,8 @@ Examples:
   uploader publish churn 2026-10 --reason "2026-11 was scored with the wrong features"
   uploader publish churn 2026-11 --force --reason "row count checked with the team, TICKET-17"
 
-The audit log keeps who did it, when and why. Needs a token with the scope operate. Exit codes as for push.
+The audit log keeps who did it, when and why. Needs a token with the scope operate. Exit codes as for push; also
+65 if the state of the run does not allow it, 75 while it is being loaded, 2 if the model has no such run or revision.
 `;
 
 /** The commands that act on runs in the service. */

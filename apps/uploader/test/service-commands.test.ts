@@ -151,7 +151,7 @@ describe('uploader status, publish, withdraw and retry, to the real service', ()
     );
     const shown = await run(['withdraw', 'withdrawn', '2026-10'], operator);
     expect([shown.code, await rowsShown('withdrawn')]).to.deep.equal([65, 10]);
-    expect(shown.stderr).to.include('publish another run before you withdraw this one');
+    expect(shown.stderr).to.match(/publish another run before you withdraw this one \(request [^)]+\)\.\n$/);
   });
 
   it('does nothing, and ends with 2, where a dry run is asked of a command that acts and has none', async () => {
@@ -177,6 +177,50 @@ describe('uploader status, publish, withdraw and retry, to the real service', ()
     expect(code).to.equal(0);
   });
 
+  describe('refuses:', () => {
+    const covered =
+      'There is no model "no_such" that this token covers; check the name, or ask the operators';
+    const known = (which: string) => `Model "named" has no ${which}run "nope"`;
+    let narrow: Record<string, string>;
+    before(async () => {
+      await push('named', '2026-11', 10);
+      const args = ['token', 'create', 'narrow', '--scope', 'operate', '--model', 'named'];
+      const { stdout } = await runProgram('ingest-api', args, { DATABASE_URL: system.databaseUrl });
+      narrow = { UPLOADER_TOKEN: stdout.trimEnd().split('\n').at(-1) ?? '' };
+    });
+
+    for (const [command, ...more] of [
+      ['publish', '--reason', 'x'],
+      ['retry'],
+      ['withdraw'],
+      ['publish', '--reason', 'x', '--revision', '9'],
+      ['withdraw', '--revision', '9'],
+    ] as [string, ...string[]][])
+      it(`${command} ${more.join(' ')} ends with 2 for a run of a model that the token covers, and with 77 for another model`, async () => {
+        const which = more.includes('9') ? 'revision 9 of ' : '';
+        const wrong = await run([command, 'named', 'nope', ...more], narrow);
+        expect(wrong.code, wrong.stderr).to.equal(2);
+        expect(wrong.stderr).to.include(known(which)).and.not.include('token');
+        const hidden = await run([command, 'no_such', '2026-11', ...more], narrow);
+        expect(hidden.code, hidden.stderr).to.equal(77);
+        expect(hidden.stderr).to.include(covered);
+      });
+
+    it('status ends with 75 for a run: it may be pushed later', async () => {
+      for (const model of ['named', 'no_such'])
+        expect((await run(['status', model, 'nope'], narrow)).code).to.equal(75);
+    });
+
+    it('a push of more rows than the contract allows ends with 2, and what the service says is all it says', async () => {
+      await setContract('limited', { maxRows: 5 });
+      const { ending } = await push('limited', '2026-11', 6);
+      expect(ending.code, ending.stderr).to.equal(2);
+      expect(JSON.parse(ending.stdout).runs[0].error.detail).to.match(
+        /--max-bytes N --max-rows N \(request [^)]+\)\.$/,
+      );
+    });
+  });
+
   it('has a failed run loaded again, and waits for its end', async () => {
     const { file, again } = await push('retried', '2026-11', 10);
     appendFileSync(file.path, 'no json\n');
@@ -191,6 +235,5 @@ describe('uploader status, publish, withdraw and retry, to the real service', ()
     expect(helped.code, helped.stderr).to.equal(0);
     expect(helped.stdout).to.include('published');
     expect(await rowsShown('retried')).to.equal(10);
-    expect((await run(['retry', 'retried', 'never'], operator)).code).to.equal(77);
   });
 });

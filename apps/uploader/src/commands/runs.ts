@@ -1,4 +1,5 @@
 import { EXIT_CODE_OF } from 'wire';
+import { UploaderError } from '../errors.ts';
 import { refusalOf } from '../http/verdict.ts';
 import { formatCount, type Terminal } from '../progress/view.ts';
 import type { CommandResult } from '../results.ts';
@@ -28,11 +29,38 @@ export async function retry(
 ): Promise<StatusResult> {
   const session = openServiceSession('retry', flags, terminal, interrupt, `${request.model}/${request.run}`);
   const { service, retries, settings, say } = session;
-  const queued = await queueAgain(request, session);
+  const queued = await actOnRun(request, session, () => queueAgain(request, session));
   say(`${request.model}/${request.run}: revision ${queued.revision} is ${queued.state}`);
   if (!settings.wait) return { result: 'received', exitCode: 0, runs: [queued] };
   const named = { model: request.model, run: request.run, pollMs: settings.pollMs };
   return resultOfRun(await waitForRun(service, named, retries, say), session);
+}
+
+/**
+ * An action on a run. Of two refusals the code alone does not say what they mean: a run that a model does not have has the
+ * code of a model that the token does not cover, and one that is being loaded the code of every state.
+ */
+async function actOnRun<T>(
+  { model, run, revision }: { model: string; run: string; revision?: number | undefined },
+  { service, retries }: ServiceSession,
+  action: () => Promise<T>,
+): Promise<T> {
+  try {
+    return await action();
+  } catch (error) {
+    const code = refusalOf(error)?.problem?.code;
+    if (!(error instanceof UploaderError)) throw error;
+    if (code === 'not_found') {
+      await getModel(service, model, retries); // throws when the model is what is not found
+      throw new UploaderError('usage', error.message, { cause: error });
+    }
+    if (code === 'conflict') {
+      const now = await findRun(service, model, run, retries);
+      if (now?.state === 'loading' && (revision ?? now.revision) === now.revision)
+        throw new UploaderError('try_again', error.message, { cause: error });
+    }
+    throw error;
+  }
 }
 
 async function queueAgain({ model, run, reason }: RetryRequest, session: ServiceSession): Promise<Run> {
@@ -57,14 +85,10 @@ export async function withdraw(
   terminal: Terminal,
   interrupt: AbortSignal,
 ): Promise<StatusResult> {
-  const { service, retries, print } = openServiceSession(
-    'withdraw',
-    flags,
-    terminal,
-    interrupt,
-    `${model}/${key}`,
-  );
-  const run = await withdrawRun(service, model, key, action, retries);
+  const named = { model, run: key, revision: action.revision };
+  const session = openServiceSession('withdraw', flags, terminal, interrupt, `${model}/${key}`);
+  const { service, retries, print } = session;
+  const run = await actOnRun(named, session, () => withdrawRun(service, model, key, action, retries));
   const seen = run.shown === null ? 'no run' : `${run.shown.run} revision ${run.shown.revision}`;
   const revision = action.revision ?? run.revision;
   print(`${model}/${key}: revision ${revision} is withdrawn. Readers of scores.${model} see ${seen}.`);
@@ -87,7 +111,9 @@ export async function publish(
   const session = openServiceSession('publish', flags, terminal, interrupt, `${model}/${publication.run}`);
   const { service, retries } = session;
   const before = await getModel(service, model, retries);
-  const moved = await publishRun(service, model, publication, before.tag, retries);
+  const moved = await actOnRun({ model, ...publication }, session, () =>
+    publishRun(service, model, publication, before.tag, retries),
+  );
   // Moved since: by our own request, if only its answer was lost; else by somebody else.
   const now = moved ?? (await getModel(service, model, retries)).model;
   if (moved || isWanted(now, publication)) {

@@ -10,7 +10,12 @@ export type Verdict =
   | { do: 'retry'; retryAfterMs: number | null }
   /** The upload's resource is gone: the run has to be declared again. */
   | { do: 'declare_again' }
-  | { do: 'give_up'; kind: FaultKind; advice: string };
+  | {
+      do: 'give_up';
+      kind: FaultKind;
+      /** Empty where the fault itself says what to do. */
+      advice: string;
+    };
 
 /**
  * Faults of certificates, of either side, last until somebody changes a setting. So do faults of the protocol (a port
@@ -34,20 +39,18 @@ const REDIRECT =
 const PROXY_REFUSES =
   'The proxy does not connect to the service: ask its operators, or check HTTPS_PROXY, NO_PROXY and UPLOADER_URL.';
 
-const GIVE_UP: Record<number, { kind: FaultKind; advice: string }> = {
-  400: { kind: 'usage', advice: 'Fix what it names and push again.' },
-  401: {
-    kind: 'not_allowed',
-    advice: 'Set a valid token in UPLOADER_TOKEN or --token-file, and push again.',
-  },
-  403: { kind: 'not_allowed', advice: 'The token does not allow this: ask the operators for one that does.' },
-  405: { kind: 'usage', advice: WRONG_ADDRESS },
-  409: { kind: 'data', advice: 'Check the run (uploader status MODEL RUN) before you push again.' },
-  412: { kind: 'usage', advice: 'Check UPLOADER_URL: this server does not speak tus 1.0.' },
-  413: { kind: 'usage', advice: 'Raise the limit of the proxy or service, or lower --chunk-size.' },
-  415: { kind: 'bug', advice: 'This is a bug of the uploader, or a proxy changes its headers.' },
-  422: { kind: 'data', advice: 'Fix what it names and push again.' },
+/** For an answer of the service that names no code of wire's table. */
+const KIND_OF_STATUS: Record<number, FaultKind> = {
+  401: 'not_allowed',
+  403: 'not_allowed',
+  404: 'not_allowed',
+  409: 'data',
+  415: 'bug',
+  422: 'data',
 };
+const OTHER_TOKEN = 'Set a token that allows this in UPLOADER_TOKEN, UPLOADER_TOKEN_FILE or --token-file.';
+const OUR_BUG = 'This is a bug of the uploader, or a proxy changes its requests.';
+const ASK_OPERATORS = 'Ask the operators of the service.';
 
 const ASKS_FOR_CREDENTIALS =
   'A proxy asks for credentials: give them in HTTPS_PROXY, with NODE_USE_ENV_PROXY=1.';
@@ -117,18 +120,18 @@ function judgeOurs(fault: HttpFault, asked: Asked): Verdict {
   if (isMomentary(status) && problem?.retryable !== false) return retry;
   // tus 1.0 §PATCH: 409 is an offset that is not the server's; the next try asks for it first.
   if (asked === 'upload' && status === 409) return retry;
-  if (problem?.code === 'unknown_address') {
-    return { do: 'give_up', kind: 'usage', advice: 'Check the path in UPLOADER_URL.' };
-  }
-  if (asked === 'upload' && status === 400)
-    return { do: 'give_up', kind: 'bug', advice: 'This is a bug of the uploader.' };
-  if (status === 404) {
-    const advice = 'The model is not known, or the token does not cover it.';
-    return { do: 'give_up', kind: 'not_allowed', advice };
-  }
-  if (status >= 500) return { do: 'give_up', kind: 'bug', advice: 'Ask the operators of the service.' };
-  const { kind, advice } = GIVE_UP[status] ?? { kind: 'usage', advice: WRONG_ADDRESS };
-  return { do: 'give_up', kind: action ?? kind, advice };
+  // What the uploader sends to an upload is not the user's.
+  const isOurs = asked === 'upload' && status === 400;
+  const kind = isOurs ? 'bug' : (action ?? KIND_OF_STATUS[status] ?? (status >= 500 ? 'bug' : 'usage'));
+  return { do: 'give_up', kind, advice: adviceOn(fault, kind, action !== undefined) };
+}
+
+/** The service's own sentence says what to do, but for settings of the uploader; none is known for an answer without one. */
+function adviceOn({ status, problem }: HttpFault, kind: FaultKind, isKnownCode: boolean): string {
+  if (problem?.code === 'unknown_address') return 'Check the path in UPLOADER_URL.';
+  if (status === 401 || status === 403) return OTHER_TOKEN;
+  if (kind === 'bug' && (isKnownCode || status < 500)) return OUR_BUG;
+  return problem?.detail === undefined || status >= 500 ? ASK_OPERATORS : '';
 }
 
 /**
@@ -147,7 +150,7 @@ function isErrorCode(code: string): code is ErrorCode {
 
 export function givenUp(error: unknown, verdict: Verdict & { do: 'give_up' }): UploaderError {
   const message = error instanceof Error ? error.message : String(error);
-  return new UploaderError(verdict.kind, `${message.replace(/\.$/, '')}. ${verdict.advice}`, {
+  return new UploaderError(verdict.kind, `${message.replace(/\.$/, '')}. ${verdict.advice}`.trimEnd(), {
     cause: error,
   });
 }

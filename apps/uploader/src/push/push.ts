@@ -30,7 +30,6 @@ import {
   declareRun,
   EXIT_CODE_OF_STATE,
   findRun,
-  getRun,
   type Manifest,
   pageUrl,
   type Run,
@@ -252,7 +251,9 @@ async function pushRun(run: SourceRun, view: RunView, context: PushContext): Pro
       }
     }
     const before = remote;
-    remote = await getRun(context.service, run.model, run.run, retries);
+    const next = await findRun(context.service, run.model, run.run, retries);
+    if (next === null) throw forgotten(view.label, revision);
+    remote = next;
     if (remote.revision !== revision) throw replaced(view.label, revision, remote);
     show(remote, view);
     for (const sentence of describeChange(before, remote, view)) context.say(sentence);
@@ -285,6 +286,14 @@ function vanished(fault: unknown): UploaderError {
     'try_again',
     `${fault instanceof Error ? fault.message : fault}, although the run was declared again. Run the same command again.`,
     { cause: fault },
+  );
+}
+
+/** The token covered it when it was declared: the database was restored from a backup, or its history was deleted. */
+function forgotten(label: string, revision: number): UploaderError {
+  return new UploaderError(
+    'try_again',
+    `${label}: the service does not know revision ${revision} any more. Run the same command again.`,
   );
 }
 

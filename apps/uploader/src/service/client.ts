@@ -131,7 +131,7 @@ export async function declareRun(
   return ask(service, request, runSchema, retries);
 }
 
-export function getRun(service: ServiceAddress, model: string, run: string, retries: Retries): Promise<Run> {
+function getRun(service: ServiceAddress, model: string, run: string, retries: Retries): Promise<Run> {
   return ask(service, { method: 'GET', path: runPath(model, run) }, runSchema, retries);
 }
 
