@@ -30,15 +30,12 @@ let json = process.argv.includes('--json') || wantsJson({}, process.env);
 
 /** The first output that could not be written; the exit code must then not be 0. */
 let lost: string | null = null;
-for (const [name, stream] of [
-  ['stdout', process.stdout],
-  ['stderr', process.stderr],
-] as const) {
-  // A reader that went away (`| head`) ends what is shown, not what is pushed.
-  stream.on('error', (error: NodeJS.ErrnoException) => {
-    if (name === 'stdout' || error.code !== 'EPIPE') lost ??= `${name}: ${error.message}`;
-  });
-}
+// A reader that went away (`| head`) ends what is shown, not what is pushed.
+process.stdout.on('error', (error) => {
+  lost ??= `stdout: ${error.message}`;
+});
+// The result is on stdout and in files: progress that cannot be shown changes nothing.
+process.stderr.on('error', () => {});
 
 const interrupt = new AbortController();
 for (const signalName of ['SIGINT', 'SIGTERM'] as const) {

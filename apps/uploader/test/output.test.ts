@@ -117,6 +117,41 @@ describe('what the uploader writes', () => {
     expect(String(lost.stderr)).to.include('no such folder');
   });
 
+  it('on stderr, or cannot be written there, changes neither the result nor the exit code', async () => {
+    const server = await startIngestServer();
+    const env = { UPLOADER_URL: server.url, UPLOADER_TOKEN: server.token, HOME: scratch.path };
+    scratch.write('good/a.jsonl', scoreLines(1000));
+    scratch.write('bad/a.jsonl', 'no json\n');
+    const named = ['--model', 'm', '--run', '1'];
+    try {
+      for (const [args, expected] of [
+        [['push', join(scratch.path, 'good'), ...named], 0],
+        [['push', join(scratch.path, 'good'), ...named, '--dry-run'], 0],
+        [['check', join(scratch.path, 'good'), ...named], 0],
+        [['check', join(scratch.path, 'bad'), ...named], 65],
+        [['push', join(scratch.path, 'none'), ...named], 66],
+        [['status', 'm', '1'], 0],
+        [['push', '--help'], 0],
+        [['push', '--nope'], 2],
+      ] as const)
+        for (const more of [[], ['--json']])
+          for (const to of ['/dev/full', 'closed']) {
+            const stdio = ['ignore', 'pipe', to === 'closed' ? 'pipe' : openSync(to, 'w')] as const;
+            const child = spawn(process.execPath, [BIN, ...args, ...more], { stdio: [...stdio], env });
+            child.stderr?.destroy();
+            const chunks: Buffer[] = [];
+            child.stdout?.on('data', (chunk: Buffer) => chunks.push(chunk));
+            const [code] = await once(child, 'close');
+            const stdout = Buffer.concat(chunks).toString();
+            expect(code, `${args.join(' ')} ${to} ${stdout}`).to.equal(expected);
+            if (more.length > 0 && args[1] !== '--help')
+              expect(JSON.parse(lastLine(stdout))).to.include({ exitCode: expected });
+          }
+    } finally {
+      await server.stop();
+    }
+  });
+
   it('says which Node it needs, and ends with 2, on one that is older', () => {
     const own = JSON.parse(readFileSync(join(BIN, '../../package.json'), 'utf8'));
     mkdirSync(join(scratch.path, 'package/bin'), { recursive: true });
