@@ -68,6 +68,7 @@ function addCommand(program: Command, name: CommandName): Command {
     if (!commands.includes(name)) continue;
     const shown = flag.includes('<') ? value || without : undefined;
     const option = new Option(flag, shown === undefined ? help : `${help} (default: ${shown})`);
+    if (/<(dir|file)>/.test(flag)) option.argParser(notEmpty);
     if (repeatable)
       option.argParser((text: string, before: string | undefined) =>
         before === undefined ? text : `${before},${text}`,
@@ -114,7 +115,7 @@ Exit codes; with several runs the first of 1, 2, 77, 66, 65, 75, 0 that occurs:
 
 function addPush(program: Command, { terminal, interrupt, finish }: CliContext): void {
   addCommand(program, 'push')
-    .argument('<dir>', 'folder that holds the runs')
+    .argument('<dir>', 'folder that holds the runs', notEmpty)
     .summary('send runs and wait until they are published')
     .description(
       'Makes runs in the service equal to local folders. Safe to repeat: sends only what is missing.',
@@ -151,8 +152,8 @@ The audit log keeps who did it, when and why. Needs a token with the scope opera
 /** The commands that act on runs in the service. */
 function addServiceCommands(program: Command, { terminal, interrupt, finish }: CliContext): void {
   addCommand(program, 'status')
-    .argument('[model]')
-    .argument('[run]')
+    .argument('[model]', undefined, notEmpty)
+    .argument('[run]', undefined, notEmpty)
     .summary('show runs, or the state of one run')
     .description('Shows the newest runs, those of a model, or one run.')
     .option('--wait', 'wait until the run has ended')
@@ -171,8 +172,8 @@ function addServiceCommands(program: Command, { terminal, interrupt, finish }: C
     });
 
   addCommand(program, 'publish')
-    .argument('<model>')
-    .argument('<run>')
+    .argument('<model>', undefined, notEmpty)
+    .argument('<run>', undefined, notEmpty)
     .summary('show readers another run: a held or an older one')
     .description('Makes a loaded run the one that readers see. No data is moved.')
     .requiredOption('--reason <text>', 'why; the audit log keeps it')
@@ -191,8 +192,8 @@ function addServiceCommands(program: Command, { terminal, interrupt, finish }: C
     });
 
   addCommand(program, 'retry')
-    .argument('<model>')
-    .argument('<run>')
+    .argument('<model>', undefined, notEmpty)
+    .argument('<run>', undefined, notEmpty)
     .summary('load a failed run again')
     .description(
       'Loads a failed run again from the files that the service has, and waits for its end. For new data push instead.',
@@ -210,8 +211,8 @@ function addServiceCommands(program: Command, { terminal, interrupt, finish }: C
 /** `uploader withdraw`, the only command here that ends a run. */
 function addWithdraw(program: Command, { terminal, interrupt, finish }: CliContext): void {
   addCommand(program, 'withdraw')
-    .argument('<model>')
-    .argument('<run>')
+    .argument('<model>', undefined, notEmpty)
+    .argument('<run>', undefined, notEmpty)
     .summary('cancel a run that readers do not see')
     .description(
       'Cancels a run that is not published: nothing of it is loaded any more, and its files are deleted later. To end what readers see, publish another run first.',
@@ -232,6 +233,12 @@ function addWithdraw(program: Command, { terminal, interrupt, finish }: CliConte
       };
       finish(await withdraw(request, flagsOf(options), terminal, interrupt));
     });
+}
+
+/** As a path, '' would be the current folder, or not set; as a model, all of them. */
+function notEmpty(text: string): string {
+  if (text !== '') return text;
+  throw new InvalidArgumentError('It is empty. If it comes from a variable of the shell, that is not set.');
 }
 
 function wholeNumber(text: string): string {
@@ -266,12 +273,13 @@ continues. On network file systems that do not report changes set CHOKIDAR_USEPO
 /** The commands that start from a local folder, besides `push`. */
 function addLocalCommands(program: Command, { terminal, interrupt, finish }: CliContext): void {
   addCommand(program, 'check')
-    .argument('<dir>', 'folder that holds the runs')
+    .argument('<dir>', 'folder that holds the runs', notEmpty)
     .summary('list the lines that the service would reject, without sending any')
     .description('Reads every line as the service does. Needs no service and no token.')
     .option(
       '--contract <file>',
       'check the attributes that this contract of the model declares (JSON, as GET /v1/models/MODEL answers it); its gates are not checked',
+      notEmpty,
     )
     .addHelpText('after', CHECK_EXAMPLES)
     .action(async (dir: string, given: Options) => {
@@ -280,7 +288,7 @@ function addLocalCommands(program: Command, { terminal, interrupt, finish }: Cli
     });
 
   addCommand(program, 'watch')
-    .argument('<dir>', 'folder in which runs appear')
+    .argument('<dir>', 'folder in which runs appear', notEmpty)
     .summary('push each run when its _SUCCESS file appears, until stopped')
     .description('Pushes each run when its _SUCCESS file appears, and prints a line when the run has ended.')
     .addHelpText('after', WATCH_EXAMPLES)

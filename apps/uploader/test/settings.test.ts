@@ -1,11 +1,13 @@
 import { readFileSync } from 'node:fs';
 import { getCACertificates } from 'node:tls';
 import { expect } from 'chai';
+import { createProgram } from '../src/cli.ts';
 import { UploaderError } from '../src/errors.ts';
 import { useTlsIdentity } from '../src/http/exchange.ts';
 import { loadLocalSettings, loadSettings, wantsJson } from '../src/settings/settings.ts';
 import { findStateDir } from '../src/settings/state.ts';
 import { parseAsOf, parseDurationMs, parseSizeBytes, SETTINGS } from '../src/settings/table.ts';
+import { startUploader } from './support/run-uploader.ts';
 import { makeScratch } from './support/scratch.ts';
 
 describe('settings', () => {
@@ -301,6 +303,51 @@ describe('settings', () => {
       null,
       null,
     ]);
+  });
+
+  it('are not set where a variable is empty, or the config file has null or an empty text', () => {
+    const plain = loadSettings('push', {}, given);
+    for (const { name, env, inConfigFile } of Object.values(SETTINGS)) {
+      if (env === 'UPLOADER_URL') continue;
+      expect(loadSettings('push', {}, { ...given, [env]: '' }), env).to.deep.equal(plain);
+      for (const empty of inConfigFile ? ['', null] : []) {
+        const UPLOADER_CONFIG = scratch.write('c.json', JSON.stringify({ [name]: empty }));
+        const { config, ...others } = loadSettings('push', {}, { ...given, UPLOADER_CONFIG });
+        expect({ ...others, config: null }, name).to.deep.equal(plain);
+      }
+    }
+  });
+
+  it('and arguments that are empty end each command with 2, where an empty text would be a path or a name', async () => {
+    const terminal = { env: {}, writeOut: () => true, writeError: () => true, errorTty: null };
+    const program = createProgram({
+      terminal,
+      interrupt: new AbortController().signal,
+      begin: () => {},
+      finish: () => {},
+    });
+    const calls = program.commands.flatMap((command) => {
+      const names = command.registeredArguments.map((_, index) => `x${index}`);
+      const options = command.options.filter(({ flags }) => /<(dir|file)>/.test(flags));
+      return [
+        ...names.map((_, index) => [command.name(), ...names.with(index, '')]),
+        ...options.map(({ long }) => [command.name(), ...names, long ?? '', '']),
+      ];
+    });
+    expect(calls.length).to.be.above(30);
+    for (const some of [calls.slice(0, 15), calls.slice(15, 30), calls.slice(30)])
+      await Promise.all(
+        some.map(async (args) => {
+          const reason = args[0] === 'publish' ? ['--reason', 'x'] : [];
+          const { exitCode, stderr } = await startUploader([...args, ...reason], {
+            ...given,
+            HOME: scratch.path,
+            UPLOADER_MAX_DURATION: '1s',
+          }).finished;
+          expect(exitCode, args.join(' ')).to.equal(2);
+          expect(stderr, args.join(' ')).to.include('It is empty. If it comes from a variable of the shell');
+        }),
+      );
   });
 
   it('keep state where XDG says, and nowhere without a home', () => {

@@ -100,7 +100,7 @@ function find(
   const fromEnv = env[variable];
   if (fromEnv) return { text: fromEnv, from: variable };
   const value = inConfigFile ? config?.values[name] : undefined;
-  if (value === undefined || value === null) return null;
+  if (value === undefined || value === null || value === '') return null;
   return { text: String(value), from: `"${name}" in ${config?.path}` };
 }
 

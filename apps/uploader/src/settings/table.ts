@@ -239,7 +239,7 @@ function durationMs(text: string, leastMs: number): number {
 
 function flag(text: string): boolean {
   if (/^(1|true|yes|on)$/i.test(text)) return true;
-  if (/^(0|false|no|off|)$/i.test(text)) return false;
+  if (/^(0|false|no|off)$/i.test(text)) return false;
   throw new Error('must be true or false');
 }
 
