@@ -13,7 +13,7 @@ if (ownMajor > major || (ownMajor === major && ownMinor >= minor)) {
   const detail = `uploader needs Node ${major}.${minor} or newer; this is Node ${process.versions.node} (${process.execPath}).`;
   console.error(detail);
   process.exitCode = 2;
-  if (process.argv.includes('--json')) {
+  if (process.argv.includes('--json') && process.argv[2] !== 'watch') {
     console.log(JSON.stringify({ result: 'usage', exitCode: 2, runs: [], error: { code: 'usage', detail } }));
   }
 }

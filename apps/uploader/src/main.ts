@@ -67,6 +67,11 @@ function end(result: CommandResult): void {
   hasEnded = true;
   // Until the result is written: whatever ends the process from here on, it must not end with 0.
   process.exitCode = result.exitCode || EXIT_CODE_OF.bug;
+  // Each line of watch is the result of a run: it has none of its own.
+  if (process.argv[2] === 'watch') {
+    exitWhenWritten(result.exitCode, '');
+    return;
+  }
   const text = jsonText(result);
   for (const path of findResultFiles(process.argv, process.env)) {
     try {

@@ -79,13 +79,48 @@ describe('what the uploader writes', () => {
     }
     const { stdout } = await watching.finished;
     expect(stdout).to.match(/^[ -~\n]+$/);
-    const [run, end] = stdout
+    const [run, ...others] = stdout
       .trimEnd()
       .split('\n')
       .map((line) => JSON.parse(line));
     expect(run).to.include({ run: '1', exitCode: 77 });
     expect(run.error.detail).to.include(detail.slice(0, -1));
-    expect(end).to.include({ result: 'interrupted' });
+    expect(others).to.deep.equal([]);
+  });
+
+  it('is of runs only in watch, however it ends: stderr and the exit code say that', async () => {
+    const env = {
+      UPLOADER_URL: 'http://127.0.0.1:1',
+      UPLOADER_TOKEN: 'x',
+      UPLOADER_JSON: 'true',
+      UPLOADER_RESULT_FILE: join(scratch.path, 'result.json'),
+      UPLOADER_XCOM_DIR: scratch.path,
+      HOME: scratch.path,
+    };
+    mkdirSync(join(scratch.path, 'data'));
+    for (const [args, end, expected] of [
+      [['data'], 'SIGTERM', 143],
+      [['data'], 'SIGINT', 130],
+      [['nowhere'], null, 66],
+      [['data', '--poll', '0'], null, 2],
+      [['data', '--nope', '--json'], null, 2],
+      [[''], null, 2],
+    ] as const) {
+      const [dir, ...more] = args;
+      const watching = startUploader(['watch', dir && join(scratch.path, dir), ...more], env);
+      let seen = '';
+      watching.process.stderr?.on('data', (text: string) => {
+        seen += text;
+      });
+      if (end !== null) {
+        await waitUntil('it watches', () => seen.includes('Watching '));
+        watching.process.kill(end);
+      }
+      const { exitCode, stdout, stderr } = await watching.finished;
+      expect({ exitCode, stdout }, args.join(' ')).to.deep.equal({ exitCode: expected, stdout: '' });
+      expect(stderr).to.match(/^(uploader|error): /m);
+    }
+    expect(readdirSync(scratch.path).filter((name) => name.endsWith('.json'))).to.deep.equal([]);
   });
 
   it('does not load the library for terminals when there is no terminal', () => {
