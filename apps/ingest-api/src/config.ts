@@ -35,8 +35,8 @@ const hours = (least: number) =>
     .transform(Number)
     .pipe(z.number().min(least).max(100_000))
     .transform((value) => value * HOUR_MS);
-/** A few seconds. */
-const LEAST_HOURS = 0.001;
+/** Less than a second. */
+const LEAST_HOURS = 0.0001;
 const path = z.string().min(1);
 const DAY_MS = 24 * HOUR_MS;
 /** 1 to 99,999 days. */
