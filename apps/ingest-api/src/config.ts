@@ -162,7 +162,7 @@ const GUARD = {
   ),
   maxDailyFiles: variable(
     'INGEST_MAX_DAILY_FILES',
-    positive.default(1_000_000),
+    positive.default(5_000_000),
     'Files that one token may declare within 24 hours; a run counts as 100 at least; more get 507.',
   ),
   maxOpenUploads: variable(

@@ -69,18 +69,20 @@ function describe(error: unknown): void {
 }
 
 /**
- * Runs a program, and ends the process with it: a request to a bucket or database that does not answer is not waited for. The
- * first SIGINT or SIGTERM aborts the signal, or ends the process if the program has not begun: then nothing is under way.
- * The second one ends it at once.
+ * Runs a program, and ends the process with it: a request to a bucket or database that does not answer is not waited for. (Node
+ * does wait for a call of the system that is under way, such as the look-up of a name.) The first SIGINT or SIGTERM aborts the
+ * signal, or ends the process if the program has not begun: then nothing is under way. The second one ends it at once.
  */
 async function untilStopped(run: (signal: AbortSignal, begun: () => void) => Promise<void>): Promise<never> {
+  const names = ['SIGINT', 'SIGTERM'] as const;
   const controller = new AbortController();
   let hasBegun = false;
-  for (const name of ['SIGINT', 'SIGTERM'] as const)
-    process.once(name, () => {
-      if (!hasBegun) process.exit();
-      controller.abort();
-    });
+  const stop = () => {
+    for (const name of names) process.off(name, stop);
+    if (!hasBegun) process.exit();
+    controller.abort();
+  };
+  for (const name of names) process.on(name, stop);
   await run(controller.signal, () => {
     hasBegun = true;
   });

@@ -1,5 +1,6 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { on, once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -8,10 +9,16 @@ import { createInterface } from 'node:readline';
 import { text } from 'node:stream/consumers';
 import { setTimeout as delay } from 'node:timers/promises';
 import { expect } from 'chai';
+import { migrateToLatest } from 'db-schema';
 import { createTestDatabase, type TestDatabase } from 'local-postgres';
 import { startSystem, type TestSystem } from './support/system.ts';
 
 const MAIN = path.join(import.meta.dirname, '../src/main.ts');
+
+async function untilLogged(child: ChildProcessWithoutNullStreams, message: string): Promise<void> {
+  for await (const [line] of on(createInterface(child.stdout), 'line', { close: ['close'] }))
+    if (String(line).includes(`"msg":"${message}"`)) return;
+}
 
 describe('the start and the end of a program', () => {
   let dir: string;
@@ -69,6 +76,23 @@ describe('the start and the end of a program', () => {
         expect(code).to.equal(2);
       });
   });
+
+  for (const command of ['serve', 'load'])
+    it(`${command} that is stopped in its first start starts again: store and database know each other`, async () => {
+      const database = await createTestDatabase();
+      await migrateToLatest(database.url);
+      const store = path.join(dir, `store-of-${command}`);
+      const env = { DATABASE_URL: database.url, INGEST_STORE: store };
+      const first = start([command], env);
+      while (!existsSync(path.join(store, 'store.json'))) await delay(1);
+      first.child.kill('SIGTERM');
+      expect((await first.ended).stderr).to.equal('');
+      const second = start([command], env);
+      await untilLogged(second.child, command === 'serve' ? 'listening' : 'loader started');
+      second.child.kill('SIGTERM');
+      expect(await second.ended).to.include({ code: 0, stderr: '' });
+      await database.drop();
+    });
 
   it('is refused for memory that PostgreSQL cannot give to the key, by the name of the variable', async () => {
     for (const value of ['9999999GB', '0MB', '1kB']) {
@@ -135,8 +159,7 @@ describe('the start and the end of a program', () => {
         const url = new URL(system.databaseUrl);
         url.host = address();
         const { child, ended } = start([command], { DATABASE_URL: url.href, INGEST_STORE: system.dataDir });
-        for await (const [line] of on(createInterface(child.stdout), 'line'))
-          if (String(line).includes(`"msg":"${begun}"`)) break;
+        await untilLogged(child, begun);
         await delay(1_000);
         isSilent = true;
         const stoppedMs = performance.now();

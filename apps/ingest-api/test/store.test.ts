@@ -206,6 +206,13 @@ describe('the folder of the store', () => {
     }
   });
 
+  it('is created by several programs that start together', async () => {
+    for (let start = 0; start < 100; start += 1) {
+      const folder = path.join(dir, 'together', String(start), 'a/b/uploads');
+      await Promise.all(Array.from({ length: 8 }, () => folderStore(folder).prepare()));
+    }
+  });
+
   it('is refused by its name where it cannot be created, and does not hang', async () => {
     const bad = ['file', 'file/x', 'broken', 'broken/x'].map((name) => path.join(dir, name));
     for (const folder of [...bad, '/proc/x', '/proc/x/y/z', '/dev/null/x', `${dir}/${'x'.repeat(300)}`]) {

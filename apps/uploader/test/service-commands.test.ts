@@ -154,6 +154,31 @@ describe('uploader status, publish, withdraw and retry, to the real service', ()
     expect(shown.stderr).to.match(/publish another run before you withdraw this one \(request [^)]+\)\.\n$/);
   });
 
+  it('retries no run in a state that does not allow it: 65 at once', async () => {
+    await push('not_failed', 'published', 10);
+    await setContract('not_failed', { minRows: 10 });
+    await push('not_failed', 'held', 5);
+    const file = { name: 'a.jsonl', bytes: 9, sha256: '0'.repeat(64), lines: 1 };
+    for (const [name, state] of [
+      ['receiving', 'receiving'],
+      ['withdrawn', 'cancelled'],
+    ] as const) {
+      const declared = await fetch(`${service.url}/v1/models/not_failed/runs/${name}`, {
+        method: 'PUT',
+        headers: { Authorization: `Bearer ${system.token}`, 'Content-Type': 'application/json' },
+        body: JSON.stringify({ files: [file] }),
+      });
+      expect(declared.status).to.equal(201);
+      if (state === 'cancelled') await run(['withdraw', 'not_failed', name], operator);
+    }
+    for (const name of ['published', 'held', 'receiving', 'withdrawn'])
+      for (const option of ['--wait', '--no-wait']) {
+        const args = ['retry', 'not_failed', name, '--max-duration', '20s'];
+        const { code, stderr } = await run(option === '--wait' ? args : [...args, option], operator);
+        expect(code, `${name}: ${stderr}`).to.equal(65);
+      }
+  });
+
   it('does nothing, and ends with 2, where a dry run is asked of a command that acts and has none', async () => {
     await push('dry_acts', '2026-10', 10);
     await setContract('dry_acts', { minRows: 10 });

@@ -205,6 +205,22 @@ describe('what a fault means', () => {
   });
 });
 
+describe('the faults that are counted at the end', () => {
+  it('are those that happened again, and that no result names', () => {
+    for (const fault of [
+      answer(507, { detail: 'quota' }),
+      new NetworkFault('ECONNRESET', 'PUT', 'http://h/x', 'cut'),
+    ]) {
+      const faults = createFaultLog(() => {});
+      faults.happened('m/1', fault, null);
+      expect(faults.uncounted(''), 'once').to.deep.equal([]);
+      faults.happened('m/1', fault, null);
+      expect(faults.uncounted('').join()).to.match(/^m\/1: .*: 2 times in all$/);
+      expect(faults.uncounted(`Out of time. The last fault was: ${fault.message}.`)).to.deep.equal([]);
+    }
+  });
+});
+
 describe('the pause before another try', () => {
   it('doubles up to 30 s, anywhere below that', () => {
     const atMost = [1, 2, 3, 7, 8, 500].map((failures) => backoffMs(failures, null, () => 1));

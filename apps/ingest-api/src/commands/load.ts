@@ -20,7 +20,7 @@ const SIDE_SILENCE_MS = 60_000;
  * Runs a loader until `signal` is aborted. A load in progress is then rolled back, and another loader starts
  * it again.
  *
- * @param begun called before the first run is looked for.
+ * @param begun called before anything is written to database or store.
  */
 export async function load(
   config: LoadConfig,
@@ -43,6 +43,7 @@ export async function load(
     silenceTimeoutMs: SIDE_SILENCE_MS,
     onIdleError: (error) => log.warn({ err: describeError(error) }, 'an idle database connection was lost'),
   });
+  begun();
   try {
     while (!(await openWhenReachable(side.db, store, log)) && !signal.aborted)
       await delay(OPEN_AGAIN_MS, undefined, { signal }).catch(() => {}); // it rejects when the signal is aborted
@@ -51,7 +52,6 @@ export async function load(
     await side.pool.end();
     throw error;
   }
-  begun();
   const worker = `${hostname()}:${process.pid}`;
   log.info({ worker, store: store.name }, 'loader started');
   const waitMs = config.retentionWaitMs;

@@ -35,7 +35,7 @@ const DATABASE_LOCK_MS = 10_000;
 /**
  * Runs the HTTP service until `signal` is aborted, then stops without losing an acknowledged byte.
  *
- * @param begun called before the first request is accepted.
+ * @param begun called before anything is written to database or store.
  */
 export async function serve(
   config: ServeConfig,
@@ -95,6 +95,7 @@ export async function serve(
   });
   const server = createListener(app, config);
 
+  begun();
   // Before it changes anything. While the database cannot be reached, the service answers 503 and tries
   // again.
   try {
@@ -103,7 +104,6 @@ export async function serve(
     await db.destroy();
     throw error;
   }
-  begun();
   try {
     server.listen(config.port, config.host);
     await once(server, 'listening');

@@ -121,7 +121,7 @@ export function tokenQuota({ maxDailyFiles, maxOpenUploads, maxTokenBytes }: Tok
       const after = before + Math.max(files, LEAST_FILES_OF_RUN);
       if (after <= maxDailyFiles) return;
       throw exceeded(
-        `The token "${owner}" would have declared ${after} files within 24 hours, ${after - before} of them with this request (a run counts as ${LEAST_FILES_OF_RUN} at least); its quota is ${maxDailyFiles}. Find out what declares so many: it may be a job that declares and withdraws again and again. Wait, or ask the operators to raise INGEST_MAX_DAILY_FILES.`,
+        `The token "${owner}" would have declared ${after} files within 24 hours, ${after - before} of them with this request (a run counts as ${LEAST_FILES_OF_RUN} at least); its quota is ${maxDailyFiles}. Find out what declares so many: runs that are scored again and again, or a job that declares and withdraws them. Wait, or ask the operators to raise INGEST_MAX_DAILY_FILES.`,
       );
     },
     async admitContract(trx, owner) {

@@ -147,16 +147,16 @@ export function folderStore(dataDir: string): Store {
  * Creates the folder of the uploads, for its owner only, so that it exists after a power failure too. Without the `recursive`
  * of mkdir: it never returns where a parent exists and takes no folders (/proc).
  */
-async function makeFolder(dataDir: string): Promise<void> {
+async function makeFolder(dataDir: string, isLastTry = false): Promise<void> {
   const parent = path.dirname(path.resolve(dataDir));
   try {
     await mkdir(dataDir, { mode: 0o700 });
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === 'EEXIST' && (await isFolder(dataDir))) return;
-    if (code !== 'ENOENT' || (await isFolder(parent))) throw error;
-    await makeFolder(parent);
-    return makeFolder(dataDir);
+    if (code !== 'ENOENT' || isLastTry) throw error;
+    if (!(await isFolder(parent))) await makeFolder(parent); // else another process has just created it, perhaps
+    return makeFolder(dataDir, true);
   }
   await syncFolder(parent);
 }

@@ -547,7 +547,7 @@ describe('the status page', () => {
 
     const scrolls = `[...document.querySelectorAll('html, .scroll')].some((it) => it.scrollWidth > it.clientWidth)`;
     const months: number[] = [];
-    for (const width of [390, 768, 1024, 1280, 1366, 1920, 2560]) {
+    for (const width of [320, 390, 768, 1024, 1280, 1366, 1920, 2560]) {
       await page.setViewportSize({ width, height: 900 });
       await eventually(
         () => page.evaluate<boolean>(scrolls),
@@ -565,6 +565,27 @@ describe('the status page', () => {
     }
     expect(months[0]).to.be.within(4, 12);
     expect(months.at(-1)).to.be.at.least(24);
+    expect(complaints).to.deep.equal([]);
+  });
+
+  it('has nothing to scroll sideways on the pages of a model and a run with the longest names', async () => {
+    const [model, run] = [`m${'_long'.repeat(9)}_x`, `manual__2026-11-01T00:00:00+00:00_${'x'.repeat(160)}`];
+    await pushRun(system, model, run, [{ name: 'a.jsonl', content: scoreLines(50) }]);
+    await signIn();
+    const scrolls = 'document.documentElement.scrollWidth > document.documentElement.clientWidth';
+    for (const address of [`#/runs/${model}/${encodeURIComponent(run)}`, `#/models/${model}`]) {
+      await page.goto(`${system.url}/${address}`);
+      await page.getByRole('heading', { name: model }).waitFor();
+      for (const width of [320, 390, 1280]) {
+        await page.setViewportSize({ width, height: 900 });
+        await eventually(
+          () => page.evaluate<boolean>(scrolls),
+          (isScrolling) => !isScrolling,
+        ).catch((error: Error) => {
+          throw new Error(`${address} at ${width} pixels: ${error.message}`);
+        });
+      }
+    }
     expect(complaints).to.deep.equal([]);
   });
 

@@ -4,7 +4,6 @@ import { refusalOf } from '../http/verdict.ts';
 import { formatCount, type Terminal } from '../progress/view.ts';
 import type { CommandResult } from '../results.ts';
 import {
-  EXIT_CODE_OF_STATE,
   findRun,
   getModel,
   type Model,
@@ -71,7 +70,7 @@ async function queueAgain({ model, run, reason }: RetryRequest, session: Service
     // The answer to a first try may have been lost: then the run is queued, and cannot be retried again.
     if (refusalOf(error)?.status !== 409) throw error;
     const now = await findRun(service, model, run, retries);
-    if (now && (now.state === 'queued' || EXIT_CODE_OF_STATE[now.state] === null)) return now;
+    if (now?.state === 'queued' || now?.state === 'loading') return now;
     throw error;
   }
 }

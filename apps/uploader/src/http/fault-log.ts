@@ -61,7 +61,10 @@ export function createFaultLog(say: (sentence: string) => void): FaultLog {
     },
     uncounted: (results) =>
       [...known]
-        .filter(([fact, { count, counted }]) => count > counted && !results.includes(fact))
+        .filter(([fact, { count, counted, host }]) => {
+          const named = fact.startsWith(`${host} `) ? fact.slice(host.length + 1) : fact; // a result has the address instead
+          return count > Math.max(counted, 1) && !results.includes(named);
+        })
         .map(([fact, { what, count }]) => `${what}: ${fact}: ${count} times in all`),
   };
 }

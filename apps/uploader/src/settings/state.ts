@@ -51,17 +51,16 @@ export async function openStateDir(
 }
 
 /** Without the `recursive` of mkdir: it never returns where a parent exists and takes no folders (/proc). */
-async function makeFolder(path: string): Promise<void> {
+async function makeFolder(path: string, isLastTry = false): Promise<void> {
   try {
     await mkdir(path, { mode: 0o700 });
   } catch (error) {
     const code = error instanceof Error && 'code' in error ? error.code : null;
     if (code === 'EEXIST' && (await stat(path)).isDirectory()) return;
+    if (code !== 'ENOENT' || isLastTry) throw error;
     const parent = dirname(path);
-    if (code !== 'ENOENT' || parent === path) throw error;
-    if (await isFolder(parent)) throw error;
-    await makeFolder(parent);
-    await mkdir(path, { mode: 0o700 });
+    if (!(await isFolder(parent))) await makeFolder(parent); // else another process has just created it, perhaps
+    await makeFolder(path, true);
   }
 }
 
