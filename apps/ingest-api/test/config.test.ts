@@ -14,7 +14,7 @@ import {
 } from '../src/config.ts';
 
 const run = promisify(execFile);
-const MAIN = path.join(import.meta.dirname, '../src/main.ts');
+const MAIN = path.join(import.meta.dirname, '../bin/ingest-api.js');
 const EXAMPLE = path.join(import.meta.dirname, '../../../.env.example');
 
 const LOADERS = {

@@ -9,7 +9,7 @@ import { createTestDatabase } from 'local-postgres';
 import pg from 'pg';
 import { eventually, pushRun, runPath, scoreLines, startSystem, untilFinal } from './support/system.ts';
 
-const MAIN = path.join(import.meta.dirname, '..', 'src', 'main.ts');
+const MAIN = path.join(import.meta.dirname, '..', 'bin', 'ingest-api.js');
 const PASSWORD = 'geheim-4711';
 
 /** Not for one role in one database, or the server would write megabytes of log. */

@@ -20,7 +20,7 @@ import {
 } from './support/system.ts';
 
 const execute = promisify(execFile);
-const MAIN = path.join(import.meta.dirname, '../src/main.ts');
+const MAIN = path.join(import.meta.dirname, '../bin/ingest-api.js');
 
 describe('ingest-api erase', () => {
   let system: TestSystem;

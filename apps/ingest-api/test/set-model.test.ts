@@ -9,7 +9,7 @@ import { exitCodeOf } from '../src/commands/exit-codes.ts';
 import { startSystem, type TestSystem } from './support/system.ts';
 
 const run = promisify(execFile);
-const MAIN = path.join(import.meta.dirname, '../src/main.ts');
+const MAIN = path.join(import.meta.dirname, '../bin/ingest-api.js');
 
 describe('ingest-api model', () => {
   let system: TestSystem;

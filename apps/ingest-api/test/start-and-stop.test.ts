@@ -13,7 +13,7 @@ import { migrateToLatest } from 'db-schema';
 import { createTestDatabase, type TestDatabase } from 'local-postgres';
 import { startSystem, type TestSystem } from './support/system.ts';
 
-const MAIN = path.join(import.meta.dirname, '../src/main.ts');
+const MAIN = path.join(import.meta.dirname, '../bin/ingest-api.js');
 
 async function untilLogged(child: ChildProcessWithoutNullStreams, message: string): Promise<void> {
   for await (const [line] of on(createInterface(child.stdout), 'line', { close: ['close'] }))

@@ -10,7 +10,7 @@ import { type Certificates, makeCertificates, type Pair } from './support/certif
 import { scoreLines, startSystem, type TestSystem } from './support/system.ts';
 
 const { guard } = loadServeConfig({ DATABASE_URL: 'postgres://', INGEST_DATA_DIR: '.' });
-const UPLOADER = path.join(import.meta.dirname, '..', '..', 'uploader', 'src', 'main.ts');
+const UPLOADER = path.join(import.meta.dirname, '..', '..', 'uploader', 'bin', 'uploader.js');
 
 describe('TLS', () => {
   let ours: Certificates;

@@ -4,7 +4,7 @@ import path from 'node:path';
 import { expect } from 'chai';
 import { eventually, runPath, startSystem, type TestSystem } from './support/system.ts';
 
-const MAIN = path.join(import.meta.dirname, '..', 'src', 'main.ts');
+const MAIN = path.join(import.meta.dirname, '..', 'bin', 'ingest-api.js');
 
 describe('ingest-api token', () => {
   let system: TestSystem;

@@ -14,7 +14,7 @@ import {
   untilFinal,
 } from './support/system.ts';
 
-const MAIN = path.join(import.meta.dirname, '../src/main.ts');
+const MAIN = path.join(import.meta.dirname, '../bin/ingest-api.js');
 const DEADLINE_MS = 30_000;
 
 describe('a run whose loaders vanish', () => {
