@@ -220,7 +220,7 @@ describe('the folder of the store', () => {
         .prepare()
         .catch((reason: Error) => reason.message);
       expect(fault, folder).to.match(
-        /^The store's folder \S+ cannot be created: E[A-Z]+: .* Name another one/,
+        /^The store's folder \S+ cannot be created: E[A-Z]+: .* Name another one, or create it for the user of this process\.$/,
       );
       expect(fault).to.contain(folder);
     }

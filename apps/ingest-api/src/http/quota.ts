@@ -121,14 +121,14 @@ export function tokenQuota({ maxDailyFiles, maxOpenUploads, maxTokenBytes }: Tok
       const after = before + Math.max(files, LEAST_FILES_OF_RUN);
       if (after <= maxDailyFiles) return;
       throw exceeded(
-        `The token "${owner}" would have declared ${after} files within 24 hours, ${after - before} of them with this request (a run counts as ${LEAST_FILES_OF_RUN} at least); its quota is ${maxDailyFiles}. Find out what declares so many: runs that are scored again and again, or a job that declares and withdraws them. Wait, or ask the operators to raise INGEST_MAX_DAILY_FILES.`,
+        `The token "${owner}" would have declared ${after} files within 24 hours, ${after - before} of them with this request (a run counts as ${LEAST_FILES_OF_RUN} at least); its quota is ${maxDailyFiles}. Look for runs that are scored again and again, or a job that declares and withdraws them. Wait, or ask the operators to raise INGEST_MAX_DAILY_FILES.`,
       );
     },
     async admitContract(trx, owner) {
       const before = await contractsWithinDay(trx, owner);
       if (before < MOST_DAILY_CONTRACTS) return;
       throw exceeded(
-        `The token "${owner}" changed ${before} contracts within 24 hours; its quota is ${MOST_DAILY_CONTRACTS}. Find out what changes so many; a contract that stays as it is does not count. Wait, or set it on the command line: ingest-api model set.`,
+        `The token "${owner}" changed ${before} contracts within 24 hours; its quota is ${MOST_DAILY_CONTRACTS}. Look for the job that changes so many; a contract that stays as it is does not count. Wait, or set it on the command line: ingest-api model set.`,
       );
     },
     async reserve(trx, owner, newUploads, newBytes) {

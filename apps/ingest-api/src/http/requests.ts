@@ -27,7 +27,12 @@ const MOST_INTEGER = 2 ** 31 - 1;
 export const revisionNumber = z.int().min(1).max(MOST_INTEGER);
 /** A number in a query: decimal digits. (z.coerce also takes "0x10", "1e2" and, in a body, true.) */
 export const inQuery = <S extends z.ZodType>(schema: S) =>
-  z.preprocess((text) => (typeof text === 'string' && /^\d{1,15}$/.test(text) ? Number(text) : text), schema);
+  z.preprocess((text, context) => {
+    if (typeof text !== 'string') return text;
+    if (/^-?\d{1,15}$/.test(text)) return Number(text);
+    context.addIssue({ code: 'custom', message: 'it must be a whole number' });
+    return z.NEVER;
+  }, schema);
 export const revisionText = inQuery(revisionNumber);
 
 /** How many elements a page of a list may have. */

@@ -35,9 +35,9 @@ export function folderStore(dataDir: string): Store {
     gathering: GATHERING,
 
     async prepare() {
-      await makeFolder(dataDir).catch((cause: Error) => {
-        const what = `The store's folder ${dataDir} cannot be created: ${cause.message}.`;
-        throw new Error(`${what} Name another one, or create it for the user of this process.`, { cause });
+      await makeFolder(dataDir).catch((fault: Error) => {
+        const what = `The store's folder ${dataDir} cannot be created: ${fault.message}.`;
+        throw new Error(`${what} Name another one, or create it for the user of this process.`);
       });
       return [];
     },

@@ -126,7 +126,7 @@ function judgeOurs(fault: HttpFault, asked: Asked): Verdict {
   return { do: 'give_up', kind, advice: adviceOn(fault, kind, action !== undefined) };
 }
 
-/** The service's own sentence says what to do, but for settings of the uploader; none is known for an answer without one. */
+/** The service's own sentence says what to do, except where a setting of the uploader, or the uploader itself, must change. */
 function adviceOn({ status, problem }: HttpFault, kind: FaultKind, isKnownCode: boolean): string {
   if (problem?.code === 'unknown_address') return 'Check the path in UPLOADER_URL.';
   if (status === 401 || status === 403) return OTHER_TOKEN;

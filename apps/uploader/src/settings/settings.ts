@@ -15,8 +15,7 @@ export type Flags = Record<string, string>;
 
 /**
  * Flags, then UPLOADER_* of the environment, then the config file, then the defaults; of what the command does not have,
- * the defaults. All faults are reported
- * at once, so that a first set-up takes one round and not five.
+ * the defaults. All faults are reported at once, so that a first set-up takes one round and not five.
  */
 export function loadSettings(command: CommandName, flags: Flags, env: NodeJS.ProcessEnv): Settings {
   const { values, faults, config } = readValues(command, flags, env);
